@@ -1,0 +1,94 @@
+"""Arrays that come from outside, checked against what a model declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError
+from edgeexit.manifest import TensorSpec
+
+Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""One array for a model with one input, or one per input under its name."""
+
+
+class InputCheck:
+    """Checks and orders the inputs of a model; made once per engine, called once per run."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self.specs = tuple(specs)
+        self._compiled = [
+            (s.name, np.dtype(s.dtype), len(s.shape), [(k, a) for k, a in enumerate(s.shape) if k and isinstance(a, int)])
+            for s in self.specs
+        ]
+
+    def one(self, x: Inputs) -> list[NDArray[Any]]:
+        """One input, with or without its batch axis of 1, as arrays with it.
+
+        Raises:
+            DataError: a name, dtype or shape that does not fit, or NaN.
+        """
+        found = self._arrays(x, add_axis=True)
+        for array, (name, *_rest) in zip(found, self._compiled, strict=True):
+            if len(array) != 1:
+                raise DataError(
+                    f"input {name!r} holds {len(array)} inputs (shape {array.shape}); run() takes one, run_batch() many"
+                )
+        return found
+
+    def many(self, x: Inputs) -> list[NDArray[Any]]:
+        """Many inputs `(n, ...)`.
+
+        Raises:
+            DataError: as `one`; or no rows, or inputs of different n.
+        """
+        found = self._arrays(x, add_axis=False)
+        counts = {len(a) for a in found}
+        if len(counts) != 1 or 0 in counts:
+            raise DataError(f"the inputs hold {sorted(counts)} rows; expected one count of at least 1 for all")
+        return found
+
+    def _arrays(self, x: Inputs, *, add_axis: bool) -> list[NDArray[Any]]:
+        if not isinstance(x, Mapping):
+            if len(self._compiled) != 1:
+                names = ", ".join(s.name for s in self.specs)
+                raise DataError(f"the model has {len(self._compiled)} inputs ({names}); pass a dict of arrays by name")
+            x = {self._compiled[0][0]: x}
+        elif unknown := set(x) - {s.name for s in self.specs}:
+            raise DataError(f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}")
+        found = []
+        for k, (name, dtype, axes, fixed) in enumerate(self._compiled):
+            if name not in x:
+                raise DataError(f"input {name!r} is missing; the model takes {', '.join(s.name for s in self.specs)}")
+            array = x[name]
+            if not isinstance(array, np.ndarray):
+                raise DataError(f"input {name!r} is a {type(array).__name__}; expected a numpy array of {dtype}")
+            if array.dtype != dtype:
+                raise DataError(f"input {name!r} is {array.dtype}; the model takes {dtype}: convert with .astype(np.{dtype})")
+            if add_axis and array.ndim == axes - 1:
+                array = array[None]
+            if array.ndim != axes or any(array.shape[a] != size for a, size in fixed):
+                raise DataError(f"input {name!r} has shape {array.shape}; the model takes {self.specs[k].shape}")
+            if dtype.kind == "f" and np.isnan(array.sum()) and np.isnan(array).any():  # inf - inf sums to NaN, too
+                raise DataError(f"input {name!r} holds NaN")
+            found.append(array)
+        return found
+
+
+def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], path: str) -> dict[str, NDArray[Any]]:
+    """The model inputs of a data file: one array per input under its name, or `x` for a model with one input.
+
+    Raises:
+        DataError: an input is missing; the message lists what the file holds.
+    """
+    found = {}
+    for spec in specs:
+        array = data.get(spec.name, data.get("x") if len(specs) == 1 else None)
+        if array is None:
+            wanted = "'x'" if len(specs) == 1 else ", ".join(repr(s.name) for s in specs)
+            raise DataError(f"{path}: needs {wanted} for the model's inputs; it holds {', '.join(sorted(data)) or 'nothing'}")
+        found[spec.name] = array
+    return found

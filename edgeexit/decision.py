@@ -1,0 +1,71 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reason = Literal["confident", "budget", "deadline", "forced", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one input."""
+
+    exit: int
+    """Index of the exit that answered, 0 = shallowest."""
+    output: NDArray[Any]
+    """That exit's output without the batch axis, e.g. `(classes,)`."""
+    score: float
+    """Its confidence, larger = surer."""
+    reason: Reason
+    """confident: the policy was satisfied; forced: the policy allows no deeper exit; deadline: no time for
+    the next stage; budget: no budget for it; last: there is no deeper exit."""
+    seconds: float
+    """Wall-clock time of the whole call."""
+    macs: int | None
+    """Multiply-accumulates spent, heads evaluated on the way included; None = not known for this model."""
+    late: bool | None = None
+    """Whether the deadline was missed; None = none was given."""
+    reading: Any = None
+    """What the resource monitor last saw; None = no monitor ran."""
+    uncertainty: float | None = None
+    """Spread of an ensemble exit; None = the exit is not an ensemble."""
+
+    @property
+    def label(self) -> Any:
+        """The most likely class: an int, or an array of ints for sequences and maps."""
+        found = np.argmax(self.output, -1)
+        return int(found) if found.ndim == 0 else found
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The answers to many inputs, as arrays; iterate for `(exit, output, score)` rows."""
+
+    exits: NDArray[np.int64]
+    """`(n,)` index of the exit that answered each input."""
+    outputs: NDArray[Any]
+    """`(n, ...)` output of that exit."""
+    scores: NDArray[np.float32]
+    """`(n,)`"""
+    seconds: float
+    """Wall-clock time of the whole call."""
+    macs: int | None
+    """Sum over the inputs; None = not known."""
+
+    def __len__(self) -> int:
+        return len(self.exits)
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[Any], float]]:
+        for k, output, s in zip(self.exits, self.outputs, self.scores, strict=True):
+            yield int(k), output, float(s)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The most likely class of each input."""
+        return np.argmax(self.outputs, -1)

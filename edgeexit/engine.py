@@ -1,0 +1,257 @@
+"""Running a bundle: arrays in, `Decision` out. Needs numpy and one engine library."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit import backends, layouts
+from edgeexit.backends import Backend
+from edgeexit.bundle import Bundle
+from edgeexit.checks import InputCheck, Inputs
+from edgeexit.decision import Batch, Decision
+from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
+from edgeexit.manifest import Artifact
+from edgeexit.policy import OperatingPoint, Policy, fixed_exit
+from edgeexit.replay import Records
+
+RUN_LAYOUTS = ("fused", "chain")
+
+
+class Engine:
+    """A loaded artifact with a policy.
+
+    The policy may be swapped at any time (`engine.policy = ...`); a run in progress keeps the one it began with.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        artifact: Artifact,
+        backend: Backend,
+        policy: Policy,
+        *,
+        threads: int = 1,
+        warmup: int = 3,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.bundle, self.artifact, self.backend, self.threads = bundle, artifact, backend, threads
+        self.driver = layouts.make(bundle, artifact, backend, threads, clock)
+        self.clock = clock
+        self._check = InputCheck(bundle.manifest.inputs)
+        self._macs = [e.macs for e in bundle.manifest.exits]
+        if artifact.layout == "prefix":
+            self._macs = [e.prefix_macs for e in bundle.manifest.exits]
+        self._one_by_one = bundle.manifest.batch == "one"
+        self._policy = policy
+        if artifact.layout in RUN_LAYOUTS:
+            self.driver.fits(policy)
+        self.seconds: tuple[float, ...] | None = None
+        """Measured at load: seconds per stage (chain) or to each exit (fused, prefix); None = `warmup=0`."""
+        if warmup:
+            self.profile(warmup)
+
+    @property
+    def policy(self) -> Policy:
+        """What decides; assigning checks that this artifact can follow it.
+
+        Raises:
+            PolicyError: on assignment, it cannot.
+        """
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self.driver.fits(policy)
+        self._policy = policy
+
+    @property
+    def exits(self) -> int:
+        return len(self._macs)
+
+    def run(self, x: Inputs, *, deadline_s: float | None = None) -> Decision:
+        """Answer one input.
+
+        Args:
+            x: the model's input, with or without its batch axis of 1; a mapping for several inputs.
+            deadline_s: seconds this call may take. The next stage starts only if its measured time fits in
+                what is left; exit 0 always answers, so a shorter deadline is answered late and marked so.
+
+        Raises:
+            DataError: wrong name, dtype or shape, or NaN.
+            PolicyError: a deadline without measured stage times (`warmup=0`), or not a positive number.
+        """
+        start = self.clock()
+        inputs = self._check.one(x)
+        left = None if deadline_s is None else self._left(start, deadline_s)
+        k, output, score, reason = self.driver.run(inputs, self._policy, left)
+        seconds = self.clock() - start
+        late = None if deadline_s is None else seconds > deadline_s
+        return Decision(k, output[0], score, reason, seconds, self._macs[k], late)
+
+    def run_batch(self, x: Inputs) -> Batch:
+        """Answer many inputs; with layout chain, inputs that left are not carried on.
+
+        Args:
+            x: arrays `(n, ...)`.
+
+        Raises:
+            DataError: as `run`; or no rows.
+        """
+        start = self.clock()
+        inputs = self._check.many(x)
+        if self._one_by_one:
+            exits, outputs, scores = layouts.one_by_one(self.driver, inputs, self._policy)
+        else:
+            exits, outputs, scores = self.driver.run_batch(inputs, self._policy)
+        macs = [self._macs[k] for k in np.unique(exits)]
+        total = None if None in macs else int(sum(self._macs[k] or 0 for k in exits))
+        return Batch(exits, outputs, scores, self.clock() - start, total)
+
+    def record(
+        self, x: Inputs, labels: NDArray[Any] | None = None, *, progress: Callable[[int, int], None] = lambda i, n: None
+    ) -> Records:
+        """What every exit answers to every input, for calibration and replay.
+
+        Inputs go through one by one, as `run` takes them: a batch's last bits differ, and a replay of
+        these records agrees with running.
+
+        Args:
+            x: arrays `(n, ...)`.
+            labels: true classes `(n,)`, if known.
+            progress: called with rows done and rows in all.
+        """
+        inputs = self._check.many(x)
+        n = len(inputs[0])
+        rows, scores = [], []
+        for i in range(n):
+            outputs, own = self.driver.all_exits([a[i : i + 1] for a in inputs])
+            rows.append(outputs)
+            scores.append(own)
+            progress(i + 1, n)
+        if len({o.shape[1:] for outputs in rows for o in outputs}) != 1:
+            raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
+        given = {}
+        if self.artifact.score is not None and scores[0] is not None:
+            given[self.artifact.score] = np.stack([np.concatenate([s[k] for s in scores if s]) for k in range(self.exits)])
+        exits = self.bundle.manifest.exits
+        if len({e.kind for e in exits}) != 1:
+            raise DataError("some exits give logits and some probabilities; export with --outputs logits or probs")
+        cost, static = self.costs()
+        return Records(
+            np.stack([np.concatenate([r[k] for r in rows]) for k in range(self.exits)]),
+            cost,
+            labels,
+            "probs" if exits[0].kind == "probs" else "logits",
+            static,
+            given,
+            self.artifact.temperatures,
+            self.bundle.manifest.name,
+        )
+
+    def costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Cumulative cost per exit, adaptive and static: MACs, or this device's seconds where MACs are unknown."""
+        exits = self.bundle.manifest.exits
+        macs = [e.macs for e in exits]
+        if None not in macs:
+            return np.array(macs, np.float64), np.array([e.prefix_macs for e in exits], np.float64)
+        if self.seconds is None:
+            raise DataError("this model's MACs are unknown and no times were measured: load with warmup > 0")
+        return (np.cumsum(self.seconds) if self.artifact.layout == "chain" else np.array(self.seconds)), None
+
+    def profile(self, repeats: int = 3) -> tuple[float, ...]:
+        """Measure stage times on this device (warm-up included) for deadlines; median of `repeats`."""
+        found = self.example()
+        self.seconds = self.driver.profile(found, repeats)
+        self.driver.seconds = self.seconds
+        return self.seconds
+
+    def example(self) -> list[NDArray[Any]]:
+        """One input that fits: the first of the shipped vectors, or zeros."""
+        if self.artifact.vectors is not None:
+            arrays = self.bundle.arrays(self.artifact.vectors)
+            names = [f"input_{i}" for i in range(len(self.bundle.manifest.inputs))]
+            if all(n in arrays for n in names):
+                return self._check.one({s.name: arrays[n][:1] for s, n in zip(self._check.specs, names, strict=True)})
+            raise BundleError(f"{self.bundle.path}: {self.artifact.vectors.path} lacks the model's inputs")
+        shapes = [tuple(a if isinstance(a, int) else 1 for a in s.shape) for s in self._check.specs]
+        return [np.zeros(shape, s.dtype) for shape, s in zip(shapes, self._check.specs, strict=True)]
+
+    def _left(self, start: float, deadline_s: float) -> Callable[[], float]:
+        if not 0 < deadline_s < float("inf"):
+            raise PolicyError(f"a deadline is a positive number of seconds, found {deadline_s}")
+        if self.seconds is None:
+            raise PolicyError("a deadline needs measured stage times: load with warmup > 0 or call profile()")
+        return lambda: start + deadline_s - self.clock()
+
+
+def load(
+    path: Path | str | Bundle,
+    *,
+    artifact: str | None = None,
+    policy: str | Policy | None = None,
+    threads: int = 1,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Engine:
+    """Open a bundle and load one artifact.
+
+    Args:
+        path: a bundle folder or ``.zip``.
+        artifact: an artifact's name, or a layout's ("chain"); None = the operating point's own, else the first
+            fused or chain artifact whose engine is installed here. `Engine.artifact` says which it is.
+        policy: the name of a stored operating point, or a policy; None = the last exit answers always.
+        threads: for the engine library.
+        warmup: runs per stage that are timed at load; 0 = none, and then no deadlines.
+        clock: seconds, monotone; tests inject one.
+
+    Raises:
+        BundleError, BackendMissing, PolicyError: the bundle, the engine or the policy cannot be used.
+    """
+    bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+    if threads < 1:
+        raise PolicyError(f"threads must be at least 1, found {threads}")
+    point = bundle.operating_point(policy) if isinstance(policy, str) else None
+    chosen, backend = _choose(bundle, artifact or (point.artifact if point else None))
+    if point is not None:
+        _belongs(point, chosen)
+    used = point.policy if point is not None else policy
+    if used is None or isinstance(used, str):
+        used = fixed_exit(len(bundle.manifest.exits) - 1, len(bundle.manifest.exits), chosen.score or "maxprob")
+    return Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock)
+
+
+def _belongs(point: OperatingPoint, artifact: Artifact) -> None:
+    if point.artifact is not None and point.artifact != artifact.name:
+        raise PolicyError(
+            f"operating point {point.name!r} was calibrated on {point.artifact}; {artifact.name} gives other scores: "
+            f"load artifact={point.artifact!r}, or calibrate on {artifact.name}"
+        )
+
+
+def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
+    m = bundle.manifest
+    if wanted in {a.name for a in m.artifacts}:
+        candidates: tuple[Artifact, ...] = (m.artifact(wanted or ""),)
+    elif wanted is not None:
+        candidates = tuple(a for a in m.artifacts if a.layout == wanted)
+        if not candidates:
+            m.artifact(wanted)  # raises, listing what there is
+    else:
+        candidates = tuple(a for a in m.artifacts if a.layout in RUN_LAYOUTS)
+        if not candidates:
+            found = ", ".join(a.name for a in m.artifacts)
+            raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {found}: name one to use it")
+    reasons = []
+    for artifact in candidates:
+        try:
+            return artifact, backends.get(artifact.format)
+        except BackendMissing as e:
+            reasons.append(str(e))
+    raise BackendMissing("; ".join(dict.fromkeys(reasons)))
+

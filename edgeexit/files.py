@@ -1,0 +1,182 @@
+"""Reading what may be hostile, writing so that nothing is ever half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import BundleError, DataError, EdgeExitError
+
+MAX_JSON_BYTES = 4 << 20
+MAX_NPZ_BYTES = 4 << 30
+"""Sum of a data file's arrays once unpacked; a small file may claim to be huge."""
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, error: type[EdgeExitError] = BundleError) -> Any:
+    """A JSON document: bounded, no NaN or Infinity, no key twice.
+
+    Raises:
+        error: unreadable, larger than 4 MiB, or not such a document.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key stands twice in one object")
+        return found
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise error(f"{path}: {size} bytes of JSON, at most {MAX_JSON_BYTES} are read")
+        return json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
+    except OSError as e:
+        raise error(f"{path}: cannot be read: {e.strerror or e}") from e
+    except (ValueError, RecursionError) as e:
+        raise error(f"{path}: not a valid JSON document: {e}") from e
+
+
+def read_npz(
+    path: Path | str, *, limit: int = MAX_NPZ_BYTES, error: type[EdgeExitError] = DataError
+) -> dict[str, NDArray[Any]]:
+    """All arrays of an ``.npz``; no pickle, so object arrays are refused, and sizes are bounded.
+
+    Raises:
+        error: missing, not an npz, truncated, holding object arrays, or larger than `limit` unpacked.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > limit:
+            raise error(f"{path}: unpacks to {claimed} bytes, at most {limit} are read")
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as e:
+        raise error(f"{path}: no such file") from e
+    except OSError as e:
+        raise error(f"{path}: cannot be read: {e.strerror or e}") from e
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as e:
+        what = "it holds object arrays, which need pickle" if "allow_pickle" in str(e) else str(e)
+        raise error(f"{path}: not a plain .npz of number arrays: {what}; write it with np.savez") from e
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufUS":
+            raise error(f"{path}: {name!r} is not an array of numbers or text")
+    return found
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write a file whole or not at all: temporary neighbour, fsync, rename."""
+    path = Path(path)
+    raw = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as e:
+        raise EdgeExitError(f"{path}: cannot be written: {e.strerror or e}") from e
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(raw)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        if isinstance(e, OSError):
+            raise EdgeExitError(f"{path}: cannot be written: {e.strerror or e}; nothing was left behind") from e
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary neighbour of `path` that takes its place when the block ends well.
+
+    On any error, Ctrl-C included, the temporary folder goes and `path` stays as it was.
+
+    Raises:
+        BundleError: `path` exists and `overwrite` is false, or the disk refuses the write.
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() and not overwrite:
+        raise BundleError(f"{path}: exists already; choose another name or pass --overwrite")
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        yield temporary
+        _sync(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)
+        _swap(temporary, path)
+    except OSError as e:
+        reason = e.strerror or str(e)
+        raise BundleError(f"{path}: cannot be written: {reason}; nothing was left behind") from e
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    # A folder cannot be renamed over a full one: step aside, and step back if the second rename fails.
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(aside / "old")
+    try:
+        new.rename(path)
+    except BaseException:
+        (aside / "old").rename(path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for entry in sorted(folder.rglob("*")):
+        if entry.is_file():
+            with entry.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def npz_bytes(**arrays: NDArray[Any]) -> bytes:
+    """An ``.npz`` in memory with fixed time stamps, so that equal arrays give equal bytes."""
+    import io
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, member.getvalue())
+    return out.getvalue()

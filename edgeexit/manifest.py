@@ -1,0 +1,441 @@
+"""The types of ``manifest.json``, and reading them from JSON that may be hostile.
+
+`docs/bundle-format.md` is the specification and `edgeexit/bundle.schema.json` its JSON Schema; this module
+checks what the schema checks (without a library, for the device) and that the parts fit each other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from edgeexit.errors import BundleError
+from edgeexit.scores import SCORES
+
+SCHEMA = 1
+MAX_EXITS = 256
+MAX_FILE_BYTES = 16 << 30
+LAYOUTS = ("fused", "chain", "prefix", "all")
+DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    """Fixed sizes as numbers, free axes as names; equal names mean equal sizes."""
+    batch_axis: int | None = 0
+    """The axis that counts inputs; None = the tensor is the same for the whole batch."""
+
+
+@dataclass(frozen=True)
+class ExitSpec:
+    """A place where the network can answer."""
+
+    name: str
+    outputs: tuple[TensorSpec, ...]
+    """The tensors of its heads; several heads answer together (schema 1 writers put one)."""
+    kind: str
+    """logits or probs"""
+    macs: int | None
+    """Multiply-accumulates for one input to answer here, all heads on the way included; None = unknown."""
+    prefix_macs: int | None
+    """The same for a network with this exit only."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """The computation that exit k needs and no earlier exit did."""
+
+    inputs: tuple[str, ...]
+    """Model inputs and cut tensors it reads."""
+    outputs: tuple[str, ...]
+    """The exit's outputs, then the cut tensors it produces."""
+    macs: int | None
+    parameters: int
+    weight_bytes: int
+    cut_bytes: int | None
+    """Bytes of the tensors handed on past this stage for one input, at the example's sizes; None = unknown."""
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file of the bundle."""
+
+    path: str
+    """Relative to the bundle, with forward slashes."""
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far an artifact's outputs were from the source model's when it was made."""
+
+    tolerance: float
+    """Largest allowed error, as a fraction of the exit's largest output."""
+    max_error: tuple[float, ...]
+    """`(exits,)` the largest seen, likewise."""
+    inputs: int
+    """Number of inputs compared."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One runnable form: format x layout x precision."""
+
+    name: str
+    format: str
+    layout: str
+    precision: str
+    score: str | None
+    """The score inside a fused graph; None for the other layouts."""
+    temperatures: tuple[float, ...]
+    """`(exits,)` divisors of the logits before the score; 1 until calibrated."""
+    models: tuple[FileSpec, ...]
+    """chain: one per stage; prefix: one per exit; fused, all: one."""
+    data: tuple[FileSpec, ...] = ()
+    """Weights that the model files share."""
+    vectors: FileSpec | None = None
+    calibration: FileSpec | None = None
+    check: Check | None = None
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        extra = (f for f in (self.vectors, self.calibration) if f is not None)
+        return (*self.models, *self.data, *extra)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what the engine loads."""
+        return sum(f.bytes for f in (*self.models, *self.data))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds."""
+
+    name: str
+    task: str
+    batch: str
+    """dynamic: axis 0 of the inputs counts inputs; one: the model takes one input per call."""
+    inputs: tuple[TensorSpec, ...]
+    exits: tuple[ExitSpec, ...]
+    stages: tuple[StageSpec, ...]
+    cuts: tuple[TensorSpec, ...]
+    artifacts: tuple[Artifact, ...]
+    policies: Mapping[str, FileSpec] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    """Class names, in order of the outputs."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Free JSON: source, versions, settings."""
+
+    def artifact(self, name: str) -> Artifact:
+        """The artifact of that name.
+
+        Raises:
+            BundleError: there is none; the message lists what there is.
+        """
+        for artifact in self.artifacts:
+            if artifact.name == name:
+                return artifact
+        raise BundleError(f"no artifact {name!r} in {self.name}; it holds {', '.join(a.name for a in self.artifacts)}")
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """Every file once; artifacts of one precision share their vectors."""
+        return tuple(dict.fromkeys((*(f for a in self.artifacts for f in a.files), *self.policies.values())))
+
+
+# --- JSON ------------------------------------------------------------------------------------------------
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON-ready data; `from_json` reads it back."""
+
+    def tensor(t: TensorSpec, batch: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": t.name, "dtype": t.dtype, "shape": list(t.shape)}
+        return {**found, "batch_axis": t.batch_axis} if batch else found
+
+    def file(f: FileSpec | None) -> dict[str, Any] | None:
+        return None if f is None else {"path": f.path, "sha256": f.sha256, "bytes": f.bytes}
+
+    def check(c: Check | None) -> dict[str, Any] | None:
+        return None if c is None else {"tolerance": c.tolerance, "max_error": list(c.max_error), "inputs": c.inputs}
+
+    return {
+        "format": "edgeexit",
+        "schema": SCHEMA,
+        "name": manifest.name,
+        "task": manifest.task,
+        "batch": manifest.batch,
+        "inputs": [tensor(t) for t in manifest.inputs],
+        "exits": [
+            {
+                "name": e.name,
+                "outputs": [tensor(t) for t in e.outputs],
+                "kind": e.kind,
+                "macs": e.macs,
+                "prefix_macs": e.prefix_macs,
+            }
+            for e in manifest.exits
+        ],
+        "stages": [
+            {
+                "inputs": list(s.inputs),
+                "outputs": list(s.outputs),
+                "macs": s.macs,
+                "parameters": s.parameters,
+                "weight_bytes": s.weight_bytes,
+                "cut_bytes": s.cut_bytes,
+                "states": [],
+            }
+            for s in manifest.stages
+        ],
+        "cuts": [tensor(t, batch=True) for t in manifest.cuts],
+        "artifacts": [
+            {
+                "name": a.name,
+                "format": a.format,
+                "layout": a.layout,
+                "precision": a.precision,
+                "score": a.score,
+                "temperatures": list(a.temperatures),
+                "models": [file(f) for f in a.models],
+                "data": [file(f) for f in a.data],
+                "vectors": file(a.vectors),
+                "calibration": file(a.calibration),
+                "check": check(a.check),
+            }
+            for a in manifest.artifacts
+        ],
+        "policies": {name: file(f) for name, f in manifest.policies.items()},
+        "labels": None if manifest.labels is None else list(manifest.labels),
+        "provenance": dict(manifest.provenance),
+    }
+
+
+class _Reader:
+    """A JSON object whose fields are taken one by one; what is asked for must be there and of its type."""
+
+    def __init__(self, data: Any, at: str) -> None:
+        if not isinstance(data, dict):
+            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
+        self.data, self.at = data, at
+
+    def fail(self, key: str, expected: str) -> BundleError:
+        found = repr(self.data.get(key, "nothing"))
+        return BundleError(f"{self.at}.{key}: expected {expected}, found {found[:60]}")
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, among: tuple[str, ...] = ()) -> str:
+        value = self.data.get(key)
+        if not isinstance(value, str) or not 0 < len(value) <= 512:
+            raise self.fail(key, "text of 1 to 512 characters")
+        if pattern is not None and not pattern.fullmatch(value):
+            raise self.fail(key, "letters, digits, '.', '_' and '-', confined to the bundle")
+        if among and value not in among:
+            raise self.fail(key, f"one of {', '.join(among)}")
+        return value
+
+    def count(self, key: str, most: int = 1 << 62) -> int:
+        value = self.data.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise self.fail(key, f"a whole number from 0 to {most}")
+        return value
+
+    def count_or_none(self, key: str) -> int | None:
+        if key in self.data and self.data[key] is None:
+            return None
+        return self.count(key)
+
+    def number(self, key: str) -> float:
+        return _number(self.data.get(key), f"{self.at}.{key}")
+
+    def optional(self, key: str, read: Callable[[Any, str], T]) -> T | None:
+        value = self.data.get(key)
+        return None if value is None else read(value, f"{self.at}.{key}")
+
+    def list(self, key: str, read: Callable[[Any, str], T], least: int = 0, most: int = 4096) -> tuple[T, ...]:
+        value = self.data.get(key)
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            raise self.fail(key, f"a list of {least} to {most}")
+        return tuple(read(v, f"{self.at}.{key}[{i}]") for i, v in enumerate(value))
+
+
+def _number(value: Any, at: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BundleError(f"{at}: expected a number, found {value!r}")
+    return float(value)
+
+
+def _positive(value: Any, at: str) -> float:
+    if (found := _number(value, at)) <= 0:
+        raise BundleError(f"{at}: expected a positive number, found {value!r}")
+    return found
+
+
+def _text(value: Any, at: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 512:
+        raise BundleError(f"{at}: expected text of 1 to 512 characters, found {value!r:.60}")
+    return value
+
+
+def _axis(value: Any, at: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise BundleError(f"{at}: expected a size or the name of a free axis, found {value!r:.60}")
+    if isinstance(value, int) and not 0 <= value <= 1 << 40:
+        raise BundleError(f"{at}: a size from 0 to 2^40, found {value}")
+    return value if isinstance(value, int) else _text(value, at)
+
+
+def _tensor(value: Any, at: str) -> TensorSpec:
+    r = _Reader(value, at)
+    axis = r.count_or_none("batch_axis") if "batch_axis" in r.data else 0
+    return TensorSpec(r.text("name"), r.text("dtype", among=DTYPES), r.list("shape", _axis, most=16), axis)
+
+
+def _exit(value: Any, at: str) -> ExitSpec:
+    r = _Reader(value, at)
+    return ExitSpec(
+        r.text("name"),
+        r.list("outputs", _tensor, least=1, most=64),
+        r.text("kind", among=("logits", "probs")),
+        r.count_or_none("macs"),
+        r.count_or_none("prefix_macs"),
+    )
+
+
+def _stage(value: Any, at: str) -> StageSpec:
+    r = _Reader(value, at)
+    if r.data.get("states", []) != []:
+        raise BundleError(f"{at}.states: state tensors need a newer EdgeExit than this one")
+    return StageSpec(
+        r.list("inputs", _text, least=1),
+        r.list("outputs", _text, least=1),
+        r.count_or_none("macs"),
+        r.count("parameters"),
+        r.count("weight_bytes"),
+        r.count_or_none("cut_bytes"),
+    )
+
+
+def _file(value: Any, at: str) -> FileSpec:
+    r = _Reader(value, at)
+    found = FileSpec(r.text("path", _PATH), r.text("sha256"), r.count("bytes", MAX_FILE_BYTES))
+    if not re.fullmatch("[0-9a-f]{64}", found.sha256):
+        raise r.fail("sha256", "64 hexadecimal digits")
+    if found.path == "manifest.json":
+        raise r.fail("path", "a file other than the manifest itself")
+    return found
+
+
+def _check(value: Any, at: str) -> Check:
+    r = _Reader(value, at)
+    return Check(r.number("tolerance"), r.list("max_error", _number), r.count("inputs"))
+
+
+def _artifact(value: Any, at: str) -> Artifact:
+    r = _Reader(value, at)
+    return Artifact(
+        r.text("name", _NAME),
+        r.text("format", _NAME),
+        r.text("layout", among=LAYOUTS),
+        r.text("precision", _NAME),
+        r.optional("score", lambda v, a: _Reader({"score": v}, a).text("score", among=tuple(SCORES))),
+        r.list("temperatures", _positive, least=1, most=MAX_EXITS),
+        r.list("models", _file, least=1, most=MAX_EXITS),
+        r.list("data", _file),
+        r.optional("vectors", _file),
+        r.optional("calibration", _file),
+        r.optional("check", _check),
+    )
+
+
+def from_json(data: Any, at: str = "manifest") -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        data: what `json.loads` gave.
+        at: name of the document, for messages.
+
+    Raises:
+        BundleError: not a manifest, of an unknown schema, or with parts that do not fit each other.
+    """
+    r = _Reader(data, at)
+    if r.data.get("format") != "edgeexit":
+        raise r.fail("format", "'edgeexit'")
+    if r.data.get("schema") != SCHEMA or isinstance(r.data.get("schema"), bool):
+        raise BundleError(
+            f"{at}: bundle schema {r.data.get('schema')!r:.40}; this version of EdgeExit knows {SCHEMA}: "
+            "export the bundle again, or install the version that wrote it"
+        )
+    policies = _Reader(r.data.get("policies"), f"{at}.policies")
+    provenance = _Reader(r.data.get("provenance"), f"{at}.provenance").data
+    for name in policies.data:
+        if not _NAME.fullmatch(name):
+            raise BundleError(f"{policies.at}: {name!r:.60} is not a name of letters, digits, '.', '_' and '-'")
+    found = Manifest(
+        r.text("name"),
+        r.text("task"),
+        r.text("batch", among=("dynamic", "one")),
+        r.list("inputs", _tensor, least=1, most=256),
+        r.list("exits", _exit, least=1, most=MAX_EXITS),
+        r.list("stages", _stage, least=1, most=MAX_EXITS),
+        r.list("cuts", _tensor),
+        r.list("artifacts", _artifact, least=1, most=256),
+        {name: _file(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
+        r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
+        provenance,
+    )
+    _check_parts(found, at)
+    return found
+
+
+def _check_parts(m: Manifest, at: str) -> None:
+    count = len(m.exits)
+    if len(m.stages) != count:
+        raise BundleError(f"{at}: {count} exits but {len(m.stages)} stages; every exit has its stage")
+    tensors = [*m.inputs, *m.cuts, *(t for e in m.exits for t in e.outputs)]
+    for what, names in (
+        ("tensor", [t.name for t in tensors]),
+        ("exit", [e.name for e in m.exits]),
+        ("artifact", [a.name for a in m.artifacts]),
+        ("file", [f.path for f in m.files]),
+    ):
+        twice = {n for n in names if names.count(n) > 1} if len(names) != len(set(names)) else set()
+        # A tensor may be an exit's output and be carried on as well, but then the two say the same.
+        if twice and not (what == "tensor" and all(_same_twice(tensors, n) for n in twice)):
+            raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
+    known = {t.name for t in m.inputs}
+    for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):
+        if missing := [n for n in stage.inputs if n not in known]:
+            raise BundleError(f"{at}: stage {k} reads {missing[0]!r:.60}, which nothing before it makes")
+        if lacking := [t.name for t in e.outputs if t.name not in stage.outputs and t.name not in known]:
+            raise BundleError(f"{at}: exit {e.name!r:.60} names {lacking[0]!r:.60}, which stage {k} does not make")
+        if len(e.outputs) != 1:
+            raise BundleError(f"{at}: exit {e.name!r:.60} has several outputs; that needs a newer EdgeExit")
+        known.update(stage.outputs)
+    if strange := [n for s in m.stages for n in s.outputs if n not in {t.name for t in tensors}]:
+        raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
+    for a in m.artifacts:
+        expected = count if a.layout in ("chain", "prefix") else 1
+        if len(a.models) != expected:
+            raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
+        if len(a.temperatures) != count:
+            raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
+        if (a.layout == "fused") != (a.score is not None):
+            raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
+
+
+def _same_twice(tensors: list[TensorSpec], name: str) -> bool:
+    found = [t for t in tensors if t.name == name]
+    return len(found) == 2 and (found[0].dtype, found[0].shape) == (found[1].dtype, found[1].shape)

@@ -1,0 +1,238 @@
+"""Running a policy over recorded exit outputs instead of the model: vectorised, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError, PolicyError
+from edgeexit.files import read_npz
+from edgeexit.policy import Policy
+from edgeexit.scores import Kind, probabilities, score
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What every exit answered to every input, and what each exit costs."""
+
+    outputs: NDArray[Any]
+    """`(exits, n, classes)`, or `(exits, n, ..., classes)` for sequences and maps."""
+    cost: NDArray[np.float64]
+    """`(exits,)` cumulative cost of answering at each exit of the adaptive network, heads on the way included."""
+    labels: NDArray[Any] | None = None
+    """`(n,)` or `(n, ...)` true classes; None = unknown, and agreement with the last exit takes their place."""
+    kind: Kind = "logits"
+    static_cost: NDArray[np.float64] | None = None
+    """`(exits,)` cost of a network that has this one exit only; None = taken as `cost`."""
+    given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Scores `(exits, n)` that the artifact computed itself; they win over recomputed ones."""
+    temperatures: tuple[float, ...] | None = None
+    """Per-exit temperatures of the artifact; None = all 1."""
+    name: str = "records"
+    """Where the rows came from, for messages and reports."""
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        o = self.outputs
+        if o.ndim < 3 or o.shape[0] < 2 or o.shape[-1] < 2:
+            raise DataError(
+                f"{self.name}: recorded outputs must be (exits >= 2, n, classes >= 2), found shape {o.shape}"
+            )
+        if o.shape[1] == 0:
+            raise DataError(f"{self.name}: no rows (n = 0)")
+        if o.dtype.kind not in "fiu" or not np.isfinite(o).all():
+            raise DataError(f"{self.name}: recorded outputs must be finite numbers; found {o.dtype} with NaN or inf")
+        if self.kind == "probs" and not (o.min() >= -1e-6 and np.allclose(o.sum(-1), 1, atol=1e-2)):
+            raise DataError(f"{self.name}: 'probs' must be >= 0 and sum to 1 over the last axis; are they logits?")
+        if self.labels is not None:
+            _check_labels(self.labels, o.shape, self.name)
+        object.__setattr__(self, "cost", _check_cost(self.cost, len(o), self.name))
+        if self.static_cost is not None:
+            object.__setattr__(self, "static_cost", np.asarray(self.static_cost, np.float64))
+
+    @property
+    def exits(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def n(self) -> int:
+        return int(self.outputs.shape[1])
+
+    @property
+    def measure(self) -> str:
+        """What `correct` holds: "accuracy" against labels, or "agreement" with the last exit."""
+        return "agreement" if self.labels is None else "accuracy"
+
+    @property
+    def relative_cost(self) -> NDArray[np.float64]:
+        """`(exits,)` as fractions of the last exit's."""
+        return self.cost / self.cost[-1]
+
+    @property
+    def relative_static_cost(self) -> NDArray[np.float64]:
+        """`(exits,)` of the single-exit networks, as fractions of the adaptive network's last exit."""
+        return (self.cost if self.static_cost is None else self.static_cost) / self.cost[-1]
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """`(exits, n, ...)` most likely classes."""
+        return self._once("predictions", lambda: np.argmax(self.outputs, -1))
+
+    @property
+    def correct(self) -> NDArray[np.float32]:
+        """`(exits, n)`: 1 where the exit is right (or agrees with the last one); the mean over positions for sequences."""
+
+        def make() -> NDArray[np.float32]:
+            truth = self.predictions[-1] if self.labels is None else self.labels
+            same = (self.predictions == truth).astype(np.float32)
+            return same if same.ndim == 2 else same.reshape(self.exits, self.n, -1).mean(-1)
+
+        return self._once("correct", make)
+
+    def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
+        """`(exits, n)` scores; `temperatures` of None means the artifact's own."""
+        own = self.temperatures or (1.0,) * self.exits
+        wanted = own if temperatures is None else temperatures
+        if len(wanted) != self.exits:
+            raise PolicyError(f"{len(wanted)} temperatures for {self.exits} exits")
+        if name in self.given and wanted == own:
+            return self.given[name]
+        return self._once(
+            (name, wanted),
+            lambda: np.stack(
+                [
+                    score(o, name, kind=self.kind, temperature=t)
+                    for o, t in zip(self.outputs, wanted, strict=True)
+                ]
+            ),
+        )
+
+    def probabilities(self, k: int) -> NDArray[np.float32]:
+        """`(n, classes)` of exit `k`, at the artifact's temperature."""
+        return probabilities(self.outputs[k], self.kind, (self.temperatures or (1.0,) * self.exits)[k])
+
+    def take(self, rows: NDArray[Any]) -> Records:
+        """The records of some rows."""
+        return Records(
+            self.outputs[:, rows],
+            self.cost,
+            None if self.labels is None else self.labels[rows],
+            self.kind,
+            self.static_cost,
+            {name: s[:, rows] for name, s in self.given.items()},
+            self.temperatures,
+            self.name,
+        )
+
+    def split(self, fraction: float, seed: int) -> tuple[Records, Records]:
+        """Two disjoint parts, seeded: the first with `fraction` of the rows.
+
+        Raises:
+            DataError: a part would be empty.
+        """
+        cut = round(self.n * fraction)
+        if not 0 < cut < self.n:
+            raise DataError(f"{self.name}: {self.n} rows cannot be split {fraction:g} : {1 - fraction:g}")
+        order = np.random.default_rng(seed).permutation(self.n)
+        return self.take(np.sort(order[:cut])), self.take(np.sort(order[cut:]))
+
+    def _once(self, key: Any, make: Any) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    @classmethod
+    def load(cls, path: Path | str) -> Records:
+        """Read an ``.npz`` with `logits` (or `probs`) `(exits, n, classes)`, `cost (exits,)`, optional `labels (n,)`.
+
+        Optional `static_cost (exits,)`: what networks with one exit only would cost.
+
+        Raises:
+            DataError: not such a file; the message names what was found.
+        """
+        arrays = read_npz(path)
+        kinds = [k for k in ("logits", "probs") if k in arrays]
+        if len(kinds) != 1 or "cost" not in arrays:
+            raise DataError(
+                f"{path}: needs 'logits' or 'probs' (exits, n, classes) and 'cost' (exits,), optional "
+                f"'labels' (n,); found {', '.join(sorted(arrays)) or 'nothing'}"
+            )
+        kind: Kind = "logits" if kinds[0] == "logits" else "probs"
+        labels = arrays.get("labels", arrays.get("y"))
+        return cls(
+            arrays[kind], arrays["cost"], labels, kind, arrays.get("static_cost"), name=Path(path).name
+        )
+
+
+def replay(policy: Policy, records: Records) -> NDArray[np.int64]:
+    """The exit the policy takes for every row, `(n,)`.
+
+    Raises:
+        PolicyError: the policy is made for another number of exits.
+    """
+    if policy.exits not in (None, records.exits):
+        raise PolicyError(f"the policy is made for {policy.exits} exits, {records.name} has {records.exits}")
+    if policy.score is None:
+        scores = np.zeros((records.exits, records.n), np.float32)
+    else:
+        scores = records.scores(policy.score, policy.temperatures)
+    labels = records.predictions if policy.needs_labels else scores
+    return exits_taken(policy, scores, labels)
+
+
+def exits_taken(policy: Policy, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
+    """As `replay`, on arrays `(exits, n)`."""
+    taken = np.full(scores.shape[1], len(scores) - 1, np.int64)
+    alive = np.ones(scores.shape[1], bool)
+    for k in range(len(scores) - 1):
+        stop = alive & policy.stop(scores[: k + 1], labels[: k + 1])  # type: ignore[arg-type]
+        taken[stop] = k
+        alive &= ~stop
+    return taken
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy did on records."""
+
+    exit_rates: tuple[float, ...]
+    """Share of inputs answered by each exit."""
+    cost: float
+    """Mean cost as a fraction of the last exit's."""
+    accuracy: float
+    """Share answered right, or in agreement with the last exit where there are no labels."""
+    n: int
+
+
+def outcome(taken: NDArray[np.int64], records: Records) -> Outcome:
+    """Rates, mean relative cost and accuracy of the exits `taken` `(n,)`."""
+    rates = np.bincount(taken, minlength=records.exits) / records.n
+    return Outcome(
+        tuple(float(r) for r in rates),
+        float(rates @ records.relative_cost),
+        float(records.correct[taken, np.arange(records.n)].mean(dtype=np.float64)),
+        records.n,
+    )
+
+
+def _check_labels(labels: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
+    if labels.shape != shape[1:-1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: labels must be whole numbers of shape {shape[1:-1]}, found {labels.dtype} {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= shape[-1]:
+        raise DataError(f"{name}: labels reach from {labels.min()} to {labels.max()}, classes are 0 to {shape[-1] - 1}")
+
+
+def _check_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
+    cost = np.asarray(cost, np.float64)
+    if cost.shape != (exits,) or not np.isfinite(cost).all() or cost[0] <= 0 or (np.diff(cost) <= 0).any():
+        raise DataError(
+            f"{name}: 'cost' must be {exits} growing positive numbers (cumulative), found {cost.tolist()}"
+        )
+    return cost

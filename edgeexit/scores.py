@@ -1,0 +1,93 @@
+"""Confidence scores: one number per input from an exit's outputs, larger = surer, in [0, 1].
+
+The same three functions stand as nodes in every fused graph (`edgeexit_exporters.fuse`); both work in
+float32, so that a threshold means the same on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import PolicyError
+
+Kind = Literal["logits", "probs"]
+"""What an exit's output holds: unnormalised logits, or probabilities that a Softmax already made."""
+
+_TINY = np.float32(1e-30)
+"""Floor under a probability before its logarithm; above float32's smallest normal number, 1.2e-38."""
+
+
+def tempered(outputs: NDArray[Any], kind: Kind, temperature: float) -> NDArray[np.float32]:
+    """Logits of the softmax that scores are taken from: ``z / T``, or ``ln p / T`` for probabilities."""
+    z = outputs if outputs.dtype == np.float32 else outputs.astype(np.float32)
+    if kind == "probs":
+        z = np.log(np.maximum(z, _TINY))
+    return z if temperature == 1.0 else z / np.float32(temperature)
+
+
+def probabilities(outputs: NDArray[Any], kind: Kind = "logits", temperature: float = 1.0) -> NDArray[np.float32]:
+    """Softmax over the last axis; shape as `outputs`."""
+    if kind == "probs" and temperature == 1.0:
+        return outputs.astype(np.float32, copy=False)
+    z = tempered(outputs, kind, temperature)
+    e = np.exp(z - z.max(-1, keepdims=True))
+    e /= e.sum(-1, keepdims=True)
+    return e
+
+
+def _maxprob(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted: NDArray[np.float32] = np.exp(z - z.max(-1, keepdims=True)).sum(-1)
+    return np.reciprocal(shifted)
+
+
+def _entropy(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    z = z - z.max(-1, keepdims=True)
+    e = np.exp(z)
+    total = e.sum(-1)
+    # H = ln(sum e) - sum(e z) / sum e; the product is finite because z is at most 0 and e underflows first.
+    entropy = np.log(total) - np.where(e > 0, e * z, np.float32(0)).sum(-1) / total
+    return np.asarray(np.float32(1) - entropy / np.float32(np.log(z.shape[-1])), np.float32)
+
+
+def _margin(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    top = np.partition(z, z.shape[-1] - 2, -1)
+    first, second = top[..., -1], top[..., -2]
+    total = np.exp(z - first[..., None]).sum(-1)
+    return np.asarray((np.float32(1) - np.exp(second - first)) / total, np.float32)
+
+
+SCORES: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "maxprob": _maxprob,  # max_k p_k
+    "entropy": _entropy,  # 1 - H(p) / ln K
+    "margin": _margin,  # p_(1) - p_(2)
+}
+
+
+def score(
+    outputs: NDArray[Any], name: str = "maxprob", *, kind: Kind = "logits", temperature: float = 1.0
+) -> NDArray[np.float32]:
+    """Score every input.
+
+    Args:
+        outputs: `(n, classes)`, or `(n, ..., classes)` for sequences and maps: the score is then the mean
+            over the positions.
+        name: a key of `SCORES`.
+        kind: whether `outputs` are logits or probabilities.
+        temperature: divides the logits; 1 leaves them.
+
+    Returns:
+        `(n,)` float32; NaN where an output is NaN, and a NaN score never stops.
+
+    Raises:
+        PolicyError: an unknown score, or fewer than two classes.
+    """
+    if name not in SCORES:
+        raise PolicyError(f"unknown score {name!r}; known: {', '.join(SCORES)}")
+    if outputs.shape[-1] < 2:
+        raise PolicyError(f"a score needs at least 2 classes in the last axis, found shape {outputs.shape}")
+    s = SCORES[name](tempered(outputs, kind, temperature))
+    return s if s.ndim == 1 else s.reshape(len(s), -1).mean(-1)

@@ -1,0 +1,103 @@
+"""Re-running the vectors that a bundle ships: does it still give, on this machine, what it gave when it was made?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeexit import backends, layouts
+from edgeexit.bundle import Bundle
+from edgeexit.checks import InputCheck
+from edgeexit.engine import RUN_LAYOUTS, Engine
+from edgeexit.errors import BackendMissing, BundleError, PolicyError
+from edgeexit.manifest import Artifact
+from edgeexit.policy import Threshold, fixed_exit
+
+DEFAULT_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How one artifact did on the shipped vectors."""
+
+    artifact: str
+    passed: bool | None
+    """None = not run: its engine is missing or it ships no vectors."""
+    reason: str
+    """What failed or why it was not run; empty when it passed."""
+    max_error: tuple[float, ...] = ()
+    """`(exits,)` largest difference as a fraction of the exit's largest output."""
+    tolerance: float | None = None
+    exits_agree: int | None = None
+    """Inputs that left where they should; None = this layout does not decide."""
+    inputs: int = 0
+
+
+def verify(bundle: Bundle, artifact: str | None = None, threads: int = 1) -> list[Verified]:
+    """Re-run the shipped vectors of all artifacts, or of one.
+
+    Raises:
+        BundleError: no such artifact, or vectors that do not fit the manifest.
+    """
+    chosen = bundle.manifest.artifacts if artifact is None else (bundle.manifest.artifact(artifact),)
+    return [_verify(bundle, a, threads) for a in chosen]
+
+
+def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
+    if artifact.vectors is None:
+        return Verified(artifact.name, None, "ships no vectors")
+    try:
+        backend = backends.get(artifact.format)
+    except BackendMissing as e:
+        return Verified(artifact.name, None, str(e))
+    arrays = _vectors(bundle, artifact)
+    count = len(bundle.manifest.exits)
+    inputs = InputCheck(bundle.manifest.inputs).many({s.name: arrays[f"input_{i}"] for i, s in enumerate(bundle.manifest.inputs)})
+    engine = Engine(bundle, artifact, backend, fixed_exit(count - 1, count, artifact.score or "maxprob"), threads=threads, warmup=0)
+    n = len(inputs[0])
+    rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs])[0] for i in range(n)]
+    found = [np.concatenate([r[k] for r in rows]) for k in range(count)]
+    errors = tuple(_error(f, arrays[f"output_{k}"]) for k, f in enumerate(found))
+    tolerance = artifact.check.tolerance if artifact.check is not None else DEFAULT_TOLERANCE
+    agree = _exits(engine, arrays, inputs) if artifact.layout in RUN_LAYOUTS else None
+    reasons = [
+        f"exit {bundle.manifest.exits[k].name!r} differs by {e:.2e}, tolerance {tolerance:.0e}"
+        for k, e in enumerate(errors)
+        if not e <= tolerance
+    ]
+    if agree is not None and agree < n:
+        reasons.append(f"{n - agree} of {n} inputs left at another exit than they should")
+    return Verified(artifact.name, not reasons, "; ".join(reasons), errors, tolerance, agree, n)
+
+
+def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | None:
+    """How many inputs leave where the vectors say, under the vectors' thresholds."""
+    policy = Threshold(tuple(float(t) for t in arrays["thresholds"]), str(arrays["score"]))
+    try:
+        engine.driver.fits(policy)
+    except PolicyError:
+        return None  # calibrated since: other temperatures, other scores
+    if policy.temperatures is None and any(t != 1 for t in engine.artifact.temperatures):
+        return None
+    taken = layouts.one_by_one(engine.driver, inputs, policy)[0]
+    return int((taken == arrays["exits"]).sum())
+
+
+def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, Any]:
+    assert artifact.vectors is not None
+    arrays = bundle.arrays(artifact.vectors)
+    count = len(bundle.manifest.exits)
+    needed = [f"input_{i}" for i in range(len(bundle.manifest.inputs))] + [f"output_{k}" for k in range(count)]
+    if lacking := [n for n in (*needed, "thresholds", "exits", "score") if n not in arrays]:
+        raise BundleError(f"{bundle.path}: {artifact.vectors.path} lacks {lacking[0]!r}")
+    return arrays
+
+
+def _error(found: Any, expected: Any) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    scale = max(float(np.abs(expected).max()), 1e-6)
+    worst = float(np.abs(found.astype(np.float64) - expected).max()) / scale
+    return worst if np.isfinite(worst) else float("inf")

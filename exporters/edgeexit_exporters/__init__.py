@@ -1,0 +1,5 @@
+"""From a trained model to a bundle: stages, layouts, checks. Needed on the workstation only."""
+
+from edgeexit_exporters.export import export
+
+__all__ = ["export"]

@@ -1,0 +1,92 @@
+"""The source model's own answers: what exported files are compared with, and what a bundle ships as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError
+from edgeexit.files import npz_bytes
+from edgeexit.manifest import Manifest
+from edgeexit.policy import Threshold
+from edgeexit.replay import exits_taken
+from edgeexit.scores import score as score_of
+from edgeexit_exporters import inputs as examples
+from edgeexit_exporters.probe import Probe
+from edgeexit_exporters.source import Source
+
+Arrays = Mapping[str, NDArray[Any]]
+VECTORS = 8
+"""Inputs shipped with a bundle, with their expected answers."""
+DATA_ROWS = 32
+"""Rows of the user's data that are compared besides random inputs."""
+_ROUGH = 1e-5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Some inputs and what the source model gives at every exit."""
+
+    inputs: Arrays
+    outputs: list[NDArray[Any]]
+    batch: int
+
+
+def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[Answer]:
+    """Ask the source model: single inputs, a batch where it can, other free sizes, and the user's rows.
+
+    Raises:
+        DataError: `data` does not fit the model's inputs.
+    """
+    runs = [(examples.make_inputs(source.inputs, 1, seed), 1) for seed in range(3)]
+    if seen.batch == "dynamic":
+        runs.append((examples.make_inputs(source.inputs, 3, seed=3), 3))
+    if seen.other_sizes:
+        runs.append((examples.make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
+    if data is not None:
+        rows = examples.from_data(source.inputs, data, DATA_ROWS)
+        for spec in source.inputs:
+            array = rows[spec.tensor.name]
+            fits = array.ndim == len(spec.tensor.shape) and all(
+                isinstance(a, str) or a == b for a, b in zip(spec.tensor.shape[1:], array.shape[1:], strict=False)
+            )
+            if not fits:
+                raise DataError(
+                    f"the data for input {spec.tensor.name!r} has shape {array.shape}, expected "
+                    f"{('n', *spec.tensor.shape[1:])}"
+                )
+        count = len(next(iter(rows.values())))
+        runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
+    return [Answer(x, source.reference(x), batch) for x, batch in runs]
+
+
+def vectors(source: Source, manifest: Manifest, score: str) -> bytes:
+    """The ``.npz`` of test vectors; `docs/bundle-format.md` lists its arrays."""
+    rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
+    answers = [source.reference(x) for x in rows]
+    outputs = [np.concatenate([a[k] for a in answers]) for k in range(len(manifest.exits))]
+    kinds = [e.kind for e in manifest.exits]
+    scores = np.stack([score_of(o, score, kind=kind) for o, kind in zip(outputs, kinds, strict=True)])  # type: ignore[arg-type]
+    thresholds = tuple(_between(s) for s in scores[:-1])
+    taken = exits_taken(Threshold(thresholds, score), scores, scores)
+    arrays: dict[str, NDArray[Any]] = {
+        f"input_{i}": np.concatenate([x[s.tensor.name] for x in rows]) for i, s in enumerate(source.inputs)
+    }
+    arrays.update({f"output_{k}": o for k, o in enumerate(outputs)})
+    arrays.update(
+        scores=scores.T.copy(), thresholds=np.array(thresholds, np.float32), exits=taken, score=np.array(score)
+    )
+    return npz_bytes(**arrays)
+
+
+def _between(scores: NDArray[np.float32]) -> float:
+    """A threshold in the widest gap of the middle scores: both sides are taken, and rounding cannot change sides."""
+    s = np.sort(scores)[1:-1]
+    if len(s) < 2 or s[-1] - s[0] < _ROUGH:
+        return float(np.float32(np.inf))
+    i = int(np.argmax(np.diff(s)))
+    return float(np.float32((s[i] + s[i + 1]) / 2))

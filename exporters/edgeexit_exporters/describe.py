@@ -1,0 +1,106 @@
+"""The manifest's account of a network: its exits, stages, costs and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgeexit.errors import ModelError
+from edgeexit.manifest import ExitSpec, StageSpec
+from edgeexit_exporters import layouts, measure, onnx_graph
+from edgeexit_exporters.probe import Probe
+from edgeexit_exporters.source import Source
+from edgeexit_exporters.stages import Stage
+
+
+def exits(source: Source, seen: Probe, outputs: str = "auto") -> tuple[ExitSpec, ...]:
+    """The exits; costs count everything for one input.
+
+    Args:
+        source: the network.
+        seen: what running it showed.
+        outputs: "logits", "probs", or "auto": probabilities where the exit ends in a Softmax.
+
+    Raises:
+        ModelError: an exit is not `(batch, ..., classes >= 2)` of floating-point numbers.
+    """
+    costs = measure.node_costs(source.model, seen.inputs)
+    values = onnx_graph.values(source.model.graph)
+    done: set[ir.Node] = set()
+    found = []
+    for k, name in enumerate(source.exits):
+        spec = seen.tensors[name]
+        if len(spec.shape) < 2 or not isinstance(spec.shape[-1], int) or spec.shape[-1] < 2:
+            raise ModelError(
+                f"exit {name!r} has shape {list(spec.shape)}; expected (batch, ..., classes) with at least 2 classes last"
+            )
+        if spec.dtype not in ("float16", "float32", "float64") or spec.batch_axis != 0:
+            raise ModelError(f"exit {name!r} ({spec.dtype} {list(spec.shape)}) must be floating point, one row per input")
+        own = set(_ancestors(values[name]))
+        done |= own
+        kind = outputs if outputs != "auto" else ("probs" if _ends_in_softmax(values[name]) else "logits")
+        found.append(ExitSpec(_exit_name(name, k), (spec,), kind, costs.total(done), costs.total(own)))
+    return tuple(found)
+
+
+def stages(source: Source, parts: Sequence[Stage], seen: Probe) -> tuple[StageSpec, ...]:
+    """The stages; a weight that several stages read counts where it is read first."""
+    costs = measure.node_costs(source.model, seen.inputs)
+    nodes = list(source.model.graph)
+    counted: set[str] = set()
+    found = []
+    for k, (part, piece) in enumerate(zip(parts, layouts.chain(source.model, parts), strict=True)):
+        weights = [v for n, v in piece.graph.initializers.items() if n not in counted]
+        counted.update(piece.graph.initializers)
+        later = {n for p in parts[k + 1 :] for n in p.inputs}
+        carried = {n for p in parts[: k + 1] for n in p.cuts} & later
+        found.append(
+            StageSpec(
+                part.inputs,
+                part.outputs,
+                costs.total(nodes[i] for i in part.nodes),
+                onnx_graph.parameter_count(weights),
+                onnx_graph.weight_bytes(weights),
+                sum(int(seen.one[n].nbytes) for n in carried),
+            )
+        )
+    return tuple(found)
+
+
+def precision(source: Source) -> str:
+    """int8 where the graph is quantised, fp16 where its weights are, else fp32."""
+    if any("Quantize" in n.op_type or "QLinear" in n.op_type for n in source.model.graph.all_nodes()):
+        return "int8"
+    kinds = [v.const_value.dtype for v in source.model.graph.initializers.values() if v.const_value is not None]
+    halves = sum(1 for k in kinds if k in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
+    return "fp16" if halves > sum(1 for k in kinds if k == ir.DataType.FLOAT) else "fp32"
+
+
+def _exit_name(tensor: str, k: int) -> str:
+    return tensor if len(tensor) <= 512 else f"exit{k}"
+
+
+def _ancestors(value: ir.Value) -> list[ir.Node]:
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    found: dict[ir.Node, None] = {}
+    todo = [value]
+    while todo:
+        node = todo.pop().producer()
+        if node is not None and node not in found:
+            found[node] = None
+            todo.extend(onnx_graph.read_by(node, graph))
+    return list(found)
+
+
+def _ends_in_softmax(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and node.op_type in ("Identity", "Cast", "Squeeze", "Reshape", "Flatten"):
+        source = node.inputs[0]
+        node = source.producer() if source is not None else None
+    if node is None or node.op_type != "Softmax":
+        return False
+    shape = node.outputs[0].shape
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+    return axis == -1 or (shape is not None and axis == len(shape) - 1)

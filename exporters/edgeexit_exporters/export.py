@@ -1,0 +1,164 @@
+"""The way from a source model to a bundle."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+import edgeexit
+from edgeexit.bundle import Bundle, describe, write_bundle
+from edgeexit.errors import BackendMissing, BundleError, ModelError
+from edgeexit.files import sha256
+from edgeexit.manifest import LAYOUTS, Artifact, Check, Manifest
+from edgeexit.scores import SCORES
+from edgeexit_exporters import check, describe as describing, layouts as building, onnx_graph
+from edgeexit_exporters.answers import reference_answers, vectors
+from edgeexit_exporters.inputs import InputSpec, parse_input
+from edgeexit_exporters.probe import probe
+from edgeexit_exporters.source import Source, from_onnx
+from edgeexit_exporters.stages import stages
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_LAYOUTS = ("fused", "chain", "prefix", "all")
+
+
+def export(
+    source: nn.Module | str | Path,
+    out: Path | str,
+    *,
+    exits: Sequence[str] | None = None,
+    weights: Path | str | None = None,
+    inputs: Sequence[str] = (),
+    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    score: str = "maxprob",
+    outputs: str = "auto",
+    tolerance: float = check.DEFAULT_TOLERANCE,
+    data: Mapping[str, NDArray[Any]] | None = None,
+    labels: Sequence[str] | None = None,
+    name: str | None = None,
+    task: str = "classification",
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Bundle:
+    """Export a multi-exit network to a bundle, checked against the source model exit by exit.
+
+    Args:
+        source: a module that returns its exits' outputs in order, ``"package.module:function"`` that makes
+            one, or the path of a multi-output ``.onnx`` file (no torch needed).
+        out: the bundle's folder, e.g. ``digits.edgeexit``.
+        exits: for ONNX the exits' tensor names, shallow to deep (default: the file's outputs); for torch
+            names to give them.
+        weights: state dict for a ``module:function`` source.
+        inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
+        layouts: which of fused, chain, prefix, all to write.
+        score: the score inside the fused graph.
+        outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
+        tolerance: largest allowed error as a fraction of an exit's largest output.
+        data: example inputs (by input name, or "x") that are checked besides random ones.
+        labels: class names.
+        name: the bundle's name; None = that of `out`.
+        task: noted in the manifest.
+        overwrite: replace a bundle that is there.
+        progress: called with each step's name.
+
+    Raises:
+        ModelError: the source cannot be exported; `ExportMismatch` where an exit differs from it.
+        BundleError: `out` exists, or cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:  # before minutes of work, and again when writing
+        raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
+    if score not in SCORES:
+        raise ModelError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
+    if unknown := [w for w in layouts if w not in LAYOUTS]:
+        raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
+    progress("reading the source model")
+    found = _source(source, exits, weights, inputs)
+    progress("finding the stages")
+    parts = stages(onnx_graph.view(found.model.graph), found.exits)
+    whole = building.all_exits(found.model, found.exits)
+    cuts = [n for p in parts for n in p.cuts]
+    seen = probe(found, ir.to_proto(whole), [*found.exits, *cuts])
+    specs = describing.exits(found, seen, outputs)
+    if labels is not None and len(labels) != specs[-1].outputs[0].shape[-1]:
+        raise ModelError(f"{len(labels)} labels for {specs[-1].outputs[0].shape[-1]} classes")
+    manifest = Manifest(
+        name or out.name.removesuffix(".edgeexit"),
+        task,
+        seen.batch,
+        tuple(i.tensor for i in found.inputs),
+        specs,
+        describing.stages(found, parts, seen),
+        tuple(seen.tensors[n] for n in cuts),
+        (),
+        labels=None if labels is None else tuple(labels),
+        provenance=_provenance(found, seen.note),
+    )
+    answers = reference_answers(found, seen, data)
+    precision = describing.precision(found)
+    vectors_path = f"vectors/onnx-{precision}.npz"
+    contents = {vectors_path: vectors(found, manifest, score)}
+    artifacts = []
+    for layout in [w for w in LAYOUTS if w in layouts]:
+        progress(f"writing and checking layout {layout}")
+        artifact = f"onnx-{layout}-{precision}"
+        files = building.build(layout, found, parts, specs, score)
+        comparison = check.Comparison(artifact, [e.name for e in specs], found.exits, tolerance)
+        check.compare(layout, files, parts, answers, comparison)
+        contents.update({f"artifacts/{artifact}/{n}": raw for n, raw in files.items()})
+        described = [describe(f"artifacts/{artifact}/{n}", raw) for n, raw in files.items()]
+        artifacts.append(
+            Artifact(
+                artifact,
+                "onnx",
+                layout,
+                precision,
+                score if layout == "fused" else None,
+                (1.0,) * len(parts),
+                tuple(f for f in described if f.path.endswith(".onnx")),
+                tuple(f for f in described if not f.path.endswith(".onnx")),
+                vectors=describe(vectors_path, contents[vectors_path]),
+                check=Check(tolerance, tuple(comparison.errors), comparison.inputs),
+            )
+        )
+    progress("writing the bundle")
+    return write_bundle(out, contents, replace(manifest, artifacts=tuple(artifacts)), overwrite=overwrite)
+
+
+def _source(
+    source: Any, exits: Sequence[str] | None, weights: Path | str | None, inputs: Sequence[str]
+) -> Source:
+    specs: list[InputSpec] = [parse_input(text, f"input{k}" if k else "input") for k, text in enumerate(inputs)]
+    if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
+        if weights is not None:
+            raise ModelError(f"{source}: an .onnx file brings its own weights; leave --weights out")
+        return from_onnx(source, exits, specs)
+    try:
+        from edgeexit_exporters import torch_source
+    except ImportError as e:
+        raise BackendMissing(f"exporting a torch module needs torch ({e}): pip install 'edgeexit[export]'") from e
+    notes: dict[str, Any] = {}
+    if isinstance(source, str):
+        notes["source"] = source
+        source = torch_source.load_module(source, weights)
+    if weights is not None:
+        notes["weights_sha256"] = sha256(Path(weights))
+    return torch_source.from_torch(source, specs, exits, notes)
+
+
+def _provenance(source: Source, note: str | None) -> dict[str, Any]:
+    versions = {
+        "edgeexit": edgeexit.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+    return {**source.provenance, **versions, **({"batch_note": note} if note else {})}

@@ -1,0 +1,242 @@
+"""The fused layout: one ONNX graph whose nested `If` nodes decide, so that any onnxruntime is the whole runtime.
+
+The contract (inputs, outputs, stopping rule) is written in `docs/bundle-format.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgeexit.errors import ModelError
+from edgeexit.manifest import ExitSpec
+from edgeexit_exporters.layouts import constant, finish, strip_shapes
+from edgeexit_exporters.stages import Stage
+
+THRESHOLDS = "exit_thresholds"
+OUTPUT, INDEX, SCORE = "output", "exit_index", "exit_score"
+TEMPERATURE = "edgeexit_temperature_"
+_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE}
+
+
+@dataclass
+class _Body:
+    """Nodes and weights of one scope while it is being built."""
+
+    name: str
+    """Part of the names of what is added here: names are unique over all scopes."""
+    nodes: list[ir.Node] = field(default_factory=list)
+    weights: list[ir.Value] = field(default_factory=list)
+
+    def op(self, kind: str, *inputs: ir.Value, outputs: int = 1, **attributes: int) -> ir.Value:
+        """Add a node; its first output."""
+        node = ir.node(kind, list(inputs), attributes=attributes or None, num_outputs=outputs)
+        node.name = f"edgeexit_{self.name}_{len(self.nodes)}_{kind}"
+        for i, value in enumerate(node.outputs):
+            value.name = f"{node.name}_{i}"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def weight(self, name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+        value = constant(name, array)
+        self.weights.append(value)
+        return value
+
+
+def fused(model: ir.Model, stages: Sequence[Stage], exits: Sequence[ExitSpec], score: str) -> ir.Model:
+    """Build the fused graph.
+
+    Stage 0 and its score stand at the top; every later stage stands in the `else` branch of the decision
+    before it, with the weights it uses: onnxruntime's fusions do not fire for weights of an outer scope.
+
+    Args:
+        model: the whole network; left as it is.
+        stages: its stages.
+        exits: what each exit gives; all of one dtype and class count.
+        score: a key of `edgeexit.scores.SCORES`.
+
+    Raises:
+        ModelError: fewer than two exits, outputs that do not fit one output tensor, or a name that is taken.
+    """
+    _check(model, exits)
+    inputs = [_one(v) for v in model.graph.inputs]
+    thresholds = ir.Value(
+        name=THRESHOLDS, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([len(stages) - 1])
+    )
+    scope = {v.name or "": v for v in inputs}
+    body, outputs = _scope(model, stages, exits, score, 0, scope, thresholds)
+    graph = ir.Graph(
+        [*inputs, thresholds],
+        outputs,
+        nodes=body.nodes,
+        initializers=body.weights,
+        opset_imports=dict(model.graph.opset_imports),
+    )
+    result = finish(model, graph)
+    strip_shapes(graph, outputs)
+    return result
+
+
+def set_temperatures(data: bytes, temperatures: Sequence[float]) -> bytes:
+    """Rewrite the named temperature constants of a fused graph in place.
+
+    Raises:
+        ModelError: the graph has no such constant for an exit.
+    """
+    proto = onnx.load_from_string(data)
+    left = {f"{TEMPERATURE}{k}": t for k, t in enumerate(temperatures)}
+    todo = [proto.graph]
+    while todo:
+        graph = todo.pop()
+        for tensor in graph.initializer:
+            if tensor.name in left:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(left.pop(tensor.name)).reshape(()), tensor.name))
+        todo.extend(a.g for node in graph.node if node.op_type == "If" for a in node.attribute)
+    if left:
+        raise ModelError(f"not a fused graph of this toolkit: it lacks the constant {sorted(left)[0]!r}")
+    raw: bytes = proto.SerializeToString(deterministic=True)
+    return raw
+
+
+def _scope(
+    model: ir.Model,
+    stages: Sequence[Stage],
+    exits: Sequence[ExitSpec],
+    score: str,
+    k: int,
+    scope: dict[str, ir.Value],
+    thresholds: ir.Value,
+) -> tuple[_Body, list[ir.Value]]:
+    """Stage k, its decision and everything behind it; `scope` holds what is visible here by name."""
+    body = _stage(model, stages[k], scope, k)
+    answer = scope[stages[k].exit]
+    sure = _score(body, answer, exits[k], score, k)
+    last = k == len(stages) - 1
+    if last:
+        return body, _results(body, answer, sure, k, exits[k], suffix="" if k == 0 else f"_{k}")
+    position = body.weight(f"edgeexit_exit_{k}", np.int64(k).reshape(()))
+    stop = body.op("GreaterOrEqual", sure, body.op("Gather", thresholds, position, axis=0))
+    then = _Body(f"exit_{k}")
+    then_outputs = _results(then, answer, sure, k, exits[k], suffix=f"_{k}")
+    other, other_outputs = _scope(model, stages, exits, score, k + 1, dict(scope), thresholds)
+    branch = ir.node(
+        "If",
+        [stop],
+        attributes={
+            "then_branch": ir.Graph([], then_outputs, nodes=then.nodes, initializers=then.weights, name=f"exit_{k}"),
+            "else_branch": ir.Graph([], other_outputs, nodes=other.nodes, initializers=other.weights, name=f"stage_{k + 1}"),
+        },
+        num_outputs=3,
+        name=f"edgeexit_decision_{k}",
+    )
+    body.nodes.append(branch)
+    suffix = "" if k == 0 else f"_after_{k}"
+    for value, name, like in zip(branch.outputs, (OUTPUT, INDEX, SCORE), other_outputs, strict=True):
+        value.name, value.type = name + suffix, like.type
+        value.shape = _shape(exits) if name == OUTPUT else ir.Shape([])
+    return body, list(branch.outputs)
+
+
+def _stage(model: ir.Model, stage: Stage, scope: dict[str, ir.Value], k: int) -> _Body:
+    """Copy one stage's nodes here; what outer scopes hold is used from there, never repeated."""
+    held = [n for n in stage.inputs if n in scope]
+    graph = ir.convenience.extract(model.graph, held, list(stage.outputs))
+    for value in list(graph.inputs):
+        value.replace_all_uses_with(scope[value.name or ""], replace_graph_outputs=True)
+    body = _Body(f"stage_{k}")
+    for name, value in sorted(graph.initializers.items()):
+        if name in scope:
+            value.replace_all_uses_with(scope[name], replace_graph_outputs=True)
+        else:
+            graph.initializers.pop(name)
+            body.weights.append(value)
+            scope[name] = value
+    nodes = list(graph)
+    graph.outputs.clear()
+    graph.remove(nodes)
+    for node in nodes:
+        for value in node.outputs:
+            name = value.name or ""
+            if name in scope or name in _RESERVED:  # names are unique along a path, and ours are ours
+                value.name = f"{name}_stage_{k}"
+            if name:
+                scope.setdefault(name, value)
+    body.nodes.extend(nodes)
+    return body
+
+
+def _score(body: _Body, answer: ir.Value, spec: ExitSpec, score: str, k: int) -> ir.Value:
+    """The score as nodes: a float32 scalar, the mean over positions where there are several.
+
+    Reductions run over all axes, written without an axes argument: that form is the same in every opset.
+    """
+    shape = spec.outputs[0].shape
+    classes = int(shape[-1])
+    z = answer if spec.outputs[0].dtype == "float32" else body.op("Cast", answer, to=int(ir.DataType.FLOAT))
+    if spec.kind == "probs":
+        z = body.op("Log", body.op("Max", z, body.weight(f"edgeexit_tiny_{k}", np.array(1e-30, np.float32))))
+    z = body.op("Div", z, body.weight(f"{TEMPERATURE}{k}", np.array(1, np.float32)))
+    if score == "entropy":
+        ln_p = body.op("LogSoftmax", z, axis=-1)
+        mean = body.op("ReduceMean", body.op("Mul", body.op("Exp", ln_p), ln_p), keepdims=0)
+        scale = body.weight(f"edgeexit_entropy_{k}", np.array(classes / math.log(classes), np.float32))
+        one = body.weight(f"edgeexit_one_{k}", np.array(1, np.float32))
+        return body.op("Add", body.op("Mul", mean, scale), one)
+    p = body.op("Softmax", z, axis=-1)
+    if score == "maxprob" and len(shape) == 2:
+        return body.op("ReduceMax", p, keepdims=0)
+    count = 1 if score == "maxprob" else 2
+    top = body.op("TopK", p, body.weight(f"edgeexit_top_{k}", np.array([count], np.int64)), axis=-1, outputs=2)
+    if score == "maxprob":
+        return body.op("ReduceMean", top, keepdims=0)
+    signs = body.weight(f"edgeexit_signs_{k}", np.array([2, -2], np.float32))  # twice, as the mean is over both
+    return body.op("ReduceMean", body.op("Mul", top, signs), keepdims=0)
+
+
+def _results(body: _Body, answer: ir.Value, sure: ir.Value, k: int, spec: ExitSpec, suffix: str) -> list[ir.Value]:
+    """`output`, `exit_index` and `exit_score` as values made in this scope, as a branch's outputs must be."""
+    index = body.weight(f"edgeexit_index{suffix or '_0'}_value", np.array(k, np.int64))
+    found = [body.op("Identity", answer), body.op("Identity", index), body.op("Identity", sure)]
+    types = (ir.DataType[_ONNX_NAMES[spec.outputs[0].dtype]], ir.DataType.INT64, ir.DataType.FLOAT)
+    shapes = (_shape([spec]), ir.Shape([]), ir.Shape([]))
+    for value, name, dtype, shape in zip(found, (OUTPUT, INDEX, SCORE), types, shapes, strict=True):
+        value.name, value.type, value.shape = name + suffix, ir.TensorType(dtype), shape
+    return found
+
+
+_ONNX_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE"}
+
+
+def _shape(exits: Sequence[ExitSpec]) -> ir.Shape:
+    """One input's output shape; an axis on which exits differ is free."""
+    shapes = [e.outputs[0].shape for e in exits]
+    axes = [a[0] if len(set(a)) == 1 else None for a in zip(*shapes, strict=True)]
+    return ir.Shape([1, *axes[1:]])
+
+
+def _one(value: ir.Value) -> ir.Value:
+    """A model input for one input per call."""
+    shape = list(value.shape) if value.shape is not None else [1]
+    return ir.Value(name=value.name, type=value.type, shape=ir.Shape([1, *shape[1:]]))
+
+
+def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
+    if len(exits) < 2:
+        raise ModelError("a fused graph decides between exits: it needs at least 2")
+    outputs = [e.outputs[0] for e in exits]
+    for e, o in zip(exits, outputs, strict=True):
+        if o.dtype not in _ONNX_NAMES:
+            raise ModelError(f"exit {e.name!r} gives {o.dtype}; a score needs floating-point outputs")
+        if len(o.shape) != len(outputs[0].shape) or o.dtype != outputs[0].dtype or o.shape[-1] != outputs[0].shape[-1]:
+            raise ModelError(
+                f"exit {e.name!r} gives {o.dtype} {list(o.shape)}, exit {exits[0].name!r} {outputs[0].dtype} "
+                f"{list(outputs[0].shape)}; a fused graph has one output for all exits: export --layouts chain,prefix"
+            )
+    taken = _RESERVED & {v.name for v in model.graph.inputs}
+    if taken:
+        raise ModelError(f"a model input is named {sorted(taken)[0]!r}, a name the fused contract uses; rename it")

@@ -1,0 +1,110 @@
+"""Example inputs: what the export is checked and measured with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from typing import Any
+
+from edgeexit.errors import DataError, ModelError
+from edgeexit.manifest import DTYPES, TensorSpec
+
+DEFAULT_FREE_SIZE = 16
+_SPEC = re.compile(r"\s*(?:(?P<name>[^:\[\]]+):)?\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One model input with the sizes that its free axes take in examples."""
+
+    tensor: TensorSpec
+    sizes: Mapping[str, int]
+    """Free axis -> example size, the batch axis left out."""
+
+    def shape(self, batch: int, free: Mapping[str, int] | None = None) -> tuple[int, ...]:
+        """A concrete shape; `free` overrides the example sizes."""
+        sizes = {**self.sizes, **(free or {})}
+        first, *rest = self.tensor.shape
+        return (first if isinstance(first, int) else batch, *(a if isinstance(a, int) else sizes[a] for a in rest))
+
+
+def parse_input(text: str, default_name: str = "input") -> InputSpec:
+    """Read ``name:float32[batch,3,32,32]``; names are free axes, ``time=100`` gives one its example size.
+
+    Raises:
+        ModelError: not of that form.
+    """
+    match = _SPEC.fullmatch(text)
+    if match is None or match["dtype"] not in DTYPES:
+        raise ModelError(f"--input {text!r}: expected NAME:DTYPE[AXES], e.g. image:float32[batch,3,32,32] or tokens:int64[batch,time=64]")
+    axes: list[int | str] = []
+    sizes: dict[str, int] = {}
+    for axis in (a.strip() for a in match["shape"].split(",")):
+        name, _, size = axis.partition("=")
+        if name.isdigit():
+            axes.append(int(name))
+        elif re.fullmatch(r"[A-Za-z_]\w*", name) and (not size or size.isdigit()):
+            axes.append(name)
+            sizes[name] = int(size or DEFAULT_FREE_SIZE)
+        else:
+            raise ModelError(f"--input {text!r}: {axis!r} is neither a size nor the name of a free axis")
+    return make_spec(TensorSpec((match["name"] or default_name).strip(), match["dtype"], tuple(axes)), sizes)
+
+
+def make_spec(tensor: TensorSpec, sizes: Mapping[str, int] | None = None) -> InputSpec:
+    """An input with default example sizes where none are given."""
+    free = [a for a in tensor.shape[1:] if isinstance(a, str)]
+    return InputSpec(tensor, {a: (sizes or {}).get(a, DEFAULT_FREE_SIZE) for a in free})
+
+
+def batch_kind(inputs: Sequence[InputSpec]) -> str:
+    """"dynamic" when axis 0 of every input is free, "one" when it is 1.
+
+    Raises:
+        ModelError: neither; the message says what to change.
+    """
+    first = {i.tensor.name: i.tensor.shape[0] if i.tensor.shape else None for i in inputs}
+    if all(isinstance(a, str) for a in first.values()):
+        return "dynamic"
+    if all(a == 1 or isinstance(a, str) for a in first.values()):
+        return "one"
+    name, size = next((n, a) for n, a in first.items() if a != 1 and not isinstance(a, str))
+    found = "no axes" if size is None else f"a first axis of {size}"
+    raise ModelError(
+        f"input {name!r} has {found}; its first axis must count inputs: free, or 1. "
+        "Export the source model with a free batch axis"
+    )
+
+
+def make_inputs(
+    inputs: Sequence[InputSpec], batch: int, seed: int, free: Mapping[str, int] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Seeded random inputs: normal floats, small whole numbers (0 or 1), booleans."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, NDArray[Any]] = {}
+    for spec in inputs:
+        shape, dtype = spec.shape(batch, free), np.dtype(spec.tensor.dtype)
+        if dtype.kind == "f":
+            found[spec.tensor.name] = rng.standard_normal(shape).astype(dtype)
+        else:
+            found[spec.tensor.name] = rng.integers(0, 2, shape).astype(dtype)
+    return found
+
+
+def from_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
+    """The first rows of a data file as inputs.
+
+    Raises:
+        DataError: an input is missing.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for spec in inputs:
+        array = data.get(spec.tensor.name, data.get("x") if len(inputs) == 1 else None)
+        if array is None:
+            raise DataError(f"the data has no array for model input {spec.tensor.name!r}; it holds {', '.join(data)}")
+        found[spec.tensor.name] = np.ascontiguousarray(array[:rows]).astype(spec.tensor.dtype, copy=False)
+    return found

@@ -1,0 +1,165 @@
+"""ONNX graphs: read one safely, and show it to the stage algorithm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from edgeexit.errors import ModelError
+from edgeexit_exporters.stages import GraphView, ViewNode
+
+MAX_WEIGHT_BYTES = (2 << 30) - (1 << 20)
+"""One protobuf file holds less than 2 GiB."""
+OLDEST_OPSET = 13
+
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+COMPUTE = {
+    "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul",
+    "Einsum", "LSTM", "GRU", "RNN", "Attention",
+}  # fmt: skip
+"""Operations whose multiply-accumulates count; never repeated as free."""
+
+
+def read(path: Path | str) -> ir.Model:
+    """Read an ``.onnx`` file for surgery.
+
+    Functions are inlined, Constant nodes become initializers, opsets below 13 are raised to 18.
+
+    Raises:
+        ModelError: missing, not ONNX, invalid, with weights outside its folder, or of 2 GiB and more.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as e:  # protobuf raises its own classes; a text file raises DecodeError
+        raise ModelError(f"{path}: not an ONNX file: {str(e).splitlines()[0][:120]}") from e
+    if not proto.graph.node or not proto.opset_import:
+        raise ModelError(f"{path}: not an ONNX model: it has no nodes or no opset")
+    _check_external(proto, path)
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        onnx.checker.check_model(proto)
+    except Exception as e:
+        raise ModelError(f"{path}: not a valid ONNX model: {str(e).splitlines()[0][:200]}") from e
+    return prepare(proto, str(path))
+
+
+def prepare(proto: onnx.ModelProto, name: str) -> ir.Model:
+    """Bring a model into the form that surgery needs; see `read`."""
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+    if version is not None and version < OLDEST_OPSET:
+        try:
+            proto = onnx.version_converter.convert_version(proto, 18)
+        except Exception as e:
+            raise ModelError(
+                f"{name}: opset {version}, at least {OLDEST_OPSET} is needed, and it could not be raised: "
+                f"{str(e).splitlines()[0][:120]}; export the model with a newer opset"
+            ) from e
+    model = ir.from_proto(proto)
+    for step in (
+        passes.InlinePass(),
+        passes.RemoveInitializersFromInputsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.TopologicalSortPass(),
+        passes.NameFixPass(),
+        passes.RemoveUnusedNodesPass(),
+    ):
+        step(model)
+    total = weight_bytes(model.graph.initializers.values())
+    if total > MAX_WEIGHT_BYTES:
+        raise ModelError(
+            f"{name}: {total / 2**30:.1f} GiB of weights; a bundle's ONNX file holds less than 2 GiB: "
+            "export it in half precision or smaller parts"
+        )
+    return model
+
+
+def weight_bytes(initializers: Iterable[ir.Value]) -> int:
+    """Bytes of initializers, as stored."""
+    return sum(v.const_value.nbytes for v in initializers if v.const_value is not None)
+
+
+def parameter_count(initializers: Iterable[ir.Value]) -> int:
+    """Numbers in floating or small-integer initializers (shapes and indices, int64, are not parameters)."""
+    return sum(
+        math.prod(v.const_value.shape.numpy())
+        for v in initializers
+        if v.const_value is not None and v.const_value.dtype not in (ir.DataType.INT64, ir.DataType.BOOL)
+    )
+
+
+def view(graph: ir.Graph) -> GraphView:
+    """The graph as the stage algorithm sees it; values captured by subgraphs count as read."""
+    nodes: list[ViewNode] = []
+    free: set[ir.Value] = set()
+    for node in graph:
+        reads = [v for v in read_by(node, graph) if not v.is_initializer()]
+        is_free = (
+            node.op_type not in _RANDOM
+            and node.op_type not in COMPUTE
+            and node.domain in ("", "ai.onnx")
+            and not _subgraphs(node)
+            and (node.op_type in ("Shape", "Size") or all(v in free for v in reads))
+        )
+        outputs = [v for v in node.outputs if v.name]
+        if is_free:
+            free.update(outputs)
+        nodes.append(ViewNode(tuple(_name(v) for v in reads), tuple(_name(v) for v in outputs), is_free))
+    return GraphView(tuple(_name(v) for v in graph.inputs), tuple(nodes))
+
+
+def values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Inputs and node outputs of the graph itself, by name."""
+    found = {_name(v): v for v in graph.inputs}
+    found.update((_name(v), v) for node in graph for v in node.outputs if v.name)
+    return found
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None  # NameFixPass named everything
+    return value.name
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            found.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            found.extend(attr.as_graphs())
+    return found
+
+
+def read_by(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """Values of `graph` that the node reads itself or inside its subgraphs, outputs of those included."""
+    found = [v for v in node.inputs if v is not None]
+    todo = _subgraphs(node)
+    while todo:
+        inner = todo.pop()
+        reads = [v for n in inner for v in n.inputs if v is not None] + list(inner.outputs)
+        found.extend(v for v in reads if v.graph is graph)
+        todo.extend(g for n in inner for g in _subgraphs(n))
+    return list(dict.fromkeys(found))
+
+
+def _check_external(proto: onnx.ModelProto, path: Path) -> None:
+    """External weights must lie beside the model: a hostile file could name any file of this machine."""
+    home = path.parent.resolve()
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = {e.key: e.value for e in tensor.external_data}.get("location", "")
+        target = (home / place).resolve()
+        if not place or not target.is_relative_to(home):
+            raise ModelError(f"{path}: weight {tensor.name!r} lies outside the model's folder ({place!r})")
+        if not target.is_file():
+            raise ModelError(f"{path}: weight file {place!r} is missing beside it")
+        if target.stat().st_size > MAX_WEIGHT_BYTES:
+            raise ModelError(f"{path}: weight file {place!r} is 2 GiB or more; a bundle's ONNX file holds less")

@@ -1,0 +1,115 @@
+"""What shapes, axes and costs a network really has: found by running it, at two batch sizes and two free sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from edgeexit.errors import ModelError
+from edgeexit.manifest import TensorSpec
+from edgeexit_exporters import inputs as examples
+from edgeexit_exporters import measure
+from edgeexit_exporters.inputs import InputSpec
+from edgeexit_exporters.source import Source
+
+Arrays = Mapping[str, NDArray[Any]]
+BATCHES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What running the network showed."""
+
+    batch: str
+    """dynamic or one; see `Manifest.batch`."""
+    note: str | None
+    """Why a free batch axis had to be given up; None = it was not."""
+    tensors: Mapping[str, TensorSpec]
+    """Exits and cuts."""
+    one: Arrays
+    """Their values for one input at the example sizes."""
+    inputs: Arrays
+    """That one input."""
+    other_sizes: Mapping[str, int]
+    """Free axis -> a second size that works; empty without free axes."""
+
+
+def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe:
+    """Run the all-exits graph and read off dtypes, shapes and batch axes of the tensors `names`.
+
+    Raises:
+        ModelError: the network does not run on example inputs of the stated shapes.
+    """
+    batch = examples.batch_kind(source.inputs)
+    names = list(dict.fromkeys(names))
+    x = examples.make_inputs(source.inputs, 1, seed=0)
+    one = measure.all_values(proto, names, x)
+    sizes = _other_sizes(source.inputs)
+    free: dict[str, int] = {}
+    other: Arrays = one
+    failure: ModelError | None = None
+    for candidate in sizes:
+        try:
+            other = measure.all_values(proto, names, examples.make_inputs(source.inputs, 1, seed=0, free=candidate))
+            free = candidate
+            break
+        except ModelError as e:
+            failure = e
+    if sizes and not free:
+        axes = ", ".join(sizes[0])
+        raise ModelError(f"axis {axes} is free in the model, but it runs with its example size only: {failure}")
+    axes, note = _batch_axes(source.inputs, proto, names) if batch == "dynamic" else ({}, None)
+    if note is not None:
+        batch = "one"
+    axis_names = _sizes_by_axis(source.inputs)
+    tensors = {
+        n: TensorSpec(n, str(one[n].dtype), _shape(n, one[n], other[n], axes.get(n), axis_names, free), axes.get(n, 0))
+        for n in names
+    }
+    return Probe(batch, note, tensors, {n: one[n] for n in names}, x, free)
+
+
+def _batch_axes(
+    inputs: Sequence[InputSpec], proto: onnx.ModelProto, names: list[str]
+) -> tuple[dict[str, int | None], str | None]:
+    """The batch axis of every tensor, or a note why inputs of this network cannot be batched."""
+    large = examples.make_inputs(inputs, BATCHES[1], seed=1)
+    small = {n: a[: BATCHES[0]] for n, a in large.items()}
+    try:
+        return measure.batch_axes(
+            measure.all_values(proto, names, small), measure.all_values(proto, names, large), BATCHES
+        ), None
+    except ModelError as e:
+        return {}, str(e)
+
+
+def _other_sizes(inputs: Sequence[InputSpec]) -> list[dict[str, int]]:
+    sizes = _sizes_by_axis(inputs)
+    if not sizes:
+        return []
+    return [{n: change(s) for n, s in sizes.items()} for change in (lambda s: 2 * s, lambda s: s + 1, lambda s: max(1, s // 2))]
+
+
+def _sizes_by_axis(inputs: Sequence[InputSpec]) -> dict[str, int]:
+    return {a: s for spec in inputs for a, s in spec.sizes.items()}
+
+
+def _shape(
+    name: str,
+    one: NDArray[Any],
+    other: NDArray[Any],
+    batch_axis: int | None,
+    sizes: Mapping[str, int],
+    free: Mapping[str, int],
+) -> tuple[int | str, ...]:
+    found: list[int | str] = list(one.shape)
+    for k, (a, b) in enumerate(zip(one.shape, other.shape, strict=False)):
+        if k == batch_axis:
+            found[k] = "batch"
+        elif a != b:  # follows a free axis of an input, or something computed from one
+            found[k] = next((n for n in sizes if (sizes[n], free[n]) == (a, b)), f"{name}_{k}")
+    return tuple(found)

@@ -1,0 +1,145 @@
+"""Which computation belongs to which stage: found from the graph, not written by anybody.
+
+Stage k = ancestors of exit k minus ancestors of the exits before it. The algorithm sees a tiny view of a
+graph, so that ONNX graphs and `torch.export` graphs share it (`onnx_graph.view` is the adapter for ONNX).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edgeexit.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ViewNode:
+    """One operation."""
+
+    inputs: tuple[str, ...]
+    """Tensors it reads, those that only its subgraphs read included; weights left out."""
+    outputs: tuple[str, ...]
+    free: bool = False
+    """Costs nothing (shapes, constants), so each stage repeats it rather than carry its result across a cut."""
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """A graph as the stage algorithm sees it."""
+
+    inputs: tuple[str, ...]
+    nodes: tuple[ViewNode, ...]
+    """In topological order."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All computation for exit k that no earlier exit needed."""
+
+    nodes: tuple[int, ...]
+    """Indices into `GraphView.nodes`, in order; stages share none but free nodes."""
+    inputs: tuple[str, ...]
+    """Model inputs and cut tensors it reads."""
+    exit: str
+    cuts: tuple[str, ...]
+    """Tensors it produces that later stages read (the exit's own tensor too, if they do)."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The exit, then the cut tensors."""
+        return (self.exit, *(c for c in self.cuts if c != self.exit))
+
+
+def stages(graph: GraphView, exits: Sequence[str]) -> tuple[Stage, ...]:
+    """Divide a graph into one stage per exit.
+
+    Args:
+        graph: the whole multi-exit network.
+        exits: the tensors of its exits, shallow to deep.
+
+    Raises:
+        ModelError: an exit is not in the graph, does not depend on an input, is named twice, or comes after
+            an exit that already needs all of its computation (wrong order).
+    """
+    producer = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs}
+    _check_names(graph, exits, producer)
+    owner: dict[int, int] = {}  # node -> the stage that computes it
+    needed: list[set[int]] = []
+    for k, name in enumerate(exits):
+        found = _ancestors(graph, producer, name)
+        if not any(n in graph.inputs for i in found for n in graph.nodes[i].inputs):
+            raise ModelError(f"exit {name!r} does not depend on any model input ({', '.join(graph.inputs)})")
+        new = {i for i in found if i not in owner and not graph.nodes[i].free}
+        if not new:
+            first = max(owner[i] for i in found if i in owner)
+            raise ModelError(
+                f"exit {name!r} needs no computation beyond exit {exits[first]!r}, which stands before it: "
+                f"name the exits from shallow to deep, e.g. --exits {','.join(_by_depth(graph, producer, exits))}"
+            )
+        owner.update(dict.fromkeys(new, k))
+        needed.append(found)
+    return _cut(graph, producer, exits, owner, needed)
+
+
+def _cut(
+    graph: GraphView, producer: dict[str, int], exits: Sequence[str], owner: dict[int, int], needed: list[set[int]]
+) -> tuple[Stage, ...]:
+    nodes: list[tuple[int, ...]] = []
+    reads: list[tuple[str, ...]] = []
+    for k, found in enumerate(needed):
+        own = {i for i in found if owner.get(i) == k}
+        own |= _free_feeders(graph, producer, own | {producer[exits[k]]})
+        nodes.append(tuple(sorted(own)))
+        made = {name for i in own for name in graph.nodes[i].outputs}
+        wanted = [name for i in sorted(own) for name in graph.nodes[i].inputs if name not in made]
+        if exits[k] not in made:
+            wanted.append(exits[k])
+        reads.append(tuple(dict.fromkeys(wanted)))
+    result = []
+    for k, name in enumerate(exits):
+        later = {n for r in reads[k + 1 :] for n in r}
+        made_here = [n for i in nodes[k] if owner.get(i) == k for n in graph.nodes[i].outputs]
+        result.append(Stage(nodes[k], reads[k], name, tuple(n for n in made_here if n in later)))
+    return tuple(result)
+
+
+def _free_feeders(graph: GraphView, producer: dict[str, int], nodes: set[int]) -> set[int]:
+    """Free nodes that `nodes` read, directly or through other free nodes."""
+    found: set[int] = {i for i in nodes if graph.nodes[i].free}
+    todo = list(nodes)
+    while todo:
+        for name in graph.nodes[todo.pop()].inputs:
+            i = producer.get(name)
+            if i is not None and graph.nodes[i].free and i not in found:
+                found.add(i)
+                todo.append(i)
+    return found
+
+
+def _ancestors(graph: GraphView, producer: dict[str, int], name: str) -> set[int]:
+    found: set[int] = set()
+    todo = [name]
+    while todo:
+        i = producer.get(todo.pop())
+        if i is not None and i not in found:
+            found.add(i)
+            todo.extend(graph.nodes[i].inputs)
+    return found
+
+
+def _by_depth(graph: GraphView, producer: dict[str, int], exits: Iterable[str]) -> list[str]:
+    return sorted(exits, key=lambda name: len(_ancestors(graph, producer, name)))
+
+
+def _check_names(graph: GraphView, exits: Sequence[str], producer: dict[str, int]) -> None:
+    if not exits:
+        raise ModelError("no exits were named; pass at least one, e.g. --exits y0,y1,y2")
+    for name in exits:
+        if name in graph.inputs:
+            raise ModelError(f"exit {name!r} is a model input; an exit is a tensor that the network computes")
+        if name not in producer:
+            outputs = [n for node in graph.nodes for n in node.outputs]
+            near = [n for n in outputs if n.lower() == name.lower() or name in n][:5] or outputs[-5:]
+            raise ModelError(f"exit {name!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")
+        if list(exits).count(name) > 1:
+            raise ModelError(f"exit {name!r} is named twice")

@@ -1,0 +1,214 @@
+"""torch modules as export sources: torch.export -> one all-exits ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeexit.errors import ModelError
+from edgeexit.manifest import TensorSpec
+from edgeexit_exporters import inputs as examples
+from edgeexit_exporters import onnx_graph
+from edgeexit_exporters.inputs import InputSpec, make_spec
+from edgeexit_exporters.source import Source
+
+
+def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
+    """Build the module that ``package.module:function`` returns, and load its weights.
+
+    Args:
+        target: names a function without required arguments that returns an `nn.Module`.
+        weights: a ``.safetensors`` file, or a state dict that `torch.save` wrote (read with `weights_only`).
+
+    Raises:
+        ModelError: nothing there, not a module, or weights that do not fit.
+    """
+    module_name, _, function = target.partition(":")
+    if not function:
+        raise ModelError(f"{target!r}: expected MODULE:FUNCTION, e.g. edgeexit_models:resnet8, or an .onnx file")
+    here = "" if "" in sys.path else str(Path.cwd())
+    if here:
+        sys.path.insert(0, here)  # as `python -m` does, so that a user's own file is found
+    try:
+        made = getattr(importlib.import_module(module_name), function)
+        module = made() if not isinstance(made, nn.Module) else made
+    except ImportError as e:
+        raise ModelError(f"{target}: cannot import {module_name!r}: {e}") from e
+    except AttributeError as e:
+        raise ModelError(f"{target}: {e}") from e
+    except TypeError as e:
+        raise ModelError(f"{target}: calling {function}() without arguments failed: {e}") from e
+    finally:
+        if here:
+            sys.path.remove(here)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{target} returned {type(module).__name__}, expected a torch.nn.Module")
+    if weights is not None:
+        _load_weights(module, Path(weights))
+    return module
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise ModelError(f"{path}: not readable as plain weights: {str(e).splitlines()[0][:160]}") from e
+    if isinstance(state, Mapping) and not all(isinstance(v, Tensor) for v in state.values()):
+        state = next((state[k] for k in ("state_dict", "model") if isinstance(state.get(k), Mapping)), state)
+    try:
+        module.load_state_dict(cast(Mapping[str, Any], state))
+    except (RuntimeError, TypeError, AttributeError) as e:
+        raise ModelError(f"{path}: the weights do not fit the model: {' '.join(str(e).split())[:300]}") from e
+
+
+class _Exits(nn.Module):
+    """Positional inputs in, a tuple with one tensor per exit out."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = self.module(*inputs)
+        values = list(found.values()) if isinstance(found, Mapping) else found
+        if not isinstance(values, list | tuple) or len(values) < 2 or not all(isinstance(v, Tensor) for v in values):
+            raise ModelError(
+                f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits' "
+                "outputs in order, at least two tensors. `edgeexit_models.attach` gives a network exits"
+            )
+        return tuple(values)
+
+
+def _describe(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return "one tensor"
+    if isinstance(found, list | tuple):
+        return f"{type(found).__name__} of {', '.join(type(v).__name__ for v in found[:4]) or 'nothing'}"
+    return type(found).__name__
+
+
+def from_torch(
+    module: nn.Module,
+    inputs: Sequence[InputSpec] = (),
+    exits: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Source:
+    """A torch module that returns its exits' outputs in order.
+
+    Args:
+        module: evaluated in eval mode; its mode is put back.
+        inputs: in the order of `forward`; empty = the module's own `input_spec`
+            (``{"image": ("float32", ("batch", 3, 32, 32))}``).
+        exits: names for the exits, shallow to deep; None = exit0, exit1, ...
+        provenance: what to note about the source.
+
+    Raises:
+        ModelError: no input spec, not a multi-exit module, or not exportable by torch.
+    """
+    specs = tuple(inputs) or _own_inputs(module)
+    wrapped = _Exits(module)
+    training = {m: m.training for m in module.modules()}
+    wrapped.eval()
+    try:
+        example = [torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values()]
+        try:
+            with torch.no_grad():
+                count = len(wrapped(*example))
+        except ModelError:
+            raise
+        except Exception as e:
+            shapes = ", ".join(f"{s.tensor.name} {list(a.shape)}" for s, a in zip(specs, example, strict=True))
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {str(e).splitlines()[0][:200]}") from e
+        names = list(exits) if exits else [f"exit{k}" for k in range(count)]
+        if len(names) != count:
+            raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
+        proto = _to_onnx(wrapped, specs, example, names)
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+
+    def reference(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        modes = {m: m.training for m in module.modules()}
+        wrapped.eval()
+        try:
+            with torch.no_grad():
+                found = wrapped(*(torch.from_numpy(np.ascontiguousarray(arrays[s.tensor.name])) for s in specs))
+            return [t.numpy() for t in found]
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+
+    return Source(
+        onnx_graph.prepare(proto, type(module).__name__),
+        tuple(names),
+        specs,
+        reference,
+        {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
+    )
+
+
+def _own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
+    spec = getattr(module, "input_spec", None)
+    if not isinstance(spec, Mapping) or not spec:
+        raise ModelError(
+            f"{type(module).__name__} does not say what it takes: pass --input NAME:DTYPE[AXES] "
+            "(e.g. image:float32[batch,3,32,32]), or give the module an `input_spec`"
+        )
+    return tuple(make_spec(TensorSpec(n, dtype, tuple(shape))) for n, (dtype, shape) in spec.items())
+
+
+def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
+    free = {a for s in specs for a in s.tensor.shape if isinstance(a, str)}
+    dims = {name: torch.export.Dim(name) for name in sorted(free)}
+    shapes = tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(example),
+                dynamo=True,
+                input_names=[s.tensor.name for s in specs],
+                output_names=names,
+                dynamic_shapes=(shapes,),  # one entry: the tuple of positional inputs
+                verbose=False,
+            )
+        except Exception as e:
+            reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+            cause = f" ({str(e.__cause__).strip().splitlines()[0][:200]})" if e.__cause__ and str(e.__cause__) else ""
+            raise ModelError(f"torch cannot export {type(module.module).__name__} to ONNX: {reason[:200]}{cause}") from e
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about its own internals and about packages that nobody here uses."""
+    loggers = [logging.getLogger("torch.onnx"), logging.getLogger("torch.export"), logging.getLogger("onnxscript")]
+    levels = [log.level for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)

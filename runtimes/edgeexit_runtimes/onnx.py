@@ -1,0 +1,64 @@
+"""onnxruntime as an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgeexit.errors import BundleError, DataError
+
+
+class OnnxBackend:
+    """Runs ``.onnx`` files on the CPU with onnxruntime."""
+
+    def check(self) -> str | None:
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError as e:
+            return f"'onnx' artifacts need onnxruntime ({e}): pip install 'edgeexit[onnx]'"
+        return None
+
+    def version(self) -> str:
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def load(self, path: Path, threads: int) -> OnnxRunnable:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning workers win microseconds and burn a core between inputs; a small device cannot spare it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # onnxruntime's own classes derive from Exception only
+            raise BundleError(f"{path}: onnxruntime cannot load it: {_first_line(e)}") from e
+        return OnnxRunnable(session)
+
+
+class OnnxRunnable:
+    """One onnxruntime session."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.inputs = tuple(i.name for i in session.get_inputs())
+        self.outputs = tuple(o.name for o in session.get_outputs())
+        self._names = list(self.outputs)
+        self._run = session.run
+
+    def run(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            found: list[NDArray[Any]] = self._run(self._names, dict(zip(self.inputs, values, strict=True)))
+        except Exception as e:
+            raise DataError(f"onnxruntime refused the input: {_first_line(e)}") from e
+        return found
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
