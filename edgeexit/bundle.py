@@ -104,7 +104,7 @@ class Bundle:
         if self.path.suffix == ".unzipped":
             raise BundleError("a .zip bundle cannot be changed in place; unzip it first")
         with files.atomic_folder(self.path, overwrite=True) as folder:
-            for spec in manifest.files:
+            for spec in manifest.files:  # files that the new manifest no longer names stay behind
                 if spec.path not in changed:
                     _copy(self.file(spec), folder / spec.path)
             _write(folder, changed, manifest)

@@ -88,6 +88,7 @@ def export(
     whole = building.all_exits(found.model, found.exits)
     cuts = [n for p in parts for n in p.cuts]
     seen = probe(found, ir.to_proto(whole), [*found.exits, *cuts])
+    onnx_graph.annotate(found.model.graph, seen.tensors)
     specs = describing.exits(found, seen, outputs)
     if labels is not None and len(labels) != specs[-1].outputs[0].shape[-1]:
         raise ModelError(f"{len(labels)} labels for {specs[-1].outputs[0].shape[-1]} classes")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeexit.errors import ModelError
+from edgeexit.manifest import TensorSpec
 from edgeexit_exporters.stages import GraphView, ViewNode
 
 MAX_WEIGHT_BYTES = (2 << 30) - (1 << 20)
@@ -120,6 +122,14 @@ def values(graph: ir.Graph) -> dict[str, ir.Value]:
     found = {_name(v): v for v in graph.inputs}
     found.update((_name(v), v) for node in graph for v in node.outputs if v.name)
     return found
+
+
+def annotate(graph: ir.Graph, tensors: Mapping[str, TensorSpec]) -> None:
+    """Write found types and shapes onto values: an ONNX input or output states its own."""
+    known = values(graph)
+    for name, spec in tensors.items():
+        known[name].type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
+        known[name].shape = ir.Shape(list(spec.shape))
 
 
 def _name(value: ir.Value) -> str:

@@ -1,0 +1,85 @@
+"""Calibrating an artifact of a bundle: record its outputs, choose on one part of the rows, measure on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.bundle import Bundle, calibration_arrays, describe
+from edgeexit.calibrate.choose import calibrate
+from edgeexit.engine import Engine
+from edgeexit.files import npz_bytes
+from edgeexit.policy import OperatingPoint
+from edgeexit.replay import Records
+
+
+def calibrate_artifact(
+    engine: Engine,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[Any] | None,
+    *,
+    data: Mapping[str, Any],
+    design: float = 0.5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda i, n: None,
+    **wish: Any,
+) -> tuple[Bundle, OperatingPoint]:
+    """Calibrate on the artifact that ships and store the operating point in its bundle.
+
+    Args:
+        engine: the loaded artifact.
+        inputs: arrays `(n, ...)` by input name.
+        labels: `(n,)` true classes; None = agreement with the last exit is what is measured.
+        data: where the rows came from (file name, sha256); stored with the operating point.
+        design: share of the rows that thresholds are chosen on; the others measure what to expect.
+        seed: of the split.
+        progress: called with rows recorded and rows in all.
+        wish: policy, score, budget or accuracy or accuracy_drop, name; see `calibrate`.
+
+    Raises:
+        Infeasible, PolicyError, DataError: see `calibrate`.
+    """
+    records = engine.record(dict(inputs), labels, progress=progress)
+    chosen_on, held_out = records.split(design, seed)
+    point = calibrate(
+        chosen_on,
+        held_out=held_out,
+        artifact=engine.artifact.name,
+        temperatures=engine.artifact.temperatures,
+        **wish,
+    )
+    point = replace(
+        point,
+        data={
+            **data,
+            "rows": records.n,
+            "design_rows": chosen_on.n,
+            "held_out_rows": held_out.n,
+            "seed": seed,
+        },
+    )
+    return store_calibration(engine, records).with_operating_point(point), point
+
+
+def store_calibration(engine: Engine, records: Records) -> Bundle:
+    """Keep the scores in the bundle, so that a device can solve for another budget later; no raw inputs."""
+    bundle, artifact = engine.bundle, engine.artifact
+    agreement = (
+        (records.predictions == records.predictions[-1]).reshape(records.exits, records.n, -1).mean(-1)
+    )
+    raw = npz_bytes(
+        **calibration_arrays(
+            records.scores(artifact.score or "maxprob"),
+            np.asarray(agreement, np.float32),
+            None if records.labels is None else records.correct,
+        )
+    )
+    spec = describe(f"calibration/{artifact.name}.npz", raw)
+    artifacts = tuple(
+        replace(a, calibration=spec) if a.name == artifact.name else a for a in bundle.manifest.artifacts
+    )
+    return bundle.rewrite({spec.path: raw}, replace(bundle.manifest, artifacts=artifacts))

@@ -1,0 +1,57 @@
+"""The command line. Every command is thin: parse, call one function, print."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import edgeexit
+from edgeexit.cli.bench import bench
+from edgeexit.cli.calibrate import calibrate
+from edgeexit.cli.demo import demo
+from edgeexit.cli.doctor import doctor
+from edgeexit.cli.export import export
+from edgeexit.cli.inspect import inspect, verify
+from edgeexit.cli.run import run
+from edgeexit.cli.sweep import sweep
+from edgeexit.errors import EdgeExitError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(edgeexit.__version__, prog_name="edgeexit")
+def cli() -> None:
+    """Multi-exit neural networks that really stop early on the device.
+
+    \b
+    First steps:
+      edgeexit demo --out demo-out                      everything once, on handwritten digits
+      edgeexit export model.onnx --exits y0,y1,y2 --out my.edgeexit
+      edgeexit calibrate my.edgeexit --data val.npz --accuracy-drop 0.01
+      edgeexit sweep my.edgeexit --data val.npz --out report
+      edgeexit run my.edgeexit --input x.npy
+    """
+
+
+for command in (export, inspect, verify, calibrate, run, bench, sweep, demo, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line: bad input is one line and exit code 1, Ctrl-C is 130, bugs keep their traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except EdgeExitError as e:
+        click.echo(f"error: {' '.join(str(e).split())}", err=True)
+        sys.exit(1)
+    except click.ClickException as e:
+        hint = f" (see `{e.ctx.command_path} --help`)" if isinstance(e, click.UsageError) and e.ctx else ""
+        click.echo(f"error: {' '.join(e.format_message().split())}{hint}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; nothing was left half-written", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `edgeexit sweep ... | head`
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

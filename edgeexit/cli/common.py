@@ -1,0 +1,140 @@
+"""What the commands share: reading data files, progress, JSON, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.checks import data_inputs
+from edgeexit.errors import DataError
+from edgeexit.files import read_npz, sha256
+from edgeexit.manifest import Manifest
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Engine threads.")
+artifact_option = click.option(
+    "--artifact", metavar="NAME", help="Artifact name or layout (fused, chain). [default: the first that can run here]"
+)
+
+
+def print_json(document: Any) -> None:
+    """JSON on standard output; infinities as the texts "inf" and "-inf", NaN as null."""
+    click.echo(json.dumps(_plain(document), indent=1))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns padded to their widest cell; `right` names the right-aligned ones."""
+    widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
+    lines = []
+    for r in rows:
+        cells = [cell.rjust(w) if c in right else cell.ljust(w) for c, (cell, w) in enumerate(zip(r, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def count(number: float | None) -> str:
+    """12,516,992 as 12.52 M; None as -."""
+    if number is None:
+        return "-"
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= limit:
+            return f"{number / limit:.2f}{unit}"
+    return f"{number:g}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.3f} ms"
+
+
+@contextlib.contextmanager
+def steps(label: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error for `done, total, ...` calls; silent where it is not a terminal."""
+    with contextlib.ExitStack() as stack:
+        bar: Any = None
+        seen = 0
+
+        def tell(done: int, total: int, *_: Any) -> None:
+            nonlocal bar, seen
+            if bar is None:
+                quiet = not sys.stderr.isatty()
+                bar = stack.enter_context(click.progressbar(length=total, label=label, file=sys.stderr, hidden=quiet))
+            bar.update(done - seen)
+            seen = done
+
+        yield tell
+
+
+def say(text: str) -> None:
+    """A progress line on standard error, so that standard output stays clean."""
+    click.echo(text, err=True)
+
+
+def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+    """Model inputs and labels of a data file: `x` or one array per input, and `y` where labels exist.
+
+    Raises:
+        DataError: no such file, or arrays that do not fit the model.
+    """
+    arrays = read_npz(path)
+    inputs = data_inputs(arrays, manifest.inputs, str(path))
+    for spec in manifest.inputs:
+        array = inputs[spec.name]
+        if array.dtype != spec.dtype and np.can_cast(array.dtype, spec.dtype, "same_kind"):
+            inputs[spec.name] = array.astype(spec.dtype)  # a file of uint8 pictures for a float model
+    labels = next((arrays[n] for n in ("y", "labels") if n in arrays), None)
+    n = len(next(iter(inputs.values())))
+    if labels is not None:
+        if labels.dtype.kind not in "iu" or len(labels) != n:
+            raise DataError(f"{path}: y must be whole numbers, one per row; found {labels.dtype} {labels.shape} for {n} rows")
+        labels = labels.astype(np.int64)
+    return inputs, labels
+
+
+def data_note(path: Path) -> dict[str, Any]:
+    """What is remembered of a data file."""
+    return {"file": path.name, "sha256": sha256(path)}
+
+
+def names(text: str | None) -> list[str] | None:
+    """A comma-separated option."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str | None) -> list[float] | None:
+    """A comma-separated option of numbers.
+
+    Raises:
+        DataError: something in it is no number.
+    """
+    try:
+        return None if text is None else [float(part) for part in names(text) or ()]
+    except ValueError as e:
+        raise DataError(f"{text!r}: expected numbers separated by commas, e.g. 0.2,0.4,0.6 ({e})") from e

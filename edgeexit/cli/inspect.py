@@ -1,0 +1,141 @@
+"""`edgeexit inspect` and `edgeexit verify`"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from pathlib import Path
+
+import click
+
+from edgeexit.bundle import Bundle
+from edgeexit.cli.common import artifact_option, bundle_argument, count, json_option, percent, print_json, table, threads_option
+from edgeexit.environment import environment, environment_line
+from edgeexit.manifest import to_json
+from edgeexit.verify import verify as verify_bundle
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """The manifest with the operating points spelled out and the accuracy per exit where known."""
+    points = {name: bundle.operating_point(name).to_dict() for name in bundle.manifest.policies}
+    return {**to_json(bundle.manifest), "operating_points": points, "accuracy": accuracies(bundle)}
+
+
+def accuracies(bundle: Bundle) -> dict[str, Any] | None:
+    """Per-exit accuracy on the calibration rows; None = the bundle is not calibrated, or without labels."""
+    for artifact in bundle.manifest.artifacts:
+        if artifact.calibration is None:
+            continue
+        arrays = bundle.arrays(artifact.calibration)
+        measure = "correct" if "correct" in arrays else "agreement"
+        values = arrays[measure].mean(0, dtype=float)
+        return {
+            "measure": "accuracy" if measure == "correct" else "agreement with the last exit",
+            "exits": [float(v) for v in values],
+            "n": len(arrays[measure]),
+            "artifact": artifact.name,
+        }
+    return None
+
+
+def exits_table(bundle: Bundle) -> str:
+    """One line per exit: cost, size, what is carried on, accuracy when known."""
+    m = bundle.manifest
+    known = accuracies(bundle)
+    head = ["exit", "name", "MACs", "of last", "alone", "parameters", "weights", "carries on", "accuracy"]
+    if known is not None and known["measure"] != "accuracy":
+        head[-1] = "agreement"
+    rows = [head]
+    last = m.exits[-1].macs
+    for k, (e, s) in enumerate(zip(m.exits, m.stages, strict=True)):
+        rows.append(
+            [
+                str(k),
+                e.name if len(e.name) <= 40 else e.name[:37] + "...",
+                count(e.macs),
+                percent(None if not last or e.macs is None else e.macs / last),
+                count(e.prefix_macs),
+                count(s.parameters),
+                f"{s.weight_bytes / 1024:.1f} KiB",
+                "-" if s.cut_bytes is None else f"{s.cut_bytes / 1024:.1f} KiB",
+                percent(known["exits"][k], 2) if known else "-",
+            ]
+        )
+    return table(rows, right=range(2, 9))
+
+
+@click.command()
+@bundle_argument
+@json_option
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what a bundle holds: exits with cost and size, artifacts, operating points.
+
+    MACs are cumulative, earlier heads included; "alone" is a network with that exit only. Parameters and
+    weights are the stage's own. "-" means not known.
+    """
+    opened = Bundle.open(bundle)
+    if as_json:
+        print_json(describe(opened))
+        return
+    m = opened.manifest
+    inputs = ", ".join(f"{i.name} {i.dtype}[{','.join(map(str, i.shape))}]" for i in m.inputs)
+    batch = "any number" if m.batch == "dynamic" else "one"
+    click.echo(f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n")
+    click.echo(exits_table(opened))
+    if known := accuracies(opened):
+        click.echo(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
+    rows = [["artifact", "size", "largest error", "score"]]
+    for a in m.artifacts:
+        worst = "-" if a.check is None else f"{max(a.check.max_error):.1e}"
+        rows.append([a.name, f"{a.bytes / 1024:.1f} KiB", worst, a.score or "any"])
+    click.echo("\n" + table(rows, right=(1, 2)))
+    if m.policies:
+        rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
+        for name in m.policies:
+            p = opened.operating_point(name)
+            key = next((k for k in ("accuracy", "agreement") if k in p.expected), None)
+            rows.append(
+                [
+                    name,
+                    p.artifact or "-",
+                    ", ".join(f"{k} {v:g}" for k, v in p.asked.items()),
+                    percent(p.expected.get("cost")),
+                    "-" if key is None else f"{key} {percent(p.expected[key], 2)}",
+                    " ".join(percent(r, 0) for r in p.expected.get("exit_rates", ())),
+                ]
+            )
+        click.echo("\n" + table(rows, right=(3,)))
+    source = ", ".join(f"{k} {v}" for k, v in m.provenance.items() if "sha256" not in k)
+    click.echo(f"\nmade from: {source}")
+
+
+@click.command()
+@bundle_argument
+@artifact_option
+@threads_option
+@json_option
+def verify(bundle: Path, artifact: str | None, threads: int, as_json: bool) -> None:
+    """Re-run the vectors a bundle ships, on this machine: same outputs, same exits?
+
+    Exit code 1 if an artifact fails, or if none could be run.
+    """
+    opened = Bundle.open(bundle)
+    found = verify_bundle(opened, artifact, threads)
+    failed = any(v.passed is False for v in found) or not any(v.passed for v in found)
+    if as_json:
+        print_json({"passed": not failed, "artifacts": [vars(v) for v in found], "environment": environment(threads=threads)})
+    else:
+        rows = [["artifact", "result", "largest error", "tolerance", "exits agree", "inputs"]]
+        for v in found:
+            result = {True: "passed", False: "FAILED", None: "not run"}[v.passed]
+            worst = f"{max(v.max_error):.1e}" if v.max_error else "-"
+            agree = "-" if v.exits_agree is None else f"{v.exits_agree} of {v.inputs}"
+            tolerance = "-" if v.tolerance is None else f"{v.tolerance:.0e}"
+            rows.append([v.artifact, result, worst, tolerance, agree, str(v.inputs)])
+        click.echo(table(rows, right=(2, 3, 4, 5)))
+        for v in found:
+            if v.reason:
+                click.echo(f"{v.artifact}: {v.reason}")
+        click.echo(environment_line(environment(threads=threads)))
+    if failed:
+        sys.exit(1)

@@ -1,0 +1,169 @@
+"""`edgeexit run`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.cli.common import artifact_option, bundle_argument, count, json_option, milliseconds, print_json, threads_option
+from edgeexit.engine import Engine, load
+from edgeexit.errors import BackendMissing, DataError
+from edgeexit.files import read_npz
+from edgeexit.manifest import TensorSpec
+
+
+@click.command()
+@bundle_argument
+@click.option("--input", "-i", "source", type=click.Path(path_type=Path), required=True, help=".npy, .npz or .png")
+@click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
+@click.option("--policy", metavar="NAME", help="Operating point. [default: the only one stored for the artifact]")
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
+@click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255).")
+@artifact_option
+@threads_option
+@json_option
+def run(
+    bundle: Path,
+    source: Path,
+    row: int | None,
+    policy: str | None,
+    exit_index: int | None,
+    deadline_ms: float | None,
+    scale: float,
+    artifact: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Answer one input and say which exit did, and why.
+
+    \b
+    Examples:
+      edgeexit run digits.edgeexit --input x.npy
+      edgeexit run resnet8.edgeexit --input frog.png --policy balanced --deadline-ms 5
+    """
+    engine, used = open_engine(bundle, artifact, policy, exit_index, threads)
+    x = _read(source, row, engine, scale)
+    decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
+    labels = engine.bundle.manifest.labels
+    name = labels[decision.label] if labels is not None and isinstance(decision.label, int) else None
+    if as_json:
+        print_json(
+            {
+                "exit": decision.exit,
+                "label": decision.label,
+                "name": name,
+                "score": decision.score,
+                "reason": decision.reason,
+                "seconds": decision.seconds,
+                "macs": decision.macs,
+                "late": decision.late,
+                "output": decision.output,
+                "artifact": engine.artifact.name,
+                "policy": used,
+            }
+        )
+        return
+    answer = f"{decision.label}" + (f" ({name})" if name and name != str(decision.label) else "")
+    if np.ndim(decision.label):
+        answer = f"{np.shape(decision.label)} classes: {' '.join(map(str, np.ravel(decision.label)[:16]))}"
+    click.echo(
+        f"{answer}  exit {decision.exit} of 0..{engine.exits - 1} ({decision.reason}), score {decision.score:.4f}, "
+        f"{milliseconds(decision.seconds)}, {count(decision.macs)} MACs" + (", LATE" if decision.late else "")
+    )
+    click.echo(f"{engine.artifact.name}, {used}")
+
+
+def open_engine(
+    bundle: Path, artifact: str | None, policy: str | None, exit_index: int | None, threads: int
+) -> tuple[Engine, str]:
+    """An engine and, in words, what decides: the named operating point, the only one stored, or the last exit."""
+    from edgeexit.bundle import Bundle
+    from edgeexit.policy import fixed_exit
+
+    opened = Bundle.open(bundle)
+    if exit_index is not None:
+        if policy is not None:
+            raise DataError("--exit and --policy exclude each other")
+        engine = load(opened, artifact=artifact, threads=threads)
+        engine.policy = fixed_exit(exit_index, engine.exits, engine.artifact.score or "maxprob")
+        return engine, f"exit {exit_index} as asked"
+    if policy is not None:
+        return load(opened, artifact=artifact, policy=policy, threads=threads), f"operating point {policy}"
+    engine = load(opened, artifact=artifact, threads=threads)
+    fitting = [n for n in opened.manifest.policies if opened.operating_point(n).artifact in (None, engine.artifact.name)]
+    if len(fitting) == 1:
+        engine.policy = opened.operating_point(fitting[0]).policy
+        return engine, f"operating point {fitting[0]}"
+    if fitting:
+        raise DataError(f"{bundle}: several operating points, name one with --policy: {', '.join(fitting)}")
+    return engine, "no operating point for this artifact, so the last exit answers (`edgeexit calibrate` makes one)"
+
+
+def _read(path: Path, row: int | None, engine: Engine, scale: float) -> Any:
+    specs = engine.bundle.manifest.inputs
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        if len(specs) == 1 and len(arrays) == 1:
+            arrays = {specs[0].name: next(iter(arrays.values()))}
+        found = {s.name: arrays[s.name if s.name in arrays else "x"] for s in specs if s.name in arrays or (len(specs) == 1 and "x" in arrays)}
+        if len(found) != len(specs):
+            raise DataError(f"{path}: needs {', '.join(s.name for s in specs)}; it holds {', '.join(arrays)}")
+    elif len(specs) != 1:
+        raise DataError(f"{path}: the model has {len(specs)} inputs ({', '.join(s.name for s in specs)}); pass an .npz with all")
+    elif path.suffix == ".npy":
+        found = {specs[0].name: _read_npy(path)}
+    else:
+        found = {specs[0].name: read_picture(path, specs[0], scale)}
+    for s in specs:
+        if row is not None:
+            array = found[s.name]
+            if array.ndim != len(s.shape) or row >= len(array):
+                raise DataError(f"{path}: no row {row} in {s.name!r} of shape {array.shape}")
+            found[s.name] = array[row : row + 1]
+    return found
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        raise DataError(f"{path}: not a plain .npy array of numbers: {e}") from e
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: holds an archive, not one array; name it .npz")
+    return array
+
+
+def read_picture(path: Path, spec: TensorSpec, scale: float = 1.0) -> NDArray[Any]:
+    """A picture as a model input `(1, channels, height, width)` or `(1, height, width, channels)`, pixels 0..255.
+
+    Raises:
+        DataError: not a picture, or not of the model's size.
+        BackendMissing: pillow is not installed.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as e:
+        raise BackendMissing(f"reading pictures needs pillow ({e}): pip install 'edgeexit[plots]'") from e
+    shape = spec.shape[1:]
+    first = len(shape) == 3 and shape[0] in (1, 3)
+    channels = shape[0] if first else shape[-1] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in (1, 3):
+        raise DataError(f"{path}: the model takes {spec.dtype}{list(spec.shape)}, which is no picture; pass .npy or .npz")
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as e:
+        raise DataError(f"{path}: not a readable picture: {e}") from e
+    if len(shape) == 3:
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        pixels = pixels.transpose(2, 0, 1) if first else pixels
+    if any(isinstance(a, int) and a != b for a, b in zip(shape, pixels.shape, strict=True)):
+        raise DataError(f"{path}: a picture of shape {pixels.shape}; the model takes {shape}: resize it first")
+    return (pixels * np.float32(scale)).astype(spec.dtype)[None]

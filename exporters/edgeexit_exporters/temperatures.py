@@ -1,0 +1,40 @@
+"""Writing fitted temperatures into an artifact: into the manifest, and into a fused graph's named constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgeexit.bundle import Bundle, describe
+from edgeexit.errors import ModelError
+from edgeexit.manifest import Artifact
+from edgeexit_exporters.fuse import set_temperatures
+
+
+def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[float]) -> Bundle:
+    """Give an artifact per-exit temperatures; what was calibrated under the old ones is dropped with them.
+
+    Raises:
+        ModelError: not one positive temperature per exit.
+        BundleError: no such artifact.
+    """
+    found = bundle.manifest.artifact(artifact)
+    if len(temperatures) != len(found.temperatures) or not all(t > 0 for t in temperatures):
+        raise ModelError(f"{artifact}: expected {len(found.temperatures)} positive temperatures, found {list(temperatures)}")
+    changed: dict[str, bytes] = {}
+    models = found.models
+    if found.layout == "fused":
+        raw = set_temperatures(bundle.file(models[0]).read_bytes(), temperatures)
+        models = (describe(models[0].path, raw),)
+        changed[models[0].path] = raw
+    new = replace(found, temperatures=tuple(float(t) for t in temperatures), models=models, calibration=None)
+    manifest = replace(
+        bundle.manifest,
+        artifacts=tuple(new if a.name == artifact else a for a in bundle.manifest.artifacts),
+        policies={n: f for n, f in bundle.manifest.policies.items() if not _made_on(bundle, n, found)},
+    )
+    return bundle.rewrite(changed, manifest)
+
+
+def _made_on(bundle: Bundle, name: str, artifact: Artifact) -> bool:
+    return bundle.operating_point(name).artifact == artifact.name

@@ -1,0 +1,75 @@
+"""Multi-exit models: definitions, exits for models you have, losses and a small trainer. Needs torch.
+
+>>> import torch
+>>> from edgeexit_models import digits, exits
+>>> [tuple(logits.shape) for logits in exits(digits(), torch.zeros(2, 1, 8, 8))]
+[(2, 10), (2, 10), (2, 10)]
+"""
+
+from edgeexit_models.attach import MultiExit, attach
+from edgeexit_models.augment import CropFlip
+from edgeexit_models.digits import Digits, digits
+from edgeexit_models.dscnn import DSCNN, dscnn
+from edgeexit_models.heads import (
+    HEADS,
+    AvgMaxPoolLinear,
+    DepthwiseSeparable,
+    GridPoolLinear,
+    MeanTokenLinear,
+    PoolLinear,
+    TokenLinear,
+    make_head,
+)
+from edgeexit_models.losses import (
+    SelfDistillation,
+    ShallowDeep,
+    WeightedSum,
+    sdn_weights,
+    self_distillation,
+    weighted_sum,
+)
+from edgeexit_models.measure import evaluate, predict
+from edgeexit_models.mobilenet import MobileNetV1, mobilenet_025
+from edgeexit_models.protocol import HasInputSpec, InputSpec, MultiExitModule, exits
+from edgeexit_models.resnet8 import ResNet8, resnet8, resnet8_cifar10
+from edgeexit_models.train import Epoch, History, fit
+from edgeexit_models.trecx import load_trecx
+
+__all__ = [
+    "DSCNN",
+    "HEADS",
+    "AvgMaxPoolLinear",
+    "CropFlip",
+    "DepthwiseSeparable",
+    "Digits",
+    "Epoch",
+    "GridPoolLinear",
+    "HasInputSpec",
+    "History",
+    "InputSpec",
+    "MeanTokenLinear",
+    "MobileNetV1",
+    "MultiExit",
+    "MultiExitModule",
+    "PoolLinear",
+    "ResNet8",
+    "SelfDistillation",
+    "ShallowDeep",
+    "TokenLinear",
+    "WeightedSum",
+    "attach",
+    "digits",
+    "dscnn",
+    "evaluate",
+    "exits",
+    "fit",
+    "load_trecx",
+    "make_head",
+    "mobilenet_025",
+    "predict",
+    "resnet8",
+    "resnet8_cifar10",
+    "sdn_weights",
+    "self_distillation",
+    "weighted_sum",
+]

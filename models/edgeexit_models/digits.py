@@ -1,0 +1,43 @@
+"""A net for 8 x 8 digits with three exits: trains in seconds, so examples need no download, no patience."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from edgeexit_models.heads import PoolLinear
+from edgeexit_models.layers import ConvNorm, init_weights
+from edgeexit_models.protocol import InputSpec
+
+
+class Digits(nn.Module):
+    """Pictures `(batch, 1, 8, 8)`, ink 0..16 as in UCI's optdigits -> three times logits `(batch, classes)`.
+
+    The first exit sees 3 x 3 neighbourhoods only, and their mean over the picture: it is cheap and often
+    wrong on purpose, so that policies have something to decide.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.input_spec: InputSpec = {"image": ("float32", ("batch", 1, 8, 8))}
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(ConvNorm(1, 8, (3, 3), (8, 8)), ConvNorm(8, 16, (3, 3), (8, 8), stride=2)),
+                ConvNorm(16, 32, (3, 3), (4, 4)),
+                nn.Sequential(ConvNorm(32, 48, (3, 3), (4, 4)), ConvNorm(48, 48, (3, 3), (4, 4))),
+            ]
+        )
+        self.heads = nn.ModuleList([PoolLinear(channels, classes) for channels in (16, 32, 48)])
+        init_weights(self)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = image
+        outputs: list[Tensor] = []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            outputs.append(head(x))
+        return tuple(outputs)
+
+
+def digits(classes: int = 10) -> Digits:
+    """The digits net, three exits."""
+    return Digits(classes)

@@ -1,0 +1,43 @@
+"""Real handwritten digits that ship with the package: UCI optical digits (CC BY 4.0, see `data/SOURCES.md`)."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DESIGN_ROWS = 800
+
+
+@dataclass(frozen=True)
+class OptDigits:
+    """Three disjoint splits; `test` is the official one, train and design are the official train, divided."""
+
+    x_train: NDArray[np.float32]
+    """`(3023, 1, 8, 8)`, ink 0..16"""
+    y_train: NDArray[np.int64]
+    x_design: NDArray[np.float32]
+    """`(800, 1, 8, 8)` for choosing thresholds"""
+    y_design: NDArray[np.int64]
+    x_test: NDArray[np.float32]
+    """`(1797, 1, 8, 8)` for reporting"""
+    y_test: NDArray[np.int64]
+
+
+def load_optdigits(seed: int = 0) -> OptDigits:
+    """The digits, with `DESIGN_ROWS` of the official training part set aside (seeded)."""
+    raw = (files("edgeexit_models") / "data" / "optdigits.npz").read_bytes()
+    with np.load(io.BytesIO(raw), allow_pickle=False) as found:
+        x, y = _pictures(found["x_train"]), found["y_train"].astype(np.int64)
+        x_test, y_test = _pictures(found["x_test"]), found["y_test"].astype(np.int64)
+    order = np.random.default_rng(seed).permutation(len(x))
+    design, train = np.sort(order[:DESIGN_ROWS]), np.sort(order[DESIGN_ROWS:])
+    return OptDigits(x[train], y[train], x[design], y[design], x_test, y_test)
+
+
+def _pictures(x: NDArray[Any]) -> NDArray[np.float32]:
+    return x[:, None].astype(np.float32)

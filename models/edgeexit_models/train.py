@@ -1,0 +1,254 @@
+"""A small trainer for multi-exit classifiers on arrays in memory; the same seed gives the same weights.
+
+SGD with momentum and one learning-rate cycle, a checkpoint after every epoch, and resuming that ends in
+exactly the weights of a run that was never interrupted (same machine, same versions, same number of threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeexit.errors import ModelError
+from edgeexit_models import checkpoint as checkpoints
+from edgeexit_models.measure import Data, as_floats, as_tensors, evaluate
+from edgeexit_models.protocol import exits
+
+Loss = Callable[[Sequence[Tensor], Tensor, int, int], Tensor]
+"""(outputs, targets, epoch, epochs) -> scalar; see `edgeexit_models.losses`."""
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(batch, generator) -> batch; all chance from the generator, or resuming cannot repeat it."""
+
+MOMENTUM = 0.9
+WARM_UP = 0.15
+"""Share of the steps in which the learning rate climbs."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did."""
+
+    number: int
+    """From 0."""
+    loss: float
+    """Mean over the epoch's batches."""
+    seconds: float
+    """Training and validation."""
+    accuracy: tuple[float, ...] | None
+    """Per exit on the validation data; None without any."""
+
+
+@dataclass(frozen=True)
+class History:
+    """All epochs of a run, those before an interruption included."""
+
+    epochs: tuple[Epoch, ...]
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear to `peak` in the first 15 % of steps, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+    climb = max(round(WARM_UP * steps), 1)
+    if step < climb:
+        return peak * (step + 1) / climb
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(steps - climb, 1)))
+
+
+def fit(
+    module: nn.Module,
+    data: Data,
+    *,
+    epochs: int,
+    seed: int,
+    batch_size: int,
+    lr: float,
+    loss: Loss,
+    weight_decay: float = 5e-4,
+    augment: Augment | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | Callable[[Epoch], None] = True,
+    validation: Data | None = None,
+    threads: int | None = None,
+) -> History:
+    """Trains `module` in place; it ends in evaluation mode.
+
+    Args:
+        module: a multi-exit module with its starting weights (seed before building it to repeat a run).
+        data: training inputs and class numbers; uint8 and float64 become float32 batch by batch.
+        epochs: passes over the data. What does not fill a last batch is left out, another few samples every
+            time.
+        seed: for order, augmentation and dropout.
+        batch_size: samples per step.
+        lr: the highest learning rate of the cycle.
+        loss: see `Loss`; a dataclass is remembered in the checkpoint with its numbers.
+        weight_decay: for weights with two or more axes only: not for biases and norms.
+        augment: see `Augment`.
+        checkpoint: file written after every epoch.
+        resume: go on from `checkpoint` if it exists. Without it an existing file is an error, not
+            overwritten.
+        progress: True draws one line on a terminal and is quiet elsewhere; a function is called after every
+            epoch.
+        validation: data for per-exit accuracy after every epoch.
+        threads: torch threads while training; the setting before comes back.
+
+    Raises:
+        DataError: inputs and classes do not fit.
+        ModelError: no multi-exit module, an unusable checkpoint, or a loss that stopped being a number.
+    """
+    x, y = as_tensors(data)
+    path = Path(checkpoint) if checkpoint is not None else None
+    if epochs < 1 or batch_size < 1:
+        raise ModelError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
+    if path is not None and path.exists() and not resume:
+        raise ModelError(f"{path} exists: pass resume=True to go on from it, or delete it")
+    plan = _Plan(epochs, seed, batch_size, lr, weight_decay, loss, augment)
+    run = _Run(plan, module, x, y, _optimizer(module, weight_decay), torch.Generator().manual_seed(seed))
+    records: list[Epoch] = []
+    with _threads(threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if path is not None and path.exists():
+            records = run.restore(path)
+        for epoch in range(len(records), epochs):
+            started = time.monotonic()
+            mean = run.one_epoch(epoch, draw=progress is True and sys.stderr.isatty())
+            accuracy = evaluate(module, *validation) if validation is not None else None
+            records.append(Epoch(epoch, mean, time.monotonic() - started, accuracy))
+            if path is not None:
+                run.save(path, records)
+            if callable(progress):
+                progress(records[-1])
+    module.eval()
+    return History(tuple(records))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The numbers and functions of a run."""
+
+    epochs: int
+    seed: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    loss: Loss
+    augment: Augment | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A plan with everything that changes while it is carried out."""
+
+    plan: _Plan
+    module: nn.Module
+    x: Tensor
+    y: Tensor
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+
+    def one_epoch(self, epoch: int, draw: bool) -> float:
+        """One pass over the data; returns the mean loss."""
+        plan = self.plan
+        self.module.train()
+        order = torch.randperm(len(self.x), generator=self.generator)
+        batches = max(len(self.x) // plan.batch_size, 1)
+        total = 0.0
+        for step in range(batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(epoch * batches + step, plan.epochs * batches, plan.lr)
+            total += self.one_step(order[step * plan.batch_size : (step + 1) * plan.batch_size], epoch)
+            if draw:
+                mean = total / (step + 1)
+                line = f"epoch {epoch + 1}/{plan.epochs}  step {step + 1}/{batches}  loss {mean:.3f}"
+                end = "\n" if (epoch + 1, step + 1) == (plan.epochs, batches) else ""
+                print(f"\r{line}", end=end, file=sys.stderr, flush=True)
+        return total / batches
+
+    def one_step(self, rows: Tensor, epoch: int) -> float:
+        """One change of the weights on the samples `rows`; returns the loss."""
+        plan = self.plan
+        inputs = as_floats(self.x[rows])
+        if plan.augment is not None:
+            inputs = plan.augment(inputs, self.generator)
+        value = plan.loss(exits(self.module, inputs), self.y[rows], epoch, plan.epochs)
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise ModelError(
+                f"the loss became {number} in epoch {epoch + 1}: lower lr (now {plan.lr}), "
+                "or look for NaN or huge values in the data"
+            )
+        self.optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return number
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree on."""
+        plan = self.plan
+        return {
+            "epochs": plan.epochs,
+            "seed": plan.seed,
+            "batch_size": plan.batch_size,
+            "lr": plan.lr,
+            "weight_decay": plan.weight_decay,
+            "loss": _named(plan.loss),
+            "augment": _named(plan.augment),
+            "data": list(self.x.shape),
+            "weights": {name: list(value.shape) for name, value in self.module.state_dict().items()},
+        }
+
+    def save(self, path: Path, records: Sequence[Epoch]) -> None:
+        """Writes everything that resuming needs."""
+        state = {
+            "settings": self.settings(),
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "epochs": [asdict(record) for record in records],
+        }
+        checkpoints.save(path, state)
+
+    def restore(self, path: Path) -> list[Epoch]:
+        """Puts everything back as `save` found it."""
+        state = checkpoints.load(path)
+        checkpoints.check_settings(path, state["settings"], self.settings())
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        return [Epoch(**record) for record in state["epochs"]]
+
+
+def _optimizer(module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    weights = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+
+
+def _named(part: object) -> str:
+    """A dataclass with its numbers; a function by name, for its numbers cannot be seen."""
+    if part is None or is_dataclass(part):
+        return repr(part)
+    return str(getattr(part, "__qualname__", type(part).__name__))
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
