@@ -1,0 +1,20 @@
+"""From recorded exit outputs to operating points: thresholds and temperatures.
+
+numpy and the standard library only.
+"""
+
+from edgeexit.calibrate.choose import calibrate
+from edgeexit.calibrate.path import Path, Point
+from edgeexit.calibrate.search import fixed_path, pareto, patience_path
+from edgeexit.calibrate.temperature import fit_temperature, fit_temperatures
+
+__all__ = [
+    "Path",
+    "Point",
+    "calibrate",
+    "fit_temperature",
+    "fit_temperatures",
+    "fixed_path",
+    "pareto",
+    "patience_path",
+]

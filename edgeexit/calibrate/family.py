@@ -1,0 +1,104 @@
+"""Families of policies by name, each as one question: what is chosen under this budget?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.calibrate.path import Path
+from edgeexit.calibrate.search import pareto, patience_path
+from edgeexit.errors import Infeasible, PolicyError
+from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
+from edgeexit.replay import Outcome, Records, outcome, replay
+from edgeexit.scores import SCORES
+
+ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "patience")
+"""Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each."""
+BASELINES = ("fixed", "random")
+"""The best single exit within the budget, as a network of its own; and random exits at the rates of
+`maxprob`, the control that shows what the score is worth."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on the design rows, and what it does on held-out rows."""
+
+    design_cost: float
+    design_accuracy: float
+    found: Outcome
+    thresholds: tuple[float, ...] | None = None
+    patience: int | None = None
+
+
+Chooser = Callable[[float], Choice]
+"""Budget -> what was chosen under it; raises Infeasible."""
+
+
+def path_of(name: str, design: Records) -> Path:
+    """The path of an adaptive family.
+
+    Raises:
+        PolicyError: not a name in `ADAPTIVE`.
+    """
+    if name not in ADAPTIVE:
+        raise PolicyError(f"unknown policy {name!r}; known: {', '.join(ADAPTIVE)}")
+    if name == "patience":
+        return patience_path(design)
+    return pareto(design, name.removeprefix("shared-"), shared=name.startswith("shared-"))
+
+
+def adaptive(path: Path, held_out: Records) -> Chooser:
+    """The best point of a path within the budget."""
+    measured: dict[Policy, Outcome] = {}  # neighbouring budgets often share a point
+
+    def choose(budget: float) -> Choice:
+        point = path.for_budget(budget)
+        policy = point.policy
+        if policy not in measured:
+            measured[policy] = outcome(replay(policy, held_out), held_out)
+        return Choice(
+            point.cost,
+            point.accuracy,
+            measured[policy],
+            policy.thresholds if isinstance(policy, Threshold) else None,
+            policy.patience if isinstance(policy, Patience) else None,
+        )
+
+    return choose
+
+
+def fixed(design: Records, held_out: Records) -> Chooser:
+    """The best exit that fits the budget as a network of its own."""
+    right = design.correct.mean(1, dtype=np.float64)
+    costs = design.relative_static_cost
+
+    def choose(budget: float) -> Choice:
+        within = [k for k in range(design.exits) if costs[k] <= budget + 1e-12]
+        if not within:
+            raise Infeasible(f"no single exit costs at most {budget:g}")
+        k = max(within, key=lambda k: (right[k], -costs[k]))
+        found = replace(outcome(np.full(held_out.n, k), held_out), cost=float(costs[k]))
+        return Choice(float(costs[k]), float(right[k]), found, fixed_exit(k, design.exits).thresholds)
+
+    return choose
+
+
+def random(path: Path, design: Records, held_out: Records, seed: int) -> Chooser:
+    """Random exits at the design rates of the path's point."""
+
+    def choose(budget: float) -> Choice:
+        rates = outcome(replay(path.for_budget(budget).policy, design), design).exit_rates
+        rng = np.random.default_rng(seed)  # the same order at every budget, so that the line is smooth
+        there = outcome(_deal(rates, design.n, rng), design)
+        return Choice(there.cost, there.accuracy, outcome(_deal(rates, held_out.n, rng), held_out))
+
+    return choose
+
+
+def _deal(rates: Sequence[float], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Random exits at these rates, as exactly as n rows allow."""
+    place = rng.permutation((np.arange(n) + 0.5) / n)
+    return np.minimum(np.searchsorted(np.cumsum(rates), place), len(rates) - 1)

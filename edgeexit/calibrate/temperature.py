@@ -1,0 +1,72 @@
+"""One temperature per exit: the divisor of its logits that makes its probabilities honest on average."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError
+from edgeexit.replay import Records
+from edgeexit.scores import Kind, tempered
+
+_REACH = 3.0
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def fit_temperature(outputs: NDArray[Any], labels: NDArray[Any], kind: Kind = "logits") -> float:
+    """The temperature of least negative log-likelihood (Guo et al., ICML 2017).
+
+    The likelihood has one valley in T (it is convex in 1 / T), so a golden-section search over ln T finds it.
+
+    Args:
+        outputs: `(n, classes)` or `(n, ..., classes)` of one exit.
+        labels: `(n,)` or `(n, ...)` true classes.
+        kind: whether `outputs` are logits or probabilities.
+
+    Returns:
+        T in [e^-3, e^3]; a bound is returned where every answer is right, or none is better than a guess.
+
+    Raises:
+        DataError: shapes do not fit.
+    """
+    if outputs.ndim < 2 or labels.shape != outputs.shape[:-1] or labels.size == 0:
+        raise DataError(
+            "a temperature needs outputs (n, ..., classes) and labels (n, ...), "
+            f"found {outputs.shape} and {labels.shape}"
+        )
+    z = tempered(outputs, kind, 1.0).reshape(-1, outputs.shape[-1]).astype(np.float64)
+    z -= z.max(-1, keepdims=True)
+    own = z[np.arange(len(z)), labels.ravel()]
+
+    def loss(log_t: float) -> float:
+        beta = math.exp(-log_t)
+        return float((np.log(np.exp(z * beta).sum(-1)) - own * beta).mean())
+
+    low, high = -_REACH, _REACH
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = loss(right)
+    return math.exp(min((loss(t), t) for t in (-_REACH, (low + high) / 2, _REACH))[1])
+
+
+def fit_temperatures(records: Records) -> tuple[float, ...]:
+    """`(exits,)` temperatures, each fitted on these (design) rows.
+
+    Raises:
+        DataError: the records have no labels.
+    """
+    if records.labels is None:
+        raise DataError(f"{records.name}: temperatures are fitted to true classes; these records have no labels")
+    labels = records.labels
+    return tuple(fit_temperature(o, labels, records.kind) for o in records.outputs)

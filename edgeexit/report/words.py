@@ -1,0 +1,68 @@
+"""The sentences and colours that all forms of a report share."""
+
+from __future__ import annotations
+
+from edgeexit.scores import SCORES
+from edgeexit.sweep import Sweep
+
+_COLOURS = dict(zip(SCORES, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+_OTHERS = {"patience": "#CC79A7", "random": "#8A8A8A"}
+_SPARE = ("#E69F00", "#56B4E9", "#B8A200", "#7F5FBF")
+"""Okabe and Ito's palette, which readers of all kinds of colour vision tell apart; the score has the colour,
+a shared threshold has the dashes, so that no pair differs by colour alone."""
+
+
+def data_line(sweep: Sweep) -> str:
+    """Where the rows came from."""
+    data = sweep.data
+    parts = [
+        f"{label} {data[key]}" + (f" ({data[f'{key}_rows']:,} rows)" if f"{key}_rows" in data else "")
+        for key, label in (("design", "chosen on"), ("held_out", "measured on"))
+        if key in data
+    ]
+    return _one_line("; ".join(parts)) or "unknown"
+
+
+def environment_line(sweep: Sweep) -> str:
+    """Everything the caller said of device, versions and threads; "not given" where that is nothing."""
+    return _one_line(", ".join(f"{k} {v}" for k, v in sweep.environment.items())) or "not given"
+
+
+def terms(sweep: Sweep) -> str:
+    """What the numbers mean, in two sentences, and a third where single-exit costs are unknown."""
+    share = "answered right" if sweep.measure == "accuracy" else "answered as the last exit answers"
+    text = (
+        "Cost is the mean work per input as a fraction of the work up to the last exit, and "
+        f"{sweep.measure} is the share of rows {share}. "
+        "Every policy was chosen under a budget on the design rows and measured on held-out rows, so its "
+        "cost there may differ from the budget; the squares are networks with one exit only."
+    )
+    if sweep.data.get("static_cost_known") is False:
+        text += (
+            " What such networks cost was not given: the cost of the exit inside the adaptive network stands "
+            "in, which is a little too much."
+        )
+    return text
+
+
+def verdict_line(sweep: Sweep) -> str:
+    """The first line of every form."""
+    return _one_line(sweep.verdict.text)
+
+
+def colour(sweep: Sweep, policy: str) -> str:
+    """``#rrggbb`` of a policy's line."""
+    plain = policy.removeprefix("shared-")
+    if plain in _COLOURS:
+        return _COLOURS[plain]
+    unknown = [p for p in sweep.policies if p.removeprefix("shared-") not in _COLOURS and p not in _OTHERS]
+    return _OTHERS[policy] if policy in _OTHERS else _SPARE[unknown.index(policy) % len(_SPARE)]
+
+
+def dashed(policy: str) -> bool:
+    """Whether the line is dashed: one threshold for all exits, or chance."""
+    return policy.startswith("shared-") or policy == "random"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,220 @@
+"""Policies x budgets over recorded exit outputs: chosen on design rows, reported on held-out rows.
+
+Nothing runs a model: each policy's path is computed once on the design rows, every budget looks its point up
+there, and the point is replayed over the held-out rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from edgeexit.calibrate.choose import check_pair
+from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, fixed, path_of, random
+from edgeexit.calibrate.intervals import wilson
+from edgeexit.calibrate.path import Path
+from edgeexit.calibrate.verdict import Verdict, judge
+from edgeexit.errors import DataError, Infeasible, PolicyError
+from edgeexit.replay import Records
+from edgeexit.scores import SCORES
+
+__all__ = ["ADAPTIVE", "BASELINES", "Row", "Static", "Sweep", "Verdict", "default_budgets", "sweep"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy under one budget. All numbers are None where the policy cannot meet the budget."""
+
+    policy: str
+    score: str | None
+    """What thresholds compare; None for patience and the baselines."""
+    budget: float
+    """Mean cost allowed on the design rows, as a fraction of the last exit's."""
+    n: int
+    """Held-out rows."""
+    design_cost: float | None = None
+    design_accuracy: float | None = None
+    cost: float | None = None
+    """On the held-out rows, as everything below."""
+    accuracy: float | None = None
+    accuracy_low: float | None = None
+    """95 % Wilson interval, as `accuracy_high`."""
+    accuracy_high: float | None = None
+    exit_rates: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    """For every exit but the last; None for patience and random exits."""
+    patience: int | None = None
+    seconds: float | None = None
+    """Exit rates times the sweep's seconds per exit; None where those are unknown."""
+
+    @property
+    def feasible(self) -> bool:
+        return self.cost is not None
+
+
+@dataclass(frozen=True)
+class Static:
+    """One exit taken for every input."""
+
+    exit: int
+    cost: float
+    """Of a network with this exit alone, as a fraction of the adaptive network's last exit."""
+    cost_inside: float
+    """Of this exit within the adaptive network: the heads before it are paid too."""
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    design_accuracy: float
+    seconds: float | None = None
+    """Within the adaptive network; None = not measured."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found, ready for `edgeexit.report`."""
+
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    """Policy by policy, budgets growing."""
+    statics: tuple[Static, ...]
+    measure: str
+    """What `accuracy` holds everywhere: "accuracy", or "agreement" with the last exit."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """`design`, `design_rows`, `held_out`, `held_out_rows`; `static_cost_known` is False where single-exit
+    networks were taken to cost as much as the exit inside the adaptive network."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Device, versions, threads: whatever the caller knows."""
+    seconds: tuple[float, ...] | None = None
+    """`(exits,)` median seconds to answer at each exit, measured by the caller; None = not measured."""
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.policy for row in self.rows))
+
+
+def default_budgets(records: Records, count: int = 25) -> tuple[float, ...]:
+    """From the cheapest exit's cost to the last one's, evenly spaced in ratio."""
+    return tuple(float(b) for b in np.geomspace(records.relative_cost[0], 1.0, count))
+
+
+def sweep(
+    design: Records,
+    held_out: Records,
+    policies: Sequence[str] = (*ADAPTIVE, *BASELINES),
+    budgets: Sequence[float] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    *,
+    seconds: Sequence[float] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Sweep:
+    """Compare policies at budgets.
+
+    Args:
+        design: rows that policies are chosen on.
+        held_out: other rows of the same artifact, that everything is reported on.
+        policies: of `ADAPTIVE` and `BASELINES`.
+        budgets: fractions of the last exit's cost in (0, 1]; None = `default_budgets`.
+        progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
+        seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
+        environment: device, versions, threads; carried into the reports.
+        seed: of the random exits.
+
+    Raises:
+        PolicyError: unknown policy, or a budget outside (0, 1].
+        DataError: the two sets of rows cannot be compared, or seconds do not fit the exits.
+    """
+    check_pair(design, held_out)
+    budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
+    names = tuple(dict.fromkeys(policies))
+    if unknown := [p for p in names if p not in (*ADAPTIVE, *BASELINES)]:
+        known = ", ".join((*ADAPTIVE, *BASELINES))
+        raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {known}")
+    times = _checked_seconds(seconds, design.exits)
+    tell = progress or (lambda done, total, policy: None)
+    paths: dict[str, Path] = {}
+    rows: list[Row] = []
+    for done, name in enumerate(names):
+        tell(done, len(names), name)
+        if name == "fixed":
+            choose = fixed(design, held_out)
+        elif name == "random":
+            choose = random(paths.get("maxprob") or path_of("maxprob", design), design, held_out, seed)
+        else:
+            paths[name] = path_of(name, design)
+            choose = adaptive(paths[name], held_out)
+        score = name.removeprefix("shared-")
+        for budget in budgets:
+            row = Row(name, score if score in SCORES else None, budget, held_out.n)
+            try:
+                rows.append(_filled(row, choose(budget), times))
+            except Infeasible:
+                rows.append(row)
+    tell(len(names), len(names), "")
+    return Sweep(
+        verdict=judge(design, held_out, paths),
+        rows=tuple(rows),
+        statics=_statics(design, held_out, times),
+        measure=held_out.measure,
+        data={
+            "design": design.name,
+            "design_rows": design.n,
+            "held_out": held_out.name,
+            "held_out_rows": held_out.n,
+            "static_cost_known": design.static_cost is not None,
+        },
+        environment=dict(environment or {}),
+        seconds=times,
+    )
+
+
+def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None) -> Row:
+    found = choice.found
+    low, high = wilson(found.accuracy, found.n)
+    return replace(
+        row,
+        design_cost=choice.design_cost,
+        design_accuracy=choice.design_accuracy,
+        cost=found.cost,
+        accuracy=found.accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        exit_rates=found.exit_rates,
+        thresholds=choice.thresholds,
+        patience=choice.patience,
+        seconds=None if seconds is None else float(np.dot(found.exit_rates, seconds)),
+    )
+
+
+def _statics(design: Records, held_out: Records, seconds: tuple[float, ...] | None) -> tuple[Static, ...]:
+    right, right_design = (r.correct.mean(1, dtype=np.float64) for r in (held_out, design))
+    return tuple(
+        Static(
+            k,
+            float(design.relative_static_cost[k]),
+            float(design.relative_cost[k]),
+            float(right[k]),
+            *wilson(float(right[k]), held_out.n),
+            design_accuracy=float(right_design[k]),
+            seconds=None if seconds is None else seconds[k],
+        )
+        for k in range(design.exits)
+    )
+
+
+def _checked_budgets(budgets: Sequence[float]) -> tuple[float, ...]:
+    if not budgets or not all(0 < b <= 1 for b in budgets):
+        raise PolicyError(f"budgets are fractions of the last exit's cost in (0, 1], found {list(budgets)}")
+    return tuple(sorted({float(b) for b in budgets}))
+
+
+def _checked_seconds(seconds: Sequence[float] | None, exits: int) -> tuple[float, ...] | None:
+    if seconds is None:
+        return None
+    if len(seconds) != exits or not all(0 < s < math.inf for s in seconds):
+        raise DataError(f"seconds must be {exits} positive numbers, one per exit, found {list(seconds)}")
+    return tuple(float(s) for s in seconds)

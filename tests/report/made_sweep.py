@@ -1,0 +1,36 @@
+"""Sweeps to report on: an ordinary one, and one whose names attack every form."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+from calibrate.made_rows import graded
+from edgeexit.sweep import Sweep, sweep
+
+HOSTILE = """</script><img src=x onerror="document.title='owned'">{{data}}$\\frac{1}{2}$ & 'q'"""
+
+
+@cache
+def ordinary(timed: bool = False) -> Sweep:
+    """Budgets from out of reach to all, environment given."""
+    return sweep(
+        graded(800, 0, "design rows"),
+        graded(1200, 1, "test rows"),
+        budgets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0),
+        environment={"device": "a board", "threads": 1},
+        seconds=(1e-4, 2e-4, 3e-4, 5e-4) if timed else None,
+    )
+
+
+@cache
+def hostile() -> Sweep:
+    plain = ordinary()
+    rows = tuple(dataclasses.replace(r, policy=HOSTILE) if r.policy == "margin" else r for r in plain.rows)
+    return dataclasses.replace(
+        plain,
+        rows=rows,
+        verdict=dataclasses.replace(plain.verdict, text=f"{HOSTILE}\n{HOSTILE}", policy=HOSTILE),
+        data={**plain.data, "held_out": HOSTILE},
+        environment={HOSTILE: HOSTILE},
+    )
