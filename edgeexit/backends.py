@@ -72,5 +72,3 @@ def get(name: str) -> Backend:
     if (reason := backend.check()) is not None:
         raise BackendMissing(reason)
     return backend
-
-

@@ -66,7 +66,9 @@ def bench(
     found = []
     for (engine, k, _), spent in zip(cases, seconds, strict=True):
         ratios = None if single is None else spent / seconds[single]
-        low, mid, high = (None, None, None) if ratios is None else (float(np.quantile(ratios, q)) for q in (0.1, 0.5, 0.9))
+        low, mid, high = (
+            (None, None, None) if ratios is None else (float(np.quantile(ratios, q)) for q in (0.1, 0.5, 0.9))
+        )
         p50, p90 = (float(np.quantile(spent, q)) for q in (0.5, 0.9))
         found.append(Timing(engine.artifact.name, engine.artifact.layout, k, p50, p90, mid, low, high, n))
     return found

@@ -126,7 +126,9 @@ def describe(path: str, data: bytes) -> FileSpec:
     return FileSpec(path, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def write_bundle(path: Path | str, contents: Mapping[str, bytes], manifest: Manifest, *, overwrite: bool = False) -> Bundle:
+def write_bundle(
+    path: Path | str, contents: Mapping[str, bytes], manifest: Manifest, *, overwrite: bool = False
+) -> Bundle:
     """Write a new bundle whole or not at all.
 
     Args:

@@ -21,7 +21,12 @@ class InputCheck:
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self.specs = tuple(specs)
         self._compiled = [
-            (s.name, np.dtype(s.dtype), len(s.shape), [(k, a) for k, a in enumerate(s.shape) if k and isinstance(a, int)])
+            (
+                s.name,
+                np.dtype(s.dtype),
+                len(s.shape),
+                [(k, a) for k, a in enumerate(s.shape) if k and isinstance(a, int)],
+            )
             for s in self.specs
         ]
 
@@ -58,7 +63,9 @@ class InputCheck:
                 raise DataError(f"the model has {len(self._compiled)} inputs ({names}); pass a dict of arrays by name")
             x = {self._compiled[0][0]: x}
         elif unknown := set(x) - {s.name for s in self.specs}:
-            raise DataError(f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}")
+            raise DataError(
+                f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}"
+            )
         found = []
         for k, (name, dtype, axes, fixed) in enumerate(self._compiled):
             if name not in x:
@@ -67,7 +74,9 @@ class InputCheck:
             if not isinstance(array, np.ndarray):
                 raise DataError(f"input {name!r} is a {type(array).__name__}; expected a numpy array of {dtype}")
             if array.dtype != dtype:
-                raise DataError(f"input {name!r} is {array.dtype}; the model takes {dtype}: convert with .astype(np.{dtype})")
+                raise DataError(
+                    f"input {name!r} is {array.dtype}; the model takes {dtype}: convert with .astype(np.{dtype})"
+                )
             if add_axis and array.ndim == axes - 1:
                 array = array[None]
             if array.ndim != axes or any(array.shape[a] != size for a, size in fixed):
@@ -89,6 +98,8 @@ def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], p
         array = data.get(spec.name, data.get("x") if len(specs) == 1 else None)
         if array is None:
             wanted = "'x'" if len(specs) == 1 else ", ".join(repr(s.name) for s in specs)
-            raise DataError(f"{path}: needs {wanted} for the model's inputs; it holds {', '.join(sorted(data)) or 'nothing'}")
+            raise DataError(
+                f"{path}: needs {wanted} for the model's inputs; it holds {', '.join(sorted(data)) or 'nothing'}"
+            )
         found[spec.name] = array
     return found

@@ -68,4 +68,4 @@ class Batch:
     @property
     def labels(self) -> NDArray[np.int64]:
         """The most likely class of each input."""
-        return np.argmax(self.outputs, -1)
+        return np.asarray(np.argmax(self.outputs, -1), np.int64)

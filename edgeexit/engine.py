@@ -138,7 +138,9 @@ class Engine:
             raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
         given = {}
         if self.artifact.score is not None and scores[0] is not None:
-            given[self.artifact.score] = np.stack([np.concatenate([s[k] for s in scores if s]) for k in range(self.exits)])
+            given[self.artifact.score] = np.stack(
+                [np.concatenate([s[k] for s in scores if s]) for k in range(self.exits)]
+            )
         exits = self.bundle.manifest.exits
         if len({e.kind for e in exits}) != 1:
             raise DataError("some exits give logits and some probabilities; export with --outputs logits or probs")
@@ -254,4 +256,3 @@ def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
         except BackendMissing as e:
             reasons.append(str(e))
     raise BackendMissing("; ".join(dict.fromkeys(reasons)))
-

@@ -28,7 +28,11 @@ def environment(engine: str | None = None, threads: int | None = None) -> dict[s
 
 def environment_line(found: dict[str, Any]) -> str:
     """The environment as one line of text."""
-    parts = [f"{found['device'] or 'unknown device'}, {found['cpus']} CPUs", found["system"], f"Python {found['python']}"]
+    parts = [
+        f"{found['device'] or 'unknown device'}, {found['cpus']} CPUs",
+        found["system"],
+        f"Python {found['python']}",
+    ]
     parts.append(f"numpy {found['numpy']}")
     if found["engine"]:
         parts.append(found["engine"])

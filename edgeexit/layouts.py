@@ -47,9 +47,7 @@ class Driver(Protocol):
 def make(bundle: Bundle, artifact: Artifact, backend: Backend, threads: int, clock: Callable[[], float]) -> Driver:
     """Load an artifact's files."""
     models = [backend.load(bundle.file(f), threads) for f in artifact.models]
-    kinds = {"chain": Chain, "fused": Fused, "prefix": Prefix, "all": AllExits}
-    driver: Driver = kinds[artifact.layout](bundle.manifest, artifact, models, clock)
-    return driver
+    return _DRIVERS[artifact.layout](bundle.manifest, artifact, models, clock)
 
 
 class _Base:
@@ -89,14 +87,18 @@ class _Base:
         if lacking := [n for n in required if n not in model.outputs]:
             raise BundleError(f"artifact {self.artifact.name}: the model file gives no {lacking[0]!r}")
         if strange := [n for n in model.inputs if n not in available]:
-            raise BundleError(f"artifact {self.artifact.name}: the model file wants {strange[0]!r}, unknown to the manifest")
+            raise BundleError(
+                f"artifact {self.artifact.name}: the model file wants {strange[0]!r}, unknown to the manifest"
+            )
         return list(model.inputs)
 
 
 class Chain(_Base):
     """One file per stage; decides between calls, looks ahead at deadlines, thins batches out."""
 
-    def __init__(self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
         super().__init__(manifest, artifact, models, clock)
         known = list(self.names)
         self.reads: list[list[str]] = []
@@ -144,10 +146,8 @@ class Chain(_Base):
             output = found[self.where[k]]
             scores.append(self.score(output, k, policy))
             labels.append(np.argmax(output, -1))
-            if k == self.count - 1:
-                stop = np.ones(len(rows), bool)
-            else:
-                stop = np.asarray(policy.stop(scores, labels), bool)
+            last = k == self.count - 1
+            stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
             if outputs is None:
                 outputs = np.empty((len(rows), *output.shape[1:]), output.dtype)
             if outputs.shape[1:] != output.shape[1:]:
@@ -187,7 +187,9 @@ class Chain(_Base):
 class Fused(_Base):
     """One graph that decides itself; the policy is the array of thresholds handed in."""
 
-    def __init__(self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
         super().__init__(manifest, artifact, models, clock)
         contract = ["output", "exit_index", "exit_score"]
         self.reads = self.bound(models[0], contract, [*self.names, "exit_thresholds"])
@@ -254,7 +256,9 @@ class Fused(_Base):
 class Prefix(_Base):
     """One self-contained file per exit: for a fixed exit, the static baseline."""
 
-    def __init__(self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
         super().__init__(manifest, artifact, models, clock)
         self.reads = [self.bound(m, [n], self.names) for m, n in zip(models, self.exit_names, strict=True)]
 
@@ -295,7 +299,9 @@ class Prefix(_Base):
 class AllExits(_Base):
     """One file that computes everything: for calibration; it cannot stop, so it follows no policy."""
 
-    def __init__(self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
         super().__init__(manifest, artifact, models, clock)
         self.reads = self.bound(models[0], self.exit_names, self.names)
         self.picks = [models[0].outputs.index(n) for n in self.exit_names]
@@ -336,3 +342,9 @@ def _take(array: Array, keep: NDArray[np.bool_], axis: int | None) -> Array:
     return array if axis is None else np.compress(keep, array, axis)
 
 
+_DRIVERS: dict[str, type[Chain] | type[Fused] | type[Prefix] | type[AllExits]] = {
+    "chain": Chain,
+    "fused": Fused,
+    "prefix": Prefix,
+    "all": AllExits,
+}

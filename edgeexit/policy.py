@@ -224,4 +224,3 @@ def _from_json(value: Any) -> float:
     if isinstance(value, bool) or (isinstance(value, str) and value not in ("inf", "-inf")):
         raise ValueError(f"{value!r} is not a number")
     return float(value)
-

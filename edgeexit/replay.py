@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import read_npz
 from edgeexit.policy import Policy
 from edgeexit.scores import Kind, probabilities, score
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,26 +73,26 @@ class Records:
     @property
     def relative_cost(self) -> NDArray[np.float64]:
         """`(exits,)` as fractions of the last exit's."""
-        return self.cost / self.cost[-1]
+        return np.asarray(self.cost / self.cost[-1])
 
     @property
     def relative_static_cost(self) -> NDArray[np.float64]:
         """`(exits,)` of the single-exit networks, as fractions of the adaptive network's last exit."""
-        return (self.cost if self.static_cost is None else self.static_cost) / self.cost[-1]
+        return np.asarray((self.cost if self.static_cost is None else self.static_cost) / self.cost[-1])
 
     @property
     def predictions(self) -> NDArray[np.int64]:
         """`(exits, n, ...)` most likely classes."""
-        return self._once("predictions", lambda: np.argmax(self.outputs, -1))
+        return self._once("predictions", lambda: np.asarray(np.argmax(self.outputs, -1), np.int64))
 
     @property
     def correct(self) -> NDArray[np.float32]:
-        """`(exits, n)`: 1 where the exit is right (or agrees with the last one); the mean over positions for sequences."""
+        """`(exits, n)`: 1 where the exit is right (or agrees with the last); for sequences the mean over positions."""
 
         def make() -> NDArray[np.float32]:
             truth = self.predictions[-1] if self.labels is None else self.labels
             same = (self.predictions == truth).astype(np.float32)
-            return same if same.ndim == 2 else same.reshape(self.exits, self.n, -1).mean(-1)
+            return same if same.ndim == 2 else np.asarray(same.reshape(self.exits, self.n, -1).mean(-1), np.float32)
 
         return self._once("correct", make)
 
@@ -105,10 +107,7 @@ class Records:
         return self._once(
             (name, wanted),
             lambda: np.stack(
-                [
-                    score(o, name, kind=self.kind, temperature=t)
-                    for o, t in zip(self.outputs, wanted, strict=True)
-                ]
+                [score(o, name, kind=self.kind, temperature=t) for o, t in zip(self.outputs, wanted, strict=True)]
             ),
         )
 
@@ -141,10 +140,11 @@ class Records:
         order = np.random.default_rng(seed).permutation(self.n)
         return self.take(np.sort(order[:cut])), self.take(np.sort(order[cut:]))
 
-    def _once(self, key: Any, make: Any) -> Any:
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._cache:
             self._cache[key] = make()
-        return self._cache[key]
+        found: T = self._cache[key]
+        return found
 
     @classmethod
     def load(cls, path: Path | str) -> Records:
@@ -164,9 +164,7 @@ class Records:
             )
         kind: Kind = "logits" if kinds[0] == "logits" else "probs"
         labels = arrays.get("labels", arrays.get("y"))
-        return cls(
-            arrays[kind], arrays["cost"], labels, kind, arrays.get("static_cost"), name=Path(path).name
-        )
+        return cls(arrays[kind], arrays["cost"], labels, kind, arrays.get("static_cost"), name=Path(path).name)
 
 
 def replay(policy: Policy, records: Records) -> NDArray[np.int64]:
@@ -232,7 +230,5 @@ def _check_labels(labels: NDArray[Any], shape: tuple[int, ...], name: str) -> No
 def _check_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
     cost = np.asarray(cost, np.float64)
     if cost.shape != (exits,) or not np.isfinite(cost).all() or cost[0] <= 0 or (np.diff(cost) <= 0).any():
-        raise DataError(
-            f"{name}: 'cost' must be {exits} growing positive numbers (cumulative), found {cost.tolist()}"
-        )
-    return cost
+        raise DataError(f"{name}: 'cost' must be {exits} growing positive numbers (cumulative), found {cost.tolist()}")
+    return np.asarray(cost)

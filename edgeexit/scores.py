@@ -26,7 +26,7 @@ def tempered(outputs: NDArray[Any], kind: Kind, temperature: float) -> NDArray[n
     z = outputs if outputs.dtype == np.float32 else outputs.astype(np.float32)
     if kind == "probs":
         z = np.log(np.maximum(z, _TINY))
-    return z if temperature == 1.0 else z / np.float32(temperature)
+    return z if temperature == 1.0 else np.asarray(z / np.float32(temperature))
 
 
 def probabilities(outputs: NDArray[Any], kind: Kind = "logits", temperature: float = 1.0) -> NDArray[np.float32]:
@@ -34,14 +34,14 @@ def probabilities(outputs: NDArray[Any], kind: Kind = "logits", temperature: flo
     if kind == "probs" and temperature == 1.0:
         return outputs.astype(np.float32, copy=False)
     z = tempered(outputs, kind, temperature)
-    e = np.exp(z - z.max(-1, keepdims=True))
+    e: NDArray[np.float32] = np.exp(z - z.max(-1, keepdims=True))
     e /= e.sum(-1, keepdims=True)
     return e
 
 
 def _maxprob(z: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted: NDArray[np.float32] = np.exp(z - z.max(-1, keepdims=True)).sum(-1)
-    return np.reciprocal(shifted)
+    return np.asarray(np.reciprocal(shifted), np.float32)
 
 
 def _entropy(z: NDArray[np.float32]) -> NDArray[np.float32]:

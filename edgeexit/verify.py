@@ -54,8 +54,12 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         return Verified(artifact.name, None, str(e))
     arrays = _vectors(bundle, artifact)
     count = len(bundle.manifest.exits)
-    inputs = InputCheck(bundle.manifest.inputs).many({s.name: arrays[f"input_{i}"] for i, s in enumerate(bundle.manifest.inputs)})
-    engine = Engine(bundle, artifact, backend, fixed_exit(count - 1, count, artifact.score or "maxprob"), threads=threads, warmup=0)
+    inputs = InputCheck(bundle.manifest.inputs).many(
+        {s.name: arrays[f"input_{i}"] for i, s in enumerate(bundle.manifest.inputs)}
+    )
+    engine = Engine(
+        bundle, artifact, backend, fixed_exit(count - 1, count, artifact.score or "maxprob"), threads=threads, warmup=0
+    )
     n = len(inputs[0])
     rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs])[0] for i in range(n)]
     found = [np.concatenate([r[k] for r in rows]) for k in range(count)]

@@ -33,8 +33,12 @@ from edgeexit.scores import SCORES
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement counts.")
-@click.option("--records", type=click.Path(path_type=Path), help="Recorded outputs instead of a bundle: logits, labels, cost.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement counts."
+)
+@click.option(
+    "--records", type=click.Path(path_type=Path), help="Recorded outputs instead of a bundle: logits, labels, cost."
+)
 @click.option(
     "--policy",
     type=click.Choice(["threshold", "shared", "patience", "fixed"]),
@@ -47,10 +51,14 @@ from edgeexit.scores import SCORES
 @click.option("--accuracy", type=float, help="Accuracy wanted.")
 @click.option("--accuracy-drop", type=float, help="Accuracy that may be lost against the last exit, e.g. 0.01.")
 @click.option("--temperature", is_flag=True, help="First fit a temperature per exit on the design rows and store it.")
-@click.option("--design", type=float, default=0.5, show_default=True, help="Share of rows to choose on; the rest measures.")
+@click.option(
+    "--design", type=float, default=0.5, show_default=True, help="Share of rows to choose on; the rest measures."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that split.")
 @click.option("--name", help="Name of the operating point. [default: made of the target]")
-@click.option("--out", type=click.Path(path_type=Path), help="With --records: where to write the operating point (JSON).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="With --records: where to write the operating point (JSON)."
+)
 @artifact_option
 @threads_option
 @json_option

@@ -51,7 +51,9 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
     lines = []
     for r in rows:
-        cells = [cell.rjust(w) if c in right else cell.ljust(w) for c, (cell, w) in enumerate(zip(r, widths, strict=True))]
+        cells = [
+            cell.rjust(w) if c in right else cell.ljust(w) for c, (cell, w) in enumerate(zip(r, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -113,7 +115,9 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     n = len(next(iter(inputs.values())))
     if labels is not None:
         if labels.dtype.kind not in "iu" or len(labels) != n:
-            raise DataError(f"{path}: y must be whole numbers, one per row; found {labels.dtype} {labels.shape} for {n} rows")
+            raise DataError(
+                f"{path}: y must be whole numbers, one per row; found {labels.dtype} {labels.shape} for {n} rows"
+            )
         labels = labels.astype(np.int64)
     return inputs, labels
 

@@ -27,7 +27,14 @@ POINT = "balanced"
 
 
 @click.command()
-@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Folder for what it makes.")
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Folder for what it makes.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--accuracy-drop", type=float, default=0.005, show_default=True, help="Accuracy the thresholds may cost.")
 @threads_option
@@ -59,7 +66,9 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
         lr=0.02,
         loss=WeightedSum((1.0, 1.0, 1.0)),
         threads=1,  # layers this small lose more to waiting threads than they win
-        progress=lambda e: say(f"epoch {e.number + 1}/{EPOCHS}, loss {e.loss:.3f}") if (e.number + 1) % 5 == 0 else None,
+        progress=lambda e: (
+            say(f"epoch {e.number + 1}/{EPOCHS}, loss {e.loss:.3f}") if (e.number + 1) % 5 == 0 else None
+        ),
     )
     say(f"trained in {time.perf_counter() - start:.0f} s")
     bundle = edgeexit.export(
@@ -107,7 +116,13 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
     click.echo(exits_table(bundle) + "\n")
     head = ["test set", "accuracy", "cost", "p50 latency", "leave at exit 0 / 1 / 2"]
     shown = [
-        [r["name"], percent(r["accuracy"], 2), percent(r["cost"]), milliseconds(r["p50"]), " / ".join(percent(x, 0) for x in r["exit_rates"])]
+        [
+            r["name"],
+            percent(r["accuracy"], 2),
+            percent(r["cost"]),
+            milliseconds(r["p50"]),
+            " / ".join(percent(x, 0) for x in r["exit_rates"]),
+        ]
         for r in rows
     ]
     click.echo(table([head, *shown], right=(1, 2, 3)))

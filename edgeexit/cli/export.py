@@ -17,9 +17,13 @@ from edgeexit.scores import SCORES
 
 @click.command()
 @click.argument("source")
-@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="The bundle's folder, e.g. kws.edgeexit.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, help="The bundle's folder, e.g. kws.edgeexit."
+)
 @click.option("--exits", metavar="A,B,C", help="Exits' tensor names, shallow to deep. [default: the outputs, in order]")
-@click.option("--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only).")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
+)
 @click.option(
     "--input",
     "inputs",
@@ -28,7 +32,9 @@ from edgeexit.scores import SCORES
     help="NAME:DTYPE[AXES]; names are free axes, time=100 gives one an example size. Repeat for several inputs.",
 )
 @click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
-@click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="Inside the fused graph.")
+@click.option(
+    "--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="Inside the fused graph."
+)
 @click.option(
     "--outputs",
     type=click.Choice(["auto", "logits", "probs"]),
@@ -36,8 +42,12 @@ from edgeexit.scores import SCORES
     show_default=True,
     help="What exits give; auto = probs where one ends in a Softmax.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="An .npz whose first rows are checked besides random inputs.")
-@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Allowed error, of an exit's largest output.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="An .npz whose first rows are checked besides random inputs."
+)
+@click.option(
+    "--tolerance", type=float, default=1e-4, show_default=True, help="Allowed error, of an exit's largest output."
+)
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgeexit.bundle import Bundle
-from edgeexit.cli.common import artifact_option, bundle_argument, count, json_option, percent, print_json, table, threads_option
+from edgeexit.cli.common import (
+    artifact_option,
+    bundle_argument,
+    count,
+    json_option,
+    percent,
+    print_json,
+    table,
+    threads_option,
+)
 from edgeexit.environment import environment, environment_line
 from edgeexit.manifest import to_json
 from edgeexit.verify import verify as verify_bundle
@@ -123,7 +132,9 @@ def verify(bundle: Path, artifact: str | None, threads: int, as_json: bool) -> N
     found = verify_bundle(opened, artifact, threads)
     failed = any(v.passed is False for v in found) or not any(v.passed for v in found)
     if as_json:
-        print_json({"passed": not failed, "artifacts": [vars(v) for v in found], "environment": environment(threads=threads)})
+        print_json(
+            {"passed": not failed, "artifacts": [vars(v) for v in found], "environment": environment(threads=threads)}
+        )
     else:
         rows = [["artifact", "result", "largest error", "tolerance", "exits agree", "inputs"]]
         for v in found:

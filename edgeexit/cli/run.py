@@ -9,7 +9,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.cli.common import artifact_option, bundle_argument, count, json_option, milliseconds, print_json, threads_option
+from edgeexit.cli.common import (
+    artifact_option,
+    bundle_argument,
+    count,
+    json_option,
+    milliseconds,
+    print_json,
+    threads_option,
+)
 from edgeexit.engine import Engine, load
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import read_npz
@@ -23,7 +31,9 @@ from edgeexit.manifest import TensorSpec
 @click.option("--policy", metavar="NAME", help="Operating point. [default: the only one stored for the artifact]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
 @click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
-@click.option("--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255).")
+@click.option(
+    "--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255)."
+)
 @artifact_option
 @threads_option
 @json_option
@@ -95,7 +105,9 @@ def open_engine(
     if policy is not None:
         return load(opened, artifact=artifact, policy=policy, threads=threads), f"operating point {policy}"
     engine = load(opened, artifact=artifact, threads=threads)
-    fitting = [n for n in opened.manifest.policies if opened.operating_point(n).artifact in (None, engine.artifact.name)]
+    fitting = [
+        n for n in opened.manifest.policies if opened.operating_point(n).artifact in (None, engine.artifact.name)
+    ]
     if len(fitting) == 1:
         engine.policy = opened.operating_point(fitting[0]).policy
         return engine, f"operating point {fitting[0]}"
@@ -112,11 +124,17 @@ def _read(path: Path, row: int | None, engine: Engine, scale: float) -> Any:
         arrays = read_npz(path)
         if len(specs) == 1 and len(arrays) == 1:
             arrays = {specs[0].name: next(iter(arrays.values()))}
-        found = {s.name: arrays[s.name if s.name in arrays else "x"] for s in specs if s.name in arrays or (len(specs) == 1 and "x" in arrays)}
+        found = {
+            s.name: arrays[s.name if s.name in arrays else "x"]
+            for s in specs
+            if s.name in arrays or (len(specs) == 1 and "x" in arrays)
+        }
         if len(found) != len(specs):
             raise DataError(f"{path}: needs {', '.join(s.name for s in specs)}; it holds {', '.join(arrays)}")
     elif len(specs) != 1:
-        raise DataError(f"{path}: the model has {len(specs)} inputs ({', '.join(s.name for s in specs)}); pass an .npz with all")
+        raise DataError(
+            f"{path}: the model has {len(specs)} inputs ({', '.join(s.name for s in specs)}); pass an .npz with all"
+        )
     elif path.suffix == ".npy":
         found = {specs[0].name: _read_npy(path)}
     else:
@@ -155,7 +173,9 @@ def read_picture(path: Path, spec: TensorSpec, scale: float = 1.0) -> NDArray[An
     first = len(shape) == 3 and shape[0] in (1, 3)
     channels = shape[0] if first else shape[-1] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or channels not in (1, 3):
-        raise DataError(f"{path}: the model takes {spec.dtype}{list(spec.shape)}, which is no picture; pass .npy or .npz")
+        raise DataError(
+            f"{path}: the model takes {spec.dtype}{list(spec.shape)}, which is no picture; pass .npy or .npz"
+        )
     try:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32)

@@ -28,12 +28,20 @@ from edgeexit.sweep import sweep as sweep_records
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement counts.")
-@click.option("--records", type=click.Path(path_type=Path), help="Recorded outputs instead of a bundle: logits, labels, cost.")
 @click.option(
-    "--design-data", type=click.Path(path_type=Path), help="A second file of the same kind to choose on; then --data only measures."
+    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement counts."
 )
-@click.option("--design", type=float, default=0.5, show_default=True, help="Without it: share of the rows to choose on.")
+@click.option(
+    "--records", type=click.Path(path_type=Path), help="Recorded outputs instead of a bundle: logits, labels, cost."
+)
+@click.option(
+    "--design-data",
+    type=click.Path(path_type=Path),
+    help="A second file of the same kind to choose on; then --data only measures.",
+)
+@click.option(
+    "--design", type=float, default=0.5, show_default=True, help="Without it: share of the rows to choose on."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that split.")
 @click.option("--policies", metavar="A,B", help=f"Of {', '.join((*ADAPTIVE, *BASELINES))}. [default: all]")
 @click.option("--budgets", metavar="F,F", help="Fractions of the last exit's cost. [default: 25 from the first exit's]")
@@ -85,7 +93,9 @@ def sweep(
             names(policies) or (*ADAPTIVE, *BASELINES),
             numbers(budgets),
             tell,
-            environment=environment(None if engine is None else engine.backend.version(), None if engine is None else threads),
+            environment=environment(
+                None if engine is None else engine.backend.version(), None if engine is None else threads
+            ),
             seed=seed,
         )
     paths = write_report(result, out)

@@ -20,7 +20,7 @@ DEFAULT_TOLERANCE = 1e-4
 
 
 def error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest difference as a fraction of the largest expected value (at least 1e-6); inf where shapes or NaNs differ."""
+    """Largest difference as a fraction of the largest expected value; inf where shapes or NaNs differ."""
     if found.shape != expected.shape:
         return float("inf")
     a, b = found.astype(np.float64), expected.astype(np.float64)
@@ -51,10 +51,14 @@ class Comparison:
         self.inputs += len(expected) if k == 0 else 0
         if not worst <= self.tolerance:
             sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
-            what = f"shape {found.shape} instead of {expected.shape}" if found.shape != expected.shape else f"error {worst:.2e}"
+            what = (
+                f"shape {found.shape} instead of {expected.shape}"
+                if found.shape != expected.shape
+                else f"error {worst:.2e}"
+            )
             raise ExportMismatch(
-                f"{self.artifact}: exit {self.exits[k]!r} (tensor {self.tensors[k]!r}) differs from the source model: {what}, "
-                f"tolerance {self.tolerance:.0e} of the largest output, inputs {sizes}; no bundle was written"
+                f"{self.artifact}: exit {self.exits[k]!r} (tensor {self.tensors[k]!r}) differs from the source model: "
+                f"{what}, tolerance {self.tolerance:.0e} of the largest output, inputs {sizes}; no bundle was written"
             )
 
 
@@ -101,5 +105,7 @@ def _forced(session: InferenceSession, count: int, answer: Answer) -> Iterator[t
         thresholds[k:] = -np.inf
         found = measure.run(session, {**answer.inputs, fuse.THRESHOLDS: thresholds})
         if int(found[fuse.INDEX]) != k:
-            raise ExportMismatch(f"the fused graph answered at exit {int(found[fuse.INDEX])}, forced was {k}; no bundle was written")
+            raise ExportMismatch(
+                f"the fused graph answered at exit {int(found[fuse.INDEX])}, forced was {k}; no bundle was written"
+            )
         yield k, found[fuse.OUTPUT]

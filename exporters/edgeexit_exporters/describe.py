@@ -33,10 +33,12 @@ def exits(source: Source, seen: Probe, outputs: str = "auto") -> tuple[ExitSpec,
         spec = seen.tensors[name]
         if len(spec.shape) < 2 or not isinstance(spec.shape[-1], int) or spec.shape[-1] < 2:
             raise ModelError(
-                f"exit {name!r} has shape {list(spec.shape)}; expected (batch, ..., classes) with at least 2 classes last"
+                f"exit {name!r} has shape {list(spec.shape)}; expected (batch, ..., classes >= 2)"
             )
         if spec.dtype not in ("float16", "float32", "float64") or spec.batch_axis != 0:
-            raise ModelError(f"exit {name!r} ({spec.dtype} {list(spec.shape)}) must be floating point, one row per input")
+            raise ModelError(
+                f"exit {name!r} ({spec.dtype} {list(spec.shape)}) must be floating point, one row per input"
+            )
         own = set(_ancestors(values[name]))
         done |= own
         kind = outputs if outputs != "auto" else ("probs" if _ends_in_softmax(values[name]) else "logits")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
@@ -42,7 +44,7 @@ class _Body:
         self.nodes.append(node)
         return node.outputs[0]
 
-    def weight(self, name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+    def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
         value = constant(name, array)
         self.weights.append(value)
         return value
@@ -65,9 +67,7 @@ def fused(model: ir.Model, stages: Sequence[Stage], exits: Sequence[ExitSpec], s
     """
     _check(model, exits)
     inputs = [_one(v) for v in model.graph.inputs]
-    thresholds = ir.Value(
-        name=THRESHOLDS, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([len(stages) - 1])
-    )
+    thresholds = ir.Value(name=THRESHOLDS, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([len(stages) - 1]))
     scope = {v.name or "": v for v in inputs}
     body, outputs = _scope(model, stages, exits, score, 0, scope, thresholds)
     graph = ir.Graph(
@@ -95,7 +95,7 @@ def set_temperatures(data: bytes, temperatures: Sequence[float]) -> bytes:
         graph = todo.pop()
         for tensor in graph.initializer:
             if tensor.name in left:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(left.pop(tensor.name)).reshape(()), tensor.name))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(left.pop(tensor.name), np.float32), tensor.name))
         todo.extend(a.g for node in graph.node if node.op_type == "If" for a in node.attribute)
     if left:
         raise ModelError(f"not a fused graph of this toolkit: it lacks the constant {sorted(left)[0]!r}")
@@ -119,7 +119,7 @@ def _scope(
     last = k == len(stages) - 1
     if last:
         return body, _results(body, answer, sure, k, exits[k], suffix="" if k == 0 else f"_{k}")
-    position = body.weight(f"edgeexit_exit_{k}", np.int64(k).reshape(()))
+    position = body.weight(f"edgeexit_exit_{k}", np.array(k, np.int64))
     stop = body.op("GreaterOrEqual", sure, body.op("Gather", thresholds, position, axis=0))
     then = _Body(f"exit_{k}")
     then_outputs = _results(then, answer, sure, k, exits[k], suffix=f"_{k}")
@@ -129,7 +129,9 @@ def _scope(
         [stop],
         attributes={
             "then_branch": ir.Graph([], then_outputs, nodes=then.nodes, initializers=then.weights, name=f"exit_{k}"),
-            "else_branch": ir.Graph([], other_outputs, nodes=other.nodes, initializers=other.weights, name=f"stage_{k + 1}"),
+            "else_branch": ir.Graph(
+                [], other_outputs, nodes=other.nodes, initializers=other.weights, name=f"stage_{k + 1}"
+            ),
         },
         num_outputs=3,
         name=f"edgeexit_decision_{k}",

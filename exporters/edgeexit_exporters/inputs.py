@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing import Any
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit.manifest import DTYPES, TensorSpec
@@ -40,7 +40,10 @@ def parse_input(text: str, default_name: str = "input") -> InputSpec:
     """
     match = _SPEC.fullmatch(text)
     if match is None or match["dtype"] not in DTYPES:
-        raise ModelError(f"--input {text!r}: expected NAME:DTYPE[AXES], e.g. image:float32[batch,3,32,32] or tokens:int64[batch,time=64]")
+        raise ModelError(
+            f"--input {text!r}: expected NAME:DTYPE[AXES], e.g. image:float32[batch,3,32,32] or "
+            "tokens:int64[batch,time=64]"
+        )
     axes: list[int | str] = []
     sizes: dict[str, int] = {}
     for axis in (a.strip() for a in match["shape"].split(",")):
@@ -62,7 +65,7 @@ def make_spec(tensor: TensorSpec, sizes: Mapping[str, int] | None = None) -> Inp
 
 
 def batch_kind(inputs: Sequence[InputSpec]) -> str:
-    """"dynamic" when axis 0 of every input is free, "one" when it is 1.
+    """ "dynamic" when axis 0 of every input is free, "one" when it is 1.
 
     Raises:
         ModelError: neither; the message says what to change.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
@@ -80,7 +81,12 @@ def share_weights(models: Sequence[ir.Model]) -> bytes:
             if name not in placed:
                 data.extend(b"\0" * (-len(data) % _ALIGN))
                 placed[name] = ir.ExternalTensor(
-                    SHARED_WEIGHTS, len(data), tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
+                    SHARED_WEIGHTS,
+                    len(data),
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=name,
                 )
                 data.extend(tensor.tobytes())
             value.const_value = placed[name]
@@ -134,7 +140,7 @@ def strip_shapes(graph: ir.Graph, keep: Sequence[ir.Value]) -> None:
                 value.shape = None
 
 
-def constant(name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def constant(name: str, array: NDArray[Any]) -> ir.Value:
     """A named initializer."""
     tensor = ir.tensor(array, name=name)
     return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)

@@ -34,7 +34,9 @@ def session(data: bytes | str) -> onnxruntime.InferenceSession:
         raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_line(e)}") from e
 
 
-def run(model: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+def run(
+    model: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
     """Run a session; inputs it does not have are left out.
 
     Raises:
@@ -79,8 +81,17 @@ def node_costs(model: ir.Model, inputs: Arrays) -> NodeCost:
     (MLPerf Tiny, T-RECX). Custom operations and control flow around counted operations are unknown.
     """
     nodes = [n for n in model.graph if n.op_type in COMPUTE]
-    constants = {v.name: v.const_value.shape.numpy() for v in model.graph.initializers.values() if v.const_value is not None}
-    names = [v.name or "" for n in nodes for v in (*n.inputs, *n.outputs) if v is not None and v.name and v.name not in constants]
+    constants = {
+        v.name or "": tuple(v.const_value.shape.numpy())
+        for v in model.graph.initializers.values()
+        if v.const_value is not None
+    }
+    names = [
+        v.name or ""
+        for n in nodes
+        for v in (*n.inputs, *n.outputs)
+        if v is not None and v.name and v.name not in constants
+    ]
     found = all_values(ir.to_proto(model), [n for n in names if n not in inputs], inputs)
     shapes: dict[str, tuple[int, ...]] = {**constants, **{n: a.shape for n, a in {**inputs, **found}.items()}}
 
@@ -95,7 +106,9 @@ def node_costs(model: ir.Model, inputs: Arrays) -> NodeCost:
         elif node.op_type in COMPUTE:
             macs[key] = _count(node, [shape(v) for v in node.inputs], [shape(v) for v in node.outputs])
         elif any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-            inner = [n for a in node.attributes.values() for g in _graphs(a) for n in ir.traversal.RecursiveGraphIterator(g)]
+            inner = [
+                n for a in node.attributes.values() for g in _graphs(a) for n in ir.traversal.RecursiveGraphIterator(g)
+            ]
             if any(n.op_type in COMPUTE or n.domain not in ("", "ai.onnx") for n in inner):
                 macs[key] = None
     return NodeCost(macs)

@@ -19,7 +19,15 @@ MAX_WEIGHT_BYTES = (2 << 30) - (1 << 20)
 """One protobuf file holds less than 2 GiB."""
 OLDEST_OPSET = 13
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
 COMPUTE = {
     "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul",
     "Einsum", "LSTM", "GRU", "RNN", "Attention",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgeexit_exporters.source import Source
 
 Arrays = Mapping[str, NDArray[Any]]
 BATCHES = (2, 3)
+_CHANGES: tuple[Callable[[int], int], ...] = (lambda s: 2 * s, lambda s: s + 1, lambda s: max(1, s // 2))
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
     if sizes and not free:
         axes = ", ".join(sizes[0])
         raise ModelError(f"axis {axes} is free in the model, but it runs with its example size only: {failure}")
-    axes, note = _batch_axes(source.inputs, proto, names) if batch == "dynamic" else ({}, None)
+    batch_axes, note = _batch_axes(source.inputs, proto, names) if batch == "dynamic" else ({}, None)
     if note is not None:
         batch = "one"
     axis_names = _sizes_by_axis(source.inputs)
     tensors = {
-        n: TensorSpec(n, str(one[n].dtype), _shape(n, one[n], other[n], axes.get(n), axis_names, free), axes.get(n, 0))
+        n: TensorSpec(
+            n, str(one[n].dtype), _shape(n, one[n], other[n], batch_axes.get(n), axis_names, free), batch_axes.get(n, 0)
+        )
         for n in names
     }
     return Probe(batch, note, tensors, {n: one[n] for n in names}, x, free)
@@ -91,7 +94,7 @@ def _other_sizes(inputs: Sequence[InputSpec]) -> list[dict[str, int]]:
     sizes = _sizes_by_axis(inputs)
     if not sizes:
         return []
-    return [{n: change(s) for n, s in sizes.items()} for change in (lambda s: 2 * s, lambda s: s + 1, lambda s: max(1, s // 2))]
+    return [{n: change(s) for n, s in sizes.items()} for change in _CHANGES]
 
 
 def _sizes_by_axis(inputs: Sequence[InputSpec]) -> dict[str, int]:

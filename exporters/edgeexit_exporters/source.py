@@ -85,7 +85,7 @@ def _input(value: ir.Value, path: Path, given: Sequence[InputSpec]) -> InputSpec
     known = next((g for g in given if g.tensor.name == name), None)
     sizes = dict(known.sizes) if known is not None else {}
     if known is not None:  # `--input image:float32[batch,time=100]` may name the axes as it likes
-        sizes.update(
-            {a: known.sizes[b] for a, b in zip(axes, known.tensor.shape, strict=False) if isinstance(a, str) and b in known.sizes}  # type: ignore[index]
-        )
+        for a, b in zip(axes, known.tensor.shape, strict=False):
+            if isinstance(a, str) and isinstance(b, str) and b in known.sizes:
+                sizes[a] = known.sizes[b]
     return make_spec(TensorSpec(name, dtype, tuple(axes)), sizes)

@@ -20,7 +20,9 @@ def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[flo
     """
     found = bundle.manifest.artifact(artifact)
     if len(temperatures) != len(found.temperatures) or not all(t > 0 for t in temperatures):
-        raise ModelError(f"{artifact}: expected {len(found.temperatures)} positive temperatures, found {list(temperatures)}")
+        raise ModelError(
+            f"{artifact}: expected {len(found.temperatures)} positive temperatures, found {list(temperatures)}"
+        )
     changed: dict[str, bytes] = {}
     models = found.models
     if found.layout == "fused":

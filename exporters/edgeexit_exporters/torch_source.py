@@ -136,7 +136,9 @@ def from_torch(
             raise
         except Exception as e:
             shapes = ", ".join(f"{s.tensor.name} {list(a.shape)}" for s, a in zip(specs, example, strict=True))
-            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {str(e).splitlines()[0][:200]}") from e
+            raise ModelError(
+                f"{type(module).__name__} does not run on inputs ({shapes}): {str(e).splitlines()[0][:200]}"
+            ) from e
         names = list(exits) if exits else [f"exit{k}" for k in range(count)]
         if len(names) != count:
             raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
@@ -193,7 +195,9 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
         except Exception as e:
             reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
             cause = f" ({str(e.__cause__).strip().splitlines()[0][:200]})" if e.__cause__ and str(e.__cause__) else ""
-            raise ModelError(f"torch cannot export {type(module.module).__name__} to ONNX: {reason[:200]}{cause}") from e
+            raise ModelError(
+                f"torch cannot export {type(module.module).__name__} to ONNX: {reason[:200]}{cause}"
+            ) from e
     assert program is not None
     return program.model_proto
 

@@ -22,7 +22,9 @@ class Net:
 
     def weight(self, name: str, *shape: int, scale: float = 0.5) -> str:
         if name not in self.weights:
-            self.weights[name] = numpy_helper.from_array((self.rng.standard_normal(shape) * scale).astype(np.float32), name)
+            self.weights[name] = numpy_helper.from_array(
+                (self.rng.standard_normal(shape) * scale).astype(np.float32), name
+            )
         return name
 
     def ints(self, name: str, *values: int, scalar: bool = False) -> str:

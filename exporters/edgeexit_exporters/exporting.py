@@ -18,7 +18,9 @@ from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import LAYOUTS, Artifact, Check, Manifest
 from edgeexit.scores import SCORES
-from edgeexit_exporters import check, describe as describing, layouts as building, onnx_graph
+from edgeexit_exporters import check, onnx_graph
+from edgeexit_exporters import describe as describing
+from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import reference_answers, vectors
 from edgeexit_exporters.inputs import InputSpec, parse_input
 from edgeexit_exporters.probe import probe
@@ -135,9 +137,7 @@ def export(
     return write_bundle(out, contents, replace(manifest, artifacts=tuple(artifacts)), overwrite=overwrite)
 
 
-def _source(
-    source: Any, exits: Sequence[str] | None, weights: Path | str | None, inputs: Sequence[str]
-) -> Source:
+def _source(source: Any, exits: Sequence[str] | None, weights: Path | str | None, inputs: Sequence[str]) -> Source:
     specs: list[InputSpec] = [parse_input(text, f"input{k}" if k else "input") for k, text in enumerate(inputs)]
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
         if weights is not None:
