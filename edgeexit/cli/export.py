@@ -46,7 +46,7 @@ from edgeexit.scores import SCORES
     "--data", type=click.Path(path_type=Path), help="An .npz whose first rows are checked besides random inputs."
 )
 @click.option(
-    "--tolerance", type=float, default=1e-4, show_default=True, help="Allowed error, of an exit's largest output."
+    "--tolerance", type=float, help="Allowed error, of an exit's largest output. [default: 1e-4, half precision 1e-2]"
 )
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
@@ -61,7 +61,7 @@ def export(
     score: str,
     outputs: str,
     data: Path | None,
-    tolerance: float,
+    tolerance: float | None,
     labels: str | None,
     overwrite: bool,
     as_json: bool,

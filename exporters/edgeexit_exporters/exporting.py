@@ -43,7 +43,7 @@ def export(
     layouts: Sequence[str] = DEFAULT_LAYOUTS,
     score: str = "maxprob",
     outputs: str = "auto",
-    tolerance: float = check.DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
     labels: Sequence[str] | None = None,
     name: str | None = None,
@@ -64,7 +64,7 @@ def export(
         layouts: which of fused, chain, prefix, all to write.
         score: the score inside the fused graph.
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
-        tolerance: largest allowed error as a fraction of an exit's largest output.
+        tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2.
         data: example inputs (by input name, or "x") that are checked besides random ones.
         labels: class names.
         name: the bundle's name; None = that of `out`.
@@ -108,6 +108,8 @@ def export(
     )
     answers = reference_answers(found, seen, data)
     precision = describing.precision(found)
+    if tolerance is None:
+        tolerance = check.TOLERANCE.get(precision, 1e-4)
     vectors_path = f"vectors/onnx-{precision}.npz"
     contents = {vectors_path: vectors(found, manifest, score)}
     artifacts = []
