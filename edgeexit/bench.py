@@ -61,7 +61,7 @@ def bench(
             cases.append((engine, k, lambda d=engine.driver, x=x, p=policy: d.run(x, p, None)))  # type: ignore[misc]
     if not cases:
         raise BundleError(f"{bundle.path}: no fused, chain or prefix artifact to time")
-    seconds = _interleaved([call for _, _, call in cases], n, progress)
+    seconds = interleaved([call for _, _, call in cases], n, progress)
     single = next((i for i, (e, k, _) in enumerate(cases) if e.artifact.layout == "prefix" and k == count - 1), None)
     found = []
     for (engine, k, _), spent in zip(cases, seconds, strict=True):
@@ -74,7 +74,7 @@ def bench(
     return found
 
 
-def _interleaved(
+def interleaved(
     calls: list[Callable[[], object]], n: int, progress: Callable[[int, int], None]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Seconds `(calls, n)`: in every round each call once, in a seeded random order, garbage collection off."""

@@ -45,36 +45,53 @@ class Bundle:
             BundleError: missing, damaged, changed, naming files outside itself, or of an unknown schema.
         """
         path = Path(path)
-        if not path.exists():
-            raise BundleError(f"{path}: no such bundle; `edgeexit export` makes one")
-        folder = path if path.is_dir() else _unzip(path)
+        try:
+            if not path.exists():
+                raise BundleError(f"{path}: no such bundle; `edgeexit export` makes one")
+            if path.is_dir():
+                return cls._read(path, path)
+            folder = _unzip(path)
+            try:
+                bundle = cls._read(folder, path)
+            except BaseException:
+                shutil.rmtree(folder.parent, ignore_errors=True)
+                raise
+        except OSError as e:
+            raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
+        # The unpacked copy lives as long as this object.
+        weakref.finalize(bundle, shutil.rmtree, folder.parent, ignore_errors=True)
+        return bundle
+
+    @classmethod
+    def _read(cls, folder: Path, path: Path) -> Bundle:
+        """Check a folder that was given as `path`."""
         if not (folder / MANIFEST).is_file():
             raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}")
-        manifest = from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}")
-        bundle = cls(folder, manifest)
-        for spec in manifest.files:
-            bundle._verify(spec)
-        if folder is not path:  # the unpacked copy lives as long as this object
-            weakref.finalize(bundle, shutil.rmtree, folder.parent, ignore_errors=True)
+        if (folder / MANIFEST).is_symlink():
+            raise BundleError(f"{path}: {MANIFEST} is a symbolic link; a bundle has none")
+        bundle = cls(folder, from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}"))
+        for spec in bundle.manifest.files:
+            bundle._verify(spec, path)
         return bundle
 
     def file(self, spec: FileSpec) -> Path:
         """Where a file of the manifest lies; names are confined to the bundle."""
         return self.path / spec.path
 
-    def _verify(self, spec: FileSpec) -> None:
+    def _verify(self, spec: FileSpec, shown: Path) -> None:
+        """Check one file; `shown` is the bundle as the user named it."""
         place = self.file(spec)
         step = self.path
         for part in PurePosixPath(spec.path).parts:
             step = step / part
             if step.is_symlink():
-                raise BundleError(f"{self.path}: {spec.path} is or lies behind a symbolic link; a bundle has none")
+                raise BundleError(f"{shown}: {spec.path} is or lies behind a symbolic link; a bundle has none")
         if not place.is_file():
-            raise BundleError(f"{self.path}: {spec.path} is missing; copy or export the bundle again")
+            raise BundleError(f"{shown}: {spec.path} is missing; copy or export the bundle again")
         if (size := place.stat().st_size) != spec.bytes:
-            raise BundleError(f"{self.path}: {spec.path} has {size} bytes, the manifest says {spec.bytes}: truncated?")
+            raise BundleError(f"{shown}: {spec.path} has {size} bytes, the manifest says {spec.bytes}: truncated?")
         if files.sha256(place) != spec.sha256:
-            raise BundleError(f"{self.path}: {spec.path} was changed: its sha256 is not the manifest's")
+            raise BundleError(f"{shown}: {spec.path} was changed: its sha256 is not the manifest's")
 
     def arrays(self, spec: FileSpec) -> dict[str, NDArray[Any]]:
         """The arrays of one of the bundle's ``.npz`` files."""
@@ -104,11 +121,19 @@ class Bundle:
         if self.path.suffix == ".unzipped":
             raise BundleError("a .zip bundle cannot be changed in place; unzip it first")
         with files.atomic_folder(self.path, overwrite=True) as folder:
-            for spec in manifest.files:  # files that the new manifest no longer names stay behind
+            for name in self._others():
+                _copy(self.path / name, folder / name)
+            for spec in manifest.files:  # what only the old manifest named stays behind
                 if spec.path not in changed:
                     _copy(self.file(spec), folder / spec.path)
             _write(folder, changed, manifest)
         return Bundle(self.path, manifest)
+
+    def _others(self) -> list[str]:
+        """Files in the folder that are not the bundle's: a README that a person put there."""
+        own = {MANIFEST, *(f.path for f in self.manifest.files)}
+        found = (p for p in sorted(self.path.rglob("*")) if p.is_file() and not p.is_symlink())
+        return [name for p in found if (name := p.relative_to(self.path).as_posix()) not in own]
 
     def with_operating_point(self, point: OperatingPoint) -> Bundle:
         """Store an operating point (one of the same name is replaced)."""
@@ -138,12 +163,19 @@ def write_bundle(
         overwrite: replace a bundle that is there.
 
     Raises:
-        BundleError: `path` exists, or the disk refuses.
+        BundleError: `path` exists (or, with `overwrite`, is anything but a bundle or an empty folder), or the
+            disk refuses.
     """
     path = Path(path)
+    if overwrite and path.exists() and not _replaceable(path):
+        raise BundleError(f"{path}: exists and is no bundle, so it is not overwritten; choose another name")
     with files.atomic_folder(path, overwrite=overwrite) as folder:
         _write(folder, contents, manifest)
     return Bundle(path, manifest)
+
+
+def _replaceable(path: Path) -> bool:
+    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
 
 
 def _write(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) -> None:
@@ -188,7 +220,7 @@ def _unzip(path: Path) -> Path:
                     _pour(source, out, entry.file_size, path)
     except BaseException as e:
         shutil.rmtree(home, ignore_errors=True)
-        if isinstance(e, zipfile.BadZipFile | EOFError | NotImplementedError | RuntimeError | OSError):
+        if isinstance(e, Exception) and not isinstance(e, BundleError):  # zipfile and zlib raise a dozen kinds
             raise BundleError(f"{path}: not a bundle folder nor a readable .zip of one: {e}") from e
         raise
     return folder

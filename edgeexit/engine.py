@@ -49,7 +49,7 @@ class Engine:
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
         self._one_by_one = bundle.manifest.batch == "one"
         self._policy = policy
-        if artifact.layout in RUN_LAYOUTS:
+        if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
         self.seconds: tuple[float, ...] | None = None
         """Measured at load: seconds per stage (chain) or to each exit (fused, prefix); None = `warmup=0`."""
@@ -159,9 +159,9 @@ class Engine:
     def costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Cumulative cost per exit, adaptive and static: MACs, or this device's seconds where MACs are unknown."""
         exits = self.bundle.manifest.exits
-        macs = [e.macs for e in exits]
+        macs, alone = [e.macs for e in exits], [e.prefix_macs for e in exits]
         if None not in macs:
-            return np.array(macs, np.float64), np.array([e.prefix_macs for e in exits], np.float64)
+            return np.array(macs, np.float64), None if None in alone else np.array(alone, np.float64)
         if self.seconds is None:
             raise DataError("this model's MACs are unknown and no times were measured: load with warmup > 0")
         return (np.cumsum(self.seconds) if self.artifact.layout == "chain" else np.array(self.seconds)), None

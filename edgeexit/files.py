@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import BundleError, DataError, EdgeExitError
 
 MAX_JSON_BYTES = 4 << 20
+MAX_JSON_DEPTH = 64
 MAX_NPZ_BYTES = 4 << 30
 """Sum of a data file's arrays once unpacked; a small file may claim to be huge."""
 
@@ -33,7 +35,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path, error: type[EdgeExitError] = BundleError) -> Any:
-    """A JSON document: bounded, no NaN or Infinity, no key twice.
+    """A JSON document in UTF-8: bounded in size and depth, all numbers finite, no key twice.
 
     Raises:
         error: unreadable, larger than 4 MiB, or not such a document.
@@ -48,15 +50,39 @@ def read_json(path: Path, error: type[EdgeExitError] = BundleError) -> Any:
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not JSON")
 
+    def finite(word: str) -> float:
+        if not math.isfinite(found := float(word)):
+            raise ValueError(f"the number {word:.20} is too large")
+        return found
+
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise error(f"{path}: {size} bytes of JSON, at most {MAX_JSON_BYTES} are read")
-        return json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
+        text = path.read_bytes().decode("utf-8")
+        document = json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
+        _check_document(document)
+        return document
     except OSError as e:
         raise error(f"{path}: cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e:
         raise error(f"{path}: not a valid JSON document: {e}") from e
+
+
+def _check_document(document: Any) -> None:
+    """Raise ValueError for what json.loads takes and later steps would fall over."""
+    level = [document]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")  # half a surrogate pair cannot be written
+            return
+    raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
 
 
 def read_npz(
@@ -75,11 +101,13 @@ def read_npz(
             raise error(f"{path}: unpacks to {claimed} bytes, at most {limit} are read")
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
+    except EdgeExitError:
+        raise
     except FileNotFoundError as e:
         raise error(f"{path}: no such file") from e
     except OSError as e:
         raise error(f"{path}: cannot be read: {e.strerror or e}") from e
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as e:
+    except Exception as e:  # damaged files: zipfile, zlib and numpy's header parser raise a dozen kinds
         what = "it holds object arrays, which need pickle" if "allow_pickle" in str(e) else str(e)
         raise error(f"{path}: not a plain .npz of number arrays: {what}; write it with np.savez") from e
     for name, array in found.items():
@@ -123,7 +151,7 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
     Raises:
         BundleError: `path` exists and `overwrite` is false, or the disk refuses the write.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))  # behind a link, the folder itself is replaced
     if path.exists() and not overwrite:
         raise BundleError(f"{path}: exists already; choose another name or pass --overwrite")
     temporary: Path | None = None
@@ -150,11 +178,12 @@ def _swap(new: Path, path: Path) -> None:
         return
     # A folder cannot be renamed over a full one: step aside, and step back if the second rename fails.
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    path.rename(aside / "old")
     try:
+        path.rename(aside / "old")
         new.rename(path)
     except BaseException:
-        (aside / "old").rename(path)
+        if not path.exists():
+            (aside / "old").rename(path)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -124,8 +124,8 @@ class Chain(_Base):
             if k == last:
                 return k, output, float(sure), "last"
             scores.append(sure)
-            if policy.needs_labels:
-                labels.append(np.argmax(output, -1)[0])
+            if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
+                labels.append(np.argmax(output, -1))
             if policy.stop(scores, labels):
                 return k, output, float(sure), _stopped(policy, k)
             if left is not None and self.seconds is not None and self.seconds[k + 1] > left():
@@ -215,7 +215,10 @@ class Fused(_Base):
         values = [*inputs, thresholds]
         found = self.models[0].run([values[i] for i in self.order])
         output, index, sure = (found[i] for i in self.picks)
-        return int(index), output, sure
+        k = int(index)
+        if not 0 <= k < self.count:
+            raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
+        return k, output, sure
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         assert isinstance(policy, Threshold)
@@ -310,10 +313,12 @@ class AllExits(_Base):
         raise PolicyError("layout all computes every exit of every input; it is for calibration, run fused or chain")
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
-        raise AssertionError("fits() refuses every policy")
+        self.fits(policy)  # which refuses every policy
+        raise AssertionError
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
-        raise AssertionError("fits() refuses every policy")
+        self.fits(policy)  # which refuses every policy
+        raise AssertionError
 
     def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
         known = dict(zip(self.names, inputs, strict=True))

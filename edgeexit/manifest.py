@@ -6,8 +6,9 @@ checks what the schema checks (without a library, for the device) and that the p
 
 from __future__ import annotations
 
-import math
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ DTYPES = (
 )
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, which a terminal would obey, and halves of surrogate pairs, which cannot be written."""
 T = TypeVar("T")
 
 
@@ -250,9 +253,7 @@ class _Reader:
         return BundleError(f"{self.at}.{key}: expected {expected}, found {found[:60]}")
 
     def text(self, key: str, pattern: re.Pattern[str] | None = None, among: tuple[str, ...] = ()) -> str:
-        value = self.data.get(key)
-        if not isinstance(value, str) or not 0 < len(value) <= 512:
-            raise self.fail(key, "text of 1 to 512 characters")
+        value = _text(self.data.get(key), f"{self.at}.{key}")
         if pattern is not None and not pattern.fullmatch(value):
             raise self.fail(key, "letters, digits, '.', '_' and '-', confined to the bundle")
         if among and value not in among:
@@ -270,9 +271,6 @@ class _Reader:
             return None
         return self.count(key)
 
-    def number(self, key: str) -> float:
-        return _number(self.data.get(key), f"{self.at}.{key}")
-
     def optional(self, key: str, read: Callable[[Any, str], T]) -> T | None:
         value = self.data.get(key)
         return None if value is None else read(value, f"{self.at}.{key}")
@@ -285,20 +283,27 @@ class _Reader:
 
 
 def _number(value: Any, at: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BundleError(f"{at}: expected a number, found {value!r}")
+    # abs() and not isfinite(): JSON has whole numbers that no float can hold
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise BundleError(f"{at}: expected a number, found {value!r:.60}")
     return float(value)
 
 
 def _positive(value: Any, at: str) -> float:
     if (found := _number(value, at)) <= 0:
-        raise BundleError(f"{at}: expected a positive number, found {value!r}")
+        raise BundleError(f"{at}: expected a positive number, found {value!r:.60}")
+    return found
+
+
+def _not_negative(value: Any, at: str) -> float:
+    if (found := _number(value, at)) < 0:
+        raise BundleError(f"{at}: expected a number of at least 0, found {value!r:.60}")
     return found
 
 
 def _text(value: Any, at: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 512:
-        raise BundleError(f"{at}: expected text of 1 to 512 characters, found {value!r:.60}")
+    if not isinstance(value, str) or not 0 < len(value) <= 512 or _UNPRINTABLE.search(value):
+        raise BundleError(f"{at}: expected text of 1 to 512 printable characters, found {value!r:.60}")
     return value
 
 
@@ -306,7 +311,7 @@ def _axis(value: Any, at: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise BundleError(f"{at}: expected a size or the name of a free axis, found {value!r:.60}")
     if isinstance(value, int) and not 0 <= value <= 1 << 40:
-        raise BundleError(f"{at}: a size from 0 to 2^40, found {value}")
+        raise BundleError(f"{at}: expected a size from 0 to 2^40, found {value!r:.60}")
     return value if isinstance(value, int) else _text(value, at)
 
 
@@ -316,11 +321,19 @@ def _tensor(value: Any, at: str) -> TensorSpec:
     return TensorSpec(r.text("name"), r.text("dtype", among=DTYPES), r.list("shape", _axis, most=16), axis)
 
 
+def _per_input(value: Any, at: str) -> TensorSpec:
+    """A model input or an exit's output: its axis 0 counts inputs."""
+    found = _tensor(value, at)
+    if not found.shape or found.batch_axis != 0:
+        raise BundleError(f"{at}: axis 0 of a model input or an exit's output counts inputs")
+    return found
+
+
 def _exit(value: Any, at: str) -> ExitSpec:
     r = _Reader(value, at)
     return ExitSpec(
         r.text("name"),
-        r.list("outputs", _tensor, least=1, most=64),
+        r.list("outputs", _per_input, least=1, most=64),
         r.text("kind", among=("logits", "probs")),
         r.count_or_none("macs"),
         r.count_or_none("prefix_macs"),
@@ -353,7 +366,11 @@ def _file(value: Any, at: str) -> FileSpec:
 
 def _check(value: Any, at: str) -> Check:
     r = _Reader(value, at)
-    return Check(r.number("tolerance"), r.list("max_error", _number), r.count("inputs"))
+    return Check(
+        _not_negative(r.data.get("tolerance"), f"{at}.tolerance"),
+        r.list("max_error", _not_negative, least=1, most=MAX_EXITS),
+        r.count("inputs"),
+    )
 
 
 def _artifact(value: Any, at: str) -> Artifact:
@@ -400,7 +417,7 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         r.text("name"),
         r.text("task"),
         r.text("batch", among=("dynamic", "one")),
-        r.list("inputs", _tensor, least=1, most=256),
+        r.list("inputs", _per_input, least=1, most=256),
         r.list("exits", _exit, least=1, most=MAX_EXITS),
         r.list("stages", _stage, least=1, most=MAX_EXITS),
         r.list("cuts", _tensor),
@@ -417,6 +434,10 @@ def _check_parts(m: Manifest, at: str) -> None:
     count = len(m.exits)
     if len(m.stages) != count:
         raise BundleError(f"{at}: {count} exits but {len(m.stages)} stages; every exit has its stage")
+    if m.batch == "dynamic":  # where one input goes per call, no axis is ever thinned out
+        for t in m.cuts:
+            if t.batch_axis is not None and t.batch_axis >= len(t.shape):
+                raise BundleError(f"{at}: cut {t.name!r:.60} has {len(t.shape)} axes, its batch_axis is {t.batch_axis}")
     tensors = [*m.inputs, *m.cuts, *(t for e in m.exits for t in e.outputs)]
     for what, names in (
         ("tensor", [t.name for t in tensors]),
@@ -424,31 +445,43 @@ def _check_parts(m: Manifest, at: str) -> None:
         ("artifact", [a.name for a in m.artifacts]),
         ("file", [f.path for f in m.files]),
     ):
-        twice = {n for n in names if names.count(n) > 1} if len(names) != len(set(names)) else set()
+        twice = {n for n, times in Counter(names).items() if times > 1}
         # A tensor may be an exit's output and be carried on as well, but then the two say the same.
-        if twice and not (what == "tensor" and all(_same_twice(tensors, n) for n in twice)):
+        if twice and not (what == "tensor" and _say_the_same(tensors, twice)):
             raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
     known = {t.name for t in m.inputs}
     for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):
         if missing := [n for n in stage.inputs if n not in known]:
             raise BundleError(f"{at}: stage {k} reads {missing[0]!r:.60}, which nothing before it makes")
-        if lacking := [t.name for t in e.outputs if t.name not in stage.outputs and t.name not in known]:
+        if lacking := [t.name for t in e.outputs if t.name not in stage.outputs]:
             raise BundleError(f"{at}: exit {e.name!r:.60} names {lacking[0]!r:.60}, which stage {k} does not make")
         if len(e.outputs) != 1:
             raise BundleError(f"{at}: exit {e.name!r:.60} has several outputs; that needs a newer EdgeExit")
         known.update(stage.outputs)
-    if strange := [n for s in m.stages for n in s.outputs if n not in {t.name for t in tensors}]:
+    described = {t.name for t in tensors}
+    if strange := [n for s in m.stages for n in s.outputs if n not in described]:
         raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
+    classes = m.exits[-1].outputs[0].shape[-1]
+    if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
+        raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
     for a in m.artifacts:
         expected = count if a.layout in ("chain", "prefix") else 1
         if len(a.models) != expected:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
+        if a.layout == "fused" and count < 2:
+            raise BundleError(f"{at}: artifact {a.name!r}: a fused graph decides between exits, and there is one")
+        if a.check is not None and len(a.check.max_error) != count:
+            raise BundleError(f"{at}: artifact {a.name!r}: {len(a.check.max_error)} errors for {count} exits")
         if (a.layout == "fused") != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
 
 
-def _same_twice(tensors: list[TensorSpec], name: str) -> bool:
-    found = [t for t in tensors if t.name == name]
-    return len(found) == 2 and (found[0].dtype, found[0].shape) == (found[1].dtype, found[1].shape)
+def _say_the_same(tensors: list[TensorSpec], names: set[str]) -> bool:
+    """Whether each of these stands exactly twice, with one dtype and shape."""
+    found: dict[str, list[TensorSpec]] = {}
+    for t in tensors:
+        if t.name in names:
+            found.setdefault(t.name, []).append(t)
+    return all(len(f) == 2 and (f[0].dtype, f[0].shape) == (f[1].dtype, f[1].shape) for f in found.values())

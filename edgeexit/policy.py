@@ -70,7 +70,8 @@ class Threshold:
         if self.score not in SCORES:
             raise PolicyError(f"unknown score {self.score!r}; known: {', '.join(SCORES)}")
         object.__setattr__(self, "thresholds", thresholds)
-        object.__setattr__(self, "compared", tuple(np.float32(t) for t in thresholds))
+        with np.errstate(over="ignore"):  # beyond float32 is infinity
+            object.__setattr__(self, "compared", tuple(np.float32(t) for t in thresholds))
         _check_temperatures(self.temperatures, self.exits)
 
     @property
@@ -139,10 +140,9 @@ def policy_from_dict(table: Any) -> Policy:
     Raises:
         PolicyError: not such a table.
     """
-    if not isinstance(table, Mapping) or table.get("kind") not in POLICIES:
-        kind = table.get("kind") if isinstance(table, Mapping) else table
-        raise PolicyError(f"unknown policy kind {kind!r}; known: {', '.join(POLICIES)}")
-    kind = table["kind"]
+    kind = table.get("kind") if isinstance(table, Mapping) else table
+    if not isinstance(kind, str) or kind not in POLICIES or not isinstance(table, Mapping):
+        raise PolicyError(f"unknown policy kind {kind!r:.60}; known: {', '.join(POLICIES)}")
     try:
         if kind == "patience":
             return Patience(table["patience"])
@@ -152,7 +152,7 @@ def policy_from_dict(table: Any) -> Policy:
             table["score"],
             None if temperatures is None else tuple(_from_json(t) for t in temperatures),
         )
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise PolicyError(f"policy table of kind {kind!r} is damaged: {e}") from e
 
 
@@ -206,7 +206,19 @@ class OperatingPoint:
             raise PolicyError("operating point without a name, or with an artifact that is not text")
         if not all(isinstance(s, Mapping) for s in (*sections.values(), promise or {})):
             raise PolicyError(f"operating point {name!r}: asked, expected, data and promise must be objects")
+        expected = sections["expected"]
+        rates = expected.get("exit_rates", [])
+        numbers = [*sections["asked"].values(), *(expected.get(key, 0) for key in _MEASURED)]
+        if not isinstance(rates, list) or not all(_is_number(n) for n in (*numbers, *rates)):
+            raise PolicyError(f"operating point {name!r:.60}: what was asked and is expected must be numbers")
         return cls(name, policy_from_dict(table.get("policy")), artifact, promise=promise, **sections)
+
+
+_MEASURED = ("cost", "accuracy", "agreement", "n")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_temperatures(temperatures: tuple[float, ...] | None, exits: int) -> None:

@@ -55,7 +55,7 @@ class Records:
             _check_labels(self.labels, o.shape, self.name)
         object.__setattr__(self, "cost", _check_cost(self.cost, len(o), self.name))
         if self.static_cost is not None:
-            object.__setattr__(self, "static_cost", np.asarray(self.static_cost, np.float64))
+            object.__setattr__(self, "static_cost", _check_static_cost(self.static_cost, len(o), self.name))
 
     @property
     def exits(self) -> int:
@@ -134,7 +134,7 @@ class Records:
         Raises:
             DataError: a part would be empty.
         """
-        cut = round(self.n * fraction)
+        cut = round(self.n * fraction) if 0 < fraction < 1 else 0
         if not 0 < cut < self.n:
             raise DataError(f"{self.name}: {self.n} rows cannot be split {fraction:g} : {1 - fraction:g}")
         order = np.random.default_rng(seed).permutation(self.n)
@@ -227,8 +227,22 @@ def _check_labels(labels: NDArray[Any], shape: tuple[int, ...], name: str) -> No
         raise DataError(f"{name}: labels reach from {labels.min()} to {labels.max()}, classes are 0 to {shape[-1] - 1}")
 
 
+def _numbers(values: Any, what: str, name: str) -> NDArray[np.float64]:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {what!r} must be numbers, found {values.dtype}")
+    return np.asarray(values, np.float64)
+
+
+def _check_static_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
+    cost = _numbers(cost, "static_cost", name)
+    if cost.shape != (exits,) or not np.isfinite(cost).all() or (cost <= 0).any():
+        raise DataError(f"{name}: 'static_cost' must be {exits} positive numbers, found {cost.tolist()}")
+    return np.asarray(cost)
+
+
 def _check_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
-    cost = np.asarray(cost, np.float64)
+    cost = _numbers(cost, "cost", name)
     if cost.shape != (exits,) or not np.isfinite(cost).all() or cost[0] <= 0 or (np.diff(cost) <= 0).any():
         raise DataError(f"{name}: 'cost' must be {exits} growing positive numbers (cumulative), found {cost.tolist()}")
     return np.asarray(cost)

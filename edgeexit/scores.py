@@ -89,5 +89,6 @@ def score(
         raise PolicyError(f"unknown score {name!r}; known: {', '.join(SCORES)}")
     if outputs.shape[-1] < 2:
         raise PolicyError(f"a score needs at least 2 classes in the last axis, found shape {outputs.shape}")
-    s = SCORES[name](tempered(outputs, kind, temperature))
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite output gives NaN, which never stops
+        s = SCORES[name](tempered(outputs, kind, temperature))
     return s if s.ndim == 1 else s.reshape(len(s), -1).mean(-1)

@@ -96,6 +96,13 @@ def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, Any]:
     needed = [f"input_{i}" for i in range(len(bundle.manifest.inputs))] + [f"output_{k}" for k in range(count)]
     if lacking := [n for n in (*needed, "thresholds", "exits", "score") if n not in arrays]:
         raise BundleError(f"{bundle.path}: {artifact.vectors.path} lacks {lacking[0]!r}")
+    n = len(np.atleast_1d(arrays["input_0"]))
+    shapes = {"thresholds": (count - 1,), "exits": (n,), "score": ()}
+    if wrong := [name for name, shape in shapes.items() if arrays[name].shape != shape]:
+        raise BundleError(
+            f"{bundle.path}: {artifact.vectors.path}: {wrong[0]!r} has shape {arrays[wrong[0]].shape}, "
+            f"expected {shapes[wrong[0]]}"
+        )
     return arrays
 
 

@@ -18,9 +18,12 @@ from edgeexit.cli.sweep import sweep
 from edgeexit.errors import EdgeExitError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(edgeexit.__version__, prog_name="edgeexit")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Multi-exit neural networks that really stop early on the device.
 
     \b
@@ -31,6 +34,8 @@ def cli() -> None:
       edgeexit sweep my.edgeexit --data val.npz --out report
       edgeexit run my.edgeexit --input x.npy
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 for command in (export, inspect, verify, calibrate, run, bench, sweep, demo, doctor):

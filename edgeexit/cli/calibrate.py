@@ -26,7 +26,7 @@ from edgeexit.cli.common import (
 from edgeexit.engine import Engine, load
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import write_atomic
-from edgeexit.policy import OperatingPoint
+from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
 from edgeexit.replay import Records
 from edgeexit.scores import SCORES
 
@@ -54,7 +54,7 @@ from edgeexit.scores import SCORES
 @click.option(
     "--design", type=float, default=0.5, show_default=True, help="Share of rows to choose on; the rest measures."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of that split.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
 @click.option("--name", help="Name of the operating point. [default: made of the target]")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="With --records: where to write the operating point (JSON)."
@@ -93,6 +93,8 @@ def calibrate(
     """
     if (bundle is None) == (records is None) or (bundle is not None) != (data is not None):
         raise DataError("calibrate takes a BUNDLE with --data, or --records without a bundle")
+    if out is not None and records is None:
+        raise DataError("--out goes with --records; with a bundle the operating point is stored in the bundle")
     wish: dict[str, Any] = {
         "policy": policy,
         "budget": budget,
@@ -112,6 +114,8 @@ def calibrate(
     else:
         assert bundle is not None and data is not None
         engine = load(bundle, artifact=artifact, threads=threads)
+        score = score or engine.artifact.score or "maxprob"
+        _check_family(engine, policy, score)
         inputs, labels = read_data(data, engine.bundle.manifest)
         if temperature:
             engine = _with_temperatures(engine, inputs, labels, design, seed, threads)
@@ -124,7 +128,7 @@ def calibrate(
                 design=design,
                 seed=seed,
                 progress=tell,
-                score=score or engine.artifact.score or "maxprob",
+                score=score,
                 **wish,
             )
     if as_json:
@@ -133,6 +137,13 @@ def calibrate(
         click.echo(_text(point))
         if bundle is not None:
             click.echo(f"stored in {bundle} as {point.name!r}: edgeexit run {bundle} --policy {point.name} --input ...")
+
+
+def _check_family(engine: Engine, policy: str, score: str) -> None:
+    """Refuse, before minutes of recording, a policy that this artifact could not run."""
+    last = engine.exits - 1
+    trials: dict[str, Policy] = {"patience": Patience(1), "fixed": fixed_exit(last, last + 1, score)}
+    engine.driver.fits(trials.get(policy) or Threshold((1.0,) * last, score))
 
 
 def _with_temperatures(

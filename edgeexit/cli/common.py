@@ -62,6 +62,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
+def printable(text: str) -> str:
+    """Without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def count(number: float | None) -> str:
     """12,516,992 as 12.52 M; None as -."""
     if number is None:
@@ -111,10 +116,12 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
         array = inputs[spec.name]
         if array.dtype != spec.dtype and np.can_cast(array.dtype, spec.dtype, "same_kind"):
             inputs[spec.name] = array.astype(spec.dtype)  # a file of uint8 pictures for a float model
+        if array.ndim == 0:
+            raise DataError(f"{path}: {spec.name!r} is a single number; expected rows (n, ...)")
     labels = next((arrays[n] for n in ("y", "labels") if n in arrays), None)
     n = len(next(iter(inputs.values())))
     if labels is not None:
-        if labels.dtype.kind not in "iu" or len(labels) != n:
+        if labels.dtype.kind not in "iu" or labels.shape[:1] != (n,):
             raise DataError(
                 f"{path}: y must be whole numbers, one per row; found {labels.dtype} {labels.shape} for {n} rows"
             )

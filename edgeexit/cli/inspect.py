@@ -16,10 +16,12 @@ from edgeexit.cli.common import (
     json_option,
     percent,
     print_json,
+    printable,
     table,
     threads_option,
 )
 from edgeexit.environment import environment, environment_line
+from edgeexit.errors import BundleError
 from edgeexit.manifest import to_json
 from edgeexit.verify import verify as verify_bundle
 
@@ -37,11 +39,15 @@ def accuracies(bundle: Bundle) -> dict[str, Any] | None:
             continue
         arrays = bundle.arrays(artifact.calibration)
         measure = "correct" if "correct" in arrays else "agreement"
-        values = arrays[measure].mean(0, dtype=float)
+        found = arrays.get(measure)
+        count = len(bundle.manifest.exits)
+        if found is None or found.ndim != 2 or found.shape[1] != count or not len(found) or found.dtype.kind != "f":
+            raise BundleError(f"{bundle.path}: {artifact.calibration.path} needs {measure!r} (n, {count})")
+        values = found.mean(0, dtype=float)
         return {
             "measure": "accuracy" if measure == "correct" else "agreement with the last exit",
             "exits": [float(v) for v in values],
-            "n": len(arrays[measure]),
+            "n": len(found),
             "artifact": artifact.name,
         }
     return None
@@ -107,7 +113,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
                 [
                     name,
                     p.artifact or "-",
-                    ", ".join(f"{k} {v:g}" for k, v in p.asked.items()),
+                    ", ".join(f"{printable(k)} {v:g}" for k, v in p.asked.items()),
                     percent(p.expected.get("cost")),
                     "-" if key is None else f"{key} {percent(p.expected[key], 2)}",
                     " ".join(percent(r, 0) for r in p.expected.get("exit_rates", ())),
@@ -115,7 +121,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
             )
         click.echo("\n" + table(rows, right=(3,)))
     source = ", ".join(f"{k} {v}" for k, v in m.provenance.items() if "sha256" not in k)
-    click.echo(f"\nmade from: {source}")
+    click.echo(f"\nmade from: {printable(source)}")
 
 
 @click.command()

@@ -60,7 +60,8 @@ def run(
     x = _read(source, row, engine, scale)
     decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
     labels = engine.bundle.manifest.labels
-    name = labels[decision.label] if labels is not None and isinstance(decision.label, int) else None
+    known = labels is not None and isinstance(decision.label, int) and decision.label < len(labels)
+    name = labels[decision.label] if labels is not None and known else None
     if as_json:
         print_json(
             {
@@ -151,9 +152,11 @@ def _read(path: Path, row: int | None, engine: Engine, scale: float) -> Any:
 def _read_npy(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e:
-        raise DataError(f"{path}: not a plain .npy array of numbers: {e}") from e
+    except Exception as e:  # numpy's header parser raises a dozen kinds
+        what = "text, or objects that need pickle" if "allow_pickle" in str(e) else str(e)
+        raise DataError(f"{path}: not a plain .npy array of numbers: {what}; write it with np.save") from e
     if not isinstance(array, np.ndarray):
+        array.close()
         raise DataError(f"{path}: holds an archive, not one array; name it .npz")
     return array
 

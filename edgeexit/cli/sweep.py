@@ -42,7 +42,7 @@ from edgeexit.sweep import sweep as sweep_records
 @click.option(
     "--design", type=float, default=0.5, show_default=True, help="Without it: share of the rows to choose on."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of that split.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
 @click.option("--policies", metavar="A,B", help=f"Of {', '.join((*ADAPTIVE, *BASELINES))}. [default: all]")
 @click.option("--budgets", metavar="F,F", help="Fractions of the last exit's cost. [default: 25 from the first exit's]")
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the report.")

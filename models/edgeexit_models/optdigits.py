@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DESIGN_ROWS = 800
+DESIGN_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class OptDigits:
     """Three disjoint splits; `test` is the official one, train and design are the official train, divided."""
 
     x_train: NDArray[np.float32]
-    """`(3023, 1, 8, 8)`, ink 0..16"""
+    """`(2823, 1, 8, 8)`, ink 0..16"""
     y_train: NDArray[np.int64]
     x_design: NDArray[np.float32]
-    """`(800, 1, 8, 8)` for choosing thresholds"""
+    """`(1000, 1, 8, 8)` for choosing thresholds"""
     y_design: NDArray[np.int64]
     x_test: NDArray[np.float32]
     """`(1797, 1, 8, 8)` for reporting"""

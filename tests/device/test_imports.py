@@ -1,0 +1,92 @@
+"""The device side needs numpy and the standard library, and its public names are the ones it lists."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import edgeexit
+from edgeexit import errors
+
+GATE = """
+import sys
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "numpy", "edgeexit"}:
+            raise ImportError(f"{name} is not allowed on the device")
+
+sys.meta_path.insert(0, Gate())
+import {module}
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "module", ["edgeexit", "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing"]
+)
+def test_gate(module: str) -> None:
+    found = python(GATE.replace("{module}", module))
+    assert found.returncode == 0, found.stderr
+
+
+def test_gate_can_close() -> None:
+    found = python(GATE.replace("{module}", "edgeexit.cli"))
+    assert found.returncode != 0
+    assert "click is not allowed" in found.stderr
+
+
+def test_import_loads_no_engine() -> None:
+    code = "import sys, json, numpy; before = set(sys.modules); import edgeexit; "
+    code += "print(json.dumps(sorted({m.partition('.')[0] for m in set(sys.modules) - before})))"
+    found = python(code)
+    assert found.returncode == 0, found.stderr
+    new = set(json.loads(found.stdout))
+    assert "edgeexit" in new
+    assert new - set(sys.stdlib_module_names) <= {"edgeexit", "numpy"}
+    assert not new & {"onnxruntime", "click", "torch", "onnx", "edgeexit_exporters", "edgeexit_runtimes"}
+
+
+def test_public_names() -> None:
+    found = {
+        name
+        for name, value in vars(edgeexit).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", "").startswith("edgeexit")
+    }
+    assert found | {"export"} == set(edgeexit.__all__)
+    assert len(set(edgeexit.__all__)) == len(edgeexit.__all__)
+
+
+def test_every_error_is_exported_and_drawn() -> None:
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.EdgeExitError)]
+    assert len(classes) >= 8
+    for c in classes:
+        assert getattr(edgeexit, c.__name__) is c
+        assert c.__name__ in (errors.__doc__ or "")
+
+
+def test_export_says_the_pip_line_where_it_cannot() -> None:
+    code = """
+import sys
+sys.modules["onnx"] = sys.modules["onnx_ir"] = None
+import edgeexit
+try:
+    edgeexit.export
+except edgeexit.BackendMissing as e:
+    print(e)
+"""
+    assert "pip install 'edgeexit[export]'" in python(code).stdout
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        edgeexit.nonsense  # noqa: B018

@@ -1,0 +1,211 @@
+"""Reading manifests: the schema and the code agree, and nothing but BundleError ever comes out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgeexit
+from edgeexit.errors import BundleError
+from edgeexit.manifest import from_json, to_json
+
+SCHEMA = Path(edgeexit.__file__).parent / "bundle.schema.json"
+ODD: list[Any] = [
+    None, True, False, 0, -1, 1, 2, 1.5, -0.5, 10**30, 10**400, 1e308, "", "x", "x\n", "../x", "/etc/passwd",
+    "a//b", "x" * 600, "\x1b[2J", "\ud800", "a b", "manifest.json", "chain", "fused", "maxprob", [], {}, [[]],
+    [None], ["x"], [1, 2], [-1.0] * 3, ["x"] * 5000, {"x": 1}, {"name": "x"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def manifest(tiny: Path) -> dict[str, Any]:
+    return json.loads((tiny / "manifest.json").read_text())
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) in a document."""
+    found: list[tuple[Any, Any]] = []
+    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        found.append((value, key))
+        found.extend(places(value[key]))
+    return found
+
+
+def mutated(manifest: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    document = copy.deepcopy(manifest)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        container, key = rng.choice(places(document))
+        what = rng.randrange(5)
+        if what == 0:
+            del container[key]
+        elif what == 1:
+            container[key] = copy.deepcopy(rng.choice(ODD))
+        elif what == 2:
+            other, k = rng.choice(places(document))
+            container[key] = copy.deepcopy(other[k])
+        elif what == 3 and isinstance(container, list):
+            container.append(copy.deepcopy(container[key]))
+        elif isinstance(container, dict):
+            container[rng.choice(("strange", "states", "batch_axis", "score"))] = copy.deepcopy(rng.choice(ODD))
+    return document
+
+
+def accepted(document: Any) -> bool:
+    try:
+        from_json(document)
+    except BundleError as e:
+        assert 0 < len(str(e)) < 1000
+        return False
+    return True
+
+
+def test_round_trip(manifest: dict[str, Any]) -> None:
+    found = from_json(manifest)
+    assert from_json(to_json(found)) == found
+    assert to_json(from_json(to_json(found))) == to_json(found)
+    assert [e.name for e in found.exits] == ["y0", "y1", "y2"]
+    assert found.exits[-1].macs == 232 and found.exits[-1].prefix_macs == 184
+    assert len(found.files) == len({f.path for f in found.files}) == 13
+
+
+def test_schema_and_code_agree(manifest: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert not list(validator.iter_errors(manifest))
+    rng = random.Random(0)
+    refused_by_schema = refused_by_code = 0
+    for _ in range(400):
+        document = mutated(manifest, rng)
+        by_code, by_schema = not accepted(document), not validator.is_valid(document)
+        assert by_code or not by_schema, [e.message for e in validator.iter_errors(document)]
+        refused_by_code += by_code
+        refused_by_schema += by_schema
+    assert 400 > refused_by_code > refused_by_schema > 200  # the mutations bite, and the code checks more
+
+
+def test_mutations_raise_nothing_else(manifest: dict[str, Any]) -> None:
+    rng = random.Random(1)
+    outcomes = [accepted(mutated(manifest, rng)) for _ in range(1500)]
+    assert 30 < sum(outcomes) < 1000
+    for value in ODD:
+        assert not accepted(value)
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def _second_cut(m: dict[str, Any]) -> None:
+    m["cuts"].append({**m["cuts"][0], "dtype": "int8"})
+
+
+def _second_head(m: dict[str, Any]) -> None:
+    m["exits"][0]["outputs"].append({**m["exits"][0]["outputs"][0], "name": "z"})
+    m["stages"][0]["outputs"].append("z")
+
+
+def _axis(m: dict[str, Any]) -> None:
+    m["cuts"][0]["batch_axis"] = 2
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "schema 2": (lambda m: m.update(schema=2), "schema 2.*knows 1"),
+    "schema true": (lambda m: m.update(schema=True), "schema True"),
+    "another format": (lambda m: m.update(format="zip"), "'edgeexit'"),
+    "no stages": (lambda m: m.update(stages=[]), "stages"),
+    "a stage too few": (lambda m: m["stages"].pop(), "3 exits but 2 stages"),
+    "an exit twice": (lambda m: m["exits"][1].update(name="y0"), "exit 'y0' stands twice"),
+    "an artifact twice": (lambda m: m["artifacts"].append(m["artifacts"][0]), "artifact .* stands twice"),
+    "a tensor twice": (_second_cut, "tensor 'f0' stands twice"),
+    "one path, two files": (lambda m: m["policies"]["half-chain"].update(bytes=1, path="policies/half-fused.json"),
+                            "file .* stands twice"),
+    "stage reads what comes later": (lambda m: m["stages"][1].update(inputs=["f1"]), "stage 1 reads 'f1'"),
+    "stage makes the undescribed": (lambda m: m["stages"][1]["outputs"].append("z"), "'z' is described nowhere"),
+    "exit that its stage does not make": (lambda m: m["stages"][1].update(outputs=["f1"]), "stage 1 does not make"),
+    "several outputs": (_second_head, "several outputs"),
+    "states": (lambda m: m["stages"][0].update(states=["h"]), "states"),
+    "a model too few": (lambda m: m["artifacts"][1]["models"].pop(), "2 models, layout chain needs 3"),
+    "temperatures": (lambda m: m["artifacts"][1].update(temperatures=[1.0]), "1 temperatures for 3 exits"),
+    "temperature 0": (lambda m: m["artifacts"][1].update(temperatures=[1, 0, 1]), "positive"),
+    "chain with a score": (lambda m: m["artifacts"][1].update(score="margin"), "names its score"),
+    "fused without": (lambda m: m["artifacts"][0].update(score=None), "names its score"),
+    "unknown score": (lambda m: m["artifacts"][0].update(score="luck"), "maxprob, entropy, margin"),
+    "errors": (lambda m: m["artifacts"][0]["check"].update(max_error=[]), "max_error"),
+    "errors for other exits": (lambda m: m["artifacts"][0]["check"].update(max_error=[0.0]), "1 errors for 3 exits"),
+    "labels": (lambda m: m.update(labels=["a"]), "1 labels for 3 classes"),
+    "batch axis of a cut": (_axis, "batch_axis is 2"),
+    "batch axis of an input": (lambda m: m["inputs"][0].update(batch_axis=1), "counts inputs"),
+    "input without axes": (lambda m: m["inputs"][0].update(shape=[]), "counts inputs"),
+    "control characters": (lambda m: m.update(name="\x1b[2Jtiny"), "printable"),
+    "upper-case digest": (lambda m: m["policies"]["half-chain"].update(sha256="A" * 64), "64 hexadecimal"),
+    "the manifest as a file": (lambda m: m["policies"]["half-chain"].update(path="manifest.json"), "manifest itself"),
+    "policy name": (lambda m: m["policies"].update({"../x": m["policies"]["half-chain"]}), "is not a name"),
+    "a number beyond floats": (lambda m: m["artifacts"][0]["check"].update(tolerance=10**400), "a number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(manifest: dict[str, Any], case: str) -> None:
+    change, message = REFUSED[case]
+    change(manifest)
+    with pytest.raises(BundleError, match=message):
+        from_json(manifest)
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "/etc/passwd", "a/../../b", "a\\b", "..\\x", "C:/x", ".hidden", "a/.b", "a//b", "a/", "", "a\x00b",
+             "a\n", "-rf", "a" * 600]
+)  # fmt: skip
+def test_paths_are_confined(manifest: dict[str, Any], path: str) -> None:
+    manifest["artifacts"][0]["models"][0]["path"] = path
+    with pytest.raises(BundleError, match="path"):
+        from_json(manifest)
+
+
+def test_odd_but_right(manifest: dict[str, Any]) -> None:
+    manifest["strange"] = {"a": [1]}  # unknown fields are ignored
+    manifest["labels"] = None
+    for e in manifest["exits"]:
+        e["macs"] = e["prefix_macs"] = None
+    y0 = manifest["exits"][0]["outputs"][0]
+    manifest["cuts"].append({**y0, "batch_axis": 0})  # an exit that later stages read, too
+    manifest["stages"][1]["inputs"].append("y0")
+    manifest["stages"][2]["inputs"].append("y1")  # an exit that an earlier stage made, passed on
+    for stage in manifest["stages"]:
+        del stage["states"]
+    found = from_json(manifest)
+    assert found.exits[0].macs is None
+    assert "strange" not in to_json(found)
+
+
+def test_one_input_per_call(manifest: dict[str, Any]) -> None:
+    manifest["batch"] = "one"
+    manifest["cuts"][0].update(shape=[], batch_axis=0)  # nothing is thinned out, so the axis is never used
+    assert from_json(manifest).batch == "one"
+
+
+def test_hostile_sizes_do_not_stall(manifest: dict[str, Any]) -> None:
+    """Lists as long as 4 MiB allow are checked in a moment, not in a loop over pairs."""
+    start = time.perf_counter()
+    file = manifest["policies"]["half-chain"]
+    manifest["policies"] = {f"p{i}": {**file, "path": f"p/{i}"} for i in range(30_000)}
+    manifest["policies"]["last"] = {**file, "path": "p/7", "bytes": 1}
+    with pytest.raises(BundleError, match="stands twice"):
+        from_json(manifest)
+    manifest["policies"] = {}
+    names = [f"t{i}" for i in range(4000)]
+    manifest["cuts"] = [{"name": n, "dtype": "int8", "shape": ["b"]} for n in names]
+    for k in range(3):
+        manifest["stages"][k]["outputs"] = [f"y{k}", *names]
+    manifest["stages"][1]["inputs"] = manifest["stages"][2]["inputs"] = ["x"]
+    assert accepted(manifest)
+    assert time.perf_counter() - start < 10  # pairs: minutes

@@ -1,0 +1,39 @@
+"""Every example runs, and prints what its README shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted(p.parent for p in (ROOT / "examples").glob("*/README.md"))
+
+
+def test_every_example_has_its_readme() -> None:
+    folders = {p for p in (ROOT / "examples").iterdir() if p.is_dir() and any(p.glob("*.py"))}
+    assert folders == set(EXAMPLES)
+    assert len(EXAMPLES) >= 3
+
+
+@pytest.mark.parametrize("folder", EXAMPLES, ids=lambda p: p.name)
+def test_example(folder: Path, tmp_path: Path) -> None:
+    script = folder / f"{folder.name}.py"
+    if folder.name == "attach_exits":
+        pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"```text\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    assert shown, "the README shows no output"
+    assert shape(done.stdout) == shape(shown[0])
+
+
+def shape(text: str) -> list[str]:
+    """The lines with digits blanked: another processor may round a score or train a weight differently."""
+    return [re.sub(r"[\d.,]+", "#", line) for line in text.strip().splitlines() if "Adaptive exits" not in line]
