@@ -45,7 +45,7 @@ for command in (export, inspect, verify, calibrate, run, bench, sweep, demo, doc
 def main() -> None:
     """Run the command line: bad input is one line and exit code 1, Ctrl-C is 130, bugs keep their traceback."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="edgeexit", standalone_mode=False)
     except EdgeExitError as e:
         click.echo(f"error: {' '.join(str(e).split())}", err=True)
         sys.exit(1)

@@ -95,15 +95,14 @@ def inspect(bundle: Path, as_json: bool) -> None:
     m = opened.manifest
     inputs = ", ".join(f"{i.name} {i.dtype}[{','.join(map(str, i.shape))}]" for i in m.inputs)
     batch = "any number" if m.batch == "dynamic" else "one"
-    click.echo(f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n")
-    click.echo(exits_table(opened))
+    lines = [f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n", exits_table(opened)]
     if known := accuracies(opened):
-        click.echo(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
+        lines.append(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
     rows = [["artifact", "size", "largest error", "score"]]
     for a in m.artifacts:
         worst = "-" if a.check is None else f"{max(a.check.max_error):.1e}"
         rows.append([a.name, f"{a.bytes / 1024:.1f} KiB", worst, a.score or "any"])
-    click.echo("\n" + table(rows, right=(1, 2)))
+    lines.append("\n" + table(rows, right=(1, 2)))
     if m.policies:
         rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
         for name in m.policies:
@@ -119,9 +118,10 @@ def inspect(bundle: Path, as_json: bool) -> None:
                     " ".join(percent(r, 0) for r in p.expected.get("exit_rates", ())),
                 ]
             )
-        click.echo("\n" + table(rows, right=(3,)))
+        lines.append("\n" + table(rows, right=(3,)))
     source = ", ".join(f"{k} {v}" for k, v in m.provenance.items() if "sha256" not in k)
-    click.echo(f"\nmade from: {printable(source)}")
+    lines.append(f"\nmade from: {printable(source)}")
+    click.echo("\n".join(lines))  # at once: a damaged file is an error, not half an answer
 
 
 @click.command()

@@ -205,7 +205,7 @@ def test_npz_member_that_claims_a_huge_shape(tmp_path: Path) -> None:
     path = tmp_path / "lie.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", member.getvalue())
-    with pytest.raises(DataError, match="not a plain .npz"):
+    with pytest.raises(DataError, match="not a plain"):
         files.read_npz(path)
 
 
@@ -334,7 +334,7 @@ def test_truncated_and_damaged_zip(tiny: Path, tmp_path: Path, temporary: Path) 
         path.write_bytes(data)
         outcomes.append(opened(path))
         gc.collect(0)
-    assert 60 < outcomes.count(False)
+    assert outcomes.count(False) > 60
     gc.collect()
     assert not list(temporary.iterdir())
 

@@ -1,0 +1,88 @@
+"""docs/bundle-format.md says what the code does: its example runs, its numbers and field names are the code's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeexit import bundle, files, manifest, scores
+
+PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
+def test_the_example_runs(page: str, tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "edgeexit" not in re.sub(r"tiny\.edgeexit", "", example)
+    shutil.copytree(tiny, tmp_path / "tiny.edgeexit")
+    found = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(r"class [012] from exit [012], score 0\.\d{3}\n", found.stdout), found.stderr
+
+
+def test_limits(page: str) -> None:
+    assert (files.MAX_JSON_BYTES, files.MAX_JSON_DEPTH) == (4 << 20, 64)
+    assert "| JSON document | 4 MiB, 64 levels |" in page
+    assert manifest.MAX_EXITS == 256 and "| exits, artifacts, inputs | 256 each |" in page
+    assert manifest.MAX_FILE_BYTES == 16 << 30 and "| one file | 16 GiB |" in page
+    assert bundle.MAX_ARRAY_BYTES == 1 << 30 and "| one `.npz`, unpacked | 1 GiB |" in page
+    assert bundle.MAX_ZIP_ENTRIES == 4096 and "| `.zip`: entries, sum unpacked | 4096, 16 GiB |" in page
+    assert manifest.SCHEMA == 1 and page.startswith("# The bundle format, schema 1\n")
+
+
+def test_words(page: str) -> None:
+    for name in (*scores.SCORES, *manifest.LAYOUTS, *manifest.DTYPES):
+        assert re.search(rf"\b{name}\b", page), name
+    assert f"`{' '.join(manifest.DTYPES)}`" in page
+
+
+TABLES: dict[str, type] = {
+    "**tensor**": manifest.TensorSpec,
+    "**exit**": manifest.ExitSpec,
+    "**stage**": manifest.StageSpec,
+    "**artifact**": manifest.Artifact,
+    "**check**": manifest.Check,
+    "**file**": manifest.FileSpec,
+    "## manifest.json": manifest.Manifest,
+}
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_field_is_described(page: str, heading: str) -> None:
+    section = page.split(f"\n{heading}", 1)[1]
+    rows = section[section.index("| field |") :].split("\n\n", 1)[0].splitlines()[2:]
+    described = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    fields = {f.name for f in dataclasses.fields(TABLES[heading])}
+    reserved = {"**stage**": {"states"}, "## manifest.json": {"format", "schema"}}.get(heading, set())
+    assert described == fields | reserved
+
+
+def properties(schema: Any, name: str) -> set[str]:
+    return set(schema["$defs"][name]["properties"])
+
+
+def test_the_schema_names_the_same_fields(tiny: Path) -> None:
+    schema = json.loads((Path(manifest.__file__).parent / "bundle.schema.json").read_text())
+    document = json.loads((tiny / "manifest.json").read_text())
+    assert set(schema["properties"]) == set(document)
+    for name, example in {
+        "tensor": document["cuts"][0],
+        "exit": document["exits"][0],
+        "stage": document["stages"][0],
+        "artifact": document["artifacts"][0],
+        "check": document["artifacts"][0]["check"],
+        "file": document["policies"]["half-fused"],
+    }.items():
+        assert properties(schema, name) == set(example), name
