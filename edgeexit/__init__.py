@@ -7,30 +7,30 @@
     engine = edgeexit.load("digits.edgeexit")
     decision = engine.run(x)  # Decision(exit=0, output=..., score=0.98, reason="confident", ...)
 
-`load` needs numpy and one engine library; `export` needs the workstation extras.
+`load` needs numpy and one engine library; `export` needs the workstation extras. Names are loaded when first
+used (docs/decisions/lazy-front-door.md).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeexit.bundle import Bundle
-from edgeexit.decision import Batch, Decision
-from edgeexit.engine import Engine, load
-from edgeexit.errors import (
-    BackendMissing,
-    BundleError,
-    DataError,
-    EdgeExitError,
-    ExportMismatch,
-    Infeasible,
-    ModelError,
-    PolicyError,
-)
-from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
-from edgeexit.replay import Records, replay
-
 if TYPE_CHECKING:
+    from edgeexit.bundle import Bundle
+    from edgeexit.decision import Batch, Decision
+    from edgeexit.engine import Engine, load
+    from edgeexit.errors import (
+        BackendMissing,
+        BundleError,
+        DataError,
+        EdgeExitError,
+        ExportMismatch,
+        Infeasible,
+        ModelError,
+        PolicyError,
+    )
+    from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
+    from edgeexit.records import Records, replay
     from edgeexit_exporters import export
 
 __version__ = "0.1.0"
@@ -64,12 +64,42 @@ __all__ = [
     "PolicyError",
 ]
 
+_HOMES = {
+    "edgeexit.engine": ("Engine", "load"),
+    "edgeexit.bundle": ("Bundle",),
+    "edgeexit.decision": ("Batch", "Decision"),
+    "edgeexit.policy": ("OperatingPoint", "Patience", "Policy", "Threshold", "fixed_exit"),
+    "edgeexit.records": ("Records", "replay"),
+    "edgeexit.errors": (
+        "BackendMissing",
+        "BundleError",
+        "DataError",
+        "EdgeExitError",
+        "ExportMismatch",
+        "Infeasible",
+        "ModelError",
+        "PolicyError",
+    ),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "export":  # the exporter brings onnx along; it is imported when asked for
+    import importlib
+
+    if name == "export":  # the exporter brings onnx along
         try:
-            from edgeexit_exporters import export
+            return importlib.import_module("edgeexit_exporters").export
         except ImportError as e:
+            from edgeexit.errors import BackendMissing
+
             raise BackendMissing(f"exporting needs the workstation extras ({e}): pip install 'edgeexit[export]'") from e
-        return export
+    for module, names in _HOMES.items():
+        if name in names:
+            found = getattr(importlib.import_module(module), name)
+            globals()[name] = found
+            return found
     raise AttributeError(f"module 'edgeexit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,7 @@ from edgeexit.decision import Batch, Decision
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.manifest import Artifact
 from edgeexit.policy import OperatingPoint, Policy, fixed_exit
-from edgeexit.replay import Records
+from edgeexit.records import Records
 
 RUN_LAYOUTS = ("fused", "chain")
 

@@ -40,8 +40,10 @@ def probabilities(outputs: NDArray[Any], kind: Kind = "logits", temperature: flo
 
 
 def _maxprob(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted: NDArray[np.float32] = np.exp(z - z.max(-1, keepdims=True)).sum(-1)
-    return np.asarray(np.reciprocal(shifted), np.float32)
+    # The ufuncs' own reduce: the array methods cost another microsecond each, and this runs per input and exit.
+    total = np.add.reduce(np.exp(z - np.maximum.reduce(z, -1, keepdims=True)), -1)
+    found: NDArray[np.float32] = np.reciprocal(total)
+    return found
 
 
 def _entropy(z: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.replay import Records
+from edgeexit.records import Records
 from edgeexit.scores import SCORES
 
 __all__ = ["ADAPTIVE", "BASELINES", "Row", "Static", "Sweep", "Verdict", "default_budgets", "sweep"]

@@ -112,9 +112,7 @@ def _mfcc_tables() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     def mel(hertz: npt.ArrayLike) -> npt.NDArray[np.float64]:
         return np.asarray(1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0))
 
-    bins = mel(np.linspace(0, _RATE / 2, _FFT // 2 + 1)[1:])[
-        :, None
-    ]  # the constant's bin takes part in no band
+    bins = mel(np.linspace(0, _RATE / 2, _FFT // 2 + 1)[1:])[:, None]  # the constant's bin takes part in no band
     edges = np.linspace(float(mel(20.0)), float(mel(4000.0)), 42)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])

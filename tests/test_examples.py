@@ -26,7 +26,11 @@ def test_example(folder: Path, tmp_path: Path) -> None:
     if folder.name == "attach_exits":
         pytest.importorskip("torch")
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     shown = re.findall(r"```text\n(.*?)```", (folder / "README.md").read_text(), re.S)

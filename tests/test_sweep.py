@@ -7,7 +7,7 @@ from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import calibrate
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy import Patience, Threshold
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 from edgeexit.sweep import ADAPTIVE, BASELINES, Row, default_budgets, sweep
 
 DESIGN, HELD_OUT = graded(1500, 0, "design"), graded(2500, 1, "held")

@@ -8,7 +8,7 @@ from edgeexit.calibrate.path import Path
 from edgeexit.calibrate.search import fixed_path, pareto, patience_path
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy import OperatingPoint
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 
 FAMILIES = ("threshold", "shared", "patience", "fixed")
 

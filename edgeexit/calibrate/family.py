@@ -12,7 +12,7 @@ from edgeexit.calibrate.path import Path
 from edgeexit.calibrate.search import pareto, patience_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
-from edgeexit.replay import Outcome, Records, outcome, replay
+from edgeexit.records import Outcome, Records, outcome, replay
 from edgeexit.scores import SCORES
 
 ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "patience")

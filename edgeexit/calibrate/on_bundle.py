@@ -14,7 +14,7 @@ from edgeexit.calibrate.choose import calibrate
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
 from edgeexit.policy import OperatingPoint
-from edgeexit.replay import Records
+from edgeexit.records import Records
 
 
 def calibrate_artifact(
@@ -68,9 +68,7 @@ def calibrate_artifact(
 def store_calibration(engine: Engine, records: Records) -> Bundle:
     """Keep the scores in the bundle, so that a device can solve for another budget later; no raw inputs."""
     bundle, artifact = engine.bundle, engine.artifact
-    agreement = (
-        (records.predictions == records.predictions[-1]).reshape(records.exits, records.n, -1).mean(-1)
-    )
+    agreement = (records.predictions == records.predictions[-1]).reshape(records.exits, records.n, -1).mean(-1)
     raw = npz_bytes(
         **calibration_arrays(
             records.scores(artifact.score or "maxprob"),
@@ -79,7 +77,5 @@ def store_calibration(engine: Engine, records: Records) -> Bundle:
         )
     )
     spec = describe(f"calibration/{artifact.name}.npz", raw)
-    artifacts = tuple(
-        replace(a, calibration=spec) if a.name == artifact.name else a for a in bundle.manifest.artifacts
-    )
+    artifacts = tuple(replace(a, calibration=spec) if a.name == artifact.name else a for a in bundle.manifest.artifacts)
     return bundle.rewrite({spec.path: raw}, replace(bundle.manifest, artifacts=artifacts))

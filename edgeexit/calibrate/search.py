@@ -11,7 +11,7 @@ from edgeexit.calibrate.cuts import place_cuts, reached
 from edgeexit.calibrate.lagrange import per_exit_thresholds
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 
 _SHARED_CUTS = 500
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
-from edgeexit.replay import Records
+from edgeexit.records import Records
 from edgeexit.scores import Kind, tempered
 
 _REACH = 3.0

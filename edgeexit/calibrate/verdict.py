@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeexit.calibrate.intervals import paired
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 
 _OPEN = 0.01
 """An interval that reaches further than one point to either side is too wide to say "equal"."""

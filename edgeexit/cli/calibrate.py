@@ -27,7 +27,7 @@ from edgeexit.engine import Engine, load
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import write_atomic
 from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
-from edgeexit.replay import Records
+from edgeexit.records import Records
 from edgeexit.scores import SCORES
 
 

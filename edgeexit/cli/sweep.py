@@ -20,7 +20,7 @@ from edgeexit.cli.common import (
 from edgeexit.engine import Engine, load
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
-from edgeexit.replay import Records
+from edgeexit.records import Records
 from edgeexit.report import sweep_json, sweep_text, write_report
 from edgeexit.sweep import ADAPTIVE, BASELINES
 from edgeexit.sweep import sweep as sweep_records

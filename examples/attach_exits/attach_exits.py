@@ -9,13 +9,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from edgeexit_models import WeightedSum, attach, evaluate, fit
-from edgeexit_models.optdigits import load_optdigits
 from torch import nn
 
 import edgeexit
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.sweep import sweep
+from edgeexit_models import WeightedSum, attach, evaluate, fit
+from edgeexit_models.optdigits import load_optdigits
 
 
 class Block(nn.Module):

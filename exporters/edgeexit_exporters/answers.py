@@ -13,7 +13,7 @@ from edgeexit.errors import DataError
 from edgeexit.files import npz_bytes
 from edgeexit.manifest import Manifest
 from edgeexit.policy import Threshold
-from edgeexit.replay import exits_taken
+from edgeexit.records import exits_taken
 from edgeexit.scores import score as score_of
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters.probe import Probe

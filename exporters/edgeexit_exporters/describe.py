@@ -32,9 +32,7 @@ def exits(source: Source, seen: Probe, outputs: str = "auto") -> tuple[ExitSpec,
     for k, name in enumerate(source.exits):
         spec = seen.tensors[name]
         if len(spec.shape) < 2 or not isinstance(spec.shape[-1], int) or spec.shape[-1] < 2:
-            raise ModelError(
-                f"exit {name!r} has shape {list(spec.shape)}; expected (batch, ..., classes >= 2)"
-            )
+            raise ModelError(f"exit {name!r} has shape {list(spec.shape)}; expected (batch, ..., classes >= 2)")
         if spec.dtype not in ("float16", "float32", "float64") or spec.batch_axis != 0:
             raise ModelError(
                 f"exit {name!r} ({spec.dtype} {list(spec.shape)}) must be floating point, one row per input"

@@ -10,7 +10,7 @@ from calibrate.made_rows import graded
 from edgeexit.calibrate import calibrate
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import OperatingPoint
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(800, 0, "design"), graded(1200, 1, "held")
 

@@ -11,7 +11,7 @@ from calibrate.made_rows import fashion_mnist, from_scores, graded, tiny
 from edgeexit.calibrate import Path, fixed_path, pareto, patience_path
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Threshold
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 from edgeexit.scores import SCORES
 
 seeds = st.integers(0, 10**6)

@@ -8,7 +8,7 @@ import pytest
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import fit_temperature, fit_temperatures
 from edgeexit.errors import DataError
-from edgeexit.replay import Records
+from edgeexit.records import Records
 from edgeexit.scores import probabilities
 
 

@@ -7,7 +7,7 @@ from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import Path, Point, pareto, patience_path
 from edgeexit.calibrate.verdict import judge
 from edgeexit.policy import fixed_exit
-from edgeexit.replay import Records, outcome, replay
+from edgeexit.records import Records, outcome, replay
 
 
 def test_easy_rows_that_are_known_to_be_easy_pay() -> None:

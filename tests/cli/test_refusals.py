@@ -196,9 +196,7 @@ TARGETS: list[tuple[tuple[Any, ...], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), TARGETS)
-def test_targets(
-    cli: Cli, copy: Path, data: Path, recorded: Path, options: tuple[Any, ...], message: str
-) -> None:
+def test_targets(cli: Cli, copy: Path, data: Path, recorded: Path, options: tuple[Any, ...], message: str) -> None:
     before = (copy / "manifest.json").read_bytes()
     assert message in cli("calibrate", copy, "--data", data, *options).error
     assert message in cli("calibrate", "--records", recorded, *options).error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 
@@ -55,15 +54,14 @@ def test_import_loads_no_engine() -> None:
 
 
 def test_public_names() -> None:
-    found = {
-        name
-        for name, value in vars(edgeexit).items()
-        if not name.startswith("_")
-        and not isinstance(value, ModuleType)
-        and getattr(value, "__module__", "").startswith("edgeexit")
-    }
-    assert found | {"export"} == set(edgeexit.__all__)
+    listed = {name for names in edgeexit._HOMES.values() for name in names} | {"export"}
+    assert listed == set(edgeexit.__all__)
     assert len(set(edgeexit.__all__)) == len(edgeexit.__all__)
+    for name in sorted(listed - {"export"}):
+        assert getattr(edgeexit, name).__name__ == name
+    assert set(edgeexit.__all__) <= set(dir(edgeexit))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = edgeexit.nothing
 
 
 def test_every_error_is_exported_and_drawn() -> None:

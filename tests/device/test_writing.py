@@ -64,9 +64,7 @@ STEPS = [  # what fails, at which call
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize(("owner", "name", "n"), STEPS)
-def test_rewriting(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, failure: str, owner: Any, name: str, n: int
-) -> None:
+def test_rewriting(copy: Path, monkeypatch: pytest.MonkeyPatch, failure: str, owner: Any, name: str, n: int) -> None:
     bundle, before = Bundle.open(copy), contents(copy)
     make, raised = FAILURES[failure]
     with monkeypatch.context() as patched, pytest.raises(raised):
@@ -81,9 +79,7 @@ def test_rewriting(
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("n", [0, 3])
-def test_a_new_bundle(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str, n: int
-) -> None:
+def test_a_new_bundle(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str, n: int) -> None:
     made, manifest = parts(tiny)
     make, raised = FAILURES[failure]
     with monkeypatch.context() as patched, pytest.raises(raised) as e:

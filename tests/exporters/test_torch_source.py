@@ -79,7 +79,9 @@ def test_a_transformer_with_free_length_and_attached_exits(tmp_path: Path) -> No
         def __init__(self) -> None:
             super().__init__()
             self.embed = nn.Embedding(11, 16)
-            self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0) for _ in range(3)])
+            self.blocks = nn.ModuleList(
+                [nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0) for _ in range(3)]
+            )
             self.head = nn.Linear(16, 5)
 
         def forward(self, tokens):  # type: ignore[no-untyped-def]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shared_data import cifar10_test, gsc12_test_features, trecx_probs, trecx_weights
 
 import edgeexit
 from edgeexit import scores
+from shared_data import cifar10_test, gsc12_test_features, trecx_probs, trecx_weights
 
 BATCH = 500
 CASES = {
@@ -63,4 +63,3 @@ def test_fused_and_chain_leave_at_the_same_exits_as_the_replay(network) -> None:
         assert [engine.run(row).exit for row in x] == taken.tolist()
         assert engine.run_batch(x).exits.tolist() == taken.tolist()
     assert len(np.unique(taken)) > 1, f"{name}: the policy should use several exits"
-

@@ -200,13 +200,8 @@ def test_modes_and_input_spec_after_attaching() -> None:
     multi = attach(backbone, ["layer1"], example=IMAGE)
     assert backbone.training
     assert multi.input_spec == {"x": ("float32", ("batch", 3, 16, 16))}
-    assert attach(Transformer(), ["encoder.layers.0"], example=TOKENS).input_spec == {
-        "tokens": ("int64", ("batch", 9))
-    }
-    assert (
-        attach(multi, ["backbone.layer2"], example=IMAGE, classes=5, heads="pool").input_spec
-        == multi.input_spec
-    )
+    assert attach(Transformer(), ["encoder.layers.0"], example=TOKENS).input_spec == {"tokens": ("int64", ("batch", 9))}
+    assert attach(multi, ["backbone.layer2"], example=IMAGE, classes=5, heads="pool").input_spec == multi.input_spec
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,7 @@ def test_the_mean_is_taken_off_inside() -> None:
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "stride"), [(32, 3, 2), (49, 10, 2), (10, 4, 2), (33, 3, 2), (5, 3, 1)]
-)
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(32, 3, 2), (49, 10, 2), (10, 4, 2), (33, 3, 2), (5, 3, 1)])
 def test_same_padding_keeps_every_window_inside(size: int, kernel: int, stride: int) -> None:
     before, after = same_padding(size, kernel, stride)
     assert (size + before + after - kernel) // stride + 1 == -(-size // stride)

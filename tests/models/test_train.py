@@ -134,9 +134,7 @@ def test_history_survives_an_interruption(tmp_path: Path) -> None:
         ({"augment": None}, "augment: "),
     ],
 )
-def test_checkpoints_of_other_settings_are_refused(
-    tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_checkpoints_of_other_settings_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     file = tmp_path / "c.pt"
     train(digits(3), 1, checkpoint=file)
     with pytest.raises(ModelError, match=message):
@@ -219,9 +217,7 @@ def test_crops_keep_the_picture_and_stay_within_the_pad() -> None:
     x = torch.zeros(64, 1, 8, 8)
     x[:, 0, 4, 2] = 1.0
     moved = CropFlip(pad=2, fill=0.5)(x, torch.Generator().manual_seed(0))
-    rows, columns = zip(
-        *[divmod(int(picture.eq(1).flatten().nonzero()[0]), 8) for picture in moved], strict=True
-    )
+    rows, columns = zip(*[divmod(int(picture.eq(1).flatten().nonzero()[0]), 8) for picture in moved], strict=True)
     assert set(rows) == {2, 3, 4, 5, 6}
     assert set(columns) == {0, 1, 2, 3, 4} | {3, 4, 5, 6, 7}  # mirrored ones start at 5
     still = CropFlip(pad=2, mirror=False)(x, torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from edgeexit.replay import Records
+from edgeexit.records import Records
 from edgeexit.report import sweep_csv, sweep_json, sweep_text
 from edgeexit.sweep import Sweep, sweep
 from report.made_sweep import HOSTILE, hostile, ordinary
