@@ -122,7 +122,8 @@ def test_module_function_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     (tmp_path / "mynet.py").write_text(
         "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)\n\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)\n\n"
         "    def forward(self, x):\n        return self.a(x), self.b(x.relu())\n\n\ndef make():\n    return Net()\n\n\n"
         "def other():\n    return 3\n"
     )
