@@ -24,12 +24,16 @@ import {module}
 """
 
 
+EVERY_NAME = "edgeexit; [getattr(edgeexit, n) for n in edgeexit.__all__ if n != 'export']"
+"""Names are imported when they are asked for, so ask for all."""
+
+
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
-    "module", ["edgeexit", "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing"]
+    "module", [EVERY_NAME, "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing"]
 )
 def test_gate(module: str) -> None:
     found = python(GATE.replace("{module}", module))
@@ -43,7 +47,7 @@ def test_gate_can_close() -> None:
 
 
 def test_import_loads_no_engine() -> None:
-    code = "import sys, json, numpy; before = set(sys.modules); import edgeexit; "
+    code = f"import sys, json, numpy; before = set(sys.modules); import {EVERY_NAME}; "
     code += "print(json.dumps(sorted({m.partition('.')[0] for m in set(sys.modules) - before})))"
     found = python(code)
     assert found.returncode == 0, found.stderr
