@@ -13,7 +13,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.decision import Reason
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.manifest import Artifact, Manifest
-from edgeexit.policy import Policy, Threshold
+from edgeexit.policy import Policy, Threshold, fixed_exit
 from edgeexit.scores import Kind
 from edgeexit.scores import score as score_of
 
@@ -114,7 +114,7 @@ class Chain(_Base):
         known = dict(zip(self.names, inputs, strict=True))
         scores: list[Any] = []
         labels: list[Any] = []
-        temperatures = policy.temperatures or self.artifact.temperatures
+        temperatures = self.temperatures(policy)
         name = policy.score or "maxprob"
         last = self.count - 1
         for k, model in enumerate(self.models):
@@ -211,6 +211,10 @@ class Fused(_Base):
                 f"with {list(policy.temperatures or ())}: calibrate again, or use layout chain"
             )
 
+    def forced(self, k: int) -> Array:
+        """Thresholds that answer at exit `k` whatever the scores."""
+        return np.array(fixed_exit(k, self.count).compared, np.float32)
+
     def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, Any]:
         values = [*inputs, thresholds]
         found = self.models[0].run([values[i] for i in self.order])
@@ -240,8 +244,7 @@ class Fused(_Base):
     def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
         outputs, scores = [], []
         for k in range(self.count):
-            thresholds = np.full(self.count - 1, np.inf, np.float32)
-            thresholds[k:] = -np.inf
+            thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
             outputs.append(np.concatenate([r[1] for r in rows]))
             scores.append(np.array([r[2] for r in rows], np.float32))
@@ -250,8 +253,7 @@ class Fused(_Base):
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         spent = []
         for k in range(self.count):
-            thresholds = np.full(self.count - 1, np.inf, np.float32)
-            thresholds[k:] = -np.inf
+            thresholds = self.forced(k)
             spent.append(self.time(lambda t=thresholds: self.call(inputs, t), repeats))  # type: ignore[misc]
         return tuple(spent)
 

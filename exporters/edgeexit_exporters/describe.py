@@ -8,24 +8,25 @@ import onnx_ir as ir
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec, StageSpec
-from edgeexit_exporters import layouts, measure, onnx_graph
+from edgeexit_exporters import layouts, onnx_graph
+from edgeexit_exporters.measure import NodeCost
 from edgeexit_exporters.probe import Probe
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 
 
-def exits(source: Source, seen: Probe, outputs: str = "auto") -> tuple[ExitSpec, ...]:
+def exits(source: Source, seen: Probe, costs: NodeCost, outputs: str = "auto") -> tuple[ExitSpec, ...]:
     """The exits; costs count everything for one input.
 
     Args:
         source: the network.
         seen: what running it showed.
+        costs: of its nodes.
         outputs: "logits", "probs", or "auto": probabilities where the exit ends in a Softmax.
 
     Raises:
         ModelError: an exit is not `(batch, ..., classes >= 2)` of floating-point numbers.
     """
-    costs = measure.node_costs(source.model, seen.inputs)
     values = onnx_graph.values(source.model.graph)
     done: set[ir.Node] = set()
     found = []
@@ -44,9 +45,8 @@ def exits(source: Source, seen: Probe, outputs: str = "auto") -> tuple[ExitSpec,
     return tuple(found)
 
 
-def stages(source: Source, parts: Sequence[Stage], seen: Probe) -> tuple[StageSpec, ...]:
+def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) -> tuple[StageSpec, ...]:
     """The stages; a weight that several stages read counts where it is read first."""
-    costs = measure.node_costs(source.model, seen.inputs)
     nodes = list(source.model.graph)
     counted: set[str] = set()
     found = []

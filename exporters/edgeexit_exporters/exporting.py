@@ -23,6 +23,7 @@ from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import reference_answers, vectors
 from edgeexit_exporters.inputs import InputSpec, parse_input
+from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.probe import probe
 from edgeexit_exporters.source import Source, from_onnx
 from edgeexit_exporters.stages import stages
@@ -91,7 +92,8 @@ def export(
     cuts = [n for p in parts for n in p.cuts]
     seen = probe(found, ir.to_proto(whole), [*found.exits, *cuts])
     onnx_graph.annotate(found.model.graph, seen.tensors)
-    specs = describing.exits(found, seen, outputs)
+    costs = node_costs(found.model, seen.inputs)
+    specs = describing.exits(found, seen, costs, outputs)
     if labels is not None and len(labels) != specs[-1].outputs[0].shape[-1]:
         raise ModelError(f"{len(labels)} labels for {specs[-1].outputs[0].shape[-1]} classes")
     manifest = Manifest(
@@ -100,7 +102,7 @@ def export(
         seen.batch,
         tuple(i.tensor for i in found.inputs),
         specs,
-        describing.stages(found, parts, seen),
+        describing.stages(found, parts, seen, costs),
         tuple(seen.tensors[n] for n in cuts),
         (),
         labels=None if labels is None else tuple(labels),
