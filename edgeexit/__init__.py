@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     )
     from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
     from edgeexit.records import Records, replay
-    from edgeexit_exporters import export
+    from edgeexit_exporters import export as export
 
 __version__ = "0.1.0"
 
 __all__ = [
-    # the two doorways
-    "export",
+    # the doorway; its other half, `export`, stays out, or a star import would need the exporter's libraries
     "load",
     # what they give
     "Batch",
@@ -102,4 +101,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "export"})

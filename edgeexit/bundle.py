@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from edgeexit import files
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.manifest import MAX_FILE_BYTES, FileSpec, Manifest, from_json, to_json
+from edgeexit.manifest import MAX_FILE_BYTES, FileSpec, Manifest
+from edgeexit.manifest_json import from_json, to_json
 from edgeexit.policy import OperatingPoint
 
 MANIFEST = "manifest.json"
@@ -47,7 +48,7 @@ class Bundle:
         path = Path(path)
         try:
             if not path.exists():
-                raise BundleError(f"{path}: no such bundle; `edgeexit export` makes one")
+                raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
             if path.is_dir():
                 return cls._read(path, path)
             folder = _unzip(path)

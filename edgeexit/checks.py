@@ -103,3 +103,16 @@ def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], p
             )
         found[spec.name] = array
     return found
+
+
+def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference as a fraction of the largest expected value; inf where shapes or NaNs differ."""
+    if found.shape != expected.shape:
+        return float("inf")
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    scale = max(float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)), 1e-6)
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0)) / scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -187,6 +188,13 @@ def _swap(new: Path, path: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside(path: Path) -> str | None:
+    """Where a folder lies whose replacement was killed between its two renames, with what to do; None = nowhere."""
+    for kept in sorted(path.parent.glob(f".{glob.escape(path.name)}.old.*/old")):
+        return f"its replacement was interrupted and the old one is whole: mv '{kept}' '{path}'"
+    return None
 
 
 def _sync(folder: Path) -> None:

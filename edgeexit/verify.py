@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeexit import backends, layouts
 from edgeexit.bundle import Bundle
-from edgeexit.checks import InputCheck
+from edgeexit.checks import InputCheck, relative_error
 from edgeexit.engine import RUN_LAYOUTS, Engine
 from edgeexit.errors import BackendMissing, BundleError, PolicyError
 from edgeexit.manifest import Artifact
@@ -63,7 +63,7 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
     n = len(inputs[0])
     rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs])[0] for i in range(n)]
     found = [np.concatenate([r[k] for r in rows]) for k in range(count)]
-    errors = tuple(_error(f, arrays[f"output_{k}"]) for k, f in enumerate(found))
+    errors = tuple(relative_error(f, arrays[f"output_{k}"]) for k, f in enumerate(found))
     tolerance = artifact.check.tolerance if artifact.check is not None else DEFAULT_TOLERANCE
     agree = _exits(engine, arrays, inputs) if artifact.layout in RUN_LAYOUTS else None
     reasons = [
@@ -104,11 +104,3 @@ def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, Any]:
             f"expected {shapes[wrong[0]]}"
         )
     return arrays
-
-
-def _error(found: Any, expected: Any) -> float:
-    if found.shape != expected.shape:
-        return float("inf")
-    scale = max(float(np.abs(expected).max()), 1e-6)
-    worst = float(np.abs(found.astype(np.float64) - expected).max()) / scale
-    return worst if np.isfinite(worst) else float("inf")

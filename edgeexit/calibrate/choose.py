@@ -111,7 +111,7 @@ def _path(design: Records, policy: str, score: str, temperatures: tuple[float, .
     if policy == "patience":
         return patience_path(design)
     if policy == "fixed":
-        return fixed_path(design)
+        return fixed_path(design, score)
     raise PolicyError(f"unknown policy {policy!r}; known: {', '.join(FAMILIES)}")
 
 

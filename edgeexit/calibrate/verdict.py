@@ -122,7 +122,7 @@ def _sentence(
         )
     if half > _OPEN:
         return (
-            f"Adaptive exits seem to pay, but {rows.n:,} rows are few: {less} cost than exit {k} alone at a "
+            f"Adaptive exits seem to pay, but {rows.n:,} rows are few: {less} cost than exit {k} alone at an "
             f"{what} that may be equal {numbers}."
         )
     level = "higher" if mean - half > 0 else "equal"

@@ -13,12 +13,14 @@ from edgeexit.calibrate import fit_temperatures
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.cli.common import (
     artifact_option,
+    check_source,
     data_note,
     json_option,
     percent,
     print_json,
     read_data,
     say,
+    source_options,
     steps,
     table,
     threads_option,
@@ -32,13 +34,7 @@ from edgeexit.scores import SCORES
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement counts."
-)
-@click.option(
-    "--records", type=click.Path(path_type=Path), help="Recorded outputs instead of a bundle: logits, labels, cost."
-)
+@source_options
 @click.option(
     "--policy",
     type=click.Choice(["threshold", "shared", "patience", "fixed"]),
@@ -91,8 +87,7 @@ def calibrate(
       edgeexit calibrate digits.edgeexit --data val.npz --budget 0.5 --artifact chain --score margin
       edgeexit calibrate --records recorded.npz --budget 0.3 --json
     """
-    if (bundle is None) == (records is None) or (bundle is not None) != (data is not None):
-        raise DataError("calibrate takes a BUNDLE with --data, or --records without a bundle")
+    check_source("calibrate", bundle, data, records)
     if out is not None and records is None:
         raise DataError("--out goes with --records; with a bundle the operating point is stored in the bundle")
     wish: dict[str, Any] = {

@@ -27,6 +27,35 @@ artifact_option = click.option(
 )
 
 
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The rows that `calibrate` and `sweep` work on: a bundle and data, or recorded outputs."""
+    for option in (
+        click.option(
+            "--records",
+            type=click.Path(path_type=Path),
+            help="Recorded outputs instead of a bundle: logits, labels, cost.",
+        ),
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            help="An .npz with x (n, ...) and y (n,); without y, agreement counts.",
+        ),
+        click.argument("bundle", type=click.Path(path_type=Path), required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def check_source(command: str, bundle: Path | None, data: Path | None, records: Path | None) -> None:
+    """Refuse anything but a bundle with data, or recorded outputs alone.
+
+    Raises:
+        DataError: neither, both, or one half.
+    """
+    if (bundle is None) == (records is None) or (bundle is not None) != (data is not None):
+        raise DataError(f"{command} takes a BUNDLE with --data, or --records without a bundle")
+
+
 def print_json(document: Any) -> None:
     """JSON on standard output; infinities as the texts "inf" and "-inf", NaN as null."""
     click.echo(json.dumps(_plain(document), indent=1))

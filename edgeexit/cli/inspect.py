@@ -22,7 +22,7 @@ from edgeexit.cli.common import (
 )
 from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BundleError
-from edgeexit.manifest import to_json
+from edgeexit.manifest_json import to_json
 from edgeexit.verify import verify as verify_bundle
 
 

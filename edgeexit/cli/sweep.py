@@ -9,17 +9,18 @@ import click
 from edgeexit.bundle import Bundle
 from edgeexit.cli.common import (
     artifact_option,
+    check_source,
     json_option,
     names,
     numbers,
     print_json,
     read_data,
+    source_options,
     steps,
     threads_option,
 )
 from edgeexit.engine import Engine, load
 from edgeexit.environment import environment
-from edgeexit.errors import DataError
 from edgeexit.records import Records
 from edgeexit.report import sweep_json, sweep_text, write_report
 from edgeexit.sweep import ADAPTIVE, BASELINES
@@ -27,13 +28,7 @@ from edgeexit.sweep import sweep as sweep_records
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement counts."
-)
-@click.option(
-    "--records", type=click.Path(path_type=Path), help="Recorded outputs instead of a bundle: logits, labels, cost."
-)
+@source_options
 @click.option(
     "--design-data",
     type=click.Path(path_type=Path),
@@ -74,8 +69,7 @@ def sweep(
       edgeexit sweep digits.edgeexit --data val.npz --out report
       edgeexit sweep --records test.npz --design-data val.npz --policies maxprob,margin --out report
     """
-    if (bundle is None) == (records is None) or (bundle is not None) != (data is not None):
-        raise DataError("sweep takes a BUNDLE with --data, or --records without a bundle")
+    check_source("sweep", bundle, data, records)
     engine: Engine | None = None
     if records is not None:
         found = Records.load(records)

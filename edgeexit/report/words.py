@@ -24,8 +24,9 @@ def data_line(sweep: Sweep) -> str:
 
 
 def environment_line(sweep: Sweep) -> str:
-    """Everything the caller said of device, versions and threads; "not given" where that is nothing."""
-    return _one_line(", ".join(f"{k} {v}" for k, v in sweep.environment.items())) or "not given"
+    """What the caller said of device, versions and threads, without what played no part."""
+    used = (f"{k} {v}" for k, v in sweep.environment.items() if v is not None)
+    return _one_line(", ".join(used)) or "not given"
 
 
 def terms(sweep: Sweep) -> str:

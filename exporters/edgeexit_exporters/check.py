@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
+from edgeexit.checks import relative_error
 from edgeexit.errors import ExportMismatch
 from edgeexit_exporters import fuse, measure
 from edgeexit_exporters.answers import Answer
@@ -18,19 +19,6 @@ from edgeexit_exporters.stages import Stage
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 """Allowed error by precision, as a fraction of an exit's largest output."""
-
-
-def error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest difference as a fraction of the largest expected value; inf where shapes or NaNs differ."""
-    if found.shape != expected.shape:
-        return float("inf")
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    if not np.array_equal(np.isnan(a), np.isnan(b)):
-        return float("inf")
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    scale = max(float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)), 1e-6)
-    with np.errstate(invalid="ignore"):
-        return float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0)) / scale
 
 
 class Comparison:
@@ -47,7 +35,7 @@ class Comparison:
         Raises:
             ExportMismatch: the error is above the tolerance; names artifact, exit, tensor and error.
         """
-        worst = error(found, expected)
+        worst = relative_error(found, expected)
         self.errors[k] = max(self.errors[k], worst)
         self.inputs += len(expected) if k == 0 else 0
         if not worst <= self.tolerance:

@@ -14,7 +14,7 @@ import pytest
 
 import edgeexit
 from edgeexit.errors import BundleError
-from edgeexit.manifest import from_json, to_json
+from edgeexit.manifest_json import from_json, to_json
 
 SCHEMA = Path(edgeexit.__file__).parent / "bundle.schema.json"
 ODD: list[Any] = [

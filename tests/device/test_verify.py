@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgeexit.bundle import Bundle, describe
+from edgeexit.checks import relative_error
 from edgeexit.errors import BundleError
 from edgeexit.files import npz_bytes, read_npz
 from edgeexit.manifest import Artifact
@@ -100,6 +101,14 @@ def test_wrong_exits(copy: Path) -> None:
     assert moved > 3
     assert found.passed is False and found.exits_agree == 8 - moved
     assert found.reason == f"{moved} of 8 inputs left at another exit than they should"
+
+
+def test_an_output_of_minus_infinity() -> None:
+    """A masked class is -inf on both sides, which is no error."""
+    masked = np.array([[1.0, -np.inf, 2.0]], np.float32)
+    assert relative_error(masked, masked) == 0
+    assert relative_error(masked + np.float32(0.2), masked) == pytest.approx(0.1)
+    assert relative_error(np.array([[1.0, 0.0, 2.0]], np.float32), masked) == float("inf")
 
 
 def test_outputs_of_another_shape(copy: Path) -> None:

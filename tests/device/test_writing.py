@@ -200,6 +200,14 @@ def test_equal_arrays_give_equal_bytes() -> None:
     assert a == files.npz_bytes(y=np.ones(3), x=np.arange(5)) != files.npz_bytes(x=np.arange(5), y=np.zeros(3))
 
 
+def test_killed_between_the_two_renames(copy: Path) -> None:
+    aside = copy.parent / f".{copy.name}.old.abc"
+    aside.mkdir()
+    copy.rename(aside / "old")
+    with pytest.raises(BundleError, match=rf"interrupted and the old one is whole: mv '{aside}/old' '{copy}'"):
+        Bundle.open(copy)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -1,0 +1,111 @@
+"""Layout chain: one file per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.backends import Runnable
+from edgeexit.errors import PolicyError
+from edgeexit.layouts.base import Array, Base, Found, stopped
+from edgeexit.manifest import Artifact, Manifest
+from edgeexit.policy import Policy
+from edgeexit.scores import score as score_of
+
+
+class Chain(Base):
+    """One file per stage; decides between calls, looks ahead at deadlines, thins batches out."""
+
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
+        super().__init__(manifest, artifact, models, clock)
+        known = list(self.names)
+        self.reads: list[list[str]] = []
+        for k, (model, stage) in enumerate(zip(models, manifest.stages, strict=True)):
+            self.reads.append(self.bound(model, [self.exit_names[k], *stage.outputs], known))
+            known += stage.outputs
+        self.where = [m.outputs.index(n) for m, n in zip(models, self.exit_names, strict=True)]
+        self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *manifest.cuts)}
+        last_use = {n: k for k, reads in enumerate(self.reads) for n in reads}
+        self.drop = [[n for n, last in last_use.items() if last == k] for k in range(self.count)]
+
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+        known = dict(zip(self.names, inputs, strict=True))
+        scores: list[Any] = []
+        labels: list[Any] = []
+        temperatures = self.temperatures(policy)
+        name = policy.score or "maxprob"
+        last = self.count - 1
+        for k, model in enumerate(self.models):
+            found = model.run([known[n] for n in self.reads[k]])
+            output = found[self.where[k]]
+            sure = score_of(output, name, kind=self.kinds[k], temperature=temperatures[k])[0]
+            if k == last:
+                return k, output, float(sure), "last"
+            scores.append(sure)
+            if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
+                labels.append(np.argmax(output, -1))
+            if policy.stop(scores, labels):
+                return k, output, float(sure), stopped(policy, k)
+            if left is not None and self.seconds is not None and self.seconds[k + 1] > left():
+                return k, output, float(sure), "deadline"
+            known.update(zip(model.outputs, found, strict=True))
+        raise AssertionError("the last stage answers")
+
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+        known = dict(zip(self.names, inputs, strict=True))
+        rows = np.arange(len(inputs[0]))  # inputs still on their way
+        exits = np.full(len(rows), self.count - 1, np.int64)
+        sure = np.full(len(rows), np.nan, np.float32)
+        outputs: Array | None = None
+        scores: list[Array] = []
+        labels: list[Array] = []
+        for k, model in enumerate(self.models):
+            found = model.run([known[n] for n in self.reads[k]])
+            output = found[self.where[k]]
+            scores.append(self.score(output, k, policy))
+            labels.append(np.argmax(output, -1))
+            last = k == self.count - 1
+            stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
+            if outputs is None:
+                outputs = np.empty((len(rows), *output.shape[1:]), output.dtype)
+            if outputs.shape[1:] != output.shape[1:]:
+                raise PolicyError("the exits' outputs differ in shape: run these inputs one by one")
+            done = rows[stop]
+            exits[done], sure[done], outputs[done] = k, scores[-1][stop], output[stop]
+            if stop.all():
+                break
+            known.update(zip(model.outputs, found, strict=True))
+            for name in self.drop[k]:
+                known.pop(name, None)
+            if stop.any():
+                keep = ~stop
+                rows = rows[keep]
+                known = {n: _take(a, keep, self.axes.get(n, 0)) for n, a in known.items()}
+                scores = [s[keep] for s in scores]
+                labels = [s[keep] for s in labels]
+        assert outputs is not None
+        return exits, outputs, sure
+
+    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
+        known = dict(zip(self.names, inputs, strict=True))
+        for k, model in enumerate(self.models):
+            known.update(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
+        return [known[n] for n in self.exit_names], None
+
+    def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
+        known = dict(zip(self.names, inputs, strict=True))
+        spent = []
+        for k, model in enumerate(self.models):
+            values = [known[n] for n in self.reads[k]]
+            spent.append(self.time(lambda model=model, values=values: model.run(values), repeats))  # type: ignore[misc]
+            known.update(zip(model.outputs, model.run(values), strict=True))
+        return tuple(spent)
+
+
+def _take(array: Array, keep: NDArray[np.bool_], axis: int | None) -> Array:
+    return array if axis is None else np.compress(keep, array, axis)

@@ -1,0 +1,88 @@
+"""Layout fused: one graph that decides itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeexit.backends import Runnable
+from edgeexit.errors import BundleError, PolicyError
+from edgeexit.layouts.base import Array, Base, Found, one_by_one, stopped
+from edgeexit.manifest import Artifact, Manifest
+from edgeexit.policy import Policy, Threshold, fixed_exit
+
+
+class Fused(Base):
+    """One graph that decides itself; the policy is the array of thresholds handed in."""
+
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
+        super().__init__(manifest, artifact, models, clock)
+        contract = ["output", "exit_index", "exit_score"]
+        self.reads = self.bound(models[0], contract, [*self.names, "exit_thresholds"])
+        self.picks = [models[0].outputs.index(n) for n in contract]
+        self.order = [self.names.index(n) if n in self.names else len(self.names) for n in self.reads]
+
+    def fits(self, policy: Policy) -> None:
+        super().fits(policy)
+        if not isinstance(policy, Threshold):
+            raise PolicyError(f"policy {policy.kind!r} needs layout chain; a fused graph compares thresholds only")
+        if policy.score != self.artifact.score:
+            raise PolicyError(
+                f"the fused graph holds score {self.artifact.score!r}, the policy wants {policy.score!r}: "
+                f"use layout chain, or export with --score {policy.score}"
+            )
+        if policy.temperatures not in (None, self.artifact.temperatures):
+            raise PolicyError(
+                f"the fused graph holds temperatures {list(self.artifact.temperatures)}, the policy was calibrated "
+                f"with {list(policy.temperatures or ())}: calibrate again, or use layout chain"
+            )
+
+    def forced(self, k: int) -> Array:
+        """Thresholds that answer at exit `k` whatever the scores."""
+        return np.array(fixed_exit(k, self.count).compared, np.float32)
+
+    def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, Any]:
+        values = [*inputs, thresholds]
+        found = self.models[0].run([values[i] for i in self.order])
+        output, index, sure = (found[i] for i in self.picks)
+        k = int(index)
+        if not 0 <= k < self.count:
+            raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
+        return k, output, sure
+
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+        assert isinstance(policy, Threshold)
+        thresholds = np.array(policy.compared, np.float32)
+        most = self.count - 1
+        if left is not None and self.seconds is not None:
+            time_left = left()
+            # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
+            most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
+            thresholds[most:] = -np.inf
+        k, output, sure = self.call(inputs, thresholds)
+        if k == most < self.count - 1 and not float(sure) >= policy.compared[k]:
+            return k, output, float(sure), "deadline"
+        return k, output, float(sure), "last" if k == self.count - 1 else stopped(policy, k)
+
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+        return one_by_one(self, inputs, policy)
+
+    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
+        outputs, scores = [], []
+        for k in range(self.count):
+            thresholds = self.forced(k)
+            rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
+            outputs.append(np.concatenate([r[1] for r in rows]))
+            scores.append(np.array([r[2] for r in rows], np.float32))
+        return outputs, scores
+
+    def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
+        spent = []
+        for k in range(self.count):
+            thresholds = self.forced(k)
+            spent.append(self.time(lambda t=thresholds: self.call(inputs, t), repeats))  # type: ignore[misc]
+        return tuple(spent)

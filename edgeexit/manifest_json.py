@@ -1,0 +1,348 @@
+"""The manifest as JSON, and reading it from JSON that may be hostile.
+
+`docs/bundle-format.md` is the specification and `edgeexit/bundle.schema.json` its JSON Schema; this module
+checks what the schema checks (without a library, for the device) and that the parts fit each other.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from edgeexit.errors import BundleError
+from edgeexit.manifest import (
+    DTYPES,
+    LAYOUTS,
+    MAX_EXITS,
+    MAX_FILE_BYTES,
+    SCHEMA,
+    Artifact,
+    Check,
+    ExitSpec,
+    FileSpec,
+    Manifest,
+    StageSpec,
+    TensorSpec,
+)
+from edgeexit.scores import SCORES
+
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+T = TypeVar("T")
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON-ready data; `from_json` reads it back."""
+
+    def tensor(t: TensorSpec, batch: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": t.name, "dtype": t.dtype, "shape": list(t.shape)}
+        return {**found, "batch_axis": t.batch_axis} if batch else found
+
+    def file(f: FileSpec | None) -> dict[str, Any] | None:
+        return None if f is None else {"path": f.path, "sha256": f.sha256, "bytes": f.bytes}
+
+    def check(c: Check | None) -> dict[str, Any] | None:
+        return None if c is None else {"tolerance": c.tolerance, "max_error": list(c.max_error), "inputs": c.inputs}
+
+    return {
+        "format": "edgeexit",
+        "schema": SCHEMA,
+        "name": manifest.name,
+        "task": manifest.task,
+        "batch": manifest.batch,
+        "inputs": [tensor(t) for t in manifest.inputs],
+        "exits": [
+            {
+                "name": e.name,
+                "outputs": [tensor(t) for t in e.outputs],
+                "kind": e.kind,
+                "macs": e.macs,
+                "prefix_macs": e.prefix_macs,
+            }
+            for e in manifest.exits
+        ],
+        "stages": [
+            {
+                "inputs": list(s.inputs),
+                "outputs": list(s.outputs),
+                "macs": s.macs,
+                "parameters": s.parameters,
+                "weight_bytes": s.weight_bytes,
+                "cut_bytes": s.cut_bytes,
+                "states": [],
+            }
+            for s in manifest.stages
+        ],
+        "cuts": [tensor(t, batch=True) for t in manifest.cuts],
+        "artifacts": [
+            {
+                "name": a.name,
+                "format": a.format,
+                "layout": a.layout,
+                "precision": a.precision,
+                "score": a.score,
+                "temperatures": list(a.temperatures),
+                "models": [file(f) for f in a.models],
+                "data": [file(f) for f in a.data],
+                "vectors": file(a.vectors),
+                "calibration": file(a.calibration),
+                "check": check(a.check),
+            }
+            for a in manifest.artifacts
+        ],
+        "policies": {name: file(f) for name, f in manifest.policies.items()},
+        "labels": None if manifest.labels is None else list(manifest.labels),
+        "provenance": dict(manifest.provenance),
+    }
+
+
+class _Reader:
+    """A JSON object whose fields are taken one by one; what is asked for must be there and of its type."""
+
+    def __init__(self, data: Any, at: str) -> None:
+        if not isinstance(data, dict):
+            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
+        self.data, self.at = data, at
+
+    def fail(self, key: str, expected: str) -> BundleError:
+        found = repr(self.data.get(key, "nothing"))
+        return BundleError(f"{self.at}.{key}: expected {expected}, found {found[:60]}")
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, among: tuple[str, ...] = ()) -> str:
+        value = _text(self.data.get(key), f"{self.at}.{key}")
+        if pattern is not None and not pattern.fullmatch(value):
+            raise self.fail(key, "letters, digits, '.', '_' and '-', confined to the bundle")
+        if among and value not in among:
+            raise self.fail(key, f"one of {', '.join(among)}")
+        return value
+
+    def count(self, key: str, most: int = 1 << 62) -> int:
+        value = self.data.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise self.fail(key, f"a whole number from 0 to {most}")
+        return value
+
+    def count_or_none(self, key: str) -> int | None:
+        if key in self.data and self.data[key] is None:
+            return None
+        return self.count(key)
+
+    def optional(self, key: str, read: Callable[[Any, str], T]) -> T | None:
+        value = self.data.get(key)
+        return None if value is None else read(value, f"{self.at}.{key}")
+
+    def list(self, key: str, read: Callable[[Any, str], T], least: int = 0, most: int = 4096) -> tuple[T, ...]:
+        value = self.data.get(key)
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            raise self.fail(key, f"a list of {least} to {most}")
+        return tuple(read(v, f"{self.at}.{key}[{i}]") for i, v in enumerate(value))
+
+
+def _number(value: Any, at: str) -> float:
+    # abs() and not isfinite(): JSON has whole numbers that no float can hold
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise BundleError(f"{at}: expected a number, found {value!r:.60}")
+    return float(value)
+
+
+def _positive(value: Any, at: str) -> float:
+    if (found := _number(value, at)) <= 0:
+        raise BundleError(f"{at}: expected a positive number, found {value!r:.60}")
+    return found
+
+
+def _not_negative(value: Any, at: str) -> float:
+    if (found := _number(value, at)) < 0:
+        raise BundleError(f"{at}: expected a number of at least 0, found {value!r:.60}")
+    return found
+
+
+def _text(value: Any, at: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 512 or _UNPRINTABLE.search(value):
+        raise BundleError(f"{at}: expected text of 1 to 512 printable characters, found {value!r:.60}")
+    return value
+
+
+def _axis(value: Any, at: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise BundleError(f"{at}: expected a size or the name of a free axis, found {value!r:.60}")
+    if isinstance(value, int) and not 0 <= value <= 1 << 40:
+        raise BundleError(f"{at}: expected a size from 0 to 2^40, found {value!r:.60}")
+    return value if isinstance(value, int) else _text(value, at)
+
+
+def _tensor(value: Any, at: str) -> TensorSpec:
+    r = _Reader(value, at)
+    axis = r.count_or_none("batch_axis") if "batch_axis" in r.data else 0
+    return TensorSpec(r.text("name"), r.text("dtype", among=DTYPES), r.list("shape", _axis, most=16), axis)
+
+
+def _per_input(value: Any, at: str) -> TensorSpec:
+    """A model input or an exit's output: its axis 0 counts inputs."""
+    found = _tensor(value, at)
+    if not found.shape or found.batch_axis != 0:
+        raise BundleError(f"{at}: axis 0 of a model input or an exit's output counts inputs")
+    return found
+
+
+def _exit(value: Any, at: str) -> ExitSpec:
+    r = _Reader(value, at)
+    return ExitSpec(
+        r.text("name"),
+        r.list("outputs", _per_input, least=1, most=64),
+        r.text("kind", among=("logits", "probs")),
+        r.count_or_none("macs"),
+        r.count_or_none("prefix_macs"),
+    )
+
+
+def _stage(value: Any, at: str) -> StageSpec:
+    r = _Reader(value, at)
+    if r.data.get("states", []) != []:
+        raise BundleError(f"{at}.states: state tensors need a newer EdgeExit than this one")
+    return StageSpec(
+        r.list("inputs", _text, least=1),
+        r.list("outputs", _text, least=1),
+        r.count_or_none("macs"),
+        r.count("parameters"),
+        r.count("weight_bytes"),
+        r.count_or_none("cut_bytes"),
+    )
+
+
+def _file(value: Any, at: str) -> FileSpec:
+    r = _Reader(value, at)
+    found = FileSpec(r.text("path", _PATH), r.text("sha256"), r.count("bytes", MAX_FILE_BYTES))
+    if not re.fullmatch("[0-9a-f]{64}", found.sha256):
+        raise r.fail("sha256", "64 hexadecimal digits")
+    if found.path == "manifest.json":
+        raise r.fail("path", "a file other than the manifest itself")
+    return found
+
+
+def _check(value: Any, at: str) -> Check:
+    r = _Reader(value, at)
+    return Check(
+        _not_negative(r.data.get("tolerance"), f"{at}.tolerance"),
+        r.list("max_error", _not_negative, least=1, most=MAX_EXITS),
+        r.count("inputs"),
+    )
+
+
+def _artifact(value: Any, at: str) -> Artifact:
+    r = _Reader(value, at)
+    return Artifact(
+        r.text("name", _NAME),
+        r.text("format", _NAME),
+        r.text("layout", among=LAYOUTS),
+        r.text("precision", _NAME),
+        r.optional("score", lambda v, a: _Reader({"score": v}, a).text("score", among=tuple(SCORES))),
+        r.list("temperatures", _positive, least=1, most=MAX_EXITS),
+        r.list("models", _file, least=1, most=MAX_EXITS),
+        r.list("data", _file),
+        r.optional("vectors", _file),
+        r.optional("calibration", _file),
+        r.optional("check", _check),
+    )
+
+
+def from_json(data: Any, at: str = "manifest") -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        data: what `json.loads` gave.
+        at: name of the document, for messages.
+
+    Raises:
+        BundleError: not a manifest, of an unknown schema, or with parts that do not fit each other.
+    """
+    r = _Reader(data, at)
+    if r.data.get("format") != "edgeexit":
+        raise r.fail("format", "'edgeexit'")
+    if r.data.get("schema") != SCHEMA or isinstance(r.data.get("schema"), bool):
+        raise BundleError(
+            f"{at}: bundle schema {r.data.get('schema')!r:.40}; this version of EdgeExit knows {SCHEMA}: "
+            "export the bundle again, or install the version that wrote it"
+        )
+    policies = _Reader(r.data.get("policies"), f"{at}.policies")
+    provenance = _Reader(r.data.get("provenance"), f"{at}.provenance").data
+    for name in policies.data:
+        if not _NAME.fullmatch(name):
+            raise BundleError(f"{policies.at}: {name!r:.60} is not a name of letters, digits, '.', '_' and '-'")
+    found = Manifest(
+        r.text("name"),
+        r.text("task"),
+        r.text("batch", among=("dynamic", "one")),
+        r.list("inputs", _per_input, least=1, most=256),
+        r.list("exits", _exit, least=1, most=MAX_EXITS),
+        r.list("stages", _stage, least=1, most=MAX_EXITS),
+        r.list("cuts", _tensor),
+        r.list("artifacts", _artifact, least=1, most=256),
+        {name: _file(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
+        r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
+        provenance,
+    )
+    _check_parts(found, at)
+    return found
+
+
+def _check_parts(m: Manifest, at: str) -> None:
+    count = len(m.exits)
+    if len(m.stages) != count:
+        raise BundleError(f"{at}: {count} exits but {len(m.stages)} stages; every exit has its stage")
+    if m.batch == "dynamic":  # where one input goes per call, no axis is ever thinned out
+        for t in m.cuts:
+            if t.batch_axis is not None and t.batch_axis >= len(t.shape):
+                raise BundleError(f"{at}: cut {t.name!r:.60} has {len(t.shape)} axes, its batch_axis is {t.batch_axis}")
+    tensors = [*m.inputs, *m.cuts, *(t for e in m.exits for t in e.outputs)]
+    for what, names in (
+        ("tensor", [t.name for t in tensors]),
+        ("exit", [e.name for e in m.exits]),
+        ("artifact", [a.name for a in m.artifacts]),
+        ("file", [f.path for f in m.files]),
+    ):
+        twice = {n for n, times in Counter(names).items() if times > 1}
+        # A tensor may be an exit's output and be carried on as well, but then the two say the same.
+        if twice and not (what == "tensor" and _say_the_same(tensors, twice)):
+            raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
+    known = {t.name for t in m.inputs}
+    for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):
+        if missing := [n for n in stage.inputs if n not in known]:
+            raise BundleError(f"{at}: stage {k} reads {missing[0]!r:.60}, which nothing before it makes")
+        if lacking := [t.name for t in e.outputs if t.name not in stage.outputs]:
+            raise BundleError(f"{at}: exit {e.name!r:.60} names {lacking[0]!r:.60}, which stage {k} does not make")
+        if len(e.outputs) != 1:
+            raise BundleError(f"{at}: exit {e.name!r:.60} has several outputs; that needs a newer EdgeExit")
+        known.update(stage.outputs)
+    described = {t.name for t in tensors}
+    if strange := [n for s in m.stages for n in s.outputs if n not in described]:
+        raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
+    classes = m.exits[-1].outputs[0].shape[-1]
+    if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
+        raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
+    for a in m.artifacts:
+        expected = count if a.layout in ("chain", "prefix") else 1
+        if len(a.models) != expected:
+            raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
+        if len(a.temperatures) != count:
+            raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
+        if a.layout == "fused" and count < 2:
+            raise BundleError(f"{at}: artifact {a.name!r}: a fused graph decides between exits, and there is one")
+        if a.check is not None and len(a.check.max_error) != count:
+            raise BundleError(f"{at}: artifact {a.name!r}: {len(a.check.max_error)} errors for {count} exits")
+        if (a.layout == "fused") != (a.score is not None):
+            raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
+
+
+def _say_the_same(tensors: list[TensorSpec], names: set[str]) -> bool:
+    """Whether each of these stands exactly twice, with one dtype and shape."""
+    found: dict[str, list[TensorSpec]] = {}
+    for t in tensors:
+        if t.name in names:
+            found.setdefault(t.name, []).append(t)
+    return all(len(f) == 2 and (f[0].dtype, f[0].shape) == (f[1].dtype, f[1].shape) for f in found.values())
