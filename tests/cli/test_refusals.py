@@ -383,6 +383,7 @@ STOPPED = """
 import os, signal, sys
 which, after, *arguments = sys.argv[1:]
 left = int(after)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
 from edgeexit.layouts import Fused
 real = Fused.all_exits
 def all_exits(self, inputs):
