@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +34,32 @@ def place_cuts(scores: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
     # No float32 lies between two adjacent ones: `score >= high` is then the only way to part them.
     middle = np.where(middle > low, middle, high)
     return np.concatenate([[-np.inf], middle, [np.inf]]).astype(np.float32)
+
+
+def cut_below(scores: NDArray[Any], count: int) -> float:
+    """The threshold that the `count` largest scores reach, or fewer where a tie does not fit whole.
+
+    Args:
+        scores: `(n,)` without NaN.
+        count: 0 to n; n = everybody, also scores lower than any seen.
+
+    Returns:
+        Half-way between two neighbouring scores; inf = nobody, -inf = everybody.
+    """
+    if count >= len(scores):
+        return -math.inf
+    if count <= 0:
+        return math.inf
+    s = scores.astype(np.float32, copy=False)
+    high = np.partition(s, len(s) - count)[len(s) - count]  # the count-th largest
+    if np.count_nonzero(s >= high) > count:
+        higher = s[s > high]
+        if not higher.size:
+            return math.inf
+        high = higher.min()
+    low = s[s < high].max()
+    middle = low + (high - low) * np.float32(0.5)
+    return float(middle if middle > low and np.isfinite(middle) else high)
 
 
 def reached(scores: NDArray[np.float32], cuts: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -53,13 +53,12 @@ class Path:
             Infeasible: even the cheapest point costs more.
             PolicyError: not in (0, 1].
         """
-        if not 0 < budget <= 1:
-            raise PolicyError(f"a budget is a fraction of the last exit's cost in (0, 1], found {budget!r}")
+        check_budget(budget)
         found = bisect_right(self.points, budget + _SLACK, key=lambda p: p.cost)
         if found == 0:
             raise Infeasible(
                 f"{self.name}: a budget of {budget:g} of the last exit's cost is out of reach; the least "
-                f"feasible budget is {_at_least(self.points[0].cost)}"
+                f"feasible budget is {least_feasible(self.points[0].cost)}"
             )
         return self.points[found - 1]
 
@@ -85,8 +84,18 @@ class Path:
         return self.points[found]
 
 
-def _at_least(value: float) -> str:
-    """Four digits, rounded so that asking for the printed number succeeds."""
+def check_budget(budget: float) -> None:
+    """Refuse what is no fraction of the last exit's cost.
+
+    Raises:
+        PolicyError: not in (0, 1].
+    """
+    if not 0 < budget <= 1:
+        raise PolicyError(f"a budget is a fraction of the last exit's cost in (0, 1], found {budget!r}")
+
+
+def least_feasible(value: float) -> str:
+    """A budget in words: four digits, rounded so that asking for the printed number succeeds."""
     return text if float(text := f"{value:.4g}") >= value else f"{value * 1.001:.4g}"
 
 
