@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
+    from edgeexit.calibrate.on_device import solve_budget
     from edgeexit.decision import Batch, Decision
     from edgeexit.engine import Engine, load
     from edgeexit.errors import (
@@ -49,6 +50,7 @@ __all__ = [
     "Policy",
     "Threshold",
     "fixed_exit",
+    "solve_budget",
     # recorded outputs
     "Records",
     "replay",
@@ -68,6 +70,7 @@ _HOMES = {
     "edgeexit.bundle": ("Bundle",),
     "edgeexit.decision": ("Batch", "Decision"),
     "edgeexit.policy": ("OperatingPoint", "Patience", "Policy", "Threshold", "fixed_exit"),
+    "edgeexit.calibrate.on_device": ("solve_budget",),
     "edgeexit.records": ("Records", "replay"),
     "edgeexit.errors": (
         "BackendMissing",

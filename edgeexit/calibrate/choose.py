@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from edgeexit.calibrate.conditional import conditional_thresholds
+from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.path import Path
-from edgeexit.calibrate.search import fixed_path, pareto, patience_path
+from edgeexit.calibrate.risk import Certificate, Guarantee, certify
+from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_path
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import OperatingPoint
+from edgeexit.policy import OperatingPoint, Policy, fixed_exit
 from edgeexit.records import Records, outcome, replay
 
-FAMILIES = ("threshold", "shared", "patience", "fixed")
+FAMILIES = ("threshold", "shared", "eero", "patience", "fixed")
 
 
 def calibrate(
@@ -21,6 +27,8 @@ def calibrate(
     budget: float | None = None,
     accuracy: float | None = None,
     accuracy_drop: float | None = None,
+    guarantee: Guarantee | None = None,
+    eero: Mapping[str, Any] | None = None,
     held_out: Records | None = None,
     temperatures: tuple[float, ...] | None = None,
     name: str | None = None,
@@ -30,44 +38,61 @@ def calibrate(
 
     Args:
         design: the rows the numbers are chosen on.
-        policy: "threshold" (one per exit), "shared" (one for all), "patience" or "fixed".
+        policy: "threshold" (one per exit), "shared" (one for all), "eero" (exit rates under a budget), "patience"
+            or "fixed".
         score: what thresholds compare; a key of `edgeexit.scores.SCORES`.
         budget: mean cost allowed, as a fraction of the last exit's, in (0, 1].
         accuracy: accuracy wanted (agreement with the last exit where there are no labels), in (0, 1].
         accuracy_drop: accuracy that may be lost against the last exit, in [0, 1).
+        guarantee: a loss to be bounded: the design rows order the policies, the held-out rows certify.
+        eero: `mode`, `beta`, `prior` and `spend` of `eero.eero`.
         held_out: other rows, for `expected`; None = the design rows, whose estimates are optimistic.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
         name: of the operating point; None = made of the target, such as "budget-0.3".
         artifact: the artifact the outputs were recorded on; None = unknown.
 
     Raises:
-        Infeasible: no setting meets the target; the message says what would.
+        Infeasible: no setting meets the target, or none can be certified; the message says what would.
         PolicyError: not exactly one target, one outside its range, or an unknown policy or score.
-        DataError: `held_out` has other exits or costs, or is the design rows again.
+        DataError: `held_out` has other exits or costs, or is the design rows again, or is missing for a guarantee.
     """
-    targets = {"budget": budget, "accuracy": accuracy, "accuracy_drop": accuracy_drop}
-    asked = {key: value for key, value in targets.items() if value is not None}
-    if len(asked) != 1:
-        found = ", ".join(asked) or "none"
-        raise PolicyError(f"give exactly one target of budget, accuracy and accuracy_drop; found {found}")
+    targets = {"budget": budget, "accuracy": accuracy, "accuracy_drop": accuracy_drop, "guarantee": guarantee}
+    given = [key for key, value in targets.items() if value is not None]
+    if len(given) != 1:
+        found = ", ".join(given) or "none"
+        raise PolicyError(f"give exactly one target of {', '.join(targets)}; found {found}")
     if held_out is not None:
         check_pair(design, held_out)
-    path = _path(design, policy, score, temperatures)
-    if budget is not None:
-        point = path.for_budget(budget)
-    elif accuracy is not None:
-        point = path.for_accuracy(accuracy)
+    promise, planned = None, {}
+    if guarantee is not None:
+        certificate = _certified(design, held_out, guarantee, policy, score, temperatures, eero or {})
+        chosen, promise = certificate.policy, certificate.promise
+        asked: dict[str, float] = {"alpha": guarantee.alpha, "confidence": 1 - guarantee.delta}
+        name = name or f"{promise['what']}-{guarantee.alpha:g}"
+    elif policy == "eero" and budget is not None:
+        chosen, rates = eero_policy(design, budget, score, temperatures=temperatures, **(eero or {}))
+        planned = {"allowed": rates.allowed, "planned": rates.spent, "beta": rates.beta, "mu": rates.mu}
+        asked = {"budget": budget}
     else:
-        point = path.for_accuracy(_after_drop(design, asked["accuracy_drop"]))
-    (what, value), *_ = asked.items()
+        path = _path(design, policy, score, temperatures, eero or {})
+        (what,) = given
+        asked = {what: float(targets[what])}  # type: ignore[arg-type]
+        if budget is not None:
+            chosen = path.for_budget(budget).policy
+        else:
+            wanted = asked[what] if accuracy is not None else _after_drop(design, asked[what])
+            chosen = path.for_accuracy(wanted).policy
+    if name is None:
+        (what, value), *_ = asked.items()
+        name = f"{what.replace('accuracy_', '')}-{value:g}"
     data: dict[str, Any] = {"design": design.name, "design_rows": design.n}
     if held_out is not None:
         data |= {"held_out": held_out.name, "held_out_rows": held_out.n}
     rows = design if held_out is None else held_out
-    measured = outcome(replay(point.policy, rows), rows)
+    measured = outcome(replay(chosen, rows), rows)
     return OperatingPoint(
-        name=name or f"{what.replace('accuracy_', '')}-{value:g}",
-        policy=point.policy,
+        name=name,
+        policy=chosen,
         artifact=artifact,
         asked=asked,
         expected={
@@ -75,10 +100,12 @@ def calibrate(
             "cost": measured.cost,
             rows.measure: measured.accuracy,
             "n": rows.n,
+            **planned,
             "measured_on": f"{rows.n} held-out rows of {rows.name}"
             if held_out is not None
             else f"the {rows.n} design rows of {rows.name} themselves, which is optimistic",
         },
+        promise=promise,
         data=data,
     )
 
@@ -89,7 +116,7 @@ def check_pair(design: Records, held_out: Records) -> None:
     Raises:
         DataError: other exits, costs or measure, or the same array.
     """
-    if held_out is design or held_out.outputs is design.outputs:
+    if held_out.outputs is design.outputs or np.array_equal(held_out.outputs, design.outputs):
         raise DataError(
             f"{held_out.name}: held-out rows must not be the design rows; split them: records.split(0.5, seed=0)"
         )
@@ -105,9 +132,34 @@ def check_pair(design: Records, held_out: Records) -> None:
         )
 
 
-def _path(design: Records, policy: str, score: str, temperatures: tuple[float, ...] | None) -> Path:
+def _certified(
+    design: Records,
+    calibration: Records | None,
+    asked: Guarantee,
+    policy: str,
+    score: str,
+    temperatures: tuple[float, ...] | None,
+    eero: Mapping[str, Any],
+) -> Certificate:
+    if calibration is None:
+        raise DataError(f"a guarantee is certified on rows of its own; {design.name} has only the design rows")
+    if asked.accumulated:
+        if policy != "threshold":
+            raise PolicyError(f"an accumulated guarantee chooses a threshold per exit; found policy {policy!r}")
+        return conditional_thresholds(design, calibration, asked, score, temperatures=temperatures)
+    path = _path(design, policy, score, temperatures, eero)
+    # The last exit loses nothing, so it stands first.
+    sequence: list[Policy] = [fixed_exit(design.exits - 1, design.exits, score)]
+    return certify([*sequence, *(p.policy for p in reversed(path.points))], calibration, asked)
+
+
+def _path(
+    design: Records, policy: str, score: str, temperatures: tuple[float, ...] | None, eero: Mapping[str, Any]
+) -> Path:
     if policy in ("threshold", "shared"):
         return pareto(design, score, shared=policy == "shared", temperatures=temperatures)
+    if policy == "eero":
+        return eero_path(design, score, temperatures=temperatures, **eero)
     if policy == "patience":
         return patience_path(design)
     if policy == "fixed":

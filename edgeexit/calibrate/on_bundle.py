@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle import Bundle, calibration_arrays, describe
+from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import calibrate
+from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
 from edgeexit.policy import OperatingPoint
@@ -25,6 +27,7 @@ def calibrate_artifact(
     data: Mapping[str, Any],
     design: float = 0.5,
     seed: int = 0,
+    budget: Budget | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
     **wish: Any,
 ) -> tuple[Bundle, OperatingPoint]:
@@ -37,13 +40,17 @@ def calibrate_artifact(
         data: where the rows came from (file name, sha256); stored with the operating point.
         design: share of the rows that thresholds are chosen on; the others measure what to expect.
         seed: of the split.
+        budget: mean cost allowed, in any of its units.
         progress: called with rows recorded and rows in all.
-        wish: policy, score, budget or accuracy or accuracy_drop, name; see `calibrate`.
+        wish: policy, score, accuracy or accuracy_drop or guarantee, name; see `calibrate`.
 
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
     """
     records = engine.record(dict(inputs), labels, progress=progress)
+    recorded = records
+    if budget is not None:
+        records, wish["budget"] = budget.on(records, exit_seconds(engine))
     chosen_on, held_out = records.split(design, seed)
     point = calibrate(
         chosen_on,
@@ -60,9 +67,10 @@ def calibrate_artifact(
             "design_rows": chosen_on.n,
             "held_out_rows": held_out.n,
             "seed": seed,
+            **({} if budget is None else {"budget": f"{budget.value:g} {budget.unit}"}),
         },
     )
-    return store_calibration(engine, records).with_operating_point(point), point
+    return store_calibration(engine, recorded).with_operating_point(point), point
 
 
 def store_calibration(engine: Engine, records: Records) -> Bundle:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.cuts import place_cuts, reached
+from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.lagrange import per_exit_thresholds
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
 from edgeexit.records import Records, outcome, replay
 
 _SHARED_CUTS = 500
+_BUDGETS = 100
 
 
 def pareto(
@@ -45,6 +48,19 @@ def pareto(
     policies = (Threshold(t, score, temperatures) for t in dict.fromkeys(chosen))
     name = f"{'shared ' * shared}{score} threshold{'s' * (not shared)}"
     return Path.of(name, records.measure, _measured(policies, records))
+
+
+def eero_path(
+    records: Records, score: str = "margin", *, temperatures: tuple[float, ...] | None = None, **options: Any
+) -> Path:
+    """EERO's thresholds at budgets from the first exit's cost to the last one's.
+
+    Raises:
+        PolicyError: as `eero.eero`, whose options these are.
+    """
+    budgets = np.geomspace(records.relative_cost[0], 1.0, _BUDGETS)
+    policies = (eero_policy(records, float(b), score, temperatures=temperatures, **options)[0] for b in budgets)
+    return Path.of(f"EERO on {score}", records.measure, _measured(dict.fromkeys(policies), records))
 
 
 def patience_path(records: Records) -> Path:

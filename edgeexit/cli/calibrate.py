@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import click
 
 from edgeexit.calibrate import calibrate as calibrate_records
 from edgeexit.calibrate import fit_temperatures
+from edgeexit.calibrate.budget import Budget
+from edgeexit.calibrate.choose import FAMILIES
+from edgeexit.calibrate.eero import MODES
 from edgeexit.calibrate.on_bundle import calibrate_artifact
+from edgeexit.calibrate.risk import METHODS, Guarantee, Method
 from edgeexit.cli.common import (
     artifact_option,
     check_source,
@@ -26,7 +31,7 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.engine import Engine, load
-from edgeexit.errors import BackendMissing, DataError
+from edgeexit.errors import BackendMissing, DataError, PolicyError
 from edgeexit.files import write_atomic
 from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
 from edgeexit.records import Records
@@ -37,15 +42,27 @@ from edgeexit.scores import SCORES
 @source_options
 @click.option(
     "--policy",
-    type=click.Choice(["threshold", "shared", "patience", "fixed"]),
+    type=click.Choice(FAMILIES),
     default="threshold",
     show_default=True,
-    help="A threshold per exit, one for all, equal answers in a row, or one exit always.",
+    help="A threshold per exit, one for all, exit rates under a budget, equal answers in a row, one exit always.",
 )
 @click.option("--score", type=click.Choice(list(SCORES)), help="What thresholds compare. [default: the artifact's]")
-@click.option("--budget", type=float, help="Mean cost allowed, as a fraction of the last exit's.")
+@click.option("--budget", help="Mean cost allowed: 0.3 of the last exit's, 4MMACs, or 2.5ms on this device.")
 @click.option("--accuracy", type=float, help="Accuracy wanted.")
 @click.option("--accuracy-drop", type=float, help="Accuracy that may be lost against the last exit, e.g. 0.01.")
+@click.option("--guarantee", metavar="LOSS<=A@C", help="A bound to be proven, e.g. accuracy_gap<=0.01@0.95; see below.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="ltt",
+    show_default=True,
+    help="Of the proof: fixed-sequence test, betting bound, or (weaker, no confidence) conformal risk control.",
+)
+@click.option("--mode", type=click.Choice(MODES), help="EERO: keep the budget, or use it fully. [default: paper]")
+@click.option("--beta", type=float, help="EERO: weight of the prior. [default: chosen on the design rows]")
+@click.option("--prior", type=click.Choice(["cost", "uniform"]), help="EERO: cheap exits first, or all alike.")
+@click.option("--spend", type=click.Choice(["needed", "all"]), help="EERO: what helps, or the whole budget.")
 @click.option("--temperature", is_flag=True, help="First fit a temperature per exit on the design rows and store it.")
 @click.option(
     "--design", type=float, default=0.5, show_default=True, help="Share of rows to choose on; the rest measures."
@@ -64,9 +81,15 @@ def calibrate(
     records: Path | None,
     policy: str,
     score: str | None,
-    budget: float | None,
+    budget: str | None,
     accuracy: float | None,
     accuracy_drop: float | None,
+    guarantee: str | None,
+    method: Method,
+    mode: str | None,
+    beta: float | None,
+    prior: str | None,
+    spend: str | None,
     temperature: bool,
     design: float,
     seed: int,
@@ -81,28 +104,47 @@ def calibrate(
     Thresholds are searched on one part of the rows; what to expect of them is measured on the other part.
     The operating point is stored in the bundle, and runs on the artifact it was made on only.
 
+    --guarantee turns the other part into a proof: with confidence C over its rows, the loss on data like them is
+    at most A. Losses: disagreement (with the last exit; needs no labels), accuracy_gap (wrong where the last exit
+    is right), brier_gap; accumulated_ before the first two bounds them at every exit. Too few rows are refused
+    with the number needed.
+
     \b
     Examples:
       edgeexit calibrate digits.edgeexit --data val.npz --accuracy-drop 0.01
       edgeexit calibrate digits.edgeexit --data val.npz --budget 0.5 --artifact chain --score margin
+      edgeexit calibrate digits.edgeexit --data val.npz --policy eero --budget 0.2ms
+      edgeexit calibrate digits.edgeexit --data val.npz --guarantee "accuracy_gap<=0.02@0.95"
       edgeexit calibrate --records recorded.npz --budget 0.3 --json
     """
     check_source("calibrate", bundle, data, records)
     if out is not None and records is None:
         raise DataError("--out goes with --records; with a bundle the operating point is stored in the bundle")
+    eero = {k: v for k, v in (("mode", mode), ("beta", beta), ("prior", prior), ("spend", spend)) if v is not None}
+    if eero and policy != "eero":
+        raise PolicyError(f"--{next(iter(eero))} goes with --policy eero")
+    allowed = None if budget is None else Budget.parse(budget)
     wish: dict[str, Any] = {
         "policy": policy,
-        "budget": budget,
+        "eero": eero,
+        "guarantee": None if guarantee is None else Guarantee.parse(guarantee, method),
         "accuracy": accuracy,
         "accuracy_drop": accuracy_drop,
         "name": name,
     }
     if records is not None:
         found = Records.load(records)
+        if allowed is not None:
+            found, wish["budget"] = allowed.on(found)
         chosen_on, held_out = found.split(design, seed)
         temperatures = fit_temperatures(chosen_on) if temperature else None
+        default = "margin" if policy == "eero" else "maxprob"  # the score of EERO's paper
         point = calibrate_records(
-            chosen_on, held_out=held_out, score=score or "maxprob", temperatures=temperatures, **wish
+            chosen_on,
+            held_out=held_out,
+            score=score or default,
+            temperatures=temperatures,
+            **wish,
         )
         if out is not None:
             write_atomic(out, json.dumps(point.to_dict(), indent=1) + "\n")
@@ -122,6 +164,7 @@ def calibrate(
                 data=data_note(data),
                 design=design,
                 seed=seed,
+                budget=allowed,
                 progress=tell,
                 score=score,
                 **wish,
@@ -173,6 +216,12 @@ def _text(point: OperatingPoint) -> str:
         [f"expected {measure}", percent(e[measure], 2)],
         ["exit rates", "  ".join(percent(r) for r in e["exit_rates"])],
         ["measured on", str(e["measured_on"])],
-        ["promise", "none: these are estimates" if point.promise is None else str(dict(point.promise))],
+        ["promise", "none: these are estimates" if point.promise is None else _promise(point.promise)],
     ]
+    if "allowed" in e:
+        rows.insert(3, ["budget", f"{percent(e['allowed'])} allowed, {percent(e['planned'])} planned"])
     return table(rows)
+
+
+def _promise(promise: Mapping[str, Any]) -> str:
+    return f"{promise['text']} (n = {promise['n']}, {promise['test']}, measured {promise['measured']:.4g})"

@@ -1,0 +1,85 @@
+"""p-values for "the expected loss is above alpha", from n independent losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def binomial_cdf(n: int, p: float) -> NDArray[np.float64]:
+    """`(n + 1,)`: P(Bin(n, p) <= k) for every k at once."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(n + 1)
+    terms = logs[n] - logs - logs[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
+    return np.asarray(np.minimum(np.exp(terms).cumsum(), 1.0))
+
+
+def binomial_p(n: int, alpha: float, losses: int) -> float:
+    """P(Bin(n, alpha) <= losses)."""
+    return float(binomial_cdf(n, alpha)[losses])
+
+
+class Binomial:
+    """Exact test for losses of 0 and 1: P(Bin(n, alpha) <= losses seen)."""
+
+    name = "binomial"
+
+    def __init__(self, n: int, alpha: float) -> None:
+        self.n, self.cdf = n, binomial_cdf(n, alpha)
+
+    def p_value(self, losses: NDArray[Any]) -> float:
+        """Losses `(n,)` of 0 and 1."""
+        return float(self.cdf[round(float(losses.sum()))])
+
+
+class HoeffdingBentkus:
+    """For losses in [0, 1] (Bates et al., "Distribution-free, risk-controlling prediction sets", JACM 2021)."""
+
+    name = "Hoeffding-Bentkus"
+
+    def __init__(self, n: int, alpha: float) -> None:
+        self.n, self.alpha, self.cdf = n, alpha, binomial_cdf(n, alpha)
+
+    def p_value(self, losses: NDArray[Any]) -> float:
+        """Losses `(n,)` in [0, 1]."""
+        mean = min(float(losses.mean(dtype=np.float64)), 1.0)
+        a, r = self.alpha, min(mean, self.alpha)
+        kl = (r * math.log(r / a) if r > 0 else 0.0) + (1 - r) * math.log((1 - r) / (1 - a))
+        # A sum that is a whole number but for rounding must not be counted up.
+        bentkus = math.e * float(self.cdf[min(math.ceil(self.n * mean - 1e-9), self.n)])
+        return min(math.exp(-self.n * kl), bentkus, 1.0)
+
+
+class Betting:
+    """Waudby-Smith and Ramdas' betting test, for losses of at most `bound` that may be negative.
+
+    "Estimating means of bounded random variables by betting", JRSS B 2024, with the bets of Jazbec et al., "Fast
+    yet Safe", NeurIPS 2024. The wealth of a bet against "mean = alpha" is a fair game; by Ville's inequality it
+    reaches 1 / delta with probability at most delta, so its largest value's inverse is a p-value.
+    """
+
+    name = "betting (WSR)"
+
+    def __init__(self, n: int, alpha: float, delta: float, bound: float = 1.0) -> None:
+        self.n, self.alpha, self.delta, self.bound = n, alpha, delta, bound
+
+    def p_value(self, losses: NDArray[Any]) -> float:
+        """Losses `(n,)` of at most `bound`, in the order they came."""
+        x = np.asarray(losses, np.float64)
+        t = np.arange(1, len(x) + 1)
+        mean = (0.5 + x.cumsum()) / (t + 1)
+        variance = (0.25 + ((x - mean) ** 2).cumsum()) / (t + 1)
+        before = np.concatenate([[0.25], variance[:-1]])  # a bet may not know the loss it is made on
+        # 1 + bet * (alpha - x) must stay positive: alpha - x is at least alpha - bound.
+        most = 1.0 / self.bound
+        bets = np.minimum(most, np.sqrt(2 * math.log(1 / self.delta) / (len(x) * before)))
+        wealth = np.log1p(-bets * (x - self.alpha)).cumsum()
+        return math.exp(-max(float(wealth.max()), 0.0))
+
+
+def least_rows(alpha: float, delta: float) -> int:
+    """Rows without any loss at which alpha can be certified at all: ln(delta) / ln(1 - alpha)."""
+    return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)

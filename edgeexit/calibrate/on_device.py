@@ -1,0 +1,53 @@
+"""A new budget on the device: thresholds solved again from the scores that the bundle carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeexit.calibrate.budget import Budget
+from edgeexit.calibrate.eero import eero
+from edgeexit.engine import Engine
+from edgeexit.errors import BundleError, PolicyError
+from edgeexit.policy import Threshold
+
+
+def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -> Threshold:
+    """EERO's thresholds for a budget, in milliseconds, without labels, data or libraries beyond numpy.
+
+    ``engine.policy = solve_budget(engine, "2ms")`` changes the running engine.
+
+    Args:
+        engine: its artifact must have been calibrated, so that the bundle carries its scores.
+        budget: mean cost allowed: a fraction of the last exit's, "4MMACs", or "2.5ms" of this device as the
+            engine measured it.
+        options: `mode`, `beta`, `prior` and `spend` of `eero`.
+
+    Raises:
+        Infeasible: below the first exit's cost.
+        PolicyError: the bundle carries no scores for this artifact.
+        DataError: as `Budget.relative`.
+        BundleError: the stored scores are damaged.
+    """
+    spec = engine.artifact.calibration
+    if spec is None:
+        raise PolicyError(
+            f"{engine.bundle.path}: {engine.artifact.name} carries no calibration scores; "
+            "run `edgeexit calibrate` on it first"
+        )
+    arrays = engine.bundle.arrays(spec)
+    correct = arrays.get("correct", arrays.get("agreement"))
+    if correct is None or "scores" not in arrays or arrays["scores"].ndim != 2 or correct.ndim != 2:
+        raise BundleError(f"{engine.bundle.path}: {spec.path} does not hold scores and agreement (n, exits)")
+    asked = budget if isinstance(budget, Budget) else Budget.parse(str(budget))
+    cost, fraction = asked.relative(engine.costs()[0], exit_seconds(engine))
+    thresholds, _ = eero(arrays["scores"].T, correct.T, cost, fraction, **options)
+    return Threshold(thresholds, engine.artifact.score or "maxprob")
+
+
+def exit_seconds(engine: Engine) -> tuple[float, ...] | None:
+    """`(exits,)` measured seconds to answer at each exit; None = not measured."""
+    if engine.seconds is None or engine.artifact.layout != "chain":
+        return engine.seconds
+    return tuple(np.cumsum(engine.seconds).tolist())

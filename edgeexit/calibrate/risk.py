@@ -1,0 +1,188 @@
+"""Certificates: a policy whose expected loss is at most alpha, with probability 1 - delta.
+
+Learn-then-Test (Angelopoulos et al., Annals of Applied Statistics 2025) with a fixed sequence: the design rows
+order the policies from safe to bold, the calibration rows test them in that order and stop at the first that
+fails, so no correction for the number of policies is needed and the loss need not be monotone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.calibrate.bounds import Betting, Binomial, HoeffdingBentkus, least_rows
+from edgeexit.calibrate.losses import LOSSES, Loss, loss_of
+from edgeexit.errors import Infeasible, PolicyError
+from edgeexit.policy import Policy
+from edgeexit.records import Records, replay
+
+Method = Literal["ltt", "ucb", "crc"]
+METHODS: tuple[Method, ...] = ("ltt", "ucb", "crc")
+
+CONDITION = "as long as field data follow the distribution of the calibration rows"
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What is asked for: ``loss <= alpha`` with probability ``1 - delta`` over the calibration rows."""
+
+    loss: str
+    alpha: float
+    delta: float
+    method: Method = "ltt"
+    """ltt: fixed-sequence test, exact binomial for 0/1 losses, Hoeffding-Bentkus for others in [0, 1].
+    ucb: the same sequence with the betting bound, which also takes losses that can be negative.
+    crc: conformal risk control; weaker, it bounds the mean over calibration sets and has no delta."""
+    accumulated: bool = False
+    """At every exit, over the inputs that left there or before (Ringel et al., ICML 2024)."""
+
+    def __post_init__(self) -> None:
+        loss = loss_of(self.loss)
+        if self.method not in METHODS:
+            raise PolicyError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if not 0 < self.alpha < 1 or not 0 < self.delta < 1:
+            raise PolicyError(f"alpha and delta must lie in (0, 1), found {self.alpha!r} and {self.delta!r}")
+        if self.accumulated and (loss.signed or self.method != "ltt"):
+            raise PolicyError("accumulated gaps are tested with ltt on disagreement or accuracy_gap")
+
+    @classmethod
+    def parse(cls, text: str, method: Method = "ltt") -> Guarantee:
+        """Read ``accuracy_gap<=0.01@0.95``: the loss, alpha, and the confidence 1 - delta.
+
+        A loss with ``accumulated_`` before it is bounded at every exit.
+
+        Raises:
+            PolicyError: not of that form, an unknown loss, or numbers outside (0, 1).
+        """
+        found = re.fullmatch(r"\s*([a-z_]+)\s*<=\s*([0-9.eE+-]+)\s*@\s*([0-9.eE+-]+)\s*", text)
+        try:
+            if found is None:
+                raise ValueError
+            alpha, confidence = float(found[2]), float(found[3])
+        except ValueError:
+            raise PolicyError(
+                f"guarantee {text!r:.80}: expected LOSS<=ALPHA@CONFIDENCE, e.g. accuracy_gap<=0.01@0.95; "
+                f"losses: {', '.join(LOSSES)}"
+            ) from None
+        name = found[1].removeprefix("accumulated_")
+        return cls(name, alpha, round(1 - confidence, 12), method, found[1] != name)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A policy that passed."""
+
+    policy: Policy
+    promise: Mapping[str, Any]
+    """For the operating point: what, alpha, delta, n, method, test, measured, split, text."""
+    place: int
+    """Its index in the sequence; 0 = the safest."""
+
+
+def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) -> Certificate:
+    """Test policies from safe to bold on calibration rows and return the last that passes.
+
+    Args:
+        sequence: fixed without looking at the calibration rows; the first should lose nothing (the last exit).
+        calibration: rows that neither the network nor the sequence was made on.
+        asked: the guarantee; `accumulated` ones are `conditional.conditional_thresholds`'s.
+
+    Raises:
+        Infeasible: not even the first passes; the message has the rows needed.
+        DataError: the loss needs labels and there are none.
+    """
+    loss = loss_of(asked.loss)
+    table, alpha, bound = _scaled(loss, loss.table(calibration), asked)
+    n = calibration.n
+    if asked.method == "crc":
+        passes, test, what = _crc(n, alpha, bound), "conformal risk control", "mean over calibration sets"
+    else:
+        tester = _tester(table, n, alpha, bound, asked)
+        test, what = tester.name, f"probability {1 - asked.delta:g} over calibration sets"
+
+        def passes(losses: NDArray[np.float64]) -> bool:
+            return tester.p_value(losses) <= asked.delta
+
+    rows, best, measured, worst = np.arange(n), -1, math.nan, -math.inf
+    for i, policy in enumerate(sequence):
+        losses = table[replay(policy, calibration), rows]
+        if asked.method == "crc":  # from the safe side on, so that a lucky dip is not taken for safety
+            worst = max(worst, float(losses.mean()))
+            losses = np.array([worst])
+        if not passes(losses):
+            break
+        best, measured = i, float(losses.mean()) * float(loss.bound if _halved(loss, asked) else 1)
+    if best < 0:
+        raise Infeasible(too_few(asked, n, alpha, bound))
+    text = f"{loss.text} is at most {asked.alpha:g}, with {what}, {CONDITION}"
+    if asked.method == "crc":
+        text = f"{loss.text} is at most {asked.alpha:g} on average over calibration sets, {CONDITION}"
+    return Certificate(sequence[best], promise_of(asked, calibration, test, measured, text), best)
+
+
+def promise_of(asked: Guarantee, rows: Records, test: str, measured: float, text: str) -> dict[str, Any]:
+    """The promise as an operating point stores it."""
+    return {
+        "what": ("accumulated_" if asked.accumulated else "") + asked.loss,
+        "alpha": asked.alpha,
+        "delta": None if asked.method == "crc" else asked.delta,
+        "n": rows.n,
+        "method": asked.method,
+        "test": test,
+        "measured": measured,
+        "split": split_hash(rows),
+        "text": text,
+    }
+
+
+def split_hash(rows: Records) -> str:
+    """sha256 of the recorded outputs and labels: the same rows give the same hash."""
+    digest = hashlib.sha256(np.ascontiguousarray(rows.outputs).tobytes())
+    if rows.labels is not None:
+        digest.update(np.ascontiguousarray(rows.labels, np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def too_few(asked: Guarantee, n: int, alpha: float | None = None, bound: float = 1.0) -> str:
+    """Why nothing passes, with the rows needed."""
+    alpha = asked.alpha if alpha is None else alpha
+    least = math.ceil(bound / alpha - 1 - 1e-9) if asked.method == "crc" else least_rows(alpha, asked.delta)
+    sure = "" if asked.method == "crc" else f" with confidence {1 - asked.delta:g}"
+    if n < least:
+        return (
+            f"{asked.loss} <= {asked.alpha:g}{sure} needs at least {least} calibration rows even without a single "
+            f"loss; found {n}: record more rows, or ask for a larger alpha"
+        )
+    return f"{asked.loss} <= {asked.alpha:g}{sure}: no policy passes on these {n} calibration rows"
+
+
+def _halved(loss: Loss, asked: Guarantee) -> bool:
+    return loss.signed and asked.method != "ucb"
+
+
+def _scaled(loss: Loss, table: NDArray[np.float64], asked: Guarantee) -> tuple[NDArray[np.float64], float, float]:
+    """Losses, alpha and largest loss as the method takes them."""
+    if _halved(loss, asked):  # these take [0, 1]: the positive part, which is no less than the loss, over its bound
+        return np.maximum(table, 0) / loss.bound, asked.alpha / loss.bound, 1.0
+    return table, asked.alpha, loss.bound
+
+
+def _tester(
+    table: NDArray[np.float64], n: int, alpha: float, bound: float, asked: Guarantee
+) -> Binomial | HoeffdingBentkus | Betting:
+    if asked.method == "ucb":
+        return Betting(n, alpha, asked.delta, bound)
+    if ((table == 0) | (table == 1)).all():
+        return Binomial(n, alpha)
+    return HoeffdingBentkus(n, alpha)
+
+
+def _crc(n: int, alpha: float, bound: float) -> Any:
+    return lambda losses: n / (n + 1) * float(losses.mean()) + bound / (n + 1) <= alpha
