@@ -35,6 +35,9 @@ class Decision:
     """What the resource monitor last saw; None = no monitor ran."""
     uncertainty: float | None = None
     """Spread of an ensemble exit; None = the exit is not an ensemble."""
+    drifted: bool | None = None
+    """Whether inputs have left what the policy was calibrated on, by this one or an earlier one since the monitor's
+    reset; None = no drift monitor."""
 
     @property
     def label(self) -> Any:
@@ -57,6 +60,8 @@ class Batch:
     """Wall-clock time of the whole call."""
     macs: int | None
     """Sum over the inputs; None = not known."""
+    drifted: NDArray[np.bool_] | None = None
+    """`(n,)` as `Decision.drifted`, in the order of the inputs; None = no drift monitor."""
 
     def __len__(self) -> int:
         return len(self.exits)

@@ -15,6 +15,7 @@ from edgeexit.backends import Backend
 from edgeexit.bundle import Bundle
 from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
+from edgeexit.drift import DriftMonitor
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.manifest import Artifact
 from edgeexit.policy import OperatingPoint, Policy, fixed_exit
@@ -39,6 +40,7 @@ class Engine:
         threads: int = 1,
         warmup: int = 3,
         clock: Callable[[], float] = time.perf_counter,
+        drift: DriftMonitor | None = None,
     ) -> None:
         self.bundle, self.artifact, self.backend, self.threads = bundle, artifact, backend, threads
         self.driver = layouts.make(bundle, artifact, backend, threads, clock)
@@ -51,6 +53,7 @@ class Engine:
         self._policy = policy
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
+        self.drift = drift
         self.seconds: tuple[float, ...] | None = None
         """Measured at load: seconds per stage (chain) or to each exit (fused, prefix); None = `warmup=0`."""
         if warmup:
@@ -60,15 +63,37 @@ class Engine:
     def policy(self) -> Policy:
         """What decides; assigning checks that this artifact can follow it.
 
+        A drift monitor stays attached and keeps what it has seen, though its bounds are the earlier policy's:
+        assign a monitor of the new policy's regime afterwards. Before changing to another score, set `drift` to None.
+
         Raises:
-            PolicyError: on assignment, it cannot.
+            PolicyError: on assignment, it cannot, or the drift monitor watches another score.
         """
         return self._policy
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
         self.driver.fits(policy)
+        if self._drift is not None:
+            self._drift.regime.fits(policy, self.exits)
         self._policy = policy
+
+    @property
+    def drift(self) -> DriftMonitor | None:
+        """What is shown every answer, to fill in `Decision.drifted`; None = no monitor.
+
+        Assign a new one, or `reset()` it, after recalibration.
+
+        Raises:
+            PolicyError: on assignment, its regime is of another number of exits or another score than the policy's.
+        """
+        return self._drift
+
+    @drift.setter
+    def drift(self, drift: DriftMonitor | None) -> None:
+        if drift is not None:
+            drift.regime.fits(self._policy, self.exits)
+        self._drift = drift
 
     @property
     def exits(self) -> int:
@@ -83,16 +108,18 @@ class Engine:
                 what is left; exit 0 always answers, so a shorter deadline is answered late and marked so.
 
         Raises:
-            DataError: wrong name, dtype or shape, or NaN.
+            DataError: wrong name, dtype or shape, or NaN; with a drift monitor also a score outside [0, 1].
             PolicyError: a deadline without measured stage times (`warmup=0`), or not a positive number.
         """
         start = self.clock()
         inputs = self._check.one(x)
         left = None if deadline_s is None else self._left(start, deadline_s)
         k, output, score, reason = self.driver.run(inputs, self._policy, left)
+        drift = self._drift
+        drifted = None if drift is None else drift.see(k, score)
         seconds = self.clock() - start
         late = None if deadline_s is None else seconds > deadline_s
-        return Decision(k, output[0], score, reason, seconds, self._macs[k], late)
+        return Decision(k, output[0], score, reason, seconds, self._macs[k], late, drifted=drifted)
 
     def run_batch(self, x: Inputs) -> Batch:
         """Answer many inputs; with layout chain, inputs that left are not carried on.
@@ -111,7 +138,10 @@ class Engine:
             exits, outputs, scores = self.driver.run_batch(inputs, self._policy)
         macs = [self._macs[k] for k in np.unique(exits)]
         total = None if None in macs else int(sum(self._macs[k] or 0 for k in exits))
-        return Batch(exits, outputs, scores, self.clock() - start, total)
+        drift, drifted = self._drift, None
+        if drift is not None:
+            drifted = np.array([drift.see(k, s) for k, s in zip(exits, scores.tolist(), strict=True)])
+        return Batch(exits, outputs, scores, self.clock() - start, total, drifted)
 
     def record(
         self, x: Inputs, labels: NDArray[Any] | None = None, *, progress: Callable[[int, int], None] = lambda i, n: None
@@ -200,6 +230,7 @@ def load(
     threads: int = 1,
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
+    drift: DriftMonitor | None = None,
 ) -> Engine:
     """Open a bundle and load one artifact.
 
@@ -211,6 +242,7 @@ def load(
         threads: for the engine library.
         warmup: runs per stage that are timed at load; 0 = none, and then no deadlines.
         clock: seconds, monotone; tests inject one.
+        drift: is shown every answer; its regime must be the policy's (`edgeexit.calibrate.regime.regime_of`).
 
     Raises:
         BundleError, BackendMissing, PolicyError: the bundle, the engine or the policy cannot be used.
@@ -225,7 +257,7 @@ def load(
     used = point.policy if point is not None else policy
     if used is None or isinstance(used, str):
         used = fixed_exit(len(bundle.manifest.exits) - 1, len(bundle.manifest.exits), chosen.score or "maxprob")
-    return Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock)
+    return Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock, drift=drift)
 
 
 def _belongs(point: OperatingPoint, artifact: Artifact) -> None:
