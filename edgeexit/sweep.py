@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.choose import check_pair
-from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, fixed, path_of, random
+from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random
 from edgeexit.calibrate.intervals import wilson
-from edgeexit.calibrate.path import Path
+from edgeexit.calibrate.path import Path, Point
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.records import Records
@@ -138,22 +138,27 @@ def sweep(
     tell = progress or (lambda done, total, policy: None)
     paths: dict[str, Path] = {}
     rows: list[Row] = []
+    solved: list[Point] = []
     for done, name in enumerate(names):
         tell(done, len(names), name)
         if name == "fixed":
             choose = fixed(design, held_out)
         elif name == "random":
             choose = random(paths.get("maxprob") or path_of("maxprob", design), design, held_out, seed)
+        elif name == "eero":
+            choose = eero(design, held_out, solved)
         else:
             paths[name] = path_of(name, design)
             choose = adaptive(paths[name], held_out)
-        score = name.removeprefix("shared-")
+        score = "margin" if name == "eero" else name.removeprefix("shared-")
         for budget in budgets:
             row = Row(name, score if score in SCORES else None, budget, held_out.n)
             try:
                 rows.append(_filled(row, choose(budget), times))
             except Infeasible:
                 rows.append(row)
+    if "eero" in names:
+        paths["eero"] = Path.of("EERO on margin", design.measure, solved)
     tell(len(names), len(names), "")
     return Sweep(
         verdict=judge(design, held_out, paths),

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.path import Path
-from edgeexit.calibrate.search import pareto, patience_path
+from edgeexit.calibrate.eero import eero_policy
+from edgeexit.calibrate.path import Path, Point
+from edgeexit.calibrate.search import eero_path, pareto, patience_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
 from edgeexit.records import Outcome, Records, outcome, replay
 from edgeexit.scores import SCORES
 
-ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "patience")
-"""Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each."""
+ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "eero", "patience")
+"""Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each;
+`eero` is EERO on the margin, its paper's score."""
 BASELINES = ("fixed", "random")
 """The best single exit within the budget, as a network of its own; and random exits at the rates of
 `maxprob`, the control that shows what the score is worth."""
@@ -47,6 +49,8 @@ def path_of(name: str, design: Records) -> Path:
         raise PolicyError(f"unknown policy {name!r}; known: {', '.join(ADAPTIVE)}")
     if name == "patience":
         return patience_path(design)
+    if name == "eero":
+        return eero_path(design)
     return pareto(design, name.removeprefix("shared-"), shared=name.startswith("shared-"))
 
 
@@ -66,6 +70,19 @@ def adaptive(path: Path, held_out: Records) -> Chooser:
             policy.thresholds if isinstance(policy, Threshold) else None,
             policy.patience if isinstance(policy, Patience) else None,
         )
+
+    return choose
+
+
+def eero(design: Records, held_out: Records, points: list[Point]) -> Chooser:
+    """EERO solved for every budget; what it chose is added to `points`."""
+
+    def choose(budget: float) -> Choice:
+        policy, _ = eero_policy(design, budget)
+        there = outcome(replay(policy, design), design)
+        points.append(Point(policy, there.cost, there.accuracy))
+        found = outcome(replay(policy, held_out), held_out)
+        return Choice(there.cost, there.accuracy, found, policy.thresholds)
 
     return choose
 

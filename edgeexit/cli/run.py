@@ -30,6 +30,7 @@ from edgeexit.manifest import TensorSpec
 @click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
 @click.option("--policy", metavar="NAME", help="Operating point. [default: the only one stored for the artifact]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
+@click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
 @click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
 @click.option(
     "--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255)."
@@ -43,6 +44,7 @@ def run(
     row: int | None,
     policy: str | None,
     exit_index: int | None,
+    budget: str | None,
     deadline_ms: float | None,
     scale: float,
     artifact: str | None,
@@ -55,8 +57,9 @@ def run(
     Examples:
       edgeexit run digits.edgeexit --input x.npy
       edgeexit run resnet8.edgeexit --input frog.png --policy balanced --deadline-ms 5
+      edgeexit run resnet8.edgeexit --input frog.png --budget 0.4
     """
-    engine, used = open_engine(bundle, artifact, policy, exit_index, threads)
+    engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
     x = _read(source, row, engine, scale)
     decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
     labels = engine.bundle.manifest.labels
@@ -90,16 +93,22 @@ def run(
 
 
 def open_engine(
-    bundle: Path, artifact: str | None, policy: str | None, exit_index: int | None, threads: int
+    bundle: Path, artifact: str | None, policy: str | None, exit_index: int | None, budget: str | None, threads: int
 ) -> tuple[Engine, str]:
     """An engine and, in words, what decides: the named operating point, the only one stored, or the last exit."""
     from edgeexit.bundle import Bundle
     from edgeexit.policy import fixed_exit
 
     opened = Bundle.open(bundle)
+    if sum(o is not None for o in (policy, exit_index, budget)) > 1:
+        raise DataError("--policy, --exit and --budget exclude each other")
+    if budget is not None:
+        from edgeexit.calibrate.on_device import solve_budget
+
+        engine = load(opened, artifact=artifact, threads=threads)
+        engine.policy = solve_budget(engine, budget)
+        return engine, f"thresholds solved for a budget of {budget}"
     if exit_index is not None:
-        if policy is not None:
-            raise DataError("--exit and --policy exclude each other")
         engine = load(opened, artifact=artifact, threads=threads)
         engine.policy = fixed_exit(exit_index, engine.exits, engine.artifact.score or "maxprob")
         return engine, f"exit {exit_index} as asked"

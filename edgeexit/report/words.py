@@ -6,8 +6,8 @@ from edgeexit.scores import SCORES
 from edgeexit.sweep import Sweep
 
 _COLOURS = dict(zip(SCORES, ("#0072B2", "#D55E00", "#009E73"), strict=True))
-_OTHERS = {"patience": "#CC79A7", "random": "#8A8A8A"}
-_SPARE = ("#E69F00", "#56B4E9", "#B8A200", "#7F5FBF")
+_OTHERS = {"patience": "#CC79A7", "random": "#8A8A8A", "eero": "#E69F00"}
+_SPARE = ("#56B4E9", "#B8A200", "#7F5FBF")
 """Okabe and Ito's palette, which readers of all kinds of colour vision tell apart; the score has the colour,
 a shared threshold has the dashes, so that no pair differs by colour alone."""
 
