@@ -116,14 +116,14 @@ def check_pair(design: Records, held_out: Records) -> None:
     Raises:
         DataError: other exits, costs or measure, or the same array.
     """
-    if held_out.outputs is design.outputs or np.array_equal(held_out.outputs, design.outputs):
-        raise DataError(
-            f"{held_out.name}: held-out rows must not be the design rows; split them: records.split(0.5, seed=0)"
-        )
     if held_out.exits != design.exits or not (held_out.relative_cost == design.relative_cost).all():
         raise DataError(
             f"{held_out.name} has costs {held_out.relative_cost.tolist()}, {design.name} has "
             f"{design.relative_cost.tolist()}; design and held-out rows must come from one artifact"
+        )
+    if held_out.outputs is design.outputs or np.array_equal(held_out.outputs, design.outputs):
+        raise DataError(
+            f"{held_out.name}: held-out rows must not be the design rows; split them: records.split(0.5, seed=0)"
         )
     if held_out.measure != design.measure:
         raise DataError(

@@ -256,6 +256,10 @@ def test_calibrate_then_run(cli: Cli, copy: Path, data: Path, row: Path, artifac
         ("--policy", "shared", "--score", "margin", "--budget", 0.7),
         ("--policy", "fixed", "--budget", 0.7),
         ("--score", "entropy", "--accuracy", 0.1),
+        ("--policy", "eero", "--budget", "70%", "--mode", "survivors", "--spend", "all"),
+        ("--guarantee", "disagreement<=0.9@0.9"),
+        ("--guarantee", "accumulated_disagreement<=0.9@0.9"),
+        ("--guarantee", "brier_gap<=0.9@0.8", "--method", "ucb", "--policy", "shared"),
     ],
 )
 def test_calibrated_points_run(cli: Cli, copy: Path, data: Path, row: Path, options: tuple[Any, ...]) -> None:

@@ -178,11 +178,17 @@ def test_several_points_and_none_named(cli: Cli, copy: Path, data: Path, row: Pa
 # --- calibrate ---------------------------------------------------------------------------------------------
 
 TARGETS: list[tuple[tuple[Any, ...], str]] = [
-    ((), "exactly one target of budget, accuracy and accuracy_drop; found none"),
+    ((), "exactly one target of budget, accuracy, accuracy_drop, guarantee; found none"),
     (("--budget", 0.5, "--accuracy", 0.5), "exactly one target"),
-    (("--budget", 0), "a budget is a fraction of the last exit's cost in (0, 1], found 0.0"),
+    (("--budget", 0), "budget '0': expected a fraction of the last exit's cost (0.3, 30%), MACs (4MMACs) or"),
     (("--budget", 2), "a budget is a fraction"),
-    (("--budget", "nan"), "a budget is a fraction"),
+    (("--budget", "nan"), "expected a fraction"),
+    (("--budget", "1MACs"), "below the first exit's"),
+    (("--guarantee", "disagreement<=0.01@0.99"), "needs at least 459 calibration rows"),
+    (("--guarantee", "disagreement<=0.5"), "expected LOSS<=ALPHA@CONFIDENCE"),
+    (("--guarantee", "disagreement<=0.5@0.9", "--budget", 0.5), "exactly one target"),
+    (("--budget", 0.5, "--mode", "paper"), "--mode goes with --policy eero"),
+    (("--budget", 0.5, "--policy", "eero", "--beta", 0), "beta must be a positive number"),
     (("--budget", 0.01), "the least feasible budget is 0.2"),
     (("--accuracy", 1.5), "a fraction in (0, 1]"),
     (("--accuracy-drop", -0.1), "a fraction in [0, 1)"),
@@ -194,7 +200,7 @@ TARGETS: list[tuple[tuple[Any, ...], str]] = [
     (("--budget", 0.5, "--design", "nan"), "cannot be split"),
     (("--budget", 0.5, "--design", "inf"), "cannot be split"),
     (("--budget", 0.5, "--seed", -1), "--seed"),
-    (("--budget", "half"), "'half' is not a valid float"),
+    (("--budget", "half"), "budget 'half': expected a fraction"),
 ]
 
 
