@@ -185,12 +185,11 @@ def replay(policy: Policy, records: Records) -> NDArray[np.int64]:
 
 def exits_taken(policy: Policy, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
     """As `replay`, on arrays `(exits, n)`."""
-    taken = np.full(scores.shape[1], len(scores) - 1, np.int64)
-    alive = np.ones(scores.shape[1], bool)
+    taken = np.zeros(scores.shape[1], np.int64)
+    going = np.ones(scores.shape[1], bool)
     for k in range(len(scores) - 1):
-        stop = alive & policy.stop(scores[: k + 1], labels[: k + 1])  # type: ignore[arg-type]
-        taken[stop] = k
-        alive &= ~stop
+        going &= ~policy.stop(scores[: k + 1], labels[: k + 1])  # type: ignore[arg-type]
+        taken += going
     return taken
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.reliability import reliability_per_exit
 from edgeexit.errors import DataError
 from edgeexit.records import Records
 from edgeexit.scores import Kind, tempered
 
+NEAR_ONE = 0.1
+"""A temperature with |ln T| below this changes no probability by more than a few hundredths, and costs a division."""
 _REACH = 3.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -70,3 +74,47 @@ def fit_temperatures(records: Records) -> tuple[float, ...]:
         raise DataError(f"{records.name}: temperatures are fitted to true classes; these records have no labels")
     labels = records.labels
     return tuple(fit_temperature(o, labels, records.kind) for o in records.outputs)
+
+
+@dataclass(frozen=True)
+class FittedTemperature:
+    """One exit's temperature, and what it gains."""
+
+    value: float
+    """To be used; 1 where it was skipped."""
+    fitted: float
+    """Of least negative log-likelihood on all the rows, used or not."""
+    skipped: str | None
+    """Why it is not used; None = it is."""
+    nll_before: float
+    """Negative log-likelihood at T = 1, in nats, on the half of the rows that was held back."""
+    nll_after: float
+    """The same at the temperature fitted on the other half."""
+
+
+def fit_useful_temperatures(records: Records, seed: int = 0) -> tuple[FittedTemperature, ...]:
+    """`(exits,)` temperatures, 1 where one would gain nothing: near 1 (`NEAR_ONE`), or no better on held rows.
+
+    Whether it gains is judged between two halves of the rows; the value is fitted on all of them.
+
+    Args:
+        records: design rows, at least 2.
+        seed: of the halves.
+
+    Raises:
+        DataError: no labels, or fewer than 2 rows.
+    """
+    temperatures = fit_temperatures(records)
+    first, held = records.split(0.5, seed)
+    before = reliability_per_exit(held, (1.0,) * records.exits)
+    after = reliability_per_exit(held, fit_temperatures(first))
+    return tuple(_judged(t, b.nll, a.nll) for t, b, a in zip(temperatures, before, after, strict=True))
+
+
+def _judged(fitted: float, before: float, after: float) -> FittedTemperature:
+    skipped = None
+    if abs(math.log(fitted)) < NEAR_ONE:
+        skipped = f"T = {fitted:.3f} is near 1: |ln T| = {abs(math.log(fitted)):.3f} < {NEAR_ONE:g}"
+    elif not after < before:
+        skipped = f"no gain on held rows: negative log-likelihood {before:.4f} at T = 1, {after:.4f} fitted"
+    return FittedTemperature(fitted if skipped is None else 1.0, fitted, skipped, before, after)
