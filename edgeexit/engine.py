@@ -15,7 +15,7 @@ from edgeexit.backends import Backend
 from edgeexit.bundle import Bundle
 from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
-from edgeexit.drift import DriftMonitor
+from edgeexit.drift import DriftMonitor, DriftRegime
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.manifest import Artifact
 from edgeexit.policy import OperatingPoint, Policy, fixed_exit
@@ -230,7 +230,7 @@ def load(
     threads: int = 1,
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-    drift: DriftMonitor | None = None,
+    drift: DriftMonitor | bool = False,
 ) -> Engine:
     """Open a bundle and load one artifact.
 
@@ -242,7 +242,8 @@ def load(
         threads: for the engine library.
         warmup: runs per stage that are timed at load; 0 = none, and then no deadlines.
         clock: seconds, monotone; tests inject one.
-        drift: is shown every answer; its regime must be the policy's (`edgeexit.calibrate.regime.regime_of`).
+        drift: is shown every answer; its regime must be the policy's. True = one of the regime that the operating
+            point carries.
 
     Raises:
         BundleError, BackendMissing, PolicyError: the bundle, the engine or the policy cannot be used.
@@ -257,7 +258,13 @@ def load(
     used = point.policy if point is not None else policy
     if used is None or isinstance(used, str):
         used = fixed_exit(len(bundle.manifest.exits) - 1, len(bundle.manifest.exits), chosen.score or "maxprob")
-    return Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock, drift=drift)
+    if drift is True:
+        if point is None or point.drift is None:
+            raise PolicyError(
+                "drift=True needs a named operating point that carries a regime, as calibrate makes them"
+            )
+        drift = DriftMonitor(DriftRegime.from_dict(point.drift))
+    return Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock, drift=drift or None)
 
 
 def _belongs(point: OperatingPoint, artifact: Artifact) -> None:

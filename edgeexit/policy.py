@@ -302,6 +302,8 @@ class OperatingPoint:
     """A proven bound (what, alpha, delta, n); None = the numbers are estimates, nothing is promised."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Where the calibration rows came from: file name, sha256, seed, rows."""
+    drift: Mapping[str, Any] | None = None
+    """The calibrated regime, for `edgeexit.drift.DriftRegime.from_dict`; None = no rows were held out for it."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -313,6 +315,7 @@ class OperatingPoint:
             "expected": dict(self.expected),
             "promise": None if self.promise is None else dict(self.promise),
             "data": dict(self.data),
+            "drift": None if self.drift is None else dict(self.drift),
         }
 
     @classmethod
@@ -327,17 +330,18 @@ class OperatingPoint:
         if table.get("schema") != 1:
             raise PolicyError(f"operating point of schema {table.get('schema')!r}; this version knows 1")
         name, artifact, promise = table.get("name"), table.get("artifact"), table.get("promise")
+        drift = table.get("drift")
         sections = {key: table.get(key, {}) for key in ("asked", "expected", "data")}
         if not isinstance(name, str) or not isinstance(artifact, str | None):
             raise PolicyError("operating point without a name, or with an artifact that is not text")
-        if not all(isinstance(s, Mapping) for s in (*sections.values(), promise or {})):
-            raise PolicyError(f"operating point {name!r}: asked, expected, data and promise must be objects")
+        if not all(isinstance(s, Mapping) for s in (*sections.values(), promise or {}, drift or {})):
+            raise PolicyError(f"operating point {name!r}: asked, expected, data, promise and drift must be objects")
         expected = sections["expected"]
         rates = expected.get("exit_rates", [])
         numbers = [*sections["asked"].values(), *(expected.get(key, 0) for key in _MEASURED)]
         if not isinstance(rates, list) or not all(_is_number(n) for n in (*numbers, *rates)):
             raise PolicyError(f"operating point {name!r:.60}: what was asked and is expected must be numbers")
-        return cls(name, policy_from_dict(table.get("policy")), artifact, promise=promise, **sections)
+        return cls(name, policy_from_dict(table.get("policy")), artifact, promise=promise, drift=drift, **sections)
 
 
 _MEASURED = ("cost", "accuracy", "agreement", "n")

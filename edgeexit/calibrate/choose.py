@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ import numpy as np
 from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.path import Path
+from edgeexit.calibrate.regime import regime_of
 from edgeexit.calibrate.risk import Certificate, Guarantee, certify
-from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_path
+from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_path, qexit_path
+from edgeexit.calibrate.selective import selected
+from edgeexit.calibrate.window import parse_target, window_policy
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy import OperatingPoint, Policy, fixed_exit
 from edgeexit.records import Records, outcome, replay
 
-FAMILIES = ("threshold", "shared", "eero", "patience", "fixed")
+FAMILIES = ("threshold", "shared", "eero", "window", "qexit", "patience", "fixed")
 
 
 def calibrate(
@@ -28,7 +32,8 @@ def calibrate(
     accuracy: float | None = None,
     accuracy_drop: float | None = None,
     guarantee: Guarantee | None = None,
-    eero: Mapping[str, Any] | None = None,
+    selective: str | None = None,
+    options: Mapping[str, Any] | None = None,
     held_out: Records | None = None,
     temperatures: tuple[float, ...] | None = None,
     name: str | None = None,
@@ -38,14 +43,16 @@ def calibrate(
 
     Args:
         design: the rows the numbers are chosen on.
-        policy: "threshold" (one per exit), "shared" (one for all), "eero" (exit rates under a budget), "patience"
-            or "fixed".
+        policy: "threshold" (one per exit), "shared" (one for all), "eero" (exit rates under a budget),
+            "window" (for applications that reject), "qexit", "patience" or "fixed".
         score: what thresholds compare; a key of `edgeexit.scores.SCORES`.
         budget: mean cost allowed, as a fraction of the last exit's, in (0, 1].
         accuracy: accuracy wanted (agreement with the last exit where there are no labels), in (0, 1].
         accuracy_drop: accuracy that may be lost against the last exit, in [0, 1).
         guarantee: a loss to be bounded: the design rows order the policies, the held-out rows certify.
-        eero: `mode`, `beta`, `prior` and `spend` of `eero.eero`.
+        selective: for policy "window": "cov@0.02" or "risk@0.8", see `window.window_policy`.
+        options: of the policy: `mode`, `beta`, `prior`, `spend` of `eero.eero`; `pass_rate`, `first` of
+            `window.window_policy`.
         held_out: other rows, for `expected`; None = the design rows, whose estimates are optimistic.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
         name: of the operating point; None = made of the target, such as "budget-0.3".
@@ -56,39 +63,53 @@ def calibrate(
         PolicyError: not exactly one target, one outside its range, or an unknown policy or score.
         DataError: `held_out` has other exits or costs, or is the design rows again, or is missing for a guarantee.
     """
-    targets = {"budget": budget, "accuracy": accuracy, "accuracy_drop": accuracy_drop, "guarantee": guarantee}
+    targets = {
+        "budget": budget,
+        "accuracy": accuracy,
+        "accuracy_drop": accuracy_drop,
+        "selective": selective,
+        "guarantee": guarantee,
+    }
     given = [key for key, value in targets.items() if value is not None]
     if len(given) != 1:
         found = ", ".join(given) or "none"
         raise PolicyError(f"give exactly one target of {', '.join(targets)}; found {found}")
+    if (policy == "window") != (selective is not None):
+        raise PolicyError("a selective target (cov@0.02, risk@0.8) and policy window go together")
     if held_out is not None:
         check_pair(design, held_out)
-    promise, planned = None, {}
+    rows = design if held_out is None else held_out
+    families = _Families(design, policy, score, temperatures, options or {})
+    promise, extra = None, {}
     if guarantee is not None:
-        certificate = _certified(design, held_out, guarantee, policy, score, temperatures, eero or {})
+        certificate = families.certified(held_out, guarantee)
         chosen, promise = certificate.policy, certificate.promise
         asked: dict[str, float] = {"alpha": guarantee.alpha, "confidence": 1 - guarantee.delta}
         name = name or f"{promise['what']}-{guarantee.alpha:g}"
+    elif selective is not None:
+        window = window_policy(design, selective, score=score, temperatures=temperatures, **(options or {}))
+        kind, share = parse_target(selective)
+        chosen, asked = window, {"coverage_at_risk" if kind == "cov" else "risk_at_coverage": share}
+        seen = selected(window, rows, window.tau)
+        extra = {"tau": window.tau, "coverage": seen.coverage, "risk": seen.risk}
     elif policy == "eero" and budget is not None:
-        chosen, rates = eero_policy(design, budget, score, temperatures=temperatures, **(eero or {}))
-        planned = {"allowed": rates.allowed, "planned": rates.spent, "beta": rates.beta, "mu": rates.mu}
+        chosen, rates = eero_policy(design, budget, score, temperatures=temperatures, **(options or {}))
+        extra = {"allowed": rates.allowed, "planned": rates.spent, "beta": rates.beta, "mu": rates.mu}
         asked = {"budget": budget}
     else:
-        path = _path(design, policy, score, temperatures, eero or {})
+        path = families.path()
         (what,) = given
         asked = {what: float(targets[what])}  # type: ignore[arg-type]
         if budget is not None:
             chosen = path.for_budget(budget).policy
         else:
-            wanted = asked[what] if accuracy is not None else _after_drop(design, asked[what])
-            chosen = path.for_accuracy(wanted).policy
+            chosen = path.for_accuracy(asked[what] if accuracy is not None else _after_drop(design, asked[what])).policy
     if name is None:
         (what, value), *_ = asked.items()
         name = f"{what.replace('accuracy_', '')}-{value:g}"
     data: dict[str, Any] = {"design": design.name, "design_rows": design.n}
     if held_out is not None:
         data |= {"held_out": held_out.name, "held_out_rows": held_out.n}
-    rows = design if held_out is None else held_out
     measured = outcome(replay(chosen, rows), rows)
     return OperatingPoint(
         name=name,
@@ -100,13 +121,14 @@ def calibrate(
             "cost": measured.cost,
             rows.measure: measured.accuracy,
             "n": rows.n,
-            **planned,
+            **extra,
             "measured_on": f"{rows.n} held-out rows of {rows.name}"
             if held_out is not None
             else f"the {rows.n} design rows of {rows.name} themselves, which is optimistic",
         },
         promise=promise,
         data=data,
+        drift=None if held_out is None else regime_of(chosen, held_out).to_dict(),
     )
 
 
@@ -132,39 +154,43 @@ def check_pair(design: Records, held_out: Records) -> None:
         )
 
 
-def _certified(
-    design: Records,
-    calibration: Records | None,
-    asked: Guarantee,
-    policy: str,
-    score: str,
-    temperatures: tuple[float, ...] | None,
-    eero: Mapping[str, Any],
-) -> Certificate:
-    if calibration is None:
-        raise DataError(f"a guarantee is certified on rows of its own; {design.name} has only the design rows")
-    if asked.accumulated:
-        if policy != "threshold":
-            raise PolicyError(f"an accumulated guarantee chooses a threshold per exit; found policy {policy!r}")
-        return conditional_thresholds(design, calibration, asked, score, temperatures=temperatures)
-    path = _path(design, policy, score, temperatures, eero)
-    # The last exit loses nothing, so it stands first.
-    sequence: list[Policy] = [fixed_exit(design.exits - 1, design.exits, score)]
-    return certify([*sequence, *(p.policy for p in reversed(path.points))], calibration, asked)
+@dataclass(frozen=True)
+class _Families:
+    """Policies of one family, chosen on the design rows."""
 
+    design: Records
+    policy: str
+    score: str
+    temperatures: tuple[float, ...] | None
+    options: Mapping[str, Any]
 
-def _path(
-    design: Records, policy: str, score: str, temperatures: tuple[float, ...] | None, eero: Mapping[str, Any]
-) -> Path:
-    if policy in ("threshold", "shared"):
-        return pareto(design, score, shared=policy == "shared", temperatures=temperatures)
-    if policy == "eero":
-        return eero_path(design, score, temperatures=temperatures, **eero)
-    if policy == "patience":
-        return patience_path(design)
-    if policy == "fixed":
-        return fixed_path(design, score)
-    raise PolicyError(f"unknown policy {policy!r}; known: {', '.join(FAMILIES)}")
+    def path(self) -> Path:
+        """From cheap to dear."""
+        if self.policy in ("threshold", "shared"):
+            return pareto(self.design, self.score, shared=self.policy == "shared", temperatures=self.temperatures)
+        if self.policy == "eero":
+            return eero_path(self.design, self.score, temperatures=self.temperatures, **self.options)
+        if self.policy == "qexit":
+            return qexit_path(self.design, self.score, temperatures=self.temperatures)
+        if self.policy == "patience":
+            return patience_path(self.design)
+        if self.policy == "fixed":
+            return fixed_path(self.design, self.score)
+        raise PolicyError(f"unknown policy {self.policy!r}; known: {', '.join(FAMILIES)}")
+
+    def certified(self, rows: Records | None, asked: Guarantee) -> Certificate:
+        """The boldest policy that passes on rows of its own."""
+        if rows is None:
+            raise DataError(f"a guarantee is certified on rows of its own; {self.design.name} has only the design rows")
+        if asked.accumulated:
+            if self.policy != "threshold":
+                raise PolicyError(
+                    f"an accumulated guarantee sets a threshold per exit; found policy {self.policy!r}"
+                )
+            return conditional_thresholds(self.design, rows, asked, self.score, temperatures=self.temperatures)
+        # The last exit loses nothing, so it stands first.
+        sequence: list[Policy] = [fixed_exit(self.design.exits - 1, self.design.exits, self.score)]
+        return certify([*sequence, *(p.policy for p in reversed(self.path().points))], rows, asked)
 
 
 def _after_drop(design: Records, drop: float) -> float:

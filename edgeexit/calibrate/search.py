@@ -12,7 +12,7 @@ from edgeexit.calibrate.cuts import place_cuts, reached
 from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.lagrange import per_exit_thresholds
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
+from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
 from edgeexit.records import Records, outcome, replay
 
 _SHARED_CUTS = 500
@@ -61,6 +61,13 @@ def eero_path(
     budgets = np.geomspace(records.relative_cost[0], 1.0, _BUDGETS)
     policies = (eero_policy(records, float(b), score, temperatures=temperatures, **options)[0] for b in budgets)
     return Path.of(f"EERO on {score}", records.measure, _measured(dict.fromkeys(policies), records))
+
+
+def qexit_path(records: Records, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> Path:
+    """PALBERT's rule at thresholds q from 0 up, most of them near 1, where sure exits are told apart."""
+    q = [float(v) for v in np.unique(np.concatenate([np.linspace(0, 1, 100, False), 1 - np.geomspace(1e-6, 1, 100)]))]
+    policies = (QExit(v, score, temperatures) for v in q)
+    return Path.of(f"Q-exit on {score}", records.measure, _measured(policies, records))
 
 
 def patience_path(records: Records) -> Path:

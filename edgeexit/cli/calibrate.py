@@ -33,7 +33,7 @@ from edgeexit.cli.common import (
 from edgeexit.engine import Engine, load
 from edgeexit.errors import BackendMissing, DataError, PolicyError
 from edgeexit.files import write_atomic
-from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
+from edgeexit.policy import OperatingPoint, Patience, Policy, QExit, Threshold, Window, fixed_exit
 from edgeexit.records import Records
 from edgeexit.scores import SCORES
 
@@ -45,7 +45,8 @@ from edgeexit.scores import SCORES
     type=click.Choice(FAMILIES),
     default="threshold",
     show_default=True,
-    help="A threshold per exit, one for all, exit rates under a budget, equal answers in a row, one exit always.",
+    help="A threshold per exit, one for all, exit rates under a budget, a window for applications that reject, "
+    "probability of having stopped, equal answers in a row, one exit always.",
 )
 @click.option("--score", type=click.Choice(list(SCORES)), help="What thresholds compare. [default: the artifact's]")
 @click.option("--budget", help="Mean cost allowed: 0.3 of the last exit's, 4MMACs, or 2.5ms on this device.")
@@ -59,6 +60,9 @@ from edgeexit.scores import SCORES
     show_default=True,
     help="Of the proof: fixed-sequence test, betting bound, or (weaker, no confidence) conformal risk control.",
 )
+@click.option("--selective", metavar="cov@R|risk@C", help="Window: coverage at a risk, or risk at a coverage.")
+@click.option("--pass-rate", type=float, help="Window: share of the rows that may go on. [default: 0.2]")
+@click.option("--first", type=int, help="Window: the exit that has it. [default: 1]")
 @click.option("--mode", type=click.Choice(MODES), help="EERO: keep the budget, or use it fully. [default: paper]")
 @click.option("--beta", type=float, help="EERO: weight of the prior. [default: chosen on the design rows]")
 @click.option("--prior", type=click.Choice(["cost", "uniform"]), help="EERO: cheap exits first, or all alike.")
@@ -86,6 +90,9 @@ def calibrate(
     accuracy_drop: float | None,
     guarantee: str | None,
     method: Method,
+    selective: str | None,
+    pass_rate: float | None,
+    first: int | None,
     mode: str | None,
     beta: float | None,
     prior: str | None,
@@ -115,18 +122,25 @@ def calibrate(
       edgeexit calibrate digits.edgeexit --data val.npz --budget 0.5 --artifact chain --score margin
       edgeexit calibrate digits.edgeexit --data val.npz --policy eero --budget 0.2ms
       edgeexit calibrate digits.edgeexit --data val.npz --guarantee "accuracy_gap<=0.02@0.95"
+      edgeexit calibrate --records recorded.npz --policy window --selective cov@0.02
       edgeexit calibrate --records recorded.npz --budget 0.3 --json
     """
     check_source("calibrate", bundle, data, records)
     if out is not None and records is None:
         raise DataError("--out goes with --records; with a bundle the operating point is stored in the bundle")
-    eero = {k: v for k, v in (("mode", mode), ("beta", beta), ("prior", prior), ("spend", spend)) if v is not None}
-    if eero and policy != "eero":
-        raise PolicyError(f"--{next(iter(eero))} goes with --policy eero")
+    of_policy: dict[str, dict[str, Any]] = {
+        "eero": {"mode": mode, "beta": beta, "prior": prior, "spend": spend},
+        "window": {"pass_rate": pass_rate, "first": first},
+    }
+    for family, values in of_policy.items():
+        of_policy[family] = {k: v for k, v in values.items() if v is not None}
+        if of_policy[family] and policy != family:
+            raise PolicyError(f"--{next(iter(of_policy[family])).replace('_', '-')} goes with --policy {family}")
     allowed = None if budget is None else Budget.parse(budget)
     wish: dict[str, Any] = {
         "policy": policy,
-        "eero": eero,
+        "options": of_policy.get(policy, {}),
+        "selective": selective,
         "guarantee": None if guarantee is None else Guarantee.parse(guarantee, method),
         "accuracy": accuracy,
         "accuracy_drop": accuracy_drop,
@@ -180,7 +194,12 @@ def calibrate(
 def _check_family(engine: Engine, policy: str, score: str) -> None:
     """Refuse, before minutes of recording, a policy that this artifact could not run."""
     last = engine.exits - 1
-    trials: dict[str, Policy] = {"patience": Patience(1), "fixed": fixed_exit(last, last + 1, score)}
+    trials: dict[str, Policy] = {
+        "patience": Patience(1),
+        "fixed": fixed_exit(last, last + 1, score),
+        "qexit": QExit(0.5, score),
+        "window": Window((0.0,) * last, (1.0,) * last, 0.5, score),
+    }
     engine.driver.fits(trials.get(policy) or Threshold((1.0,) * last, score))
 
 
@@ -207,8 +226,8 @@ def _text(point: OperatingPoint) -> str:
     e = point.expected
     measure = "accuracy" if "accuracy" in e else "agreement"
     table_ = point.policy.to_dict()
-    numbers = table_.get("thresholds", [table_.get("patience")])
-    shown = ", ".join(n if isinstance(n, str) else f"{n:.6g}" for n in numbers)
+    numbers = {k: v for k, v in table_.items() if k not in ("kind", "score", "temperatures")}
+    shown = "; ".join(("" if k == "thresholds" else f"{k} ") + _numbers(v) for k, v in numbers.items())
     rows = [
         ["asked", ", ".join(f"{k} {v:g}" for k, v in point.asked.items())],
         ["policy", f"{table_['kind']}" + (f" on {table_['score']}" if "score" in table_ else "") + f": {shown}"],
@@ -218,9 +237,16 @@ def _text(point: OperatingPoint) -> str:
         ["measured on", str(e["measured_on"])],
         ["promise", "none: these are estimates" if point.promise is None else _promise(point.promise)],
     ]
+    if "tau" in e:
+        risk = "nobody is" if e["risk"] is None else f"risk {percent(e['risk'], 2)}"
+        rows.insert(4, ["accepted", f"score >= {e['tau']:.6g}: coverage {percent(e['coverage'])}, {risk}"])
     if "allowed" in e:
         rows.insert(3, ["budget", f"{percent(e['allowed'])} allowed, {percent(e['planned'])} planned"])
     return table(rows)
+
+
+def _numbers(value: Any) -> str:
+    return ", ".join(n if isinstance(n, str) else f"{n:.6g}" for n in (value if isinstance(value, list) else [value]))
 
 
 def _promise(promise: Mapping[str, Any]) -> str:

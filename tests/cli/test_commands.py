@@ -17,6 +17,7 @@ import pytest
 
 import edgeexit
 from edgeexit.cli import cli as group
+from edgeexit.files import read_npz
 
 pytest.importorskip("onnxruntime")
 
@@ -243,7 +244,7 @@ def test_calibrate_then_run(cli: Cli, copy: Path, data: Path, row: Path, artifac
     point = json.loads((copy / "policies/mine.json").read_text())
     assert point["data"]["rows"] == 60 and point["data"]["file"] == "val.npz"
     assert point["expected"]["n"] == 30 and 0 < point["expected"]["cost"] <= 1
-    scores = np.load(copy / f"calibration/onnx-{artifact}-fp32.npz")
+    scores = read_npz(copy / f"calibration/onnx-{artifact}-fp32.npz")
     assert scores["scores"].shape == scores["correct"].shape == scores["agreement"].shape == (60, 3)
     assert cli("verify", copy).code == 0
     assert cli("inspect", copy).out.count("mine") == 1
@@ -256,6 +257,8 @@ def test_calibrate_then_run(cli: Cli, copy: Path, data: Path, row: Path, artifac
         ("--policy", "shared", "--score", "margin", "--budget", 0.7),
         ("--policy", "fixed", "--budget", 0.7),
         ("--score", "entropy", "--accuracy", 0.1),
+        ("--policy", "qexit", "--budget", 0.9),
+        ("--policy", "window", "--selective", "cov@0.5", "--first", 0, "--pass-rate", 0.5),
         ("--policy", "eero", "--budget", "70%", "--mode", "survivors", "--spend", "all"),
         ("--guarantee", "disagreement<=0.9@0.9"),
         ("--guarantee", "accumulated_disagreement<=0.9@0.9"),

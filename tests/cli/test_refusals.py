@@ -178,7 +178,7 @@ def test_several_points_and_none_named(cli: Cli, copy: Path, data: Path, row: Pa
 # --- calibrate ---------------------------------------------------------------------------------------------
 
 TARGETS: list[tuple[tuple[Any, ...], str]] = [
-    ((), "exactly one target of budget, accuracy, accuracy_drop, guarantee; found none"),
+    ((), "exactly one target of budget, accuracy, accuracy_drop, selective, guarantee; found none"),
     (("--budget", 0.5, "--accuracy", 0.5), "exactly one target"),
     (("--budget", 0), "budget '0': expected a fraction of the last exit's cost (0.3, 30%), MACs (4MMACs) or"),
     (("--budget", 2), "a budget is a fraction"),
@@ -186,6 +186,9 @@ TARGETS: list[tuple[tuple[Any, ...], str]] = [
     (("--guarantee", "disagreement<=0.01@0.99"), "needs at least 459 calibration rows"),
     (("--guarantee", "disagreement<=0.5"), "expected LOSS<=ALPHA@CONFIDENCE"),
     (("--guarantee", "disagreement<=0.5@0.9", "--budget", 0.5), "exactly one target"),
+    (("--budget", 0.5, "--pass-rate", 0.2), "--pass-rate goes with --policy window"),
+    (("--budget", 0.5, "--policy", "window", "--artifact", "chain"), "go together"),
+    (("--selective", "cov@0.1"), "go together"),
     (("--budget", 0.5, "--mode", "paper"), "--mode goes with --policy eero"),
     (("--budget", 0.5, "--policy", "eero", "--beta", 0), "beta must be a positive number"),
     (("--budget", 0.01), "the least feasible budget is 0.2"),

@@ -255,3 +255,18 @@ def test_regime_of_bounds_both_means(tiny: Path) -> None:
         regime_of(HALF, rows, eta=0)
     with pytest.raises(PolicyError, match="alarm level"):
         regime_of(HALF, rows, level=1)
+
+
+@pytest.mark.parametrize("layout", ["fused", "chain"])
+def test_the_regime_travels_with_the_operating_point(copy: Path, layout: str) -> None:
+    from edgeexit.calibrate.on_bundle import calibrate_artifact
+
+    engine = load(copy, artifact=layout)
+    spec = engine.bundle.manifest.inputs[0]
+    x = np.random.default_rng(0).normal(size=(200, *spec.shape[1:])).astype(spec.dtype)  # type: ignore[arg-type]
+    calibrate_artifact(engine, {spec.name: x}, None, data={}, accuracy=0.9, name="watched")
+    watched = load(copy, policy="watched", drift=True)
+    assert watched.run(x[0]).drifted is False and watched.drift is not None and watched.drift.seen == 1
+    assert load(copy, policy="watched").run(x[0]).drifted is None
+    with pytest.raises(PolicyError, match="drift=True needs a named operating point that carries a regime"):
+        load(copy, drift=True)
