@@ -33,6 +33,9 @@ class Decision:
     """Whether the deadline was missed; None = none was given."""
     reading: Any = None
     """What the resource monitor last saw; None = no monitor ran."""
+    prediction_set: NDArray[np.bool_] | None = None
+    """`(classes,)`: True where the class cannot be ruled out at the promised level; None = no sets were calibrated,
+    or a deadline forced the exit and the promise is about the policy's own exits only."""
     uncertainty: float | None = None
     """Spread of an ensemble exit; None = the exit is not an ensemble."""
     drifted: bool | None = None

@@ -20,6 +20,7 @@ from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.manifest import Artifact
 from edgeexit.policy import OperatingPoint, Policy, fixed_exit
 from edgeexit.records import Records
+from edgeexit.sets import ConformalSets
 
 RUN_LAYOUTS = ("fused", "chain")
 
@@ -54,6 +55,7 @@ class Engine:
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
         self.drift = drift
+        self._sets: ConformalSets | None = None
         self.seconds: tuple[float, ...] | None = None
         """Measured at load: seconds per stage (chain) or to each exit (fused, prefix); None = `warmup=0`."""
         if warmup:
@@ -76,6 +78,8 @@ class Engine:
         self.driver.fits(policy)
         if self._drift is not None:
             self._drift.regime.fits(policy, self.exits)
+        if self._sets is not None:
+            self._sets.fits(policy, self.exits)
         self._policy = policy
 
     @property
@@ -94,6 +98,21 @@ class Engine:
         if drift is not None:
             drift.regime.fits(self._policy, self.exits)
         self._drift = drift
+
+    @property
+    def sets(self) -> ConformalSets | None:
+        """What fills in `Decision.prediction_set`; None = nothing. The promise is `sets.promise`.
+
+        Raises:
+            PolicyError: on assignment, made for another number of exits or, where it matters, another policy.
+        """
+        return self._sets
+
+    @sets.setter
+    def sets(self, sets: ConformalSets | None) -> None:
+        if sets is not None:
+            sets.fits(self._policy, self.exits)
+        self._sets = sets
 
     @property
     def exits(self) -> int:
@@ -119,7 +138,26 @@ class Engine:
         drifted = None if drift is None else drift.see(k, score)
         seconds = self.clock() - start
         late = None if deadline_s is None else seconds > deadline_s
-        return Decision(k, output[0], score, reason, seconds, self._macs[k], late, drifted=drifted)
+        kept = None if self._sets is None else self._set_of(self._sets, k, output, reason)
+        return Decision(k, output[0], score, reason, seconds, self._macs[k], late, drifted=drifted, prediction_set=kept)
+
+    def follow(self, point: OperatingPoint) -> None:
+        """Take over an operating point's policy and its prediction sets; without sets, none are given.
+
+        Raises:
+            PolicyError: calibrated on another artifact, or this one cannot follow it.
+        """
+        _belongs(point, self.artifact)
+        self._sets = None
+        self.policy = point.policy
+        self.sets = None if point.sets is None else ConformalSets.from_dict(point.sets)
+
+    @staticmethod
+    def _set_of(sets: ConformalSets, k: int, output: NDArray[Any], reason: str) -> NDArray[np.bool_] | None:
+        if sets.policy is not None and reason == "deadline":
+            return None
+        found: NDArray[np.bool_] = sets.at(k, output)[0]
+        return found
 
     def run_batch(self, x: Inputs) -> Batch:
         """Answer many inputs; with layout chain, inputs that left are not carried on.
@@ -238,7 +276,8 @@ def load(
         path: a bundle folder or ``.zip``.
         artifact: an artifact's name, or a layout's ("chain"); None = the operating point's own, else the first
             fused or chain artifact whose engine is installed here. `Engine.artifact` says which it is.
-        policy: the name of a stored operating point, or a policy; None = the last exit answers always.
+        policy: the name of a stored operating point, whose prediction sets come along, or a policy; None = the last
+            exit answers always.
         threads: for the engine library.
         warmup: runs per stage that are timed at load; 0 = none, and then no deadlines.
         clock: seconds, monotone; tests inject one.
@@ -260,11 +299,12 @@ def load(
         used = fixed_exit(len(bundle.manifest.exits) - 1, len(bundle.manifest.exits), chosen.score or "maxprob")
     if drift is True:
         if point is None or point.drift is None:
-            raise PolicyError(
-                "drift=True needs a named operating point that carries a regime, as calibrate makes them"
-            )
+            raise PolicyError("drift=True needs a named operating point that carries a regime, as calibrate makes them")
         drift = DriftMonitor(DriftRegime.from_dict(point.drift))
-    return Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock, drift=drift or None)
+    engine = Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock, drift=drift or None)
+    if point is not None:
+        engine.follow(point)
+    return engine
 
 
 def _belongs(point: OperatingPoint, artifact: Artifact) -> None:

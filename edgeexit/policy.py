@@ -304,6 +304,8 @@ class OperatingPoint:
     """Where the calibration rows came from: file name, sha256, seed, rows."""
     drift: Mapping[str, Any] | None = None
     """The calibrated regime, for `edgeexit.drift.DriftRegime.from_dict`; None = no rows were held out for it."""
+    sets: Mapping[str, Any] | None = None
+    """Prediction sets, for `edgeexit.sets.ConformalSets.from_dict`; None = none were calibrated."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -316,6 +318,7 @@ class OperatingPoint:
             "promise": None if self.promise is None else dict(self.promise),
             "data": dict(self.data),
             "drift": None if self.drift is None else dict(self.drift),
+            "sets": None if self.sets is None else dict(self.sets),
         }
 
     @classmethod
@@ -330,18 +333,22 @@ class OperatingPoint:
         if table.get("schema") != 1:
             raise PolicyError(f"operating point of schema {table.get('schema')!r}; this version knows 1")
         name, artifact, promise = table.get("name"), table.get("artifact"), table.get("promise")
-        drift = table.get("drift")
+        drift, sets = table.get("drift"), table.get("sets")
         sections = {key: table.get(key, {}) for key in ("asked", "expected", "data")}
         if not isinstance(name, str) or not isinstance(artifact, str | None):
             raise PolicyError("operating point without a name, or with an artifact that is not text")
-        if not all(isinstance(s, Mapping) for s in (*sections.values(), promise or {}, drift or {})):
-            raise PolicyError(f"operating point {name!r}: asked, expected, data, promise and drift must be objects")
+        if not all(isinstance(s, Mapping) for s in (*sections.values(), promise or {}, drift or {}, sets or {})):
+            raise PolicyError(
+                f"operating point {name!r}: asked, expected, data, promise, drift and sets must be objects"
+            )
         expected = sections["expected"]
         rates = expected.get("exit_rates", [])
         numbers = [*sections["asked"].values(), *(expected.get(key, 0) for key in _MEASURED)]
         if not isinstance(rates, list) or not all(_is_number(n) for n in (*numbers, *rates)):
             raise PolicyError(f"operating point {name!r:.60}: what was asked and is expected must be numbers")
-        return cls(name, policy_from_dict(table.get("policy")), artifact, promise=promise, drift=drift, **sections)
+        return cls(
+            name, policy_from_dict(table.get("policy")), artifact, promise=promise, drift=drift, sets=sets, **sections
+        )
 
 
 _MEASURED = ("cost", "accuracy", "agreement", "n")

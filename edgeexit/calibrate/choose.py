@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.conditional import conditional_thresholds
+from edgeexit.calibrate.conformal import conformal_sets, measure_sets
 from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.path import Path
 from edgeexit.calibrate.regime import regime_of
@@ -19,6 +20,7 @@ from edgeexit.calibrate.window import parse_target, window_policy
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy import OperatingPoint, Policy, fixed_exit
 from edgeexit.records import Records, outcome, replay
+from edgeexit.sets import SetMode
 
 FAMILIES = ("threshold", "shared", "eero", "window", "qexit", "patience", "fixed")
 
@@ -35,6 +37,8 @@ def calibrate(
     selective: str | None = None,
     options: Mapping[str, Any] | None = None,
     held_out: Records | None = None,
+    sets: float | None = None,
+    set_mode: SetMode = "nested",
     temperatures: tuple[float, ...] | None = None,
     name: str | None = None,
     artifact: str | None = None,
@@ -54,6 +58,8 @@ def calibrate(
         options: of the policy: `mode`, `beta`, `prior`, `spend` of `eero.eero`; `pass_rate`, `first` of
             `window.window_policy`.
         held_out: other rows, for `expected`; None = the design rows, whose estimates are optimistic.
+        sets: share of prediction sets that may miss the true class, in (0, 1); calibrated on the held-out rows.
+        set_mode: see `edgeexit.sets.ConformalSets`.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
         name: of the operating point; None = made of the target, such as "budget-0.3".
         artifact: the artifact the outputs were recorded on; None = unknown.
@@ -104,6 +110,13 @@ def calibrate(
             chosen = path.for_budget(budget).policy
         else:
             chosen = path.for_accuracy(asked[what] if accuracy is not None else _after_drop(design, asked[what])).policy
+    found_sets = None
+    if sets is not None:
+        if held_out is None:
+            raise DataError(f"prediction sets are calibrated on rows of their own; {design.name} has only design rows")
+        found_sets = conformal_sets(design, held_out, sets, set_mode, chosen, temperatures=temperatures)
+        quality = measure_sets(found_sets, held_out, chosen)
+        extra |= {"set_coverage": quality.coverage, "set_size": quality.size}
     if name is None:
         (what, value), *_ = asked.items()
         name = f"{what.replace('accuracy_', '')}-{value:g}"
@@ -128,6 +141,7 @@ def calibrate(
         },
         promise=promise,
         data=data,
+        sets=None if found_sets is None else found_sets.to_dict(),
         drift=None if held_out is None else regime_of(chosen, held_out).to_dict(),
     )
 
@@ -184,9 +198,7 @@ class _Families:
             raise DataError(f"a guarantee is certified on rows of its own; {self.design.name} has only the design rows")
         if asked.accumulated:
             if self.policy != "threshold":
-                raise PolicyError(
-                    f"an accumulated guarantee sets a threshold per exit; found policy {self.policy!r}"
-                )
+                raise PolicyError(f"an accumulated guarantee sets a threshold per exit; found policy {self.policy!r}")
             return conditional_thresholds(self.design, rows, asked, self.score, temperatures=self.temperatures)
         # The last exit loses nothing, so it stands first.
         sequence: list[Policy] = [fixed_exit(self.design.exits - 1, self.design.exits, self.score)]

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from edgeexit.calibrate import calibrate as calibrate_records
-from edgeexit.calibrate import fit_temperatures
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import FAMILIES
 from edgeexit.calibrate.eero import MODES
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.calibrate.risk import METHODS, Guarantee, Method
+from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.cli.common import (
     artifact_option,
     check_source,
@@ -36,6 +36,7 @@ from edgeexit.files import write_atomic
 from edgeexit.policy import OperatingPoint, Patience, Policy, QExit, Threshold, Window, fixed_exit
 from edgeexit.records import Records
 from edgeexit.scores import SCORES
+from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 
 
 @click.command()
@@ -59,6 +60,14 @@ from edgeexit.scores import SCORES
     default="ltt",
     show_default=True,
     help="Of the proof: fixed-sequence test, betting bound, or (weaker, no confidence) conformal risk control.",
+)
+@click.option("--sets", type=float, metavar="ALPHA", help="Also make prediction sets that miss this share at most.")
+@click.option(
+    "--set-mode",
+    type=click.Choice(SET_MODES),
+    default="nested",
+    show_default=True,
+    help="Of the sets: hold at any exit, at each exit taken, or over all inputs.",
 )
 @click.option("--selective", metavar="cov@R|risk@C", help="Window: coverage at a risk, or risk at a coverage.")
 @click.option("--pass-rate", type=float, help="Window: share of the rows that may go on. [default: 0.2]")
@@ -90,6 +99,8 @@ def calibrate(
     accuracy_drop: float | None,
     guarantee: str | None,
     method: Method,
+    sets: float | None,
+    set_mode: SetMode,
     selective: str | None,
     pass_rate: float | None,
     first: int | None,
@@ -141,6 +152,8 @@ def calibrate(
         "policy": policy,
         "options": of_policy.get(policy, {}),
         "selective": selective,
+        "sets": sets,
+        "set_mode": set_mode,
         "guarantee": None if guarantee is None else Guarantee.parse(guarantee, method),
         "accuracy": accuracy,
         "accuracy_drop": accuracy_drop,
@@ -151,7 +164,7 @@ def calibrate(
         if allowed is not None:
             found, wish["budget"] = allowed.on(found)
         chosen_on, held_out = found.split(design, seed)
-        temperatures = fit_temperatures(chosen_on) if temperature else None
+        temperatures = _useful(chosen_on) if temperature else None
         default = "margin" if policy == "eero" else "maxprob"  # the score of EERO's paper
         point = calibrate_records(
             chosen_on,
@@ -216,10 +229,23 @@ def _with_temperatures(
         # From the raw outputs: what an artifact was given before must not count twice.
         records = engine.record(inputs, labels, progress=tell)
     chosen_on, _ = records.split(design, seed)
-    temperatures = fit_temperatures(chosen_on)
+    temperatures = _useful(chosen_on)
     bundle = apply_temperatures(engine.bundle, engine.artifact.name, temperatures)
     say(f"temperatures {', '.join(f'{t:.3f}' for t in temperatures)} stored in {engine.artifact.name}")
     return load(bundle, artifact=engine.artifact.name, threads=threads)
+
+
+def _useful(design: Records) -> tuple[float, ...]:
+    """A temperature per exit, 1 where it gains nothing; says which."""
+    found = fit_useful_temperatures(design)
+    for k, t in enumerate(found):
+        gain = f"NLL {t.nll_before:.4f} -> {t.nll_after:.4f}"
+        say(
+            f"exit {k}: temperature {t.value:.3f}, {gain}"
+            if t.skipped is None
+            else f"exit {k}: no temperature, {t.skipped}"
+        )
+    return tuple(t.value for t in found)
 
 
 def _text(point: OperatingPoint) -> str:
@@ -240,6 +266,9 @@ def _text(point: OperatingPoint) -> str:
     if "tau" in e:
         risk = "nobody is" if e["risk"] is None else f"risk {percent(e['risk'], 2)}"
         rows.insert(4, ["accepted", f"score >= {e['tau']:.6g}: coverage {percent(e['coverage'])}, {risk}"])
+    if point.sets is not None:
+        sets = ConformalSets.from_dict(point.sets)
+        rows.append(["sets", f"{sets.promise} (mean size {e['set_size']:.2f}, covered {percent(e['set_coverage'])})"])
     if "allowed" in e:
         rows.insert(3, ["budget", f"{percent(e['allowed'])} allowed, {percent(e['planned'])} planned"])
     return table(rows)

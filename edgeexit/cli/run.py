@@ -65,6 +65,7 @@ def run(
     labels = engine.bundle.manifest.labels
     known = labels is not None and isinstance(decision.label, int) and decision.label < len(labels)
     name = labels[decision.label] if labels is not None and known else None
+    kept = decision.prediction_set
     if as_json:
         print_json(
             {
@@ -76,6 +77,7 @@ def run(
                 "seconds": decision.seconds,
                 "macs": decision.macs,
                 "late": decision.late,
+                "prediction_set": None if kept is None else np.flatnonzero(kept),
                 "output": decision.output,
                 "artifact": engine.artifact.name,
                 "policy": used,
@@ -89,6 +91,11 @@ def run(
         f"{answer}  exit {decision.exit} of 0..{engine.exits - 1} ({decision.reason}), score {decision.score:.4f}, "
         f"{milliseconds(decision.seconds)}, {count(decision.macs)} MACs" + (", LATE" if decision.late else "")
     )
+    if kept is not None and engine.sets is not None:
+        shown = ", ".join(
+            str(labels[i]) if labels is not None and i < len(labels) else str(i) for i in np.flatnonzero(kept)
+        )
+        click.echo(f"set at {1 - engine.sets.alpha:g}: {{{shown}}}")
     click.echo(f"{engine.artifact.name}, {used}")
 
 
@@ -119,7 +126,7 @@ def open_engine(
         n for n in opened.manifest.policies if opened.operating_point(n).artifact in (None, engine.artifact.name)
     ]
     if len(fitting) == 1:
-        engine.policy = opened.operating_point(fitting[0]).policy
+        engine.follow(opened.operating_point(fitting[0]))
         return engine, f"operating point {fitting[0]}"
     if fitting:
         raise DataError(f"{bundle}: several operating points, name one with --policy: {', '.join(fitting)}")
