@@ -17,6 +17,8 @@ from edgeexit.calibrate.choose import check_pair
 from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path, Point
+from edgeexit.calibrate.reliability import Reliability, reliability_per_exit
+from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.records import Records
@@ -73,6 +75,21 @@ class Static:
     """Within the adaptive network; None = not measured."""
 
 
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Whether an exit's probabilities mean what they say, on the held-out rows."""
+
+    exit: int
+    before: Reliability
+    """At temperature 1."""
+    temperature: float
+    """Fitted on the design rows; 1 where it was skipped."""
+    skipped: str | None
+    """Why no temperature is worth it; None = it is."""
+    after: Reliability
+    """At `temperature`."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """What a sweep found, ready for `edgeexit.report`."""
@@ -90,6 +107,8 @@ class Sweep:
     """Device, versions, threads: whatever the caller knows."""
     seconds: tuple[float, ...] | None = None
     """`(exits,)` median seconds to answer at each exit, measured by the caller; None = not measured."""
+    calibration: tuple[Calibration, ...] = field(default=(), compare=False)
+    """One per exit; empty without labels."""
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -174,6 +193,18 @@ def sweep(
         },
         environment=dict(environment or {}),
         seconds=times,
+        calibration=_calibration(design, held_out),
+    )
+
+
+def _calibration(design: Records, held_out: Records) -> tuple[Calibration, ...]:
+    if design.labels is None or held_out.labels is None or design.n < 2:
+        return ()
+    found = fit_useful_temperatures(design)
+    before = reliability_per_exit(held_out, (1.0,) * held_out.exits)
+    after = reliability_per_exit(held_out, tuple(t.value for t in found))
+    return tuple(
+        Calibration(k, b, t.value, t.skipped, a) for k, (b, t, a) in enumerate(zip(before, found, after, strict=True))
     )
 
 

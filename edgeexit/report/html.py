@@ -10,6 +10,7 @@ import re
 from html import escape
 from importlib.resources import files
 
+from edgeexit.report.diagrams import budgets_svg, reliability_rows, reliability_svg
 from edgeexit.report.table import sweep_json
 from edgeexit.report.words import colour, dashed, data_line, environment_line, terms, verdict_line
 from edgeexit.sweep import Row, Sweep
@@ -36,6 +37,8 @@ def sweep_html(sweep: Sweep) -> str:
         "measure": escape(sweep.measure),
         "statics": _statics(sweep),
         "rows": _rows(sweep),
+        "budgets": budgets_svg(sweep),
+        "reliability": _reliability(sweep),
         "data": _embedded(data),
     }
     # One pass, so that a placeholder inside somebody's name stays text.
@@ -65,6 +68,17 @@ def _statics(sweep: Sweep) -> str:
     cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
     lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>\n" for row in body)
     return f"<thead><tr>{cells}</tr></thead>\n<tbody>\n{lines}</tbody>"
+
+
+def _reliability(sweep: Sweep) -> str:
+    if not sweep.calibration:
+        return "<p>Not measured: these rows have no labels.</p>"
+    pictures = "".join(reliability_svg(c) for c in sweep.calibration)
+    head, *rows = reliability_rows(sweep)
+    cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>\n" for row in rows)
+    table = f"<table><thead><tr>{cells}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
+    return f'<div class="row">{pictures}</div>\n<div class="scroll">{table}</div>'
 
 
 def _rows(sweep: Sweep) -> str:

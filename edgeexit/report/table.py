@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from edgeexit.calibrate.reliability import Reliability
+from edgeexit.report.diagrams import reliability_rows
 from edgeexit.report.words import data_line, environment_line, terms, verdict_line
 from edgeexit.sweep import Sweep
 
@@ -25,8 +27,22 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
         "environment": _plain(dict(sweep.environment)),
         "seconds": _plain(sweep.seconds),
         "statics": [_plain(dataclasses.asdict(s)) for s in sweep.statics],
+        "calibration": [
+            {
+                "exit": c.exit,
+                "temperature": c.temperature,
+                "skipped": c.skipped,
+                "before": _reliability(c.before),
+                "after": _reliability(c.after),
+            }
+            for c in sweep.calibration
+        ],
         "rows": [_plain(dataclasses.asdict(row)) for row in sweep.rows],
     }
+
+
+def _reliability(r: Reliability) -> dict[str, Any]:
+    return {"n": r.n, "accuracy": r.accuracy, "ece": r.ece, "brier": r.brier, "nll": r.nll}
 
 
 def sweep_csv(sweep: Sweep) -> str:
@@ -85,6 +101,9 @@ def sweep_text(sweep: Sweep) -> str:
         cells = {(row.policy, row.budget): _percent(row.accuracy) for row in sweep.rows}
         table = [[f"{b:.3f}", *(cells.get((p, b), "-") for p in sweep.policies)] for b in shown]
         lines += _aligned([["budget", *sweep.policies], *table])
+    if sweep.calibration:
+        lines += ["", "Calibration of each exit's probabilities (15 bins), before and after a temperature:"]
+        lines += _aligned(row[:-1] for row in reliability_rows(sweep))
     return "\n".join([*lines, "", terms(sweep), ""])
 
 
