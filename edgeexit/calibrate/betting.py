@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.bounds import bets, log_wealth
 from edgeexit.errors import DataError, PolicyError
 
 _HALVINGS = 50
@@ -46,17 +47,10 @@ def wsr_upper(x: NDArray[Any], delta: float, bmax: float = 1.0) -> float:
     if not (x.min() >= 0 and x.max() <= bmax):  # NaN fails too
         raise DataError(f"a bound needs numbers from 0 to {bmax:g}, found {x.min():g} to {x.max():g}")
     x = x.astype(np.float64) / bmax
-    rows = np.arange(1, len(x) + 1)
-    mean = (0.5 + np.cumsum(x)) / (rows + 1)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (rows + 1)
-    # A bet may know only the rows before it, hence the variance of one row earlier.
-    before = np.concatenate([[0.25], variance[:-1]])
-    wanted = -math.log(delta)
-    bet = np.minimum(1.0, np.sqrt(2 * wanted / (len(x) * before)))
+    stakes, wanted = bets(x, delta), -math.log(delta)
 
     def refuted(m: float) -> bool:
-        with np.errstate(divide="ignore"):  # all staked and lost: wealth 0, its logarithm -inf, for good
-            return bool(np.cumsum(np.log1p(bet * (m - x))).max() >= wanted)
+        return log_wealth(x, stakes, m) >= wanted
 
     low, high = 0.0, 1.0  # wealth grows with m, so what is refuted reaches from the bound up
     for _ in range(_HALVINGS):

@@ -69,15 +69,23 @@ class Betting:
     def p_value(self, losses: NDArray[Any]) -> float:
         """Losses `(n,)` of at most `bound`, in the order they came."""
         x = np.asarray(losses, np.float64)
-        t = np.arange(1, len(x) + 1)
-        mean = (0.5 + x.cumsum()) / (t + 1)
-        variance = (0.25 + ((x - mean) ** 2).cumsum()) / (t + 1)
-        before = np.concatenate([[0.25], variance[:-1]])  # a bet may not know the loss it is made on
-        # 1 + bet * (alpha - x) must stay positive: alpha - x is at least alpha - bound.
-        most = 1.0 / self.bound
-        bets = np.minimum(most, np.sqrt(2 * math.log(1 / self.delta) / (len(x) * before)))
-        wealth = np.log1p(-bets * (x - self.alpha)).cumsum()
-        return math.exp(-max(float(wealth.max()), 0.0))
+        return math.exp(-max(log_wealth(x, bets(x, self.delta, self.bound), self.alpha), 0.0))
+
+
+def bets(x: NDArray[np.float64], delta: float, bound: float = 1.0) -> NDArray[np.float64]:
+    """`(n,)` stakes against a mean of numbers of at most `bound`; each knows only the rows before it."""
+    t = np.arange(1, len(x) + 1)
+    mean = (0.5 + x.cumsum()) / (t + 1)
+    variance = (0.25 + ((x - mean) ** 2).cumsum()) / (t + 1)
+    before = np.concatenate([[0.25], variance[:-1]])
+    # Wealth is multiplied by 1 + bet * (m - x), which must not fall below 0.
+    return np.minimum(1.0 / bound, np.sqrt(-2 * math.log(delta) / (len(x) * before)))
+
+
+def log_wealth(x: NDArray[np.float64], stakes: NDArray[np.float64], m: float) -> float:
+    """Logarithm of the largest wealth on the way, having bet that the mean is below `m`."""
+    with np.errstate(divide="ignore"):  # all staked and lost: wealth 0, its logarithm -inf, for good
+        return float(np.log1p(stakes * (m - x)).cumsum().max())
 
 
 def least_rows(alpha: float, delta: float) -> int:
