@@ -86,11 +86,14 @@ def calibrate(
         check_pair(design, held_out)
     rows = design if held_out is None else held_out
     families = _Families(design, policy, score, temperatures, options or {})
+    asked: dict[str, float]
     promise, extra = None, {}
     if guarantee is not None:
         certificate = families.certified(held_out, guarantee)
         chosen, promise = certificate.policy, certificate.promise
-        asked: dict[str, float] = {"alpha": guarantee.alpha, "confidence": 1 - guarantee.delta}
+        asked = {"alpha": guarantee.alpha}
+        if guarantee.method != "crc":  # which has no confidence
+            asked["confidence"] = 1 - guarantee.delta
         name = name or f"{promise['what']}-{guarantee.alpha:g}"
     elif selective is not None:
         window = window_policy(design, selective, score=score, temperatures=temperatures, **(options or {}))
@@ -157,7 +160,9 @@ def check_pair(design: Records, held_out: Records) -> None:
             f"{held_out.name} has costs {held_out.relative_cost.tolist()}, {design.name} has "
             f"{design.relative_cost.tolist()}; design and held-out rows must come from one artifact"
         )
-    if held_out.outputs is design.outputs or np.array_equal(held_out.outputs, design.outputs):
+    # Rows that are all alike say nothing about where they came from.
+    varied = bool((design.outputs != design.outputs[:, :1]).any())
+    if held_out.outputs is design.outputs or (varied and np.array_equal(held_out.outputs, design.outputs)):
         raise DataError(
             f"{held_out.name}: held-out rows must not be the design rows; split them: records.split(0.5, seed=0)"
         )
