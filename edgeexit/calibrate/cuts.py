@@ -36,12 +36,13 @@ def place_cuts(scores: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
     return np.concatenate([[-np.inf], middle, [np.inf]]).astype(np.float32)
 
 
-def cut_below(scores: NDArray[Any], count: int) -> float:
-    """The threshold that the `count` largest scores reach, or fewer where a tie does not fit whole.
+def cut_at(scores: NDArray[Any], count: int, *, ties_in: bool) -> float:
+    """The threshold that the `count` largest scores reach; a tie across it stays whole.
 
     Args:
         scores: `(n,)` without NaN.
         count: 0 to n; n = everybody, also scores lower than any seen.
+        ties_in: whether such a tie reaches it, so that at least `count` do; else whichever is nearer to `count`.
 
     Returns:
         Half-way between two neighbouring scores; inf = nobody, -inf = everybody.
@@ -52,11 +53,13 @@ def cut_below(scores: NDArray[Any], count: int) -> float:
         return math.inf
     s = scores.astype(np.float32, copy=False)
     high = np.partition(s, len(s) - count)[len(s) - count]  # the count-th largest
-    if np.count_nonzero(s >= high) > count:
-        higher = s[s > high]
-        if not higher.size:
+    within, above = int(np.count_nonzero(s >= high)), int(np.count_nonzero(s > high))
+    if not ties_in and count - above < within - count:
+        if not above:
             return math.inf
-        high = higher.min()
+        high = s[s > high].min()
+    elif within == len(s):
+        return -math.inf
     low = s[s < high].max()
     middle = low + (high - low) * np.float32(0.5)
     return float(middle if middle > low and np.isfinite(middle) else high)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.cuts import cut_below
+from edgeexit.calibrate.cuts import cut_at
 from edgeexit.calibrate.path import check_budget, least_feasible
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Threshold
@@ -134,8 +134,8 @@ def thresholds_for(scores: NDArray[Any], rates: NDArray[Any], mode: Mode = "pape
             exceed it by sampling error.
 
     Returns:
-        One threshold for every exit but the last; tied scores are never separated, and a tie that does not fit
-        is left out whole.
+        One threshold for every exit but the last. Tied scores are never separated: in paper mode a tie that does not
+        fit stops whole, which costs less than allowed; with survivors, whichever is nearer to the rate.
 
     Raises:
         DataError: no rows, NaN scores, or shapes that do not fit.
@@ -157,10 +157,10 @@ def thresholds_for(scores: NDArray[Any], rates: NDArray[Any], mode: Mode = "pape
     for k in range(len(rates) - 1):
         if mode == "paper":
             count = math.floor(n * min(1.0, upto[k] * (1 + 1 / math.sqrt(n))) + 1e-9)
-            found.append(cut_below(scores[k], count))
+            found.append(cut_at(scores[k], count, ties_in=True))
         else:
             row = scores[k][alive]
-            found.append(cut_below(row, min(math.floor(n * rates[k] + 1e-9), len(row))))
+            found.append(cut_at(row, min(math.floor(n * rates[k] + 1e-9), len(row)), ties_in=False))
             alive &= ~(scores[k].astype(np.float32) >= np.float32(found[-1]))
     return tuple(found)
 
