@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         ModelError,
         PolicyError,
     )
-    from edgeexit.policy import OperatingPoint, Patience, Policy, Threshold, fixed_exit
+    from edgeexit.operating_point import OperatingPoint
+    from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
     from edgeexit.records import Records, replay
     from edgeexit_exporters import export as export
 
@@ -69,7 +70,8 @@ _HOMES = {
     "edgeexit.engine": ("Engine", "load"),
     "edgeexit.bundle": ("Bundle",),
     "edgeexit.decision": ("Batch", "Decision"),
-    "edgeexit.policy": ("OperatingPoint", "Patience", "Policy", "Threshold", "fixed_exit"),
+    "edgeexit.operating_point": ("OperatingPoint",),
+    "edgeexit.policy": ("Patience", "Policy", "Threshold", "fixed_exit"),
     "edgeexit.calibrate.on_device": ("solve_budget",),
     "edgeexit.records": ("Records", "replay"),
     "edgeexit.errors": (

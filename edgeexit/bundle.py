@@ -22,7 +22,7 @@ from edgeexit import files
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.manifest import MAX_FILE_BYTES, FileSpec, Manifest
 from edgeexit.manifest_json import from_json, to_json
-from edgeexit.policy import OperatingPoint
+from edgeexit.operating_point import OperatingPoint
 
 MANIFEST = "manifest.json"
 MAX_ARRAY_BYTES = 1 << 30

@@ -18,7 +18,8 @@ from edgeexit.decision import Batch, Decision
 from edgeexit.drift import DriftMonitor, DriftRegime
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.manifest import Artifact
-from edgeexit.policy import OperatingPoint, Policy, fixed_exit
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Policy, fixed_exit
 from edgeexit.records import Records
 from edgeexit.sets import ConformalSets
 

@@ -18,7 +18,8 @@ from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_pa
 from edgeexit.calibrate.selective import selected
 from edgeexit.calibrate.window import parse_target, window_policy
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import OperatingPoint, Policy, fixed_exit
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Policy, fixed_exit
 from edgeexit.records import Records, outcome, replay
 from edgeexit.sets import SetMode
 

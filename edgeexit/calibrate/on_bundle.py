@@ -15,7 +15,7 @@ from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
-from edgeexit.policy import OperatingPoint
+from edgeexit.operating_point import OperatingPoint
 from edgeexit.records import Records
 
 

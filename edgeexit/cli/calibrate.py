@@ -33,7 +33,8 @@ from edgeexit.cli.common import (
 from edgeexit.engine import Engine, load
 from edgeexit.errors import BackendMissing, DataError, PolicyError
 from edgeexit.files import write_atomic
-from edgeexit.policy import OperatingPoint, Patience, Policy, QExit, Threshold, Window, fixed_exit
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Patience, Policy, QExit, Threshold, Window, fixed_exit
 from edgeexit.records import Records
 from edgeexit.scores import SCORES
 from edgeexit.sets import SET_MODES, ConformalSets, SetMode

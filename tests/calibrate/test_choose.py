@@ -9,7 +9,7 @@ import pytest
 from calibrate.made_rows import graded
 from edgeexit.calibrate import calibrate
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.policy import OperatingPoint
+from edgeexit.operating_point import OperatingPoint
 from edgeexit.records import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(800, 0, "design"), graded(1200, 1, "held")

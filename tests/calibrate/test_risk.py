@@ -12,7 +12,8 @@ from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.losses import LOSSES
 from edgeexit.calibrate.risk import Certificate, Guarantee, certify
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.policy import OperatingPoint, Policy, Threshold
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Policy, Threshold
 from edgeexit.records import Records, outcome, replay
 
 SHARED: list[Policy] = [Threshold((t,) * 3) for t in (math.inf, *np.linspace(0.99, 0, 100))]

@@ -18,7 +18,8 @@ import pytest
 from edgeexit import files
 from edgeexit.bundle import MANIFEST, Bundle, write_bundle
 from edgeexit.errors import BundleError, EdgeExitError
-from edgeexit.policy import OperatingPoint, Threshold
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Threshold
 
 
 def contents(bundle: Path) -> dict[str, bytes]:
@@ -212,7 +213,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from edgeexit.bundle import Bundle
-from edgeexit.policy import OperatingPoint, Threshold
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Threshold
 real, left = os.fsync, int(sys.argv[2])
 def fsync(*args):
     global left
@@ -241,7 +243,8 @@ FULL = """
 import resource, signal, sys
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
-from edgeexit.policy import OperatingPoint, Threshold
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import Threshold
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 bundle = Bundle.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
