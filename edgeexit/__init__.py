@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
     from edgeexit.calibrate.on_device import solve_budget
     from edgeexit.decision import Batch, Decision
-    from edgeexit.engine import Engine, load
+    from edgeexit.engine import Engine
     from edgeexit.errors import (
         BackendMissing,
         BundleError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ModelError,
         PolicyError,
     )
+    from edgeexit.loading import load
     from edgeexit.operating_point import OperatingPoint
     from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
     from edgeexit.records import Records, replay
@@ -67,7 +68,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "edgeexit.engine": ("Engine", "load"),
+    "edgeexit.engine": ("Engine",),
+    "edgeexit.loading": ("load",),
     "edgeexit.bundle": ("Bundle",),
     "edgeexit.decision": ("Batch", "Decision"),
     "edgeexit.operating_point": ("OperatingPoint",),

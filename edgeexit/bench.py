@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeexit.bundle import Bundle
-from edgeexit.engine import Engine, load
+from edgeexit.engine import Engine
 from edgeexit.errors import BundleError
+from edgeexit.loading import load
 from edgeexit.policy import fixed_exit
 
 LAYOUTS = ("fused", "chain", "prefix")

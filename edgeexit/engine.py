@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit import backends, layouts
+from edgeexit import layouts
 from edgeexit.backends import Backend
 from edgeexit.bundle import Bundle
 from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
-from edgeexit.drift import DriftMonitor, DriftRegime
-from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
+from edgeexit.drift import DriftMonitor
+from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.manifest import Artifact
 from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Policy, fixed_exit
+from edgeexit.policy import Policy
 from edgeexit.records import Records
 from edgeexit.sets import ConformalSets
 
@@ -148,7 +147,7 @@ class Engine:
         Raises:
             PolicyError: calibrated on another artifact, or this one cannot follow it.
         """
-        _belongs(point, self.artifact)
+        check_artifact(point, self.artifact)
         self._sets = None
         self.policy = point.policy
         self.sets = None if point.sets is None else ConformalSets.from_dict(point.sets)
@@ -261,78 +260,14 @@ class Engine:
         return lambda: start + deadline_s - self.clock()
 
 
-def load(
-    path: Path | str | Bundle,
-    *,
-    artifact: str | None = None,
-    policy: str | Policy | None = None,
-    threads: int = 1,
-    warmup: int = 3,
-    clock: Callable[[], float] = time.perf_counter,
-    drift: DriftMonitor | bool = False,
-) -> Engine:
-    """Open a bundle and load one artifact.
-
-    Args:
-        path: a bundle folder or ``.zip``.
-        artifact: an artifact's name, or a layout's ("chain"); None = the operating point's own, else the first
-            fused or chain artifact whose engine is installed here. `Engine.artifact` says which it is.
-        policy: the name of a stored operating point, whose prediction sets come along, or a policy; None = the last
-            exit answers always.
-        threads: for the engine library.
-        warmup: runs per stage that are timed at load; 0 = none, and then no deadlines.
-        clock: seconds, monotone; tests inject one.
-        drift: is shown every answer; its regime must be the policy's. True = one of the regime that the operating
-            point carries.
+def check_artifact(point: OperatingPoint, artifact: Artifact) -> None:
+    """Refuse an operating point that was calibrated on another artifact.
 
     Raises:
-        BundleError, BackendMissing, PolicyError: the bundle, the engine or the policy cannot be used.
+        PolicyError: it was.
     """
-    bundle = path if isinstance(path, Bundle) else Bundle.open(path)
-    if threads < 1:
-        raise PolicyError(f"threads must be at least 1, found {threads}")
-    point = bundle.operating_point(policy) if isinstance(policy, str) else None
-    chosen, backend = _choose(bundle, artifact or (point.artifact if point else None))
-    if point is not None:
-        _belongs(point, chosen)
-    used = point.policy if point is not None else policy
-    if used is None or isinstance(used, str):
-        used = fixed_exit(len(bundle.manifest.exits) - 1, len(bundle.manifest.exits), chosen.score or "maxprob")
-    if drift is True:
-        if point is None or point.drift is None:
-            raise PolicyError("drift=True needs a named operating point that carries a regime, as calibrate makes them")
-        drift = DriftMonitor(DriftRegime.from_dict(point.drift))
-    engine = Engine(bundle, chosen, backend, used, threads=threads, warmup=warmup, clock=clock, drift=drift or None)
-    if point is not None:
-        engine.follow(point)
-    return engine
-
-
-def _belongs(point: OperatingPoint, artifact: Artifact) -> None:
     if point.artifact is not None and point.artifact != artifact.name:
         raise PolicyError(
             f"operating point {point.name!r} was calibrated on {point.artifact}; {artifact.name} gives other scores: "
             f"load artifact={point.artifact!r}, or calibrate on {artifact.name}"
         )
-
-
-def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
-    m = bundle.manifest
-    if wanted in {a.name for a in m.artifacts}:
-        candidates: tuple[Artifact, ...] = (m.artifact(wanted or ""),)
-    elif wanted is not None:
-        candidates = tuple(a for a in m.artifacts if a.layout == wanted)
-        if not candidates:
-            m.artifact(wanted)  # raises, listing what there is
-    else:
-        candidates = tuple(a for a in m.artifacts if a.layout in RUN_LAYOUTS)
-        if not candidates:
-            found = ", ".join(a.name for a in m.artifacts)
-            raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {found}: name one to use it")
-    reasons = []
-    for artifact in candidates:
-        try:
-            return artifact, backends.get(artifact.format)
-        except BackendMissing as e:
-            reasons.append(str(e))
-    raise BackendMissing("; ".join(dict.fromkeys(reasons)))

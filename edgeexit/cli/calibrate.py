@@ -30,9 +30,10 @@ from edgeexit.cli.common import (
     table,
     threads_option,
 )
-from edgeexit.engine import Engine, load
+from edgeexit.engine import Engine
 from edgeexit.errors import BackendMissing, DataError, PolicyError
 from edgeexit.files import write_atomic
+from edgeexit.loading import load
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Patience, Policy, QExit, Threshold, Window, fixed_exit
 from edgeexit.records import Records

@@ -13,10 +13,11 @@ import edgeexit
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.cli.common import json_option, milliseconds, percent, print_json, say, table, threads_option
 from edgeexit.cli.inspect import exits_table
-from edgeexit.engine import Engine, load
+from edgeexit.engine import Engine
 from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BackendMissing, BundleError
 from edgeexit.files import npz_bytes, write_atomic
+from edgeexit.loading import load
 from edgeexit.policy import fixed_exit
 from edgeexit.report import write_report
 from edgeexit.sweep import sweep

@@ -18,9 +18,10 @@ from edgeexit.cli.common import (
     print_json,
     threads_option,
 )
-from edgeexit.engine import Engine, load
+from edgeexit.engine import Engine
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import read_npz
+from edgeexit.loading import load
 from edgeexit.manifest import TensorSpec
 
 

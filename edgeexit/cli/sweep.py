@@ -19,8 +19,9 @@ from edgeexit.cli.common import (
     steps,
     threads_option,
 )
-from edgeexit.engine import Engine, load
+from edgeexit.engine import Engine
 from edgeexit.environment import environment
+from edgeexit.loading import load
 from edgeexit.records import Records
 from edgeexit.report import sweep_json, sweep_text, write_report
 from edgeexit.sweep import ADAPTIVE, BASELINES
