@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded
-from edgeexit.calibrate.cuts import cut_below
+from edgeexit.calibrate.cuts import cut_at
 from edgeexit.calibrate.selective import answered, coverage_at_risk, risk_at_coverage, selected
 from edgeexit.calibrate.window import parse_target, window_policy
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
@@ -24,7 +24,7 @@ ROWS = graded(2000, 0)
 def test_beats_a_threshold_at_its_own_metric(pass_rate: float) -> None:
     """Fashion-MNIST, exits 1 and 3; what is lost is accuracy over all rows, rejected ones included."""
     design, test = fashion_mnist()
-    low = cut_below(design.scores("maxprob")[1], round(design.n * (1 - pass_rate)))
+    low = cut_at(design.scores("maxprob")[1], round(design.n * (1 - pass_rate)), ties_in=False)
     one = Threshold((INF, low, INF))
     score, correct = answered(one, test)
     expected = {"cov@0.02": {0.1: 0.434, 0.2: 0.477, 0.3: 0.518}, "risk@0.8": {0.1: 0.115, 0.2: 0.099, 0.3: 0.082}}
