@@ -72,6 +72,21 @@ class Betting:
         return math.exp(-max(log_wealth(x, bets(x, self.delta, self.bound), self.alpha), 0.0))
 
 
+class ConformalRiskControl:
+    """Angelopoulos et al., ICLR 2024: bounds the mean risk over calibration sets; asked from the safe side on."""
+
+    name = "conformal risk control"
+
+    def __init__(self, n: int, alpha: float, bound: float) -> None:
+        self.n, self.alpha, self.bound = n, alpha, bound
+        self._worst = -math.inf
+
+    def passes(self, losses: NDArray[Any]) -> bool:
+        """Losses `(n,)`; the largest mean so far counts, so that a lucky dip is not taken for safety."""
+        self._worst = max(self._worst, float(losses.mean()))
+        return (self.n * self._worst + self.bound) / (self.n + 1) <= self.alpha
+
+
 def bets(x: NDArray[np.float64], delta: float, bound: float = 1.0) -> NDArray[np.float64]:
     """`(n,)` stakes against a mean of numbers of at most `bound`; each knows only the rows before it."""
     t = np.arange(1, len(x) + 1)

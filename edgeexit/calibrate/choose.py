@@ -118,6 +118,9 @@ def calibrate(
     if sets is not None:
         if held_out is None:
             raise DataError(f"prediction sets are calibrated on rows of their own; {design.name} has only design rows")
+        if guarantee is not None and set_mode != "nested":
+            # These sets belong to a policy that the certificate chose on the very same rows.
+            raise PolicyError(f"--guarantee and {set_mode} prediction sets would share their rows: use nested sets")
         found_sets = conformal_sets(design, held_out, sets, set_mode, chosen, temperatures=temperatures)
         quality = measure_sets(found_sets, held_out, chosen)
         extra |= {"set_coverage": quality.coverage, "set_size": quality.size}
@@ -139,7 +142,7 @@ def calibrate(
             rows.measure: measured.accuracy,
             "n": rows.n,
             **extra,
-            "measured_on": f"{rows.n} held-out rows of {rows.name}"
+            "measured_on": f"{rows.n} held-out rows of {rows.name}" + (", which also certified it" if promise else "")
             if held_out is not None
             else f"the {rows.n} design rows of {rows.name} themselves, which is optimistic",
         },

@@ -46,7 +46,7 @@ def conditional_thresholds(
     """
     loss = loss_of(asked.loss)
     tables = [loss.table(r) for r in (design, calibration)]
-    if not all(((t == 0) | (t == 1)).all() for t in tables):
+    if not all(loss.binary(r) for r in (design, calibration)):
         raise DataError("accumulated gaps are tested on losses of 0 and 1; sequences have shares in between")
     s, c = (r.scores(score, temperatures)[:-1] for r in (design, calibration))
     chosen = _tested(c, tables[1], _screened(s, tables[0], asked.alpha), asked)
@@ -58,7 +58,7 @@ def conditional_thresholds(
     )
     measured = max(float(losses.mean()) for losses in _accumulated(c, tables[1], chosen) if losses.size)
     policy = Threshold(tuple(chosen), score, temperatures)
-    return Certificate(policy, promise_of(asked, calibration, "binomial", measured, text), 0)
+    return Certificate(policy, promise_of(asked, calibration, "binomial", measured, text))
 
 
 def _accumulated(

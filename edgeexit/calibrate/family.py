@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.calibrate.search import eero_path, pareto, patience_path
+from edgeexit.calibrate.search import pareto, patience_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
 from edgeexit.records import Outcome, Records, outcome, replay
@@ -40,7 +40,7 @@ Chooser = Callable[[float], Choice]
 
 
 def path_of(name: str, design: Records) -> Path:
-    """The path of an adaptive family.
+    """The path of an adaptive family; EERO has none, it is solved for each budget (`eero`).
 
     Raises:
         PolicyError: not a name in `ADAPTIVE`.
@@ -49,8 +49,6 @@ def path_of(name: str, design: Records) -> Path:
         raise PolicyError(f"unknown policy {name!r}; known: {', '.join(ADAPTIVE)}")
     if name == "patience":
         return patience_path(design)
-    if name == "eero":
-        return eero_path(design)
     return pareto(design, name.removeprefix("shared-"), shared=name.startswith("shared-"))
 
 

@@ -29,6 +29,10 @@ class Loss:
     of: Callable[[Records], NDArray[np.float64]]
     """`(exits, n)`: what each exit loses against the last on each row; the last row is 0."""
 
+    def binary(self, records: Records) -> bool:
+        """Whether every loss is 0 or 1 by its nature. Asking the values instead would choose the test by the rows."""
+        return not self.signed and records.outputs.ndim == 3
+
     def table(self, records: Records) -> NDArray[np.float64]:
         """`(exits, n)` losses.
 

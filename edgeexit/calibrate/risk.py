@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.bounds import Betting, Binomial, HoeffdingBentkus, least_rows
+from edgeexit.calibrate.bounds import Betting, Binomial, ConformalRiskControl, HoeffdingBentkus, least_rows
 from edgeexit.calibrate.losses import LOSSES, Loss, loss_of
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Policy
@@ -82,8 +82,6 @@ class Certificate:
     policy: Policy
     promise: Mapping[str, Any]
     """For the operating point: what, alpha, delta, n, method, test, measured, split, text."""
-    place: int
-    """Its index in the sequence; 0 = the safest."""
 
 
 def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) -> Certificate:
@@ -99,32 +97,20 @@ def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) 
         DataError: the loss needs labels and there are none.
     """
     loss = loss_of(asked.loss)
-    table, alpha, bound = _scaled(loss, loss.table(calibration), asked)
-    n = calibration.n
-    if asked.method == "crc":
-        passes, test, what = _crc(n, alpha, bound), "conformal risk control", "mean over calibration sets"
-    else:
-        tester = _tester(table, n, alpha, bound, asked)
-        test, what = tester.name, f"probability {1 - asked.delta:g} over calibration sets"
-
-        def passes(losses: NDArray[np.float64]) -> bool:
-            return tester.p_value(losses) <= asked.delta
-
-    rows, best, measured, worst = np.arange(n), -1, math.nan, -math.inf
-    for i, policy in enumerate(sequence):
-        losses = table[replay(policy, calibration), rows]
-        if asked.method == "crc":  # from the safe side on, so that a lucky dip is not taken for safety
-            worst = max(worst, float(losses.mean()))
-            losses = np.array([worst])
-        if not passes(losses):
+    raw, n, rows = loss.table(calibration), calibration.n, np.arange(calibration.n)
+    table, alpha, bound = _scaled(loss, raw, asked)
+    name, passes = _test(loss.binary(calibration), n, alpha, bound, asked)
+    passed = None
+    for policy in sequence:
+        taken = replay(policy, calibration)
+        if not passes(table[taken, rows]):
             break
-        best, measured = i, float(losses.mean()) * float(loss.bound if _halved(loss, asked) else 1)
-    if best < 0:
+        passed = policy, float(raw[taken, rows].mean())
+    if passed is None:
         raise Infeasible(too_few(asked, n, alpha, bound))
-    text = f"{loss.text} is at most {asked.alpha:g}, with {what}, {CONDITION}"
-    if asked.method == "crc":
-        text = f"{loss.text} is at most {asked.alpha:g} on average over calibration sets, {CONDITION}"
-    return Certificate(sequence[best], promise_of(asked, calibration, test, measured, text), best)
+    sure = f"with probability {1 - asked.delta:g}" if asked.method != "crc" else "on average"
+    text = f"{loss.text} is at most {asked.alpha:g}, {sure} over calibration sets, {CONDITION}"
+    return Certificate(passed[0], promise_of(asked, calibration, name, passed[1], text))
 
 
 def promise_of(asked: Guarantee, rows: Records, test: str, measured: float, text: str) -> dict[str, Any]:
@@ -163,26 +149,24 @@ def too_few(asked: Guarantee, n: int, alpha: float | None = None, bound: float =
     return f"{asked.loss} <= {asked.alpha:g}{sure}: no policy passes on these {n} calibration rows"
 
 
-def _halved(loss: Loss, asked: Guarantee) -> bool:
-    return loss.signed and asked.method != "ucb"
-
-
 def _scaled(loss: Loss, table: NDArray[np.float64], asked: Guarantee) -> tuple[NDArray[np.float64], float, float]:
     """Losses, alpha and largest loss as the method takes them."""
-    if _halved(loss, asked):  # these take [0, 1]: the positive part, which is no less than the loss, over its bound
+    if loss.signed and asked.method != "ucb":
+        # These take [0, 1]: the positive part, which is no less than the loss, over its bound.
         return np.maximum(table, 0) / loss.bound, asked.alpha / loss.bound, 1.0
     return table, asked.alpha, loss.bound
 
 
-def _tester(
-    table: NDArray[np.float64], n: int, alpha: float, bound: float, asked: Guarantee
-) -> Binomial | HoeffdingBentkus | Betting:
+def _test(
+    binary: bool, n: int, alpha: float, bound: float, asked: Guarantee
+) -> tuple[str, Callable[[NDArray[np.float64]], bool]]:
+    """The test's name, and whether losses `(n,)` pass it; to be asked from the safe side on."""
+    if asked.method == "crc":
+        control = ConformalRiskControl(n, alpha, bound)
+        return control.name, control.passes
+    tester: Binomial | HoeffdingBentkus | Betting
     if asked.method == "ucb":
-        return Betting(n, alpha, asked.delta, bound)
-    if ((table == 0) | (table == 1)).all():
-        return Binomial(n, alpha)
-    return HoeffdingBentkus(n, alpha)
-
-
-def _crc(n: int, alpha: float, bound: float) -> Any:
-    return lambda losses: n / (n + 1) * float(losses.mean()) + bound / (n + 1) <= alpha
+        tester = Betting(n, alpha, asked.delta, bound)
+    else:
+        tester = Binomial(n, alpha) if binary else HoeffdingBentkus(n, alpha)
+    return tester.name, lambda losses: tester.p_value(losses) <= asked.delta

@@ -138,8 +138,9 @@ def test_stops_at_the_first_failure() -> None:
     rows = graded(500, 0)
     asked = Guarantee.parse("disagreement<=0.05@0.9")
     bold, safe = Threshold((-math.inf,) * 3), Threshold((math.inf,) * 3)
-    assert certify([safe, bold, safe], rows, asked).place == 0
-    assert certify([safe, safe, bold], rows, asked).place == 1
+    safer = Threshold((0.9999,) * 3)
+    assert certify([safe, bold, safer], rows, asked).policy is safe
+    assert certify([safe, safer, bold], rows, asked).policy is safer
 
 
 @pytest.mark.parametrize("policy", ["threshold", "shared", "eero", "patience", "fixed"])
@@ -168,6 +169,24 @@ def test_brier_gap() -> None:
         assert table.min() < 0  # leaving early wins sometimes
         assert table[replay(found.policy, test), np.arange(test.n)].mean() <= 0.05
         assert outcome(replay(found.policy, test), test).cost < 0.6
+
+
+def test_sequences_are_tested_as_shares_whatever_the_values() -> None:
+    """Losses that happen to be 0 and 1 do not make the binomial test right."""
+    outputs = np.zeros((2, 200, 3, 2), np.float32)
+    outputs[..., 0] = 1
+    rows = Records(outputs, np.array([1.0, 2.0]))
+    promise = certify([Threshold((-math.inf,))], rows, Guarantee.parse("disagreement<=0.1@0.9")).promise
+    assert promise["test"] == "Hoeffding-Bentkus" and promise["measured"] == 0
+    with pytest.raises(DataError, match="sequences have shares"):
+        conditional_thresholds(rows, rows, Guarantee.parse("accumulated_disagreement<=0.1@0.9"))
+
+
+@pytest.mark.parametrize("mode", ["policy", "mondrian"])
+def test_sets_of_a_policy_that_their_rows_certified(mode: str) -> None:
+    asked = Guarantee.parse("disagreement<=0.2@0.9")
+    with pytest.raises(PolicyError, match="would share their rows: use nested sets"):
+        calibrate(graded(300, 1), guarantee=asked, held_out=graded(300, 2), sets=0.1, set_mode=mode)  # type: ignore[arg-type]
 
 
 def unlabelled(rows: Records) -> Records:
