@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Reason = Literal["confident", "budget", "deadline", "forced", "last"]
+Reason = Literal["confident", "rejected", "budget", "deadline", "forced", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Decision:
     score: float
     """Its confidence, larger = surer."""
     reason: Reason
-    """confident: the policy was satisfied; forced: the policy allows no deeper exit; deadline: no time for
-    the next stage; budget: no budget for it; last: there is no deeper exit."""
+    """confident: the policy was satisfied; rejected: it gave up on this input; forced: the policy allows no deeper
+    exit; deadline: no time for the next stage; budget: no budget for it; last: there is no deeper exit."""
     seconds: float
     """Wall-clock time of the whole call."""
     macs: int | None
@@ -37,7 +37,9 @@ class Decision:
     """`(classes,)`: True where the class cannot be ruled out at the promised level; None = no sets were calibrated,
     or a deadline forced the exit and the promise is about the policy's own exits only."""
     uncertainty: float | None = None
-    """Spread of an ensemble exit; None = the exit is not an ensemble."""
+    """How far the heads of the answering exit are apart, 0 = all say the same, below 1; None = it has one head."""
+    accepted: bool | None = None
+    """Whether the policy stands by the answer; False = abstain, or ask elsewhere; None = the policy rejects nothing."""
     drifted: bool | None = None
     """Whether inputs have left what the policy was calibrated on, by this one or an earlier one since the monitor's
     reset; None = no drift monitor."""
@@ -65,6 +67,10 @@ class Batch:
     """Sum over the inputs; None = not known."""
     drifted: NDArray[np.bool_] | None = None
     """`(n,)` as `Decision.drifted`, in the order of the inputs; None = no drift monitor."""
+    uncertainties: NDArray[np.float32] | None = None
+    """`(n,)` as `Decision.uncertainty`, NaN where the exit has one head; None = every exit has."""
+    accepted: NDArray[np.bool_] | None = None
+    """`(n,)` as `Decision.accepted`; None = the policy rejects nothing."""
 
     def __len__(self) -> int:
         return len(self.exits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
 from edgeexit.drift import DriftMonitor
 from edgeexit.errors import BundleError, DataError, PolicyError
+from edgeexit.layouts.base import Recorded
 from edgeexit.manifest import Artifact
 from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Policy
+from edgeexit.policy import Policy, Window
 from edgeexit.records import Records
+from edgeexit.scores import probabilities, uncertainty_score
 from edgeexit.sets import ConformalSets
 
 RUN_LAYOUTS = ("fused", "chain")
@@ -133,13 +135,17 @@ class Engine:
         start = self.clock()
         inputs = self._check.one(x)
         left = None if deadline_s is None else self._left(start, deadline_s)
-        k, output, score, reason = self.driver.run(inputs, self._policy, left)
+        policy = self._policy
+        k, output, score, reason, uncertainty = self.driver.run(inputs, policy, left)
         drift = self._drift
         drifted = None if drift is None else drift.see(k, score)
+        accepted = bool(policy.accepts(score)) if isinstance(policy, Window) else None
         seconds = self.clock() - start
         late = None if deadline_s is None else seconds > deadline_s
         kept = None if self._sets is None else self._set_of(self._sets, k, output, reason)
-        return Decision(k, output[0], score, reason, seconds, self._macs[k], late, drifted=drifted, prediction_set=kept)
+        return Decision(
+            k, output[0], score, reason, seconds, self._macs[k], late, None, kept, uncertainty, accepted, drifted
+        )
 
     def follow(self, point: OperatingPoint) -> None:
         """Take over an operating point's policy and its prediction sets; without sets, none are given.
@@ -170,16 +176,19 @@ class Engine:
         """
         start = self.clock()
         inputs = self._check.many(x)
+        policy = self._policy
         if self._one_by_one:
-            exits, outputs, scores = layouts.one_by_one(self.driver, inputs, self._policy)
+            found = layouts.one_by_one(self.driver, inputs, policy)
         else:
-            exits, outputs, scores = self.driver.run_batch(inputs, self._policy)
+            found = self.driver.run_batch(inputs, policy)
+        exits, outputs, scores, uncertainties = found
         macs = [self._macs[k] for k in np.unique(exits)]
         total = None if None in macs else int(sum(self._macs[k] or 0 for k in exits))
         drift, drifted = self._drift, None
         if drift is not None:
             drifted = np.array([drift.see(k, s) for k, s in zip(exits, scores.tolist(), strict=True)])
-        return Batch(exits, outputs, scores, self.clock() - start, total, drifted)
+        accepted = np.asarray(policy.accepts(scores), bool) if isinstance(policy, Window) else None
+        return Batch(exits, outputs, scores, self.clock() - start, total, drifted, uncertainties, accepted)
 
     def record(
         self, x: Inputs, labels: NDArray[Any] | None = None, *, progress: Callable[[int, int], None] = lambda i, n: None
@@ -196,30 +205,27 @@ class Engine:
         """
         inputs = self._check.many(x)
         n = len(inputs[0])
-        rows, scores = [], []
+        rows = []
         for i in range(n):
-            outputs, own = self.driver.all_exits([a[i : i + 1] for a in inputs])
-            rows.append(outputs)
-            scores.append(own)
+            rows.append(self.driver.all_exits([a[i : i + 1] for a in inputs]))
             progress(i + 1, n)
-        if len({o.shape[1:] for outputs in rows for o in outputs}) != 1:
+        if len({o.shape[1:] for r in rows for o in r.outputs}) != 1:
             raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
-        given = {}
-        if self.artifact.score is not None and scores[0] is not None:
-            given[self.artifact.score] = np.stack(
-                [np.concatenate([s[k] for s in scores if s]) for k in range(self.exits)]
-            )
-        exits = self.bundle.manifest.exits
-        if len({e.kind for e in exits}) != 1:
-            raise DataError("some exits give logits and some probabilities; export with --outputs logits or probs")
+        outputs = [np.concatenate([r.outputs[k] for r in rows]) for k in range(self.exits)]
+        kinds = {e.kind for e in self.bundle.manifest.exits}
+        if len(kinds) > 1:  # heads that answer together give probabilities; beside them, so do the others
+            outputs = [
+                probabilities(o, "probs" if e.kind == "probs" else "logits")
+                for o, e in zip(outputs, self.bundle.manifest.exits, strict=True)
+            ]
         cost, static = self.costs()
         return Records(
-            np.stack([np.concatenate([r[k] for r in rows]) for k in range(self.exits)]),
+            np.stack(outputs),
             cost,
             labels,
-            "probs" if exits[0].kind == "probs" else "logits",
+            "logits" if kinds == {"logits"} else "probs",
             static,
-            given,
+            given_scores(rows, self.artifact.score),
             self.artifact.temperatures,
             self.bundle.manifest.name,
         )
@@ -258,6 +264,30 @@ class Engine:
         if self.seconds is None:
             raise PolicyError("a deadline needs measured stage times: load with warmup > 0 or call profile()")
         return lambda: start + deadline_s - self.clock()
+
+
+def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray[np.float32]]:
+    """`(exits, n)` of every score that the artifact or its exits give themselves.
+
+    Args:
+        rows: what every exit gave to each input.
+        own: the artifact's score.
+    """
+    count = len(rows[0].outputs)
+
+    def stacked(pick: Callable[[Recorded], Sequence[NDArray[Any] | None] | None]) -> NDArray[np.float32] | None:
+        columns = [[(pick(r) or [None] * count)[k] for r in rows] for k in range(count)]
+        there = [[v for v in column if v is not None] for column in columns]
+        return np.stack([np.concatenate(c) for c in there]).astype(np.float32) if all(there) else None
+
+    uncertainty = stacked(lambda r: r.uncertainties)
+    found = {
+        "learned": stacked(lambda r: r.learned),
+        "ensemble": None if uncertainty is None else uncertainty_score(uncertainty),
+    }
+    if own is not None:
+        found[own] = stacked(lambda r: r.scores)
+    return {name: s for name, s in found.items() if s is not None}
 
 
 def check_artifact(point: OperatingPoint, artifact: Artifact) -> None:

@@ -11,6 +11,7 @@ from edgeexit.errors import BundleError
 SCHEMA = 1
 MAX_EXITS = 256
 MAX_FILE_BYTES = 16 << 30
+MAX_MEMBERS = 64
 LAYOUTS = ("fused", "chain", "prefix", "all")
 DTYPES = (
     "float32",
@@ -46,13 +47,27 @@ class ExitSpec:
 
     name: str
     outputs: tuple[TensorSpec, ...]
-    """The tensors of its heads; several heads answer together (schema 1 writers put one)."""
+    """The answer `(inputs, ..., classes)`, then what else the exit gives: `uncertainty` and `learned`."""
     kind: str
-    """logits or probs"""
+    """What the answer holds: logits or probs."""
     macs: int | None
     """Multiply-accumulates for one input to answer here, all heads on the way included; None = unknown."""
     prefix_macs: int | None
     """The same for a network with this exit only."""
+    members: int = 1
+    """Heads that answer together; the answer is then the mean of their probabilities."""
+    uncertainty: str | None = None
+    """The tensor `(inputs,)` with the spread of the heads, in [0, 1]; None = there is one head."""
+    learned: str | None = None
+    """The tensor `(inputs,)` with the exit's learned score; None = it has none."""
+
+    @property
+    def answer(self) -> TensorSpec:
+        return self.outputs[0]
+
+    def gives(self, score: str) -> bool:
+        """Whether this score is known here; those computed from the answer always are."""
+        return {"learned": self.learned, "ensemble": self.uncertainty}.get(score, "") is not None
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,3 @@ class Manifest:
     def files(self) -> tuple[FileSpec, ...]:
         """Every file once; artifacts of one precision share their vectors."""
         return tuple(dict.fromkeys((*(f for a in self.artifacts for f in a.files), *self.policies.values())))
-
-
-# --- JSON ------------------------------------------------------------------------------------------------

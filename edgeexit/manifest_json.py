@@ -18,6 +18,7 @@ from edgeexit.manifest import (
     LAYOUTS,
     MAX_EXITS,
     MAX_FILE_BYTES,
+    MAX_MEMBERS,
     SCHEMA,
     Artifact,
     Check,
@@ -27,7 +28,7 @@ from edgeexit.manifest import (
     StageSpec,
     TensorSpec,
 )
-from edgeexit.scores import SCORES
+from edgeexit.scores import NAMES
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -63,6 +64,9 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 "kind": e.kind,
                 "macs": e.macs,
                 "prefix_macs": e.prefix_macs,
+                "members": e.members,
+                "uncertainty": e.uncertainty,
+                "learned": e.learned,
             }
             for e in manifest.exits
         ],
@@ -198,6 +202,9 @@ def _exit(value: Any, at: str) -> ExitSpec:
         r.text("kind", among=("logits", "probs")),
         r.count_or_none("macs"),
         r.count_or_none("prefix_macs"),
+        r.count("members", most=MAX_MEMBERS) if "members" in r.data else 1,
+        r.optional("uncertainty", _text),
+        r.optional("learned", _text),
     )
 
 
@@ -241,7 +248,7 @@ def _artifact(value: Any, at: str) -> Artifact:
         r.text("format", _NAME),
         r.text("layout", among=LAYOUTS),
         r.text("precision", _NAME),
-        r.optional("score", lambda v, a: _Reader({"score": v}, a).text("score", among=tuple(SCORES))),
+        r.optional("score", lambda v, a: _Reader({"score": v}, a).text("score", among=NAMES)),
         r.list("temperatures", _positive, least=1, most=MAX_EXITS),
         r.list("models", _file, least=1, most=MAX_EXITS),
         r.list("data", _file),
@@ -316,13 +323,12 @@ def _check_parts(m: Manifest, at: str) -> None:
             raise BundleError(f"{at}: stage {k} reads {missing[0]!r:.60}, which nothing before it makes")
         if lacking := [t.name for t in e.outputs if t.name not in stage.outputs]:
             raise BundleError(f"{at}: exit {e.name!r:.60} names {lacking[0]!r:.60}, which stage {k} does not make")
-        if len(e.outputs) != 1:
-            raise BundleError(f"{at}: exit {e.name!r:.60} has several outputs; that needs a newer EdgeExit")
+        _check_outputs(e, at)
         known.update(stage.outputs)
     described = {t.name for t in tensors}
     if strange := [n for s in m.stages for n in s.outputs if n not in described]:
         raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
-    classes = m.exits[-1].outputs[0].shape[-1]
+    classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
     for a in m.artifacts:
@@ -331,12 +337,24 @@ def _check_parts(m: Manifest, at: str) -> None:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
-        if a.layout == "fused" and count < 2:
-            raise BundleError(f"{at}: artifact {a.name!r}: a fused graph decides between exits, and there is one")
         if a.check is not None and len(a.check.max_error) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.check.max_error)} errors for {count} exits")
         if (a.layout == "fused") != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
+        if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
+            raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
+
+
+def _check_outputs(e: ExitSpec, at: str) -> None:
+    """Every output has its part: the answer first, then the uncertainty of several heads, then a learned score."""
+    parts = [e.answer.name, *(n for n in (e.uncertainty, e.learned) if n is not None)]
+    if [t.name for t in e.outputs] != parts:
+        found = ", ".join(t.name for t in e.outputs)
+        raise BundleError(f"{at}: exit {e.name!r:.60}: outputs {found:.120} are not answer, uncertainty, learned score")
+    if any((t.dtype, len(t.shape)) != ("float32", 1) for t in e.outputs[1:]):
+        raise BundleError(f"{at}: exit {e.name!r:.60}: uncertainty and learned score are float32 (inputs,)")
+    if e.members < 1 or (e.members > 1) != (e.uncertainty is not None):
+        raise BundleError(f"{at}: exit {e.name!r:.60}: {e.members} heads; several, and no other, have an uncertainty")
 
 
 def _say_the_same(tensors: list[TensorSpec], names: set[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from edgeexit.errors import PolicyError
-from edgeexit.scores import SCORES
+from edgeexit.scores import check_name
 
 
 class Policy(Protocol):
@@ -67,7 +67,7 @@ class Threshold:
         thresholds = tuple(float(t) for t in self.thresholds)
         if any(math.isnan(t) for t in thresholds):
             raise PolicyError(f"a threshold is NaN: {list(thresholds)}; use inf to forbid an exit, -inf to force it")
-        _check_score(self.score)
+        check_name(self.score)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "compared", _as_float32(thresholds))
         _check_temperatures(self.temperatures, self.exits)
@@ -131,7 +131,7 @@ class Window:
         for k, (a, b) in enumerate(zip(low, high, strict=True)):
             if a > b:
                 raise PolicyError(f"the window of exit {k} has low {a:g} above high {b:g}; low must not exceed high")
-        _check_score(self.score)
+        check_name(self.score)
         for name, value in (("low", low), ("high", high), ("tau", tau)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "compared", tuple(zip(_as_float32(low), _as_float32(high), strict=True)))
@@ -185,7 +185,7 @@ class QExit:
     def __post_init__(self) -> None:
         if isinstance(self.q, bool) or not isinstance(self.q, int | float) or not 0 <= self.q < 1:
             raise PolicyError(f"q is a probability in [0, 1), found {self.q!r}; 0.5 is the median exit")
-        _check_score(self.score)
+        check_name(self.score)
         if self.temperatures is not None:
             _check_temperatures(self.temperatures, len(self.temperatures))
 
@@ -283,11 +283,6 @@ POLICIES: dict[str, type[Threshold] | type[Patience] | type[Window] | type[QExit
     "window": Window,
     "qexit": QExit,
 }
-
-
-def _check_score(score: str) -> None:
-    if score not in SCORES:
-        raise PolicyError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
 
 
 def _as_float32(values: Sequence[float]) -> tuple[np.float32, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import read_npz
 from edgeexit.policy import Policy
-from edgeexit.scores import Kind, probabilities, score
+from edgeexit.scores import GIVEN, SCORES, Kind, probabilities, score, uncertainty_score
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Records:
     static_cost: NDArray[np.float64] | None = None
     """`(exits,)` cost of a network that has this one exit only; None = taken as `cost`."""
     given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Scores `(exits, n)` that the artifact computed itself; they win over recomputed ones."""
+    """Scores `(exits, n)` that the artifact or its exits computed themselves; they win over recomputed ones."""
     temperatures: tuple[float, ...] | None = None
     """Per-exit temperatures of the artifact; None = all 1."""
     name: str = "records"
@@ -41,10 +41,8 @@ class Records:
 
     def __post_init__(self) -> None:
         o = self.outputs
-        if o.ndim < 3 or o.shape[0] < 2 or o.shape[-1] < 2:
-            raise DataError(
-                f"{self.name}: recorded outputs must be (exits >= 2, n, classes >= 2), found shape {o.shape}"
-            )
+        if o.ndim < 3 or o.shape[0] < 1 or o.shape[-1] < 2:
+            raise DataError(f"{self.name}: recorded outputs must be (exits, n, classes >= 2), found shape {o.shape}")
         if o.shape[1] == 0:
             raise DataError(f"{self.name}: no rows (n = 0)")
         if o.dtype.kind not in "fiu" or not np.isfinite(o).all():
@@ -53,6 +51,11 @@ class Records:
             raise DataError(f"{self.name}: 'probs' must be >= 0 and sum to 1 over the last axis; are they logits?")
         if self.labels is not None:
             _check_labels(self.labels, o.shape, self.name)
+        for name, given in self.given.items():
+            if given.shape != o.shape[:2]:
+                raise DataError(f"{self.name}: score {name!r} must be {o.shape[:2]}, found shape {given.shape}")
+            if name in GIVEN and not np.isfinite(given).all():  # others show their NaN where they are ranked
+                raise DataError(f"{self.name}: score {name!r} holds NaN or infinity")
         object.__setattr__(self, "cost", _check_cost(self.cost, len(o), self.name))
         if self.static_cost is not None:
             object.__setattr__(self, "static_cost", _check_static_cost(self.static_cost, len(o), self.name))
@@ -69,6 +72,11 @@ class Records:
     def measure(self) -> str:
         """What `correct` holds: "accuracy" against labels, or "agreement" with the last exit."""
         return "agreement" if self.labels is None else "accuracy"
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The scores that `scores` knows here."""
+        return (*SCORES, *(name for name in GIVEN if name in self.given))
 
     @property
     def relative_cost(self) -> NDArray[np.float64]:
@@ -97,12 +105,19 @@ class Records:
         return self._once("correct", make)
 
     def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
-        """`(exits, n)` scores; `temperatures` of None means the artifact's own."""
+        """`(exits, n)` scores; `temperatures` of None means the artifact's own.
+
+        Raises:
+            PolicyError: an unknown score, one that these rows do not hold, or not one temperature per exit.
+        """
         own = self.temperatures or (1.0,) * self.exits
         wanted = own if temperatures is None else temperatures
         if len(wanted) != self.exits:
             raise PolicyError(f"{len(wanted)} temperatures for {self.exits} exits")
-        if name in self.given and wanted == own:
+        if name in GIVEN and name not in self.given:
+            known = ", ".join(self.score_names)
+            raise PolicyError(f"{self.name}: not every exit gave a score {name!r}; known here: {known}")
+        if name in self.given and (wanted == own or name in GIVEN):
             return self.given[name]
         return self._once(
             (name, wanted),
@@ -150,7 +165,8 @@ class Records:
     def load(cls, path: Path | str) -> Records:
         """Read an ``.npz`` with `logits` (or `probs`) `(exits, n, classes)`, `cost (exits,)`, optional `labels (n,)`.
 
-        Optional `static_cost (exits,)`: what networks with one exit only would cost.
+        Optional `static_cost (exits,)`: what networks with one exit only would cost; `learned (exits, n)`: learned
+        scores; `uncertainty (exits, n)`: of heads that answered together, in [0, 1].
 
         Raises:
             DataError: not such a file; the message names what was found.
@@ -164,7 +180,12 @@ class Records:
             )
         kind: Kind = "logits" if kinds[0] == "logits" else "probs"
         labels = arrays.get("labels", arrays.get("y"))
-        return cls(arrays[kind], arrays["cost"], labels, kind, arrays.get("static_cost"), name=Path(path).name)
+        given = {"learned": arrays.get("learned")}
+        if "uncertainty" in arrays:
+            given["ensemble"] = uncertainty_score(_numbers(arrays["uncertainty"], "uncertainty", str(path)))
+        scores = {n: _numbers(s, n, str(path)).astype(np.float32) for n, s in given.items() if s is not None}
+        static = arrays.get("static_cost")
+        return cls(arrays[kind], arrays["cost"], labels, kind, static, scores, name=Path(path).name)
 
 
 def replay(policy: Policy, records: Records) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Confidence scores: one number per input from an exit's outputs, larger = surer, in [0, 1].
 
-The same three functions stand as nodes in every fused graph (`edgeexit_exporters.fuse`); both work in
-float32, so that a threshold means the same on either side.
+The functions of `SCORES` also stand as nodes in every fused graph (`edgeexit_exporters.fuse`); both work in
+float32, so that a threshold means the same on either side. The scores of `GIVEN` are outputs of the network itself.
 """
 
 from __future__ import annotations
@@ -68,6 +68,26 @@ SCORES: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     "margin": _margin,  # p_(1) - p_(2)
 }
 
+GIVEN = ("learned", "ensemble")
+"""Scores that an exit gives itself: the learned one of a predicted-error head, and 1 less the uncertainty of heads that
+answer together."""
+NAMES = (*SCORES, *GIVEN)
+
+
+def check_name(name: str) -> None:
+    """Refuse an unknown score.
+
+    Raises:
+        PolicyError: not in `NAMES`.
+    """
+    if name not in NAMES:
+        raise PolicyError(f"unknown score {name!r}; known: {', '.join(NAMES)}")
+
+
+def uncertainty_score(uncertainty: Any) -> Any:
+    """The score "ensemble" of an uncertainty, a number or an array, in float32."""
+    return np.float32(1) - uncertainty
+
 
 def score(
     outputs: NDArray[Any], name: str = "maxprob", *, kind: Kind = "logits", temperature: float = 1.0
@@ -85,10 +105,11 @@ def score(
         `(n,)` float32; NaN where an output is NaN, and a NaN score never stops.
 
     Raises:
-        PolicyError: an unknown score, or fewer than two classes.
+        PolicyError: an unknown score, one of `GIVEN`, or fewer than two classes.
     """
-    if name not in SCORES:
-        raise PolicyError(f"unknown score {name!r}; known: {', '.join(SCORES)}")
+    check_name(name)
+    if name in GIVEN:
+        raise PolicyError(f"score {name!r} is an output of the network; it cannot be computed from the others")
     if outputs.shape[-1] < 2:
         raise PolicyError(f"a score needs at least 2 classes in the last axis, found shape {outputs.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite output gives NaN, which never stops

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.calibrate.choose import check_pair
+from edgeexit.calibrate.choose import check_pair, need_exits
 from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path, Point
@@ -148,6 +148,7 @@ def sweep(
         DataError: the two sets of rows cannot be compared, or seconds do not fit the exits.
     """
     check_pair(design, held_out)
+    need_exits(design, "threshold")
     budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
     names = tuple(dict.fromkeys(policies))
     if unknown := [p for p in names if p not in (*ADAPTIVE, *BASELINES)]:

@@ -12,6 +12,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.checks import InputCheck, relative_error
 from edgeexit.engine import RUN_LAYOUTS, Engine
 from edgeexit.errors import BackendMissing, BundleError, PolicyError
+from edgeexit.layouts.base import Recorded
 from edgeexit.manifest import Artifact
 from edgeexit.policy import Threshold, fixed_exit
 
@@ -61,9 +62,8 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         bundle, artifact, backend, fixed_exit(count - 1, count, artifact.score or "maxprob"), threads=threads, warmup=0
     )
     n = len(inputs[0])
-    rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs])[0] for i in range(n)]
-    found = [np.concatenate([r[k] for r in rows]) for k in range(count)]
-    errors = tuple(relative_error(f, arrays[f"output_{k}"]) for k, f in enumerate(found))
+    rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs]) for i in range(n)]
+    errors = tuple(_error(rows, k, arrays) for k in range(count))
     tolerance = artifact.check.tolerance if artifact.check is not None else DEFAULT_TOLERANCE
     agree = _exits(engine, arrays, inputs) if artifact.layout in RUN_LAYOUTS else None
     reasons = [
@@ -85,8 +85,21 @@ def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | N
         return None  # calibrated since: other temperatures, other scores
     if policy.temperatures is None and any(t != 1 for t in engine.artifact.temperatures):
         return None
-    taken = layouts.one_by_one(engine.driver, inputs, policy)[0]
+    taken = layouts.one_by_one(engine.driver, inputs, policy).exits
     return int((taken == arrays["exits"]).sum())
+
+
+def _error(rows: list[Recorded], k: int, arrays: dict[str, Any]) -> float:
+    """The largest error of what exit `k` gave; vectors of older bundles hold its answers only."""
+    errors = [relative_error(np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"])]
+    given = {"uncertainty": [r.uncertainties[k] for r in rows], "learned": [r.learned[k] for r in rows]}
+    for what, found in given.items():
+        there = [f for f in found if f is not None]
+        if there and f"{what}_{k}" in arrays:
+            expected = arrays[f"{what}_{k}"]
+            alike = expected.shape == (len(there),)
+            errors.append(float(np.abs(np.concatenate(there) - expected).max()) if alike else float("inf"))
+    return max(errors)
 
 
 def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, Any]:

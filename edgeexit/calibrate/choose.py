@@ -23,7 +23,7 @@ from edgeexit.policy import Policy, fixed_exit
 from edgeexit.records import Records, outcome, replay
 from edgeexit.sets import SetMode
 
-FAMILIES = ("threshold", "shared", "eero", "window", "qexit", "patience", "fixed")
+FAMILIES = ("threshold", "shared", "eero", "window", "qute", "qexit", "patience", "fixed")
 
 
 def calibrate(
@@ -77,6 +77,7 @@ def calibrate(
         "selective": selective,
         "guarantee": guarantee,
     }
+    need_exits(design, policy)
     given = [key for key, value in targets.items() if value is not None]
     if len(given) != 1:
         found = ", ".join(given) or "none"
@@ -151,6 +152,18 @@ def calibrate(
         sets=None if found_sets is None else found_sets.to_dict(),
         drift=None if held_out is None else regime_of(chosen, held_out).to_dict(),
     )
+
+
+def need_exits(records: Records, policy: str) -> None:
+    """Refuse to choose between exits where there is one; to reject inputs, one is enough.
+
+    Raises:
+        DataError: one exit.
+    """
+    if records.exits < 2 and policy not in ("qute", "fixed"):
+        raise DataError(
+            f"{records.name}: one exit, so there is nothing to choose (exits >= 2); --policy qute accepts or abstains"
+        )
 
 
 def check_pair(design: Records, held_out: Records) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,48 @@ from edgeexit.backends import Runnable
 from edgeexit.decision import Reason
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.manifest import Artifact, Manifest
-from edgeexit.policy import Policy, Threshold
-from edgeexit.scores import Kind
+from edgeexit.policy import Policy, Threshold, Window
+from edgeexit.scores import Kind, uncertainty_score
 from edgeexit.scores import score as score_of
 
 Array = NDArray[Any]
-Found = tuple[int, Array, float, Reason]
-"""Exit, output with its batch axis, score, reason."""
+
+
+class Found(NamedTuple):
+    """The answer to one input."""
+
+    exit: int
+    output: Array
+    """With its batch axis."""
+    score: float
+    reason: Reason
+    uncertainty: float | None = None
+    """Of several heads; None = the exit has one."""
+
+
+class FoundMany(NamedTuple):
+    """The answers to n inputs."""
+
+    exits: Array
+    """`(n,)`"""
+    outputs: Array
+    """`(n, ...)`"""
+    scores: Array
+    """`(n,)`"""
+    uncertainties: Array | None = None
+    """`(n,)`, NaN where the exit has one head; None = every exit has."""
+
+
+@dataclass
+class Recorded:
+    """What every exit gave, one array per exit."""
+
+    outputs: list[Array]
+    """The answers."""
+    uncertainties: list[Array | None]
+    learned: list[Array | None]
+    scores: list[Array] | None = None
+    """What the artifact computed itself, if it does."""
 
 
 class Driver(Protocol):
@@ -33,11 +69,11 @@ class Driver(Protocol):
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         """Answer one input; `left` gives the seconds until the deadline."""
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
-        """Answer many: exits `(n,)`, outputs `(n, ...)`, scores `(n,)`."""
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+        """Answer many."""
 
-    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
-        """Every exit's output for these inputs, and the scores the artifact computed itself, if it does."""
+    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+        """What every exit gives for these inputs."""
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         """Median seconds of each stage (chain), or to each exit (the others), on one input."""
@@ -52,19 +88,38 @@ class Base:
         self.manifest, self.artifact, self.models, self.clock = manifest, artifact, models, clock
         self.count = len(manifest.exits)
         self.names = [i.name for i in manifest.inputs]
-        self.exit_names = [e.outputs[0].name for e in manifest.exits]
+        self.exit_names = [e.answer.name for e in manifest.exits]
+        self.uncertain = [e.uncertainty for e in manifest.exits]
+        self.learned = [e.learned for e in manifest.exits]
+        self.any_uncertain = any(self.uncertain)
         self.kinds: list[Kind] = ["probs" if e.kind == "probs" else "logits" for e in manifest.exits]
         self.seconds: tuple[float, ...] | None = None
 
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):
             raise PolicyError(f"the policy is made for {policy.exits} exits, {self.manifest.name} has {self.count}")
+        if lacking := [e.name for e in self.manifest.exits if not e.gives(policy.score or "maxprob")]:
+            raise PolicyError(f"exit {lacking[0]!r} of {self.manifest.name} gives no score {policy.score!r}")
 
     def temperatures(self, policy: Policy) -> tuple[float, ...]:
         return policy.temperatures or self.artifact.temperatures
 
-    def score(self, output: Array, k: int, policy: Policy) -> Any:
-        return score_of(output, policy.score or "maxprob", kind=self.kinds[k], temperature=self.temperatures(policy)[k])
+    def score(self, given: Callable[[str], Array], k: int, policy: Policy) -> Array:
+        """`(n,)` of exit `k`; `given` has its tensors by name."""
+        name = policy.score or "maxprob"
+        own = {"learned": self.learned[k], "ensemble": self.uncertain[k]}.get(name)
+        if own is None:
+            temperature = self.temperatures(policy)[k]
+            return score_of(given(self.exit_names[k]), name, kind=self.kinds[k], temperature=temperature)
+        return np.asarray(given(own) if name == "learned" else uncertainty_score(given(own)))
+
+    def recorded(self, known: Mapping[str, Array]) -> Recorded:
+        """All exits' tensors, picked by name."""
+        return Recorded(
+            [known[n] for n in self.exit_names],
+            [None if n is None else known[n] for n in self.uncertain],
+            [None if n is None else known[n] for n in self.learned],
+        )
 
     def time(self, call: Callable[[], Any], repeats: int) -> float:
         call()
@@ -86,16 +141,20 @@ class Base:
         return list(model.inputs)
 
 
-def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> FoundMany:
     """A batch as single inputs, for layouts and models that take one at a time."""
     found = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
-    return (
-        np.array([f[0] for f in found], np.int64),
-        np.concatenate([f[1] for f in found]),
-        np.array([f[2] for f in found], np.float32),
+    told = [f.uncertainty for f in found]
+    return FoundMany(
+        np.array([f.exit for f in found], np.int64),
+        np.concatenate([f.output for f in found]),
+        np.array([f.score for f in found], np.float32),
+        None if all(t is None for t in told) else np.array([np.nan if t is None else t for t in told], np.float32),
     )
 
 
-def stopped(policy: Policy, k: int) -> Reason:
-    """Why an input left before the last exit: sure enough, or allowed no deeper."""
+def stopped(policy: Policy, k: int, score: Any) -> Reason:
+    """Why an input left before the last exit: sure enough, given up, or allowed no deeper."""
+    if isinstance(policy, Window) and score < policy.compared[k][0]:
+        return "rejected"
     return "forced" if isinstance(policy, Threshold) and policy.thresholds[k] == -np.inf else "confident"

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import PolicyError
-from edgeexit.layouts.base import Array, Base, Found, stopped
+from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded, stopped
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy
 from edgeexit.scores import score as score_of
+from edgeexit.scores import uncertainty_score
 
 
 class Chain(Base):
@@ -29,6 +30,10 @@ class Chain(Base):
             self.reads.append(self.bound(model, [self.exit_names[k], *stage.outputs], known))
             known += stage.outputs
         self.where = [m.outputs.index(n) for m, n in zip(models, self.exit_names, strict=True)]
+        self.where_told, self.where_learned = (
+            [None if n is None else m.outputs.index(n) for m, n in zip(models, names, strict=True)]
+            for names in (self.uncertain, self.learned)
+        )
         self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *manifest.cuts)}
         last_use = {n: k for k, reads in enumerate(self.reads) for n in reads}
         self.drop = [[n for n, last in last_use.items() if last == k] for k in range(self.count)]
@@ -39,35 +44,44 @@ class Chain(Base):
         labels: list[Any] = []
         temperatures = self.temperatures(policy)
         name = policy.score or "maxprob"
+        own = {"learned": self.where_learned, "ensemble": self.where_told}.get(name)
         last = self.count - 1
         for k, model in enumerate(self.models):
             found = model.run([known[n] for n in self.reads[k]])
             output = found[self.where[k]]
-            sure = score_of(output, name, kind=self.kinds[k], temperature=temperatures[k])[0]
+            if own is None:
+                sure = score_of(output, name, kind=self.kinds[k], temperature=temperatures[k])[0]
+            else:
+                given = found[own[k]][0]  # type: ignore[index]  # `fits` asked that every exit gives it
+                sure = given if name == "learned" else uncertainty_score(given)
+            at = self.where_told[k]
+            told = None if at is None else float(found[at][0])
             if k == last:
-                return k, output, float(sure), "last"
+                return Found(k, output, float(sure), "last", told)
             scores.append(sure)
             if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
                 labels.append(np.argmax(output, -1))
             if policy.stop(scores, labels):
-                return k, output, float(sure), stopped(policy, k)
+                return Found(k, output, float(sure), stopped(policy, k, sure), told)
             if left is not None and self.seconds is not None and self.seconds[k + 1] > left():
-                return k, output, float(sure), "deadline"
+                return Found(k, output, float(sure), "deadline", told)
             known.update(zip(model.outputs, found, strict=True))
         raise AssertionError("the last stage answers")
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         known = dict(zip(self.names, inputs, strict=True))
         rows = np.arange(len(inputs[0]))  # inputs still on their way
         exits = np.full(len(rows), self.count - 1, np.int64)
         sure = np.full(len(rows), np.nan, np.float32)
+        told = np.full(len(rows), np.nan, np.float32) if self.any_uncertain else None
         outputs: Array | None = None
         scores: list[Array] = []
         labels: list[Array] = []
         for k, model in enumerate(self.models):
             found = model.run([known[n] for n in self.reads[k]])
             output = found[self.where[k]]
-            scores.append(self.score(output, k, policy))
+            by_name = dict(zip(model.outputs, found, strict=True))
+            scores.append(self.score(by_name.__getitem__, k, policy))
             labels.append(np.argmax(output, -1))
             last = k == self.count - 1
             stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
@@ -77,9 +91,12 @@ class Chain(Base):
                 raise PolicyError("the exits' outputs differ in shape: run these inputs one by one")
             done = rows[stop]
             exits[done], sure[done], outputs[done] = k, scores[-1][stop], output[stop]
+            spread = self.uncertain[k]
+            if told is not None and spread is not None:
+                told[done] = by_name[spread][stop]
             if stop.all():
                 break
-            known.update(zip(model.outputs, found, strict=True))
+            known.update(by_name)
             for name in self.drop[k]:
                 known.pop(name, None)
             if stop.any():
@@ -89,13 +106,13 @@ class Chain(Base):
                 scores = [s[keep] for s in scores]
                 labels = [s[keep] for s in labels]
         assert outputs is not None
-        return exits, outputs, sure
+        return FoundMany(exits, outputs, sure, told)
 
-    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
+    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         known = dict(zip(self.names, inputs, strict=True))
         for k, model in enumerate(self.models):
             known.update(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
-        return [known[n] for n in self.exit_names], None
+        return self.recorded(known)
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         known = dict(zip(self.names, inputs, strict=True))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.layouts.base import Array, Base, Found, one_by_one, stopped
+from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded, one_by_one, stopped
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold, fixed_exit
 
@@ -21,7 +20,7 @@ class Fused(Base):
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
-        contract = ["output", "exit_index", "exit_score"]
+        contract = ["output", "exit_index", "exit_score", *["exit_uncertainty"] * self.any_uncertain]
         self.reads = self.bound(models[0], contract, [*self.names, "exit_thresholds"])
         self.picks = [models[0].outputs.index(n) for n in contract]
         self.order = [self.names.index(n) if n in self.names else len(self.names) for n in self.reads]
@@ -45,14 +44,15 @@ class Fused(Base):
         """Thresholds that answer at exit `k` whatever the scores."""
         return np.array(fixed_exit(k, self.count).compared, np.float32)
 
-    def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, Any]:
+    def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, float, float | None]:
+        """Exit, output, score, uncertainty."""
         values = [*inputs, thresholds]
         found = self.models[0].run([values[i] for i in self.order])
-        output, index, sure = (found[i] for i in self.picks)
+        output, index, sure, *told = (found[i] for i in self.picks)
         k = int(index)
         if not 0 <= k < self.count:
             raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
-        return k, output, sure
+        return k, output, float(sure), None if self.uncertain[k] is None else float(told[0])
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         assert isinstance(policy, Threshold)
@@ -63,22 +63,25 @@ class Fused(Base):
             # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
             most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
             thresholds[most:] = -np.inf
-        k, output, sure = self.call(inputs, thresholds)
-        if k == most < self.count - 1 and not float(sure) >= policy.compared[k]:
-            return k, output, float(sure), "deadline"
-        return k, output, float(sure), "last" if k == self.count - 1 else stopped(policy, k)
+        k, output, sure, told = self.call(inputs, thresholds)
+        if k == most < self.count - 1 and not sure >= policy.compared[k]:
+            return Found(k, output, sure, "deadline", told)
+        return Found(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told)
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         return one_by_one(self, inputs, policy)
 
-    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
-        outputs, scores = [], []
+    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+        scores: list[Array] = []
+        found = Recorded([], [], [None] * self.count, scores)
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
-            outputs.append(np.concatenate([r[1] for r in rows]))
+            told = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
+            found.outputs.append(np.concatenate([r[1] for r in rows]))
+            found.uncertainties.append(told)
             scores.append(np.array([r[2] for r in rows], np.float32))
-        return outputs, scores
+        return found
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         spent = []

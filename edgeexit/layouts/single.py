@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeexit.backends import Runnable
+from edgeexit.decision import Reason
 from edgeexit.errors import PolicyError
-from edgeexit.layouts.base import Array, Base, Found
+from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold
 
@@ -20,7 +21,10 @@ class Prefix(Base):
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
-        self.reads = [self.bound(m, [n], self.names) for m, n in zip(models, self.exit_names, strict=True)]
+        self.reads = [
+            self.bound(m, [t.name for t in e.outputs], self.names)
+            for m, e in zip(models, manifest.exits, strict=True)
+        ]
 
     def fits(self, policy: Policy) -> None:
         super().fits(policy)
@@ -32,25 +36,38 @@ class Prefix(Base):
             return next((k for k, t in enumerate(policy.thresholds) if t < 0), self.count - 1)
         return None
 
-    def call(self, inputs: Sequence[Array], k: int) -> Array:
+    def call(self, inputs: Sequence[Array], k: int) -> dict[str, Array]:
+        """What exit `k` gives, by name."""
         known = dict(zip(self.names, inputs, strict=True))
         model = self.models[k]
-        return model.run([known[n] for n in self.reads[k]])[model.outputs.index(self.exit_names[k])]
+        return dict(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
+
+    def told(self, given: dict[str, Array], k: int) -> Array | None:
+        """`(n,)` uncertainty of exit `k`; None = it has one head."""
+        name = self.uncertain[k]
+        return None if name is None else given[name]
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         k = self.fixed(policy)
         assert k is not None
-        output = self.call(inputs, k)
-        return k, output, float(self.score(output, k, policy)[0]), "last" if k == self.count - 1 else "forced"
+        given = self.call(inputs, k)
+        told, sure = self.told(given, k), float(self.score(given.__getitem__, k, policy)[0])
+        reason: Reason = "last" if k == self.count - 1 else "forced"
+        return Found(k, given[self.exit_names[k]], sure, reason, None if told is None else float(told[0]))
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         k = self.fixed(policy)
         assert k is not None
-        output = self.call(inputs, k)
-        return np.full(len(output), k, np.int64), output, self.score(output, k, policy)
+        given = self.call(inputs, k)
+        output = given[self.exit_names[k]]
+        sure = self.score(given.__getitem__, k, policy)
+        return FoundMany(np.full(len(output), k, np.int64), output, sure, self.told(given, k))
 
-    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
-        return [self.call(inputs, k) for k in range(self.count)], None
+    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+        known: dict[str, Array] = {}
+        for k in range(self.count):
+            known |= self.call(inputs, k)
+        return self.recorded(known)
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         return tuple(self.time(lambda k=k: self.call(inputs, k), repeats) for k in range(self.count))  # type: ignore[misc]
@@ -63,8 +80,7 @@ class AllExits(Base):
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
-        self.reads = self.bound(models[0], self.exit_names, self.names)
-        self.picks = [models[0].outputs.index(n) for n in self.exit_names]
+        self.reads = self.bound(models[0], [t.name for e in manifest.exits for t in e.outputs], self.names)
 
     def fits(self, policy: Policy) -> None:
         raise PolicyError("layout all computes every exit of every input; it is for calibration, run fused or chain")
@@ -73,14 +89,14 @@ class AllExits(Base):
         self.fits(policy)  # which refuses every policy
         raise AssertionError
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> tuple[Array, Array, Array]:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         self.fits(policy)  # which refuses every policy
         raise AssertionError
 
-    def all_exits(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array] | None]:
+    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         known = dict(zip(self.names, inputs, strict=True))
-        found = self.models[0].run([known[n] for n in self.reads])
-        return [found[i] for i in self.picks], None
+        model = self.models[0]
+        return self.recorded(dict(zip(model.outputs, model.run([known[n] for n in self.reads]), strict=True)))
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         return (self.time(lambda: self.all_exits(inputs), repeats),) * self.count

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
 from edgeexit.files import npz_bytes
-from edgeexit.manifest import Manifest
+from edgeexit.manifest import ExitSpec, Manifest
 from edgeexit.policy import Threshold
 from edgeexit.records import exits_taken
 from edgeexit.scores import score as score_of
+from edgeexit.scores import uncertainty_score
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters.probe import Probe
 from edgeexit_exporters.source import Source
@@ -32,7 +33,8 @@ class Answer:
     """Some inputs and what the source model gives at every exit."""
 
     inputs: Arrays
-    outputs: list[NDArray[Any]]
+    outputs: Arrays
+    """By tensor name."""
     batch: int
 
 
@@ -68,19 +70,29 @@ def vectors(source: Source, manifest: Manifest, score: str) -> bytes:
     """The ``.npz`` of test vectors; `docs/bundle-format.md` lists its arrays."""
     rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
     answers = [source.reference(x) for x in rows]
-    outputs = [np.concatenate([a[k] for a in answers]) for k in range(len(manifest.exits))]
-    kinds = [e.kind for e in manifest.exits]
-    scores = np.stack([score_of(o, score, kind=kind) for o, kind in zip(outputs, kinds, strict=True)])  # type: ignore[arg-type]
+    found = {n: np.concatenate([a[n] for a in answers]) for n in source.tensors}
+    scores = np.stack([_scores(found, e, score) for e in manifest.exits])
     thresholds = tuple(_between(s) for s in scores[:-1])
     taken = exits_taken(Threshold(thresholds, score), scores, scores)
     arrays: dict[str, NDArray[Any]] = {
         f"input_{i}": np.concatenate([x[s.tensor.name] for x in rows]) for i, s in enumerate(source.inputs)
     }
-    arrays.update({f"output_{k}": o for k, o in enumerate(outputs)})
+    for k, exit in enumerate(manifest.exits):
+        arrays[f"output_{k}"] = found[exit.answer.name]
+        named = {"uncertainty": exit.uncertainty, "learned": exit.learned}
+        arrays.update({f"{what}_{k}": found[name] for what, name in named.items() if name is not None})
     arrays.update(
         scores=scores.T.copy(), thresholds=np.array(thresholds, np.float32), exits=taken, score=np.array(score)
     )
     return npz_bytes(**arrays)
+
+
+def _scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
+    if score == "learned" and exit.learned is not None:
+        return np.asarray(found[exit.learned], np.float32)
+    if score == "ensemble" and exit.uncertainty is not None:
+        return np.asarray(uncertainty_score(found[exit.uncertainty]), np.float32)
+    return score_of(found[exit.answer.name], score, kind="probs" if exit.kind == "probs" else "logits")
 
 
 def _between(scores: NDArray[np.float32]) -> float:

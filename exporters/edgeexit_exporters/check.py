@@ -13,9 +13,9 @@ from onnxruntime import InferenceSession
 
 from edgeexit.checks import relative_error
 from edgeexit.errors import ExportMismatch
+from edgeexit.manifest import ExitSpec
 from edgeexit_exporters import fuse, measure
-from edgeexit_exporters.answers import Answer
-from edgeexit_exporters.stages import Stage
+from edgeexit_exporters.answers import Answer, Arrays
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 """Allowed error by precision, as a fraction of an exit's largest output."""
@@ -24,20 +24,28 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 class Comparison:
     """Collects the largest error of every exit over many inputs, and refuses a breach."""
 
-    def __init__(self, artifact: str, exits: Sequence[str], tensors: Sequence[str], tolerance: float) -> None:
-        self.artifact, self.exits, self.tensors, self.tolerance = artifact, exits, tensors, tolerance
+    def __init__(self, artifact: str, exits: Sequence[ExitSpec], tolerance: float) -> None:
+        self.artifact, self.exits, self.tolerance = artifact, exits, tolerance
         self.errors = [0.0] * len(exits)
         self.inputs = 0
 
-    def add(self, k: int, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Compare exit `k` on some inputs.
+    def add(self, k: int, outputs: Arrays, answer: Answer) -> None:
+        """Compare what exit `k` gave on some inputs, by tensor name, with the source model; the answer must be there.
 
         Raises:
-            ExportMismatch: the error is above the tolerance; names artifact, exit, tensor and error.
+            ExportMismatch: an error is above the tolerance; names artifact, exit, tensor and error.
         """
+        self.inputs += answer.batch if k == 0 else 0
+        for name in (self.exits[k].answer.name, *(s.name for s in self.exits[k].outputs[1:] if s.name in outputs)):
+            self._compare(k, name, outputs[name], answer.outputs[name], answer.inputs)
+
+    def _compare(
+        self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
+    ) -> None:
         worst = relative_error(found, expected)
+        if tensor != self.exits[k].answer.name and found.shape == expected.shape:
+            worst = float(np.abs(found - expected).max(initial=0))  # in [0, 1] already, and often near 0
         self.errors[k] = max(self.errors[k], worst)
-        self.inputs += len(expected) if k == 0 else 0
         if not worst <= self.tolerance:
             sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
             what = (
@@ -46,13 +54,13 @@ class Comparison:
                 else f"error {worst:.2e}"
             )
             raise ExportMismatch(
-                f"{self.artifact}: exit {self.exits[k]!r} (tensor {self.tensors[k]!r}) differs from the source model: "
+                f"{self.artifact}: exit {self.exits[k].name!r} (tensor {tensor!r}) differs from the source model: "
                 f"{what}, tolerance {self.tolerance:.0e} of the largest output, inputs {sizes}; no bundle was written"
             )
 
 
 def compare(
-    layout: str, files: Mapping[str, bytes], stages: Sequence[Stage], answers: Sequence[Answer], comparison: Comparison
+    layout: str, files: Mapping[str, bytes], answers: Sequence[Answer], comparison: Comparison
 ) -> None:
     """Run a layout's files and compare every exit with the source model's answers.
 
@@ -64,32 +72,34 @@ def compare(
             Path(folder, name).write_bytes(raw)
         sessions = [measure.session(str(Path(folder, name))) for name in files if name.endswith(".onnx")]
         for answer in answers:
-            for k, found in _answer(layout, sessions, stages, answer):
-                comparison.add(k, found, answer.outputs[k], answer.inputs)
+            for k, found in _answer(layout, sessions, comparison.exits, answer):
+                comparison.add(k, found, answer)
 
 
 def _answer(
-    layout: str, sessions: Sequence[InferenceSession], stages: Sequence[Stage], answer: Answer
-) -> Iterator[tuple[int, NDArray[Any]]]:
+    layout: str, sessions: Sequence[InferenceSession], exits: Sequence[ExitSpec], answer: Answer
+) -> Iterator[tuple[int, Arrays]]:
+    """Exit, and its tensors by name."""
     if layout == "fused":
         if answer.batch == 1:  # one input per call is the contract
-            yield from _forced(sessions[0], len(stages), answer)
+            yield from _forced(sessions[0], exits, answer)
     elif layout == "chain":
         known = dict(answer.inputs)
-        for k, (session, stage) in enumerate(zip(sessions, stages, strict=True)):
+        for k, session in enumerate(sessions):
             known.update(measure.run(session, known))
-            yield k, known[stage.exit]
+            yield k, known
     elif layout == "prefix":
         for k, session in enumerate(sessions):
-            yield k, measure.run(session, answer.inputs)[stages[k].exit]
+            yield k, measure.run(session, answer.inputs)
     else:
         found = measure.run(sessions[0], answer.inputs)
-        for k, stage in enumerate(stages):
-            yield k, found[stage.exit]
+        yield from ((k, found) for k in range(len(exits)))
 
 
-def _forced(session: InferenceSession, count: int, answer: Answer) -> Iterator[tuple[int, NDArray[Any]]]:
-    for k in range(count):
+def _forced(session: InferenceSession, exits: Sequence[ExitSpec], answer: Answer) -> Iterator[tuple[int, Arrays]]:
+    """The fused graph at every exit. It names its outputs its own way and gives the uncertainty as a scalar."""
+    count = len(exits)
+    for k, exit in enumerate(exits):
         thresholds = np.full(count - 1, np.inf, np.float32)
         thresholds[k:] = -np.inf
         found = measure.run(session, {**answer.inputs, fuse.THRESHOLDS: thresholds})
@@ -97,4 +107,7 @@ def _forced(session: InferenceSession, count: int, answer: Answer) -> Iterator[t
             raise ExportMismatch(
                 f"the fused graph answered at exit {int(found[fuse.INDEX])}, forced was {k}; no bundle was written"
             )
-        yield k, found[fuse.OUTPUT]
+        given = {exit.answer.name: found[fuse.OUTPUT]}
+        if exit.uncertainty is not None:
+            given[exit.uncertainty] = found[fuse.UNCERTAINTY].reshape(1)
+        yield k, given

@@ -15,14 +15,13 @@ from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 
 
-def exits(source: Source, seen: Probe, costs: NodeCost, outputs: str = "auto") -> tuple[ExitSpec, ...]:
+def exits(source: Source, seen: Probe, costs: NodeCost) -> tuple[ExitSpec, ...]:
     """The exits; costs count everything for one input.
 
     Args:
         source: the network.
         seen: what running it showed.
         costs: of its nodes.
-        outputs: "logits", "probs", or "auto": probabilities where the exit ends in a Softmax.
 
     Raises:
         ModelError: an exit is not `(batch, ..., classes >= 2)` of floating-point numbers.
@@ -30,18 +29,28 @@ def exits(source: Source, seen: Probe, costs: NodeCost, outputs: str = "auto") -
     values = onnx_graph.values(source.model.graph)
     done: set[ir.Node] = set()
     found = []
-    for k, name in enumerate(source.exits):
-        spec = seen.tensors[name]
+    for k, (exit, kind) in enumerate(zip(source.exits, source.joint.kinds, strict=True)):
+        name, spec = exit.answer, seen.tensors[exit.answer]
         if len(spec.shape) < 2 or not isinstance(spec.shape[-1], int) or spec.shape[-1] < 2:
             raise ModelError(f"exit {name!r} has shape {list(spec.shape)}; expected (batch, ..., classes >= 2)")
         if spec.dtype not in ("float16", "float32", "float64") or spec.batch_axis != 0:
             raise ModelError(
                 f"exit {name!r} ({spec.dtype} {list(spec.shape)}) must be floating point, one row per input"
             )
-        own = set(_ancestors(values[name]))
+        own = {node for n in exit.outputs for node in _ancestors(values[n])}
         done |= own
-        kind = outputs if outputs != "auto" else ("probs" if _ends_in_softmax(values[name]) else "logits")
-        found.append(ExitSpec(_exit_name(name, k), (spec,), kind, costs.total(done), costs.total(own)))
+        found.append(
+            ExitSpec(
+                _exit_name(name, k),
+                tuple(seen.tensors[n] for n in exit.outputs),
+                "probs" if exit.members > 1 else kind,
+                costs.total(done),
+                costs.total(own),
+                exit.members,
+                exit.uncertainty,
+                exit.learned,
+            )
+        )
     return tuple(found)
 
 
@@ -92,15 +101,3 @@ def _ancestors(value: ir.Value) -> list[ir.Node]:
             found[node] = None
             todo.extend(onnx_graph.read_by(node, graph))
     return list(found)
-
-
-def _ends_in_softmax(value: ir.Value) -> bool:
-    node = value.producer()
-    while node is not None and node.op_type in ("Identity", "Cast", "Squeeze", "Reshape", "Flatten"):
-        source = node.inputs[0]
-        node = source.producer() if source is not None else None
-    if node is None or node.op_type != "Softmax":
-        return False
-    shape = node.outputs[0].shape
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-    return axis == -1 or (shape is not None and axis == len(shape) - 1)

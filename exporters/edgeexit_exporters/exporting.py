@@ -17,7 +17,7 @@ from edgeexit.bundle import Bundle, describe, write_bundle
 from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import LAYOUTS, Artifact, Check, Manifest
-from edgeexit.scores import SCORES
+from edgeexit.scores import NAMES
 from edgeexit_exporters import check, onnx_graph
 from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
@@ -43,6 +43,7 @@ def export(
     inputs: Sequence[str] = (),
     layouts: Sequence[str] = DEFAULT_LAYOUTS,
     score: str = "maxprob",
+    scores: Sequence[str] | None = None,
     outputs: str = "auto",
     tolerance: float | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
@@ -55,15 +56,16 @@ def export(
     """Export a multi-exit network to a bundle, checked against the source model exit by exit.
 
     Args:
-        source: a module that returns its exits' outputs in order, ``"package.module:function"`` that makes
-            one, or the path of a multi-output ``.onnx`` file (no torch needed).
+        source: a module that returns its exits in order (`torch_source.from_torch` says what an exit may be),
+            ``"package.module:function"`` that makes one, or the path of an ``.onnx`` file (no torch needed).
         out: the bundle's folder, e.g. ``digits.edgeexit``.
-        exits: for ONNX the exits' tensor names, shallow to deep (default: the file's outputs); for torch
-            names to give them.
+        exits: for ONNX the exits' tensor names, shallow to deep, ``a+b`` for heads that answer together (default: the
+            file's outputs); for torch names to give them.
         weights: state dict for a ``module:function`` source.
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
         layouts: which of fused, chain, prefix, all to write.
-        score: the score inside the fused graph.
+        score: the score inside the fused graph, one of `edgeexit.scores.NAMES`.
+        scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
         tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2.
         data: example inputs (by input name, or "x") that are checked besides random ones.
@@ -80,22 +82,27 @@ def export(
     out = Path(out)
     if out.exists() and not overwrite:  # before minutes of work, and again when writing
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
-    if score not in SCORES:
-        raise ModelError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
+    if score not in NAMES:
+        raise ModelError(f"unknown score {score!r}; known: {', '.join(NAMES)}")
     if unknown := [w for w in layouts if w not in LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
     progress("reading the source model")
-    found = _source(source, exits, weights, inputs)
+    found = _source(source, exits, weights, inputs, scores, outputs)
     progress("finding the stages")
-    parts = stages(onnx_graph.view(found.model.graph), found.exits)
-    whole = building.all_exits(found.model, found.exits)
+    parts = stages(
+        onnx_graph.view(found.model.graph), [e.answer for e in found.exits], [e.extras for e in found.exits]
+    )
+    whole = building.all_exits(found.model, found.tensors)
     cuts = [n for p in parts for n in p.cuts]
-    seen = probe(found, ir.to_proto(whole), [*found.exits, *cuts])
+    seen = probe(found, ir.to_proto(whole), [*found.tensors, *cuts])
     onnx_graph.annotate(found.model.graph, seen.tensors)
     costs = node_costs(found.model, seen.inputs)
-    specs = describing.exits(found, seen, costs, outputs)
-    if labels is not None and len(labels) != specs[-1].outputs[0].shape[-1]:
-        raise ModelError(f"{len(labels)} labels for {specs[-1].outputs[0].shape[-1]} classes")
+    specs = describing.exits(found, seen, costs)
+    if lacking := [e.name for e in specs if not e.gives(score)]:
+        needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
+        raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
+    if labels is not None and len(labels) != specs[-1].answer.shape[-1]:
+        raise ModelError(f"{len(labels)} labels for {specs[-1].answer.shape[-1]} classes")
     manifest = Manifest(
         name or out.name.removesuffix(".edgeexit"),
         task,
@@ -119,8 +126,8 @@ def export(
         progress(f"writing and checking layout {layout}")
         artifact = f"onnx-{layout}-{precision}"
         files = building.build(layout, found, parts, specs, score)
-        comparison = check.Comparison(artifact, [e.name for e in specs], found.exits, tolerance)
-        check.compare(layout, files, parts, answers, comparison)
+        comparison = check.Comparison(artifact, specs, tolerance)
+        check.compare(layout, files, answers, comparison)
         contents.update({f"artifacts/{artifact}/{n}": raw for n, raw in files.items()})
         described = [describe(f"artifacts/{artifact}/{n}", raw) for n, raw in files.items()]
         artifacts.append(
@@ -141,12 +148,21 @@ def export(
     return write_bundle(out, contents, replace(manifest, artifacts=tuple(artifacts)), overwrite=overwrite)
 
 
-def _source(source: Any, exits: Sequence[str] | None, weights: Path | str | None, inputs: Sequence[str]) -> Source:
+def _source(
+    source: Any,
+    exits: Sequence[str] | None,
+    weights: Path | str | None,
+    inputs: Sequence[str],
+    scores: Sequence[str] | None,
+    outputs: str,
+) -> Source:
     specs: list[InputSpec] = [parse_input(text, f"input{k}" if k else "input") for k, text in enumerate(inputs)]
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
         if weights is not None:
             raise ModelError(f"{source}: an .onnx file brings its own weights; leave --weights out")
-        return from_onnx(source, exits, specs)
+        return from_onnx(source, exits, specs, scores, outputs)
+    if scores is not None:
+        raise ModelError("--scores names tensors of an .onnx file; a torch module returns its scores with its exits")
     try:
         from edgeexit_exporters import torch_source
     except ImportError as e:
@@ -157,7 +173,7 @@ def _source(source: Any, exits: Sequence[str] | None, weights: Path | str | None
         source = torch_source.load_module(source, weights)
     if weights is not None:
         notes["weights_sha256"] = sha256(Path(weights))
-    return torch_source.from_torch(source, specs, exits, notes)
+    return torch_source.from_torch(source, specs, exits, notes, outputs)
 
 
 def _provenance(source: Source, note: str | None) -> dict[str, Any]:

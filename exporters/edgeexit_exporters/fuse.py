@@ -6,7 +6,7 @@ The contract (inputs, outputs, stopping rule) is written in `docs/bundle-format.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
-from edgeexit_exporters.layouts import constant, finish, strip_shapes
+from edgeexit_exporters.layouts import finish, strip_shapes
+from edgeexit_exporters.onnx_graph import constant
 from edgeexit_exporters.stages import Stage
 
 THRESHOLDS = "exit_thresholds"
-OUTPUT, INDEX, SCORE = "output", "exit_index", "exit_score"
+OUTPUT, INDEX, SCORE, UNCERTAINTY = "output", "exit_index", "exit_score", "exit_uncertainty"
 TEMPERATURE = "edgeexit_temperature_"
-_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE}
+_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE, UNCERTAINTY}
 
 
 @dataclass
@@ -60,10 +61,10 @@ def fused(model: ir.Model, stages: Sequence[Stage], exits: Sequence[ExitSpec], s
         model: the whole network; left as it is.
         stages: its stages.
         exits: what each exit gives; all of one dtype and class count.
-        score: a key of `edgeexit.scores.SCORES`.
+        score: one of `edgeexit.scores.NAMES`.
 
     Raises:
-        ModelError: fewer than two exits, outputs that do not fit one output tensor, or a name that is taken.
+        ModelError: outputs that do not fit one output tensor, or a name that is taken.
     """
     _check(model, exits)
     inputs = [_one(v) for v in model.graph.inputs]
@@ -113,16 +114,19 @@ def _scope(
     thresholds: ir.Value,
 ) -> tuple[_Body, list[ir.Value]]:
     """Stage k, its decision and everything behind it; `scope` holds what is visible here by name."""
-    body = _stage(model, stages[k], scope, k)
+    spec = exits[k]
+    extras = [n for n in (spec.uncertainty, spec.learned if score == "learned" else None) if n is not None]
+    body = _stage(model, stages[k], [spec.answer.name, *extras], scope, k)
     answer = scope[stages[k].exit]
-    sure = _score(body, answer, exits[k], score, k)
+    sure = _score(body, answer, spec, score, k, {n: scope[n] for n in extras})
+    told = _told(body, exits, k, scope)
     last = k == len(stages) - 1
     if last:
-        return body, _results(body, answer, sure, k, exits[k], suffix="" if k == 0 else f"_{k}")
+        return body, _results(body, answer, sure, told, k, spec, suffix="" if k == 0 else f"_{k}")
     position = body.weight(f"edgeexit_exit_{k}", np.array(k, np.int64))
     stop = body.op("GreaterOrEqual", sure, body.op("Gather", thresholds, position, axis=0))
     then = _Body(f"exit_{k}")
-    then_outputs = _results(then, answer, sure, k, exits[k], suffix=f"_{k}")
+    then_outputs = _results(then, answer, sure, told, k, spec, suffix=f"_{k}")
     other, other_outputs = _scope(model, stages, exits, score, k + 1, dict(scope), thresholds)
     branch = ir.node(
         "If",
@@ -133,21 +137,22 @@ def _scope(
                 [], other_outputs, nodes=other.nodes, initializers=other.weights, name=f"stage_{k + 1}"
             ),
         },
-        num_outputs=3,
+        num_outputs=len(then_outputs),
         name=f"edgeexit_decision_{k}",
     )
     body.nodes.append(branch)
     suffix = "" if k == 0 else f"_after_{k}"
-    for value, name, like in zip(branch.outputs, (OUTPUT, INDEX, SCORE), other_outputs, strict=True):
+    for value, name, like in zip(branch.outputs, (OUTPUT, INDEX, SCORE, UNCERTAINTY), other_outputs, strict=False):
         value.name, value.type = name + suffix, like.type
         value.shape = _shape(exits) if name == OUTPUT else ir.Shape([])
     return body, list(branch.outputs)
 
 
-def _stage(model: ir.Model, stage: Stage, scope: dict[str, ir.Value], k: int) -> _Body:
+def _stage(model: ir.Model, stage: Stage, answers: Sequence[str], scope: dict[str, ir.Value], k: int) -> _Body:
     """Copy one stage's nodes here; what outer scopes hold is used from there, never repeated."""
     held = [n for n in stage.inputs if n in scope]
-    graph = ir.convenience.extract(model.graph, held, list(stage.outputs))
+    wanted = dict.fromkeys((*answers, *stage.cuts))
+    graph = ir.convenience.extract(model.graph, held, list(wanted))
     for value in list(graph.inputs):
         value.replace_all_uses_with(scope[value.name or ""], replace_graph_outputs=True)
     body = _Body(f"stage_{k}")
@@ -172,17 +177,35 @@ def _stage(model: ir.Model, stage: Stage, scope: dict[str, ir.Value], k: int) ->
     return body
 
 
-def _score(body: _Body, answer: ir.Value, spec: ExitSpec, score: str, k: int) -> ir.Value:
+def _told(body: _Body, exits: Sequence[ExitSpec], k: int, scope: dict[str, ir.Value]) -> ir.Value | None:
+    """The uncertainty as a scalar, NaN at an exit of one head; None where no exit has several."""
+    name = exits[k].uncertainty
+    if name is not None:
+        return body.op("ReduceMean", scope[name], keepdims=0)
+    if all(e.uncertainty is None for e in exits):
+        return None
+    return body.weight(f"edgeexit_unknown_{k}", np.array(np.nan, np.float32))
+
+
+def _score(
+    body: _Body, answer: ir.Value, spec: ExitSpec, score: str, k: int, extras: Mapping[str, ir.Value]
+) -> ir.Value:
     """The score as nodes: a float32 scalar, the mean over positions where there are several.
 
     Reductions run over all axes, written without an axes argument: that form is the same in every opset.
     """
-    shape = spec.outputs[0].shape
+    temperature = body.weight(f"{TEMPERATURE}{k}", np.array(1, np.float32))
+    if score == "learned" and spec.learned is not None:
+        return body.op("ReduceMean", extras[spec.learned], keepdims=0)
+    if score == "ensemble" and spec.uncertainty is not None:
+        one = body.weight(f"edgeexit_one_{k}", np.array(1, np.float32))
+        return body.op("Sub", one, body.op("ReduceMean", extras[spec.uncertainty], keepdims=0))
+    shape = spec.answer.shape
     classes = int(shape[-1])
-    z = answer if spec.outputs[0].dtype == "float32" else body.op("Cast", answer, to=int(ir.DataType.FLOAT))
+    z = answer if spec.answer.dtype == "float32" else body.op("Cast", answer, to=int(ir.DataType.FLOAT))
     if spec.kind == "probs":
         z = body.op("Log", body.op("Max", z, body.weight(f"edgeexit_tiny_{k}", np.array(1e-30, np.float32))))
-    z = body.op("Div", z, body.weight(f"{TEMPERATURE}{k}", np.array(1, np.float32)))
+    z = body.op("Div", z, temperature)
     if score == "entropy":
         ln_p = body.op("LogSoftmax", z, axis=-1)
         mean = body.op("ReduceMean", body.op("Mul", body.op("Exp", ln_p), ln_p), keepdims=0)
@@ -200,14 +223,19 @@ def _score(body: _Body, answer: ir.Value, spec: ExitSpec, score: str, k: int) ->
     return body.op("ReduceMean", body.op("Mul", top, signs), keepdims=0)
 
 
-def _results(body: _Body, answer: ir.Value, sure: ir.Value, k: int, spec: ExitSpec, suffix: str) -> list[ir.Value]:
-    """`output`, `exit_index` and `exit_score` as values made in this scope, as a branch's outputs must be."""
+def _results(
+    body: _Body, answer: ir.Value, sure: ir.Value, told: ir.Value | None, k: int, spec: ExitSpec, suffix: str
+) -> list[ir.Value]:
+    """What the graph gives, as values made in this scope, as a branch's outputs must be."""
     index = body.weight(f"edgeexit_index{suffix or '_0'}_value", np.array(k, np.int64))
     found = [body.op("Identity", answer), body.op("Identity", index), body.op("Identity", sure)]
-    types = (ir.DataType[_ONNX_NAMES[spec.outputs[0].dtype]], ir.DataType.INT64, ir.DataType.FLOAT)
-    shapes = (_shape([spec]), ir.Shape([]), ir.Shape([]))
-    for value, name, dtype, shape in zip(found, (OUTPUT, INDEX, SCORE), types, shapes, strict=True):
-        value.name, value.type, value.shape = name + suffix, ir.TensorType(dtype), shape
+    if told is not None:
+        found.append(body.op("Identity", told))
+    names = (OUTPUT, INDEX, SCORE, UNCERTAINTY)
+    types = (ir.DataType[_ONNX_NAMES[spec.answer.dtype]], ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.FLOAT)
+    for value, name, dtype in zip(found, names, types, strict=False):
+        value.name, value.type = name + suffix, ir.TensorType(dtype)
+        value.shape = _shape([spec]) if name == OUTPUT else ir.Shape([])
     return found
 
 
@@ -216,7 +244,7 @@ _ONNX_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE"}
 
 def _shape(exits: Sequence[ExitSpec]) -> ir.Shape:
     """One input's output shape; an axis on which exits differ is free."""
-    shapes = [e.outputs[0].shape for e in exits]
+    shapes = [e.answer.shape for e in exits]
     axes = [a[0] if len(set(a)) == 1 else None for a in zip(*shapes, strict=True)]
     return ir.Shape([1, *axes[1:]])
 
@@ -228,9 +256,7 @@ def _one(value: ir.Value) -> ir.Value:
 
 
 def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
-    if len(exits) < 2:
-        raise ModelError("a fused graph decides between exits: it needs at least 2")
-    outputs = [e.outputs[0] for e in exits]
+    outputs = [e.answer for e in exits]
     for e, o in zip(exits, outputs, strict=True):
         if o.dtype not in _ONNX_NAMES:
             raise ModelError(f"exit {e.name!r} gives {o.dtype}; a score needs floating-point outputs")

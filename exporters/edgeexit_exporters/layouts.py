@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
@@ -34,25 +32,25 @@ def build(
     if layout == "chain":
         models = {f"stage_{k}.onnx": m for k, m in enumerate(chain(source.model, stages))}
     elif layout == "prefix":
-        models = {f"exit_{k}.onnx": prefix(source.model, s.exit) for k, s in enumerate(stages)}
+        models = {f"exit_{k}.onnx": prefix(source.model, s.answers) for k, s in enumerate(stages)}
     elif layout == "fused":
         models = {"model.onnx": fused(source.model, stages, exits, score)}
     else:
-        models = {"model.onnx": all_exits(source.model, source.exits)}
+        models = {"model.onnx": all_exits(source.model, source.tensors)}
     shared = share_weights(list(models.values())) if layout == "chain" else b""
     files = {name: to_bytes(m, f"{layout}/{name}") for name, m in models.items()}
     return {**files, **({SHARED_WEIGHTS: shared} if shared else {})}
 
 
-def all_exits(model: ir.Model, exits: Sequence[str]) -> ir.Model:
+def all_exits(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
     """One file that computes every exit; for calibration only, it never stops early."""
     inputs = [v for v in model.graph.inputs if v.name]
-    return _piece(model, [v.name or "" for v in inputs], exits)
+    return _piece(model, [v.name or "" for v in inputs], tensors)
 
 
-def prefix(model: ir.Model, exit: str) -> ir.Model:
-    """One self-contained file for one exit: the static baseline."""
-    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), [exit])
+def prefix(model: ir.Model, exit: Sequence[str]) -> ir.Model:
+    """One self-contained file for one exit's tensors: the static baseline."""
+    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), list(exit))
     used = {v for v in graph.inputs if v.uses()}
     for value in [v for v in graph.inputs if v not in used]:
         graph.inputs.remove(value)
@@ -138,9 +136,3 @@ def strip_shapes(graph: ir.Graph, keep: Sequence[ir.Value]) -> None:
         for value in node.outputs:
             if value not in kept:
                 value.shape = None
-
-
-def constant(name: str, array: NDArray[Any]) -> ir.Value:
-    """A named initializer."""
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)

@@ -16,6 +16,7 @@ from edgeexit.files import sha256
 from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph
 from edgeexit_exporters.inputs import InputSpec, make_spec
+from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,47 +27,80 @@ class Source:
 
     model: ir.Model
     """One graph that computes every exit."""
-    exits: tuple[str, ...]
-    """Tensor names, shallow to deep."""
+    joint: Joint
+    """Its exits, shallow to deep."""
     inputs: tuple[InputSpec, ...]
-    reference: Callable[[Arrays], list[NDArray[Any]]]
-    """Inputs -> every exit's output, computed by the source model itself."""
+    raw_reference: Callable[[Arrays], dict[str, NDArray[Any]]]
+    """Inputs -> the tensors of `joint.raw`, computed by the source model itself."""
     provenance: Mapping[str, Any]
 
+    @property
+    def exits(self) -> tuple[JoinedExit, ...]:
+        return self.joint.exits
 
-def from_onnx(path: Path | str, exits: Sequence[str] | None, inputs: Sequence[InputSpec] = ()) -> Source:
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """What all exits give."""
+        return tuple(n for e in self.exits for n in e.outputs)
+
+    def reference(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Inputs -> what every exit gives, by name: the source model's own outputs, joined in numpy."""
+        return self.joint.answers(self.raw_reference(arrays))
+
+
+def from_onnx(
+    path: Path | str,
+    exits: Sequence[str] | None,
+    inputs: Sequence[InputSpec] = (),
+    scores: Sequence[str] | None = None,
+    outputs: str = "auto",
+) -> Source:
     """A multi-output ONNX file; needs no torch.
 
     Args:
         path: the ``.onnx`` file.
-        exits: tensor names, shallow to deep; None = the file's outputs in their order.
+        exits: tensor names, shallow to deep, ``a+b`` for heads that answer together; None = the file's outputs in
+            their order.
         inputs: specs whose example sizes are used for free axes, by input name.
+        scores: tensors of learned scores, one per exit; None = none.
+        outputs: see `join`.
 
     Raises:
-        ModelError: see `onnx_graph.read`; or fewer than two exits.
+        ModelError: see `onnx_graph.read` and `join`; or fewer than two exits where none are named.
     """
     path = Path(path)
     model = onnx_graph.read(path)
     names = list(exits) if exits else [o.name or "" for o in model.graph.outputs]
-    if len(names) < 2:
+    if len(names) < 2 and not exits:
         raise ModelError(
             f"{path}: one exit only ({', '.join(names)}); name at least two tensors of the graph with --exits. "
             "A single-exit network needs exits attached and trained first"
         )
+    raw = _raw_exits(names, scores, set(onnx_graph.values(model.graph)))
+    joint = join(model, raw, outputs)
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
 
-    def reference(arrays: Arrays) -> list[NDArray[Any]]:
-        found = measure.all_values(original, names, arrays)
-        return [found[n] for n in names]
+    def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
+        return measure.all_values(original, [n for e in raw for n in e.tensors], arrays)
 
     return Source(
         model,
-        tuple(names),
+        joint,
         specs,
         reference,
         {"source": path.name, "source_sha256": sha256(path), "onnx": onnx.__version__},
     )
+
+
+def _raw_exits(names: Sequence[str], scores: Sequence[str] | None, known: set[str]) -> list[RawExit]:
+    if scores is not None and len(scores) != len(names):
+        raise ModelError(f"{len(scores)} learned scores for {len(names)} exits: name one tensor per exit")
+    found = []
+    for k, name in enumerate(names):
+        heads = [name] if name in known else [part.strip() for part in name.split("+")]
+        found.append(RawExit(name, tuple(heads), None if scores is None else scores[k]))
+    return found
 
 
 def _input(value: ir.Value, path: Path, given: Sequence[InputSpec]) -> InputSpec:

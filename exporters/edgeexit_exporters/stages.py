@@ -42,20 +42,30 @@ class Stage:
     """Model inputs and cut tensors it reads."""
     exit: str
     cuts: tuple[str, ...]
-    """Tensors it produces that later stages read (the exit's own tensor too, if they do)."""
+    """Tensors it produces that later stages read (the exit's own tensors too, if they do)."""
+    extras: tuple[str, ...] = ()
+    """What the exit gives besides its answer: uncertainty, learned score."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The exit's own tensors, the answer first."""
+        return (self.exit, *self.extras)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The exit, then the cut tensors."""
-        return (self.exit, *(c for c in self.cuts if c != self.exit))
+        """The exit's own tensors, then the other cut tensors."""
+        return (*self.answers, *(c for c in self.cuts if c not in self.answers))
 
 
-def stages(graph: GraphView, exits: Sequence[str]) -> tuple[Stage, ...]:
+def stages(
+    graph: GraphView, exits: Sequence[str], extras: Sequence[Sequence[str]] | None = None
+) -> tuple[Stage, ...]:
     """Divide a graph into one stage per exit.
 
     Args:
         graph: the whole multi-exit network.
-        exits: the tensors of its exits, shallow to deep.
+        exits: the tensors of its exits' answers, shallow to deep.
+        extras: per exit, the tensors it gives besides; None = none.
 
     Raises:
         ModelError: an exit is not in the graph, does not depend on an input, is named twice, or comes after
@@ -65,8 +75,9 @@ def stages(graph: GraphView, exits: Sequence[str]) -> tuple[Stage, ...]:
     _check_names(graph, exits, producer)
     owner: dict[int, int] = {}  # node -> the stage that computes it
     needed: list[set[int]] = []
+    groups = [(name, *more) for name, more in zip(exits, extras or [()] * len(exits), strict=True)]
     for k, name in enumerate(exits):
-        found = _ancestors(graph, producer, name)
+        found = _ancestors(graph, producer, groups[k])
         if not any(n in graph.inputs for i in found for n in graph.nodes[i].inputs):
             raise ModelError(f"exit {name!r} does not depend on any model input ({', '.join(graph.inputs)})")
         new = {i for i in found if i not in owner and not graph.nodes[i].free}
@@ -78,28 +89,31 @@ def stages(graph: GraphView, exits: Sequence[str]) -> tuple[Stage, ...]:
             )
         owner.update(dict.fromkeys(new, k))
         needed.append(found)
-    return _cut(graph, producer, exits, owner, needed)
+    return _cut(graph, producer, groups, owner, needed)
 
 
 def _cut(
-    graph: GraphView, producer: dict[str, int], exits: Sequence[str], owner: dict[int, int], needed: list[set[int]]
+    graph: GraphView,
+    producer: dict[str, int],
+    groups: Sequence[tuple[str, ...]],
+    owner: dict[int, int],
+    needed: list[set[int]],
 ) -> tuple[Stage, ...]:
     nodes: list[tuple[int, ...]] = []
     reads: list[tuple[str, ...]] = []
     for k, found in enumerate(needed):
         own = {i for i in found if owner.get(i) == k}
-        own |= _free_feeders(graph, producer, own | {producer[exits[k]]})
+        own |= _free_feeders(graph, producer, own | {producer[n] for n in groups[k]})
         nodes.append(tuple(sorted(own)))
         made = {name for i in own for name in graph.nodes[i].outputs}
         wanted = [name for i in sorted(own) for name in graph.nodes[i].inputs if name not in made]
-        if exits[k] not in made:
-            wanted.append(exits[k])
+        wanted += [n for n in groups[k] if n not in made]
         reads.append(tuple(dict.fromkeys(wanted)))
     result = []
-    for k, name in enumerate(exits):
+    for k, (name, *more) in enumerate(groups):
         later = {n for r in reads[k + 1 :] for n in r}
         made_here = [n for i in nodes[k] if owner.get(i) == k for n in graph.nodes[i].outputs]
-        result.append(Stage(nodes[k], reads[k], name, tuple(n for n in made_here if n in later)))
+        result.append(Stage(nodes[k], reads[k], name, tuple(n for n in made_here if n in later), tuple(more)))
     return tuple(result)
 
 
@@ -116,9 +130,9 @@ def _free_feeders(graph: GraphView, producer: dict[str, int], nodes: set[int]) -
     return found
 
 
-def _ancestors(graph: GraphView, producer: dict[str, int], name: str) -> set[int]:
+def _ancestors(graph: GraphView, producer: dict[str, int], names: Sequence[str]) -> set[int]:
     found: set[int] = set()
-    todo = [name]
+    todo = list(names)
     while todo:
         i = producer.get(todo.pop())
         if i is not None and i not in found:
@@ -128,7 +142,7 @@ def _ancestors(graph: GraphView, producer: dict[str, int], name: str) -> set[int
 
 
 def _by_depth(graph: GraphView, producer: dict[str, int], exits: Iterable[str]) -> list[str]:
-    return sorted(exits, key=lambda name: len(_ancestors(graph, producer, name)))
+    return sorted(exits, key=lambda name: len(_ancestors(graph, producer, [name])))
 
 
 def _check_names(graph: GraphView, exits: Sequence[str], producer: dict[str, int]) -> None:
@@ -138,8 +152,12 @@ def _check_names(graph: GraphView, exits: Sequence[str], producer: dict[str, int
         if name in graph.inputs:
             raise ModelError(f"exit {name!r} is a model input; an exit is a tensor that the network computes")
         if name not in producer:
-            outputs = [n for node in graph.nodes for n in node.outputs]
-            near = [n for n in outputs if n.lower() == name.lower() or name in n][:5] or outputs[-5:]
-            raise ModelError(f"exit {name!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")
+            raise no_such_tensor(name, [n for node in graph.nodes for n in node.outputs])
         if list(exits).count(name) > 1:
             raise ModelError(f"exit {name!r} is named twice")
+
+
+def no_such_tensor(name: str, outputs: Sequence[str]) -> ModelError:
+    """The error for a name that no node's output has, with those it may have been meant for."""
+    near = [n for n in outputs if n.lower() == name.lower() or name in n][:5] or outputs[-5:]
+    return ModelError(f"exit {name!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")

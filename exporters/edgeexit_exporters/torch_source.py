@@ -21,6 +21,7 @@ from edgeexit.manifest import TensorSpec
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.inputs import InputSpec, make_spec
+from edgeexit_exporters.join import RawExit, join
 from edgeexit_exporters.source import Source
 
 
@@ -80,21 +81,40 @@ def _load_weights(module: nn.Module, path: Path) -> None:
 
 
 class _Exits(nn.Module):
-    """Positional inputs in, a tuple with one tensor per exit out."""
+    """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t for heads, learned in self.exits(*inputs) for t in (*heads, *learned))
+
+    def exits(self, *inputs: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Per exit, its heads and its learned score, if it has one.
+
+        Raises:
+            ModelError: the module returned something else.
+        """
         found = self.module(*inputs)
         values = list(found.values()) if isinstance(found, Mapping) else found
-        if not isinstance(values, list | tuple) or len(values) < 2 or not all(isinstance(v, Tensor) for v in values):
+        exits = [_parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
+        if any(e is None for e in exits):
             raise ModelError(
-                f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits' "
-                "outputs in order, at least two tensors. `edgeexit_models.attach` gives a network exits"
+                f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits in "
+                "order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
+                "and `score`. `edgeexit_models.attach` gives a network exits"
             )
-        return tuple(values)
+        return [e for e in exits if e is not None]
+
+
+def _parts(exit: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+    """Heads and learned score of what one exit gave; None = it is no exit."""
+    learned: list[Any] = []
+    if isinstance(exit, Mapping) and set(exit) == {"output", "score"}:
+        exit, learned = exit["output"], [exit["score"]]
+    heads = list(exit) if isinstance(exit, list | tuple) else [exit]
+    return (heads, learned) if heads and all(isinstance(t, Tensor) for t in (*heads, *learned)) else None
 
 
 def _describe(found: Any) -> str:
@@ -105,13 +125,25 @@ def _describe(found: Any) -> str:
     return type(found).__name__
 
 
+def _raw_exits(exits: Sequence[tuple[list[Tensor], list[Tensor]]], names: Sequence[str]) -> list[RawExit]:
+    found = []
+    for name, (heads, learned) in zip(names, exits, strict=True):
+        tensors = [name] if len(heads) == 1 else [f"{name}_head{i}" for i in range(len(heads))]
+        found.append(RawExit(name, tuple(tensors), f"{name}_learned" if learned else None))
+    return found
+
+
 def from_torch(
     module: nn.Module,
     inputs: Sequence[InputSpec] = (),
     exits: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    outputs: str = "auto",
 ) -> Source:
-    """A torch module that returns its exits' outputs in order.
+    """A torch module that returns its exits in order.
+
+    An exit is a tensor ``(batch, ..., classes)``, a tuple of such tensors (heads that answer together), or a mapping
+    of ``output`` (either of them) and ``score`` (a learned score ``(batch,)`` in [0, 1]).
 
     Args:
         module: evaluated in eval mode; its mode is put back.
@@ -119,9 +151,10 @@ def from_torch(
             (``{"image": ("float32", ("batch", 3, 32, 32))}``).
         exits: names for the exits, shallow to deep; None = exit0, exit1, ...
         provenance: what to note about the source.
+        outputs: see `join`.
 
     Raises:
-        ModelError: no input spec, not a multi-exit module, or not exportable by torch.
+        ModelError: no input spec, not a multi-exit module, or not exportable by torch; see also `join`.
     """
     specs = tuple(inputs) or _own_inputs(module)
     wrapped = _Exits(module)
@@ -131,7 +164,7 @@ def from_torch(
         example = [torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values()]
         try:
             with torch.no_grad():
-                count = len(wrapped(*example))
+                given = wrapped.exits(*example)
         except ModelError:
             raise
         except Exception as e:
@@ -139,28 +172,37 @@ def from_torch(
             raise ModelError(
                 f"{type(module).__name__} does not run on inputs ({shapes}): {str(e).splitlines()[0][:200]}"
             ) from e
+        count = len(given)
         names = list(exits) if exits else [f"exit{k}" for k in range(count)]
         if len(names) != count:
             raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
-        proto = _to_onnx(wrapped, specs, example, names)
+        if count < 2 and len(given[0][0]) < 2 and not exits:
+            raise ModelError(
+                f"{type(module).__name__} has one exit with one head: name it with --exits to export it all the same; "
+                "`edgeexit_models.attach` gives a network exits"
+            )
+        raw = _raw_exits(given, names)
+        tensors = [n for e in raw for n in e.tensors]
+        proto = _to_onnx(wrapped, specs, example, tensors)
     finally:
         for m, mode in training.items():
             m.training = mode
 
-    def reference(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def reference(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         modes = {m: m.training for m in module.modules()}
         wrapped.eval()
         try:
             with torch.no_grad():
                 found = wrapped(*(torch.from_numpy(np.ascontiguousarray(arrays[s.tensor.name])) for s in specs))
-            return [t.numpy() for t in found]
+            return {n: t.numpy() for n, t in zip(tensors, found, strict=True)}
         finally:
             for m, mode in modes.items():
                 m.training = mode
 
+    model = onnx_graph.prepare(proto, type(module).__name__)
     return Source(
-        onnx_graph.prepare(proto, type(module).__name__),
-        tuple(names),
+        model,
+        join(model, raw, outputs),
         specs,
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},

@@ -43,7 +43,7 @@ def test_limits(page: str) -> None:
 
 
 def test_words(page: str) -> None:
-    for name in (*scores.SCORES, *manifest.LAYOUTS, *manifest.DTYPES):
+    for name in (*scores.NAMES, *manifest.LAYOUTS, *manifest.DTYPES):
         assert re.search(rf"\b{name}\b", page), name
     assert f"`{' '.join(manifest.DTYPES)}`" in page
 

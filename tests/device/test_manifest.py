@@ -108,8 +108,9 @@ def _second_cut(m: dict[str, Any]) -> None:
     m["cuts"].append({**m["cuts"][0], "dtype": "int8"})
 
 
-def _second_head(m: dict[str, Any]) -> None:
-    m["exits"][0]["outputs"].append({**m["exits"][0]["outputs"][0], "name": "z"})
+def _second_head(m: dict[str, Any], shape: Any = ("batch",), **parts: str) -> None:
+    m["exits"][0]["outputs"].append({"name": "z", "dtype": "float32", "shape": list(shape)})
+    m["exits"][0].update(parts)
     m["stages"][0]["outputs"].append("z")
 
 
@@ -131,7 +132,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "stage reads what comes later": (lambda m: m["stages"][1].update(inputs=["f1"]), "stage 1 reads 'f1'"),
     "stage makes the undescribed": (lambda m: m["stages"][1]["outputs"].append("z"), "'z' is described nowhere"),
     "exit that its stage does not make": (lambda m: m["stages"][1].update(outputs=["f1"]), "stage 1 does not make"),
-    "several outputs": (_second_head, "several outputs"),
+    "an output without a part": (_second_head, "outputs y0, z are not answer, uncertainty, learned score"),
+    "heads without an uncertainty": (lambda m: m["exits"][0].update(members=2), "2 heads"),
+    "no heads": (lambda m: m["exits"][0].update(members=0), "0 heads"),
+    "an uncertainty of one head": (lambda m: _second_head(m, uncertainty="z"), "1 heads"),
+    "a learned score per class": (lambda m: _second_head(m, shape=["batch", 3], learned="z"), "are float32"),
+    "a score that no exit gives": (lambda m: m["artifacts"][0].update(score="learned"), "'y0' gives no score"),
     "states": (lambda m: m["stages"][0].update(states=["h"]), "states"),
     "a model too few": (lambda m: m["artifacts"][1]["models"].pop(), "2 models, layout chain needs 3"),
     "temperatures": (lambda m: m["artifacts"][1].update(temperatures=[1.0]), "1 temperatures for 3 exits"),

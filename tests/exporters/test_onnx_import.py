@@ -295,7 +295,9 @@ def test_words_of_refusals(tmp_path: Path) -> None:
     refused("no such file", tmp_path / "none.onnx")
     refused("is not a tensor of the graph", exits=["y0", "y7"])
     refused("shallow to deep, e.g. --exits f0,f1", exits=["f1", "f0"])
-    refused("one exit only", exits=["y1"])
+    single = onnx.load(path)
+    del single.graph.output[1]
+    refused("one exit only", save(single, tmp_path, "single.onnx"))
     refused("unknown layout", layouts=["fussed"])
     refused("unknown score", score="luck")
     refused("labels for 3 classes", labels=["a"])

@@ -171,13 +171,14 @@ def test_a_pickle_with_code_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("returned", ["tensor", "one", "text"])
+@pytest.mark.parametrize("returned", ["tensor", "one", "text", "empty", "mapping"])
 def test_modules_that_are_not_multi_exit(tmp_path: Path, returned: str) -> None:
     class Bad(nn.Module):  # type: ignore[name-defined,misc]
         def forward(self, x):  # type: ignore[no-untyped-def]
-            return {"tensor": x, "one": [x], "text": "x"}[returned]
+            return {"tensor": x, "one": [x], "text": "x", "empty": [], "mapping": [x, {"output": x}]}[returned]
 
-    with pytest.raises(ModelError, match="a multi-exit module returns its exits' outputs in order"):
+    words = "one exit with one head" if returned == "one" else "a multi-exit module returns its exits in order"
+    with pytest.raises(ModelError, match=words):
         edgeexit.export(Bad(), tmp_path / "b", inputs=["x:float32[batch,4]"])
 
 

@@ -34,7 +34,7 @@ def test_published_accuracies_and_probabilities(network, layout: str) -> None:  
     name, bundle, x, y = network
     expected, _ = trecx_probs(name)
     driver = edgeexit.load(bundle, artifact=layout, warmup=0).driver
-    parts = [driver.all_exits([x[i : i + BATCH]])[0] for i in range(0, len(x), BATCH)]
+    parts = [driver.all_exits([x[i : i + BATCH]]).outputs for i in range(0, len(x), BATCH)]
     for k, accuracy in enumerate(CASES[name]):
         probs = scores.probabilities(np.concatenate([p[k] for p in parts]))
         assert 100 * (probs.argmax(1) == y).mean() == pytest.approx(accuracy, abs=0.02)

@@ -1,0 +1,187 @@
+"""Exits of several outputs: heads that answer together become one answer with an uncertainty, as nodes of the graph.
+
+The mean is of probabilities, never of logits: in int8, too, the softmax outputs are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeexit.errors import ModelError
+from edgeexit.manifest import MAX_MEMBERS
+from edgeexit_exporters.onnx_graph import constant, ends_in_softmax, values
+from edgeexit_exporters.stages import no_such_tensor
+
+Arrays = Mapping[str, NDArray[Any]]
+_SLACK = 1e-4
+"""How far rounding may take a learned score out of [0, 1]."""
+
+
+@dataclass(frozen=True)
+class RawExit:
+    """An exit as the source model gives it."""
+
+    name: str
+    heads: tuple[str, ...]
+    """Tensors `(inputs, ..., classes)`; several answer together."""
+    learned: str | None = None
+    """Tensor `(inputs, ...)` of a learned score in [0, 1]; None = none."""
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (*self.heads, *(() if self.learned is None else (self.learned,)))
+
+
+@dataclass(frozen=True)
+class JoinedExit:
+    """An exit as the graph gives it."""
+
+    name: str
+    answer: str
+    members: int = 1
+    uncertainty: str | None = None
+    learned: str | None = None
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        return tuple(n for n in (self.uncertainty, self.learned) if n is not None)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.answer, *self.extras)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What `join` did to a graph, and the same in numpy, to compare with."""
+
+    raw: tuple[RawExit, ...]
+    exits: tuple[JoinedExit, ...]
+    kinds: tuple[str, ...]
+    """Of every exit's heads: logits or probs."""
+
+    def answers(self, found: Arrays) -> dict[str, NDArray[Any]]:
+        """The joined exits' outputs by name, from the heads' outputs by name.
+
+        Raises:
+            ModelError: heads of one exit that differ in shape or type, or a learned score outside [0, 1].
+        """
+        result: dict[str, NDArray[Any]] = {}
+        for raw, exit, kind in zip(self.raw, self.exits, self.kinds, strict=True):
+            heads = [found[n] for n in raw.heads]
+            if len({(h.shape, h.dtype) for h in heads}) != 1:
+                shapes = ", ".join(f"{n} {h.dtype}{list(h.shape)}" for n, h in zip(raw.heads, heads, strict=True))
+                raise ModelError(f"exit {raw.name!r}: heads that answer together must be of one shape; found {shapes}")
+            result[exit.answer] = heads[0]
+            if exit.uncertainty is not None:
+                p = np.stack([_softmax(h.astype(np.float64)) if kind == "logits" else h for h in heads])
+                mean = p.mean(0)
+                distance = np.abs(p - mean).mean(0).sum(-1) / 2
+                result[exit.answer] = mean.astype(heads[0].dtype)
+                result[exit.uncertainty] = distance.reshape(len(mean), -1).mean(-1).astype(np.float32)
+            if raw.learned is not None and exit.learned is not None:
+                learned = found[raw.learned]
+                if not ((learned >= -_SLACK) & (learned <= 1 + _SLACK)).all():
+                    raise ModelError(
+                        f"exit {raw.name!r}: a learned score lies in [0, 1], found {learned.min():g} to "
+                        f"{learned.max():g} in {raw.learned!r}: end it with a Sigmoid"
+                    )
+                result[exit.learned] = learned.reshape(len(learned), -1).mean(-1).astype(np.float32)
+        return result
+
+
+def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Joint:
+    """Add the nodes that make one answer of every exit's heads; a single head is left as it is.
+
+    The uncertainty is the mean total-variation distance of the heads' probabilities from their mean, in [0, 1]: 0
+    where all say the same. Over positions it is their mean, as a learned score of several positions is.
+
+    Args:
+        model: changed in place.
+        exits: whose tensors are in the graph.
+        outputs: what the heads give: "logits", "probs", or "auto" (probs where one ends in a Softmax).
+
+    Raises:
+        ModelError: a tensor that is not in the graph, too many heads, or an exit that mixes logits and probabilities.
+    """
+    known = values(model.graph)
+    add = _Nodes(model.graph)
+    found, kinds = [], []
+    for exit in exits:
+        for name in exit.tensors:
+            if name not in known:
+                raise no_such_tensor(name, list(known))
+        if len(exit.heads) > MAX_MEMBERS or len(set(exit.heads)) < len(exit.heads):
+            raise ModelError(f"exit {exit.name!r}: {len(exit.heads)} heads; up to {MAX_MEMBERS} different ones fit")
+        heads = [known[n] for n in exit.heads]
+        own = {outputs} if outputs != "auto" else {"probs" if ends_in_softmax(h) else "logits" for h in heads}
+        if len(own) > 1:
+            raise ModelError(f"exit {exit.name!r}: some heads end in a Softmax and some do not; give all of one kind")
+        (kind,) = own
+        answer, uncertainty = exit.heads[0], None
+        if len(heads) > 1:
+            answer, uncertainty = exit.name, f"{exit.name}_uncertainty"
+            _together(add, heads, kind, answer, uncertainty)
+        learned = None if exit.learned is None else _learned(add, known[exit.learned], exit.name)
+        found.append(JoinedExit(exit.name, answer, len(heads), uncertainty, learned))
+        kinds.append(kind)
+    return Joint(tuple(exits), tuple(found), tuple(kinds))
+
+
+class _Nodes:
+    """Adds nodes and weights at the end of a graph, with names of their own."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.count = 0
+        self.weights: dict[str, ir.Value] = {}
+
+    def op(self, kind: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
+        node = ir.node(kind, list(inputs), attributes=attributes or None, name=f"edgeexit_join_{self.count}_{kind}")
+        node.outputs[0].name = name or f"{node.name}_0"
+        self.count += 1
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
+        if name not in self.weights:
+            self.weights[name] = constant(name, array)
+            self.graph.register_initializer(self.weights[name])
+        return self.weights[name]
+
+    def per_input(self, value: ir.Value, name: str) -> ir.Value:
+        """The mean over all axes but the first, in float32."""
+        flat = self.op("Flatten", self.op("Cast", value, to=int(ir.DataType.FLOAT)), axis=1)
+        if self.graph.opset_imports.get("", 18) >= 18:  # there the axes became an input
+            axis = self.weight("edgeexit_join_axis_1", np.array([1], np.int64))
+            return self.op("ReduceMean", flat, axis, name=name, keepdims=0)
+        return self.op("ReduceMean", flat, name=name, axes=[1], keepdims=0)
+
+
+def _together(add: _Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
+    p = [add.op("Softmax", h, axis=-1) for h in heads] if kind == "logits" else list(heads)
+    mean = add.op("Mean", *p, name=answer)
+    distance = add.op("Mean", *(add.op("Abs", add.op("Sub", member, mean)) for member in p))
+    last = add.weight("edgeexit_join_axis_last", np.array([-1], np.int64))
+    half = add.weight("edgeexit_join_half", np.array(0.5, np.float32))
+    total = add.op("Cast", add.op("ReduceSum", distance, last, keepdims=0), to=int(ir.DataType.FLOAT))
+    add.per_input(add.op("Mul", total, half), uncertainty)
+
+
+def _learned(add: _Nodes, value: ir.Value, exit: str) -> str:
+    if value.shape is not None and len(value.shape) == 1 and value.dtype == ir.DataType.FLOAT:
+        return value.name or ""
+    name = f"{exit}_learned_score"
+    add.per_input(value, name)
+    return name
+
+
+def _softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
