@@ -22,7 +22,7 @@ from edgeexit_exporters import check, onnx_graph
 from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import reference_answers, vectors
-from edgeexit_exporters.inputs import InputSpec, parse_input
+from edgeexit_exporters.inputs import InputSpec, make_inputs, parse_input
 from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.probe import probe
 from edgeexit_exporters.source import Source, from_onnx
@@ -88,6 +88,8 @@ def export(
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
     progress("reading the source model")
     found = _source(source, exits, weights, inputs, scores, outputs)
+    if found.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
+        found.reference(make_inputs(found.inputs, 1, seed=0))
     progress("finding the stages")
     parts = stages(
         onnx_graph.view(found.model.graph), [e.answer for e in found.exits], [e.extras for e in found.exits]

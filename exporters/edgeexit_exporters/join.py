@@ -66,6 +66,11 @@ class Joint:
     kinds: tuple[str, ...]
     """Of every exit's heads: logits or probs."""
 
+    @property
+    def joined(self) -> bool:
+        """Whether some exit gives more than one head's output."""
+        return any(e.extras for e in self.exits)
+
     def answers(self, found: Arrays) -> dict[str, NDArray[Any]]:
         """The joined exits' outputs by name, from the heads' outputs by name.
 

@@ -1,4 +1,7 @@
-"""The two ensembles that QUTE is compared with: over a network's exits, and over several networks."""
+"""Networks whose one exit has several heads that answer together, as the exporter takes them: `((head, head, ...),)`.
+
+QUTE's deployed network is one; these two are what it is compared with, and the plain network is the third.
+"""
 
 from __future__ import annotations
 
@@ -8,52 +11,59 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.measure import Array, predict
+from edgeexit_models.measure import Array, as_floats
+from edgeexit_models.protocol import InputSpec, evaluating, exits
+
+Group = tuple[tuple[Tensor, ...]]
+"""One exit: the logits `(batch, classes)` of its heads."""
 
 
-def exit_members(module: nn.Module, x: Array) -> Tensor:
-    """Probabilities of every exit, the final one included: `(n, exits, classes)`."""
-    return predict(module, x).softmax(2).transpose(0, 1)
-
-
-def network_members(modules: Sequence[nn.Module], x: Array) -> Tensor:
-    """Probabilities of every network's final exit: `(n, networks, classes)`.
-
-    Raises:
-        ModelError: no networks.
-    """
-    if not modules:
-        raise ModelError("a deep ensemble needs at least one network, got none")
-    return torch.stack([predict(module, x)[-1].softmax(1) for module in modules], 1)
-
-
-def early_exit_ensemble(module: nn.Module, x: Array, weights: Sequence[float] | None = None) -> Tensor:
-    """Weighted mean of the exits' probabilities (Qendro et al. 2021).
+class ExitEnsemble(nn.Module):
+    """All exits of a multi-exit network as one (Qendro et al. 2021): every input runs the whole network.
 
     Args:
-        module: a multi-exit network.
-        x: inputs `(n, ...)`.
-        weights: one per exit, in any unit; equal when None.
-
-    Returns:
-        `(n, classes)`.
-
-    Raises:
-        ModelError: not one weight per exit, a negative one, or all zero.
+        module: a multi-exit network; used, not copied.
     """
-    members = exit_members(module, x)
-    share = torch.tensor(weights if weights is not None else [1.0] * members.shape[1])
-    if share.shape != members.shape[1:2] or not (share >= 0).all() or not share.sum() > 0:
-        raise ModelError(
-            f"need one weight per exit ({members.shape[1]}), none negative and not all zero; got {weights}"
-        )
-    return torch.einsum("nkc,k->nc", members, share / share.sum())
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.input_spec: InputSpec = getattr(module, "input_spec", {})
+
+    def forward(self, *inputs: Tensor) -> Group:
+        return (exits(self.module, *inputs),)
 
 
-def deep_ensemble(modules: Sequence[nn.Module], x: Array) -> Tensor:
-    """Mean of the networks' probabilities `(n, classes)`: same design, other seeds (Lakshminarayanan et al. 2017).
+class DeepEnsemble(nn.Module):
+    """The last exits of several networks as one: same design, other seeds (Lakshminarayanan et al. 2017).
+
+    Args:
+        modules: multi-exit networks; used, not copied. One is a plain network, early heads left out.
 
     Raises:
         ModelError: no networks.
     """
-    return network_members(modules, x).mean(1)
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not modules:
+            raise ModelError("a deep ensemble needs at least one network, got none")
+        self.members = nn.ModuleList(modules)
+        self.input_spec: InputSpec = getattr(modules[0], "input_spec", {})
+
+    def forward(self, *inputs: Tensor) -> Group:
+        return (tuple(exits(m, *inputs)[-1] for m in self.members),)
+
+
+def members(module: nn.Module, x: Array, batch_size: int = 250) -> Tensor:
+    """Probabilities of every head of a network with one exit, in evaluation mode: `(n, heads, classes)`.
+
+    Args:
+        module: returns a `Group`.
+        x: inputs `(n, ...)`.
+        batch_size: inputs per call.
+    """
+    inputs = torch.as_tensor(x)
+    parts = [inputs[at : at + batch_size] for at in range(0, len(inputs), batch_size)]
+    with evaluating(module), torch.no_grad():
+        return torch.cat([torch.stack(module(as_floats(part))[0], 1).softmax(2) for part in parts])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeexit.errors import ModelError
+from edgeexit_models.ensembles import Group
 from edgeexit_models.heads import PoolLinear
 from edgeexit_models.layers import init_weights
 from edgeexit_models.losses import WeightedSum, sdn_weights, weighted_sum
@@ -146,9 +147,9 @@ class Qute(nn.Module):
 
 
 class QuteDeployed(nn.Module):
-    """Inputs -> the K views' probabilities `(batch, K, classes)`; their mean over axis 1 is the answer.
+    """Inputs -> one exit of K heads, the views' logits `(batch, classes)`; exported, the mean of their softmaxes answers.
 
-    It is one exit with K opinions, not K exits: the protocol of multi-exit modules refuses it.
+    It is one exit with K opinions, not K exits: training takes it for no multi-exit module.
     """
 
     def __init__(self, stages: nn.ModuleList, views: Sequence[nn.Module]) -> None:
@@ -157,9 +158,9 @@ class QuteDeployed(nn.Module):
         self.views = nn.ModuleList(views)
         self.input_spec: InputSpec = {}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Group:
         last = _run(self.stages, x)[-1]
-        return torch.stack([view(last) for view in self.views], 1).softmax(2)
+        return (tuple(view(last) for view in self.views),)
 
 
 def _run(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models import ResNet8, WeightedSum, fit, predict
-from edgeexit_models.ensembles import deep_ensemble, early_exit_ensemble, exit_members, network_members
+from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble, members
 from edgeexit_models.qute import RESNET8_COSTS, Qute, QuteLoss, fit_qute, qute_resnet8
 
 SCRIPT = Path(__file__).parents[2] / "models" / "recipes" / "qute-resnet8-cifar10" / "train.py"
@@ -142,10 +142,10 @@ def test_deployed_answers_like_the_views_and_is_a_copy() -> None:
     device = module.deployed()
     wanted = torch.stack(module.eval()(x)[2:4], 1).softmax(2)
     with torch.no_grad():
-        assert device(x).shape == (2, 2, 10)
-        torch.testing.assert_close(device(x), wanted)
+        assert members(device, x).shape == (2, 2, 10)
+        torch.testing.assert_close(members(device, x), wanted)
         module.pairs[0].filter.weight.zero_()
-        torch.testing.assert_close(device(x), wanted)
+        torch.testing.assert_close(members(device, x), wanted)
     assert device.input_spec == module.input_spec == ResNet8().input_spec
 
 
@@ -184,20 +184,16 @@ def test_stages_that_do_not_fit_are_refused() -> None:
             Qute([nn.Identity(), last], nn.Identity(), 3, picture)
 
 
-def test_ensembles_are_means_of_probabilities() -> None:
+def test_members_of_the_ensembles() -> None:
     x = torch.rand(5, 3, 32, 32) * 255
     nets = [ResNet8(), ResNet8()]
-    p = predict(nets[0], x).softmax(2)
-    torch.testing.assert_close(early_exit_ensemble(nets[0], x), p.mean(0))
-    torch.testing.assert_close(early_exit_ensemble(nets[0], x, (1, 0, 3)), (p[0] + 3 * p[2]) / 4)
-    torch.testing.assert_close(deep_ensemble(nets, x), (p[2] + predict(nets[1], x)[2].softmax(1)) / 2)
-    assert exit_members(nets[0], x).shape == (5, 3, 10)
-    assert network_members(nets, x).shape == (5, 2, 10)
-    for weights in ((1, 1), (0, 0, 0), (1, 1, -1)):
-        with pytest.raises(ModelError, match="one weight per exit"):
-            early_exit_ensemble(nets[0], x, weights)
+    p, q = (predict(net, x).softmax(2) for net in nets)
+    torch.testing.assert_close(members(ExitEnsemble(nets[0]), x, 2), p.transpose(0, 1))
+    torch.testing.assert_close(members(DeepEnsemble(nets), x), torch.stack([p[2], q[2]], 1))
+    assert members(DeepEnsemble(nets[:1]), x).shape == (5, 1, 10)
+    assert ExitEnsemble(nets[0]).input_spec == DeepEnsemble(nets).input_spec == nets[0].input_spec
     with pytest.raises(ModelError, match="at least one network"):
-        deep_ensemble([], x)
+        DeepEnsemble([])
 
 
 def test_the_plain_loss_leaves_the_early_heads_without_gradients() -> None:
