@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.choose import check_pair
-from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random
+from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random, score_of
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.calibrate.reliability import Reliability, reliability_per_exit
@@ -22,7 +22,6 @@ from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.records import Records
-from edgeexit.scores import SCORES
 
 __all__ = ["ADAPTIVE", "BASELINES", "Row", "Static", "Sweep", "Verdict", "default_budgets", "sweep"]
 
@@ -33,7 +32,7 @@ class Row:
 
     policy: str
     score: str | None
-    """What thresholds compare; None for patience and the baselines."""
+    """What is compared; None for patience and the baselines."""
     budget: float
     """Mean cost allowed on the design rows, as a fraction of the last exit's."""
     n: int
@@ -48,8 +47,10 @@ class Row:
     accuracy_high: float | None = None
     exit_rates: tuple[float, ...] | None = None
     thresholds: tuple[float, ...] | None = None
-    """For every exit but the last; None for patience and random exits."""
+    """For every exit but the last; None for Q-exit, patience and random exits."""
     patience: int | None = None
+    q: float | None = None
+    """Of Q-exit: the probability of having stopped that stops."""
     seconds: float | None = None
     """Exit rates times the sweep's seconds per exit; None where those are unknown."""
 
@@ -157,27 +158,26 @@ def sweep(
     tell = progress or (lambda done, total, policy: None)
     paths: dict[str, Path] = {}
     rows: list[Row] = []
-    solved: list[Point] = []
+    solved: dict[str, list[Point]] = {name: [] for name in names if name.startswith("eero")}
     for done, name in enumerate(names):
         tell(done, len(names), name)
         if name == "fixed":
             choose = fixed(design, held_out)
         elif name == "random":
             choose = random(paths.get("maxprob") or path_of("maxprob", design), design, held_out, seed)
-        elif name == "eero":
-            choose = eero(design, held_out, solved)
+        elif name in solved:
+            choose = eero(design, held_out, "survivors" if name == "eero-survivors" else "paper", solved[name])
         else:
             paths[name] = path_of(name, design)
             choose = adaptive(paths[name], held_out)
-        score = "margin" if name == "eero" else name.removeprefix("shared-")
         for budget in budgets:
-            row = Row(name, score if score in SCORES else None, budget, held_out.n)
+            row = Row(name, score_of(name), budget, held_out.n)
             try:
                 rows.append(_filled(row, choose(budget), times))
             except Infeasible:
                 rows.append(row)
-    if "eero" in names:
-        paths["eero"] = Path.of("EERO on margin", design.measure, solved)
+    for name, points in solved.items():
+        paths[name] = Path.of("EERO on margin", design.measure, points)
     tell(len(names), len(names), "")
     return Sweep(
         verdict=judge(design, held_out, paths),
@@ -222,6 +222,7 @@ def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None) -> Row:
         exit_rates=found.exit_rates,
         thresholds=choice.thresholds,
         patience=choice.patience,
+        q=choice.q,
         seconds=None if seconds is None else float(np.dot(found.exit_rates, seconds)),
     )
 

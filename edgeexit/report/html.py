@@ -108,6 +108,8 @@ def _rows(sweep: Sweep) -> str:
 def _setting(row: Row) -> str:
     if row.patience is not None:
         return f"patience {row.patience}"
+    if row.q is not None:
+        return f"q {row.q:.4f}"
     if row.thresholds is None:
         return ""
     words = {math.inf: "never", -math.inf: "always"}

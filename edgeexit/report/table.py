@@ -58,17 +58,17 @@ def sweep_csv(sweep: Sweep) -> str:
     out = io.StringIO()
     out.write(f"# {verdict_line(sweep)}\n")
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["policy", "score", "budget", *measured, "patience", *rates, *thresholds])
+    table.writerow(["policy", "score", "budget", *measured, "patience", "q", *rates, *thresholds])
     for s in sweep.statics:
         found = [s.cost, s.design_accuracy, s.cost, s.accuracy, s.accuracy_low, s.accuracy_high]
         own = [1.0 * (k == s.exit) for k in range(exits)]
-        table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", *own])
+        table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", "", *own])
     for r in sweep.rows:
         there = [r.design_cost, r.design_accuracy, r.cost, r.accuracy, r.accuracy_low, r.accuracy_high]
         taken = r.exit_rates or ("",) * exits
         limits = r.thresholds or ()
         table.writerow(
-            [r.policy, r.score, r.budget, *there, r.n, r.seconds, r.patience, *taken, *limits]
+            [r.policy, r.score, r.budget, *there, r.n, r.seconds, r.patience, r.q, *taken, *limits]
             + [""] * (exits - 1 - len(limits))
         )
     return out.getvalue()
