@@ -17,13 +17,28 @@ from edgeexit.calibrate.choose import check_pair
 from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random, score_of
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path, Point
+from edgeexit.calibrate.promises import ALPHAS, DELTA, Promise, promises
+from edgeexit.calibrate.rejection import RISKS, Rejection, rejections
 from edgeexit.calibrate.reliability import Reliability, reliability_per_exit
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.records import Records
 
-__all__ = ["ADAPTIVE", "BASELINES", "Row", "Static", "Sweep", "Verdict", "default_budgets", "sweep"]
+__all__ = [
+    "ADAPTIVE",
+    "ALPHAS",
+    "BASELINES",
+    "DELTA",
+    "Promise",
+    "Rejection",
+    "Row",
+    "Static",
+    "Sweep",
+    "Verdict",
+    "default_budgets",
+    "sweep",
+]
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,10 @@ class Sweep:
     """`(exits,)` median seconds to answer at each exit, measured by the caller; None = not measured."""
     calibration: tuple[Calibration, ...] = field(default=(), compare=False)
     """One per exit; empty without labels."""
+    promises: tuple[Promise, ...] = ()
+    """Guarantee by guarantee, alphas growing; empty where none were asked for."""
+    rejections: tuple[Rejection, ...] = ()
+    """Risk by risk; empty without labels or where none were asked for."""
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -130,9 +149,12 @@ def sweep(
     *,
     seconds: Sequence[float] | None = None,
     environment: Mapping[str, Any] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    delta: float = DELTA,
+    risks: Sequence[float] = RISKS,
     seed: int = 0,
 ) -> Sweep:
-    """Compare policies at budgets.
+    """Compare policies at budgets, guarantees at losses promised, and rules to reject at risks.
 
     Args:
         design: rows that policies are chosen on.
@@ -142,11 +164,17 @@ def sweep(
         progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
         seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
         environment: device, versions, threads; carried into the reports.
-        seed: of the random exits.
+        alphas: losses to promise, each in (0, 1): the design rows are split in two for it, see
+            `edgeexit.calibrate.promises`; empty = no promises.
+        delta: probability that a promise is broken, in (0, 1).
+        risks: target risks for applications that reject, each in (0, 1), see `edgeexit.calibrate.rejection`; left
+            out where there are no labels.
+        seed: of the random exits and of the promises' split.
 
     Raises:
-        PolicyError: unknown policy, or a budget outside (0, 1].
-        DataError: the two sets of rows cannot be compared, or seconds do not fit the exits.
+        PolicyError: unknown policy, a budget outside (0, 1], or an alpha, delta or risk outside (0, 1).
+        DataError: the two sets of rows cannot be compared, seconds do not fit the exits, or promises are asked for
+            and there is only one design row.
     """
     check_pair(design, held_out)
     budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
@@ -178,6 +206,8 @@ def sweep(
                 rows.append(row)
     for name, points in solved.items():
         paths[name] = Path.of("EERO on margin", design.measure, points)
+    promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
+    rejected = () if held_out.labels is None else rejections(design, held_out, risks)
     tell(len(names), len(names), "")
     return Sweep(
         verdict=judge(design, held_out, paths),
@@ -194,6 +224,8 @@ def sweep(
         environment=dict(environment or {}),
         seconds=times,
         calibration=_calibration(design, held_out),
+        promises=promised,
+        rejections=rejected,
     )
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import calibrate
+from edgeexit.calibrate.promises import ALPHAS, promises
+from edgeexit.calibrate.rejection import rejections
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy import Patience, Policy, QExit, Threshold
 from edgeexit.records import Records, outcome, replay
@@ -159,3 +161,12 @@ def test_q_exit_and_survivors_are_rows_like_the_others() -> None:
     budgets = [r for r in SWEEP.rows if r.policy == "eero" and r.feasible]
     for paper, survivors in zip(budgets, rows("eero-survivors")[1:], strict=True):
         assert (survivors.design_cost or 0) >= (paper.design_cost or 1) - 1e-9  # paper mode keeps a reserve
+
+
+def test_promises_and_rejections_are_those_of_their_own_functions() -> None:
+    found = sweep(DESIGN, HELD_OUT, ["fixed"], (1.0,), alphas=(0.1, 0.05), delta=0.2, risks=(0.03,), seed=5)
+    assert found.promises == promises(DESIGN, HELD_OUT, (0.05, 0.1), 0.2, seed=5)
+    assert found.rejections == rejections(DESIGN, HELD_OUT, (0.03,))
+    assert {p.alpha for p in SWEEP.promises} == set(ALPHAS) and len(SWEEP.rejections) == 9
+    none = sweep(DESIGN, HELD_OUT, ["fixed"], (1.0,), alphas=(), risks=())
+    assert none.promises == none.rejections == ()
