@@ -32,7 +32,7 @@ def limits(sweep: Sweep) -> Limits:
     alphas = [p.alpha for p in sweep.promises]
     low, high = min(alphas) / 1.5, min(max(alphas) * 1.5, 1.0)
     losses = [p.loss_high for p in sweep.promises if p.loss_high is not None]
-    return Limits(low, high, min(alphas) / 10, max(high, *losses, 0.0))
+    return Limits(low, high, min(alphas) / 10, max([high, *(1.1 * v for v in losses)]))
 
 
 def spaced_alphas(sweep: Sweep) -> tuple[float, ...]:
@@ -77,12 +77,18 @@ def promise_costs_svg(sweep: Sweep) -> str:
     return panel.svg("what it costs", parts)
 
 
+def legend_name(label: str, points: list[Promise]) -> str:
+    """A guarantee that has no marks says why."""
+    return label if any(p.loss is not None for p in points) else f"{label} (refused)"
+
+
 def promise_legend(sweep: Sweep) -> str:
     """A swatch and a name for each guarantee, in HTML."""
     entries = []
     for i, (label, points) in enumerate(series(sweep).items()):
         sample = f'<path d="M1,8H33" stroke-width="1.6" {_stroke(points[0])}/>{_mark(points[0], i, 17, 8)}'
-        entries.append(f'<label><svg width="34" height="16" aria-hidden="true">{sample}</svg>{escape(label)}</label>')
+        name = escape(legend_name(label, points))
+        entries.append(f'<label><svg width="34" height="16" aria-hidden="true">{sample}</svg>{name}</label>')
     return "".join(entries)
 
 

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from edgeexit.report.png import rendered
-from edgeexit.report.promise_diagrams import limits, spaced_alphas
+from edgeexit.report.promise_diagrams import legend_name, limits, spaced_alphas
 from edgeexit.report.promises import LOSS_COLOURS, promise_terms, series
 from edgeexit.report.svg import log_ticks
 from edgeexit.report.words import data_line
@@ -35,7 +35,7 @@ def promises_png(sweep: Sweep, *, width: int = 1200, height: int = 640) -> bytes
         for i, (label, points) in enumerate(series(sweep).items()):
             made = [p for p in points if p.loss is not None]
             _losses(losses, sweep, i, made)
-            own = {**_line(i, points[0]), "label": label}
+            own = {**_line(i, points[0]), "label": legend_name(label, points)}
             costs.plot([p.alpha * _apart(sweep, i) for p in made], [p.cost for p in made], **own)
         _frames(losses, costs, sweep)
         figure.text(0.02, 0.97, "What is promised, and what was measured", fontsize=12.5, weight="bold", va="top")
