@@ -1,4 +1,4 @@
-"""A sweep of 10 policies x 50 budgets x 10,000 rows x 4 exits; target: under 5 s."""
+"""A sweep of all policies x 50 budgets x 10,000 rows x 4 exits, promises included; target: under 5 s."""
 
 from __future__ import annotations
 

@@ -14,17 +14,31 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.choose import check_pair, need_exits
-from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random
+from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random, score_of
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path, Point
+from edgeexit.calibrate.promises import ALPHAS, DELTA, Promise, promises
+from edgeexit.calibrate.rejection import RISKS, Rejection, rejections
 from edgeexit.calibrate.reliability import Reliability, reliability_per_exit
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.records import Records
-from edgeexit.scores import SCORES
 
-__all__ = ["ADAPTIVE", "BASELINES", "Row", "Static", "Sweep", "Verdict", "default_budgets", "sweep"]
+__all__ = [
+    "ADAPTIVE",
+    "ALPHAS",
+    "BASELINES",
+    "DELTA",
+    "Promise",
+    "Rejection",
+    "Row",
+    "Static",
+    "Sweep",
+    "Verdict",
+    "default_budgets",
+    "sweep",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class Row:
 
     policy: str
     score: str | None
-    """What thresholds compare; None for patience and the baselines."""
+    """What is compared; None for patience and the baselines."""
     budget: float
     """Mean cost allowed on the design rows, as a fraction of the last exit's."""
     n: int
@@ -48,8 +62,10 @@ class Row:
     accuracy_high: float | None = None
     exit_rates: tuple[float, ...] | None = None
     thresholds: tuple[float, ...] | None = None
-    """For every exit but the last; None for patience and random exits."""
+    """For every exit but the last; None for Q-exit, patience and random exits."""
     patience: int | None = None
+    q: float | None = None
+    """Of Q-exit: the probability of having stopped that stops."""
     seconds: float | None = None
     """Exit rates times the sweep's seconds per exit; None where those are unknown."""
 
@@ -109,6 +125,10 @@ class Sweep:
     """`(exits,)` median seconds to answer at each exit, measured by the caller; None = not measured."""
     calibration: tuple[Calibration, ...] = field(default=(), compare=False)
     """One per exit; empty without labels."""
+    promises: tuple[Promise, ...] = ()
+    """Guarantee by guarantee, alphas growing; empty where none were asked for."""
+    rejections: tuple[Rejection, ...] = ()
+    """Risk by risk; empty without labels or where none were asked for."""
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -129,9 +149,12 @@ def sweep(
     *,
     seconds: Sequence[float] | None = None,
     environment: Mapping[str, Any] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    delta: float = DELTA,
+    risks: Sequence[float] = RISKS,
     seed: int = 0,
 ) -> Sweep:
-    """Compare policies at budgets.
+    """Compare policies at budgets, guarantees at losses promised, and rules to reject at risks.
 
     Args:
         design: rows that policies are chosen on.
@@ -141,11 +164,17 @@ def sweep(
         progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
         seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
         environment: device, versions, threads; carried into the reports.
-        seed: of the random exits.
+        alphas: losses to promise, each in (0, 1): the design rows are split in two for it, see
+            `edgeexit.calibrate.promises`; empty = no promises.
+        delta: probability that a promise is broken, in (0, 1).
+        risks: target risks for applications that reject, each in (0, 1), see `edgeexit.calibrate.rejection`; left
+            out where there are no labels.
+        seed: of the random exits and of the promises' split.
 
     Raises:
-        PolicyError: unknown policy, or a budget outside (0, 1].
-        DataError: the two sets of rows cannot be compared, or seconds do not fit the exits.
+        PolicyError: unknown policy, a budget outside (0, 1], or an alpha, delta or risk outside (0, 1).
+        DataError: the two sets of rows cannot be compared, seconds do not fit the exits, or promises are asked for
+            and there is only one design row.
     """
     check_pair(design, held_out)
     need_exits(design, "threshold")
@@ -158,27 +187,28 @@ def sweep(
     tell = progress or (lambda done, total, policy: None)
     paths: dict[str, Path] = {}
     rows: list[Row] = []
-    solved: list[Point] = []
+    solved: dict[str, list[Point]] = {name: [] for name in names if name.startswith("eero")}
     for done, name in enumerate(names):
         tell(done, len(names), name)
         if name == "fixed":
             choose = fixed(design, held_out)
         elif name == "random":
             choose = random(paths.get("maxprob") or path_of("maxprob", design), design, held_out, seed)
-        elif name == "eero":
-            choose = eero(design, held_out, solved)
+        elif name in solved:
+            choose = eero(design, held_out, "survivors" if name == "eero-survivors" else "paper", solved[name])
         else:
             paths[name] = path_of(name, design)
             choose = adaptive(paths[name], held_out)
-        score = "margin" if name == "eero" else name.removeprefix("shared-")
         for budget in budgets:
-            row = Row(name, score if score in SCORES else None, budget, held_out.n)
+            row = Row(name, score_of(name), budget, held_out.n)
             try:
                 rows.append(_filled(row, choose(budget), times))
             except Infeasible:
                 rows.append(row)
-    if "eero" in names:
-        paths["eero"] = Path.of("EERO on margin", design.measure, solved)
+    for name, points in solved.items():
+        paths[name] = Path.of("EERO on margin", design.measure, points)
+    promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
+    rejected = () if held_out.labels is None else rejections(design, held_out, risks)
     tell(len(names), len(names), "")
     return Sweep(
         verdict=judge(design, held_out, paths),
@@ -195,6 +225,8 @@ def sweep(
         environment=dict(environment or {}),
         seconds=times,
         calibration=_calibration(design, held_out),
+        promises=promised,
+        rejections=rejected,
     )
 
 
@@ -223,6 +255,7 @@ def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None) -> Row:
         exit_rates=found.exit_rates,
         thresholds=choice.thresholds,
         patience=choice.patience,
+        q=choice.q,
         seconds=None if seconds is None else float(np.dot(found.exit_rates, seconds)),
     )
 

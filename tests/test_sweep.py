@@ -5,8 +5,10 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import calibrate
+from edgeexit.calibrate.promises import ALPHAS, promises
+from edgeexit.calibrate.rejection import rejections
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import Patience, Threshold
+from edgeexit.policy import Patience, Policy, QExit, Threshold
 from edgeexit.records import Records, outcome, replay
 from edgeexit.sweep import ADAPTIVE, BASELINES, Row, default_budgets, sweep
 
@@ -28,11 +30,15 @@ def test_choosing_sees_design_rows_and_reporting_held_out_rows() -> None:
     for r in SWEEP.rows:
         if r.policy not in ADAPTIVE or not r.feasible:
             continue
-        policy = Patience(r.patience) if r.patience else Threshold(r.thresholds or (), r.score or "")
+        policy: Policy = Threshold(r.thresholds or (), r.score or "maxprob")
+        if r.thresholds is None:
+            policy = Patience(r.patience) if r.patience else QExit(r.q or 0.0, r.score or "")
         chosen, found = (outcome(replay(policy, x), x) for x in (DESIGN, HELD_OUT))
         assert (r.design_cost, r.design_accuracy) == (chosen.cost, chosen.accuracy)
         assert (r.cost, r.accuracy, r.exit_rates, r.n) == (found.cost, found.accuracy, found.exit_rates, 2500)
-        assert r.design_cost is not None and r.design_cost <= r.budget + 1e-12
+        # Survivors spend the budget fully: rates that are no whole rows send one row per exit further.
+        over = DESIGN.exits / DESIGN.n if r.policy == "eero-survivors" else 1e-12
+        assert r.design_cost is not None and r.design_cost <= r.budget + over
         assert r.accuracy_low is not None and r.accuracy_high is not None
         assert r.accuracy_low < found.accuracy < r.accuracy_high
     assert SWEEP.data == {
@@ -54,7 +60,8 @@ def test_a_sweep_and_calibrate_choose_alike() -> None:
 def test_infeasible_budgets_are_rows_without_numbers() -> None:
     for policy in SWEEP.policies:
         row = rows(policy)[0]
-        score = {"eero": "margin"}.get(policy, policy.removeprefix("shared-"))
+        others = {"eero": "margin", "eero-survivors": "margin", "qexit": "maxprob"}
+        score = others.get(policy, policy.removeprefix("shared-"))
         score = None if policy in ("patience", *BASELINES) else score
         assert not row.feasible and row == Row(policy, score, 0.05, 2500)
     assert not rows("patience")[1].feasible and rows("maxprob")[1].feasible
@@ -145,3 +152,21 @@ def test_fashion_mnist_confidence_beats_chance_at_every_budget() -> None:
         if policy != "random":
             assert accuracy > share["random", budget] + 0.02
     assert found.verdict.text.startswith("Adaptive exits pay: 5")
+
+
+def test_q_exit_and_survivors_are_rows_like_the_others() -> None:
+    for r in rows("qexit")[1:]:
+        assert r.q is not None and r.thresholds is None and r.score == "maxprob"
+        assert r.design_cost == outcome(replay(QExit(r.q), DESIGN), DESIGN).cost
+    budgets = [r for r in SWEEP.rows if r.policy == "eero" and r.feasible]
+    for paper, survivors in zip(budgets, rows("eero-survivors")[1:], strict=True):
+        assert (survivors.design_cost or 0) >= (paper.design_cost or 1) - 1e-9  # paper mode keeps a reserve
+
+
+def test_promises_and_rejections_are_those_of_their_own_functions() -> None:
+    found = sweep(DESIGN, HELD_OUT, ["fixed"], (1.0,), alphas=(0.1, 0.05), delta=0.2, risks=(0.03,), seed=5)
+    assert found.promises == promises(DESIGN, HELD_OUT, (0.05, 0.1), 0.2, seed=5)
+    assert found.rejections == rejections(DESIGN, HELD_OUT, (0.03,))
+    assert {p.alpha for p in SWEEP.promises} == set(ALPHAS) and len(SWEEP.rejections) == 9
+    none = sweep(DESIGN, HELD_OUT, ["fixed"], (1.0,), alphas=(), risks=())
+    assert none.promises == none.rejections == ()

@@ -12,11 +12,12 @@ from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.conformal import conformal_sets, measure_sets
 from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.path import Path
+from edgeexit.calibrate.qute import qute_policy
 from edgeexit.calibrate.regime import regime_of
 from edgeexit.calibrate.risk import Certificate, Guarantee, certify
 from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_path, qexit_path
-from edgeexit.calibrate.selective import selected
-from edgeexit.calibrate.window import parse_target, window_policy
+from edgeexit.calibrate.selective import parse_target, selected
+from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, fixed_exit
@@ -24,13 +25,15 @@ from edgeexit.records import Records, outcome, replay
 from edgeexit.sets import SetMode
 
 FAMILIES = ("threshold", "shared", "eero", "window", "qute", "qexit", "patience", "fixed")
+REJECTING = ("window", "qute")
+"""Families whose answers the application may reject."""
 
 
 def calibrate(
     design: Records,
     *,
     policy: str = "threshold",
-    score: str = "maxprob",
+    score: str | None = None,
     budget: float | None = None,
     accuracy: float | None = None,
     accuracy_drop: float | None = None,
@@ -49,15 +52,16 @@ def calibrate(
     Args:
         design: the rows the numbers are chosen on.
         policy: "threshold" (one per exit), "shared" (one for all), "eero" (exit rates under a budget),
-            "window" (for applications that reject), "qexit", "patience" or "fixed".
-        score: what thresholds compare; a key of `edgeexit.scores.SCORES`.
+            "window" (for applications that reject), "qute" (the same on an ensemble's uncertainty, one exit is enough),
+            "qexit", "patience" or "fixed".
+        score: what thresholds compare; of `edgeexit.scores.NAMES`. None = maxprob; for "qute", what ranks errors best.
         budget: mean cost allowed, as a fraction of the last exit's, in (0, 1].
         accuracy: accuracy wanted (agreement with the last exit where there are no labels), in (0, 1].
         accuracy_drop: accuracy that may be lost against the last exit, in [0, 1).
         guarantee: a loss to be bounded: the design rows order the policies, the held-out rows certify.
-        selective: for policy "window": "cov@0.02" or "risk@0.8", see `window.window_policy`.
+        selective: for policies "window" and "qute": "cov@0.02" or "risk@0.8", see `window.window_policy`.
         options: of the policy: `mode`, `beta`, `prior`, `spend` of `eero.eero`; `pass_rate`, `first` of
-            `window.window_policy`.
+            `window.window_policy` and `qute.qute_policy`.
         held_out: other rows, for `expected`; None = the design rows, whose estimates are optimistic.
         sets: share of prediction sets that may miss the true class, in (0, 1); calibrated on the held-out rows.
         set_mode: see `edgeexit.sets.ConformalSets`.
@@ -82,12 +86,12 @@ def calibrate(
     if len(given) != 1:
         found = ", ".join(given) or "none"
         raise PolicyError(f"give exactly one target of {', '.join(targets)}; found {found}")
-    if (policy == "window") != (selective is not None):
-        raise PolicyError("a selective target (cov@0.02, risk@0.8) and policy window go together")
+    if (policy in REJECTING) != (selective is not None):
+        raise PolicyError("a selective target (cov@0.02, risk@0.8) and policy window or qute go together")
     if held_out is not None:
         check_pair(design, held_out)
     rows = design if held_out is None else held_out
-    families = _Families(design, policy, score, temperatures, options or {})
+    families = _Families(design, policy, score or "maxprob", temperatures, options or {})
     asked: dict[str, float]
     promise, extra = None, {}
     if guarantee is not None:
@@ -98,13 +102,15 @@ def calibrate(
             asked["confidence"] = 1 - guarantee.delta
         name = name or f"{promise['what']}-{guarantee.alpha:g}"
     elif selective is not None:
-        window = window_policy(design, selective, score=score, temperatures=temperatures, **(options or {}))
+        make = qute_policy if policy == "qute" else window_policy
+        rest: dict[str, Any] = {**(options or {}), **({} if score is None else {"score": score})}
+        window = make(design, selective, temperatures=temperatures, **rest)
         kind, share = parse_target(selective)
         chosen, asked = window, {"coverage_at_risk" if kind == "cov" else "risk_at_coverage": share}
         seen = selected(window, rows, window.tau)
         extra = {"tau": window.tau, "coverage": seen.coverage, "risk": seen.risk}
     elif policy == "eero" and budget is not None:
-        chosen, rates = eero_policy(design, budget, score, temperatures=temperatures, **(options or {}))
+        chosen, rates = eero_policy(design, budget, families.score, temperatures=temperatures, **(options or {}))
         extra = {"allowed": rates.allowed, "planned": rates.spent, "beta": rates.beta, "mu": rates.mu}
         asked = {"budget": budget}
     else:

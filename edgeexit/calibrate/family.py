@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.eero import eero_policy
+from edgeexit.calibrate.eero import Mode, eero_policy
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.calibrate.search import pareto, patience_path
+from edgeexit.calibrate.search import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
-from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
+from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
 from edgeexit.records import Outcome, Records, outcome, replay
 from edgeexit.scores import SCORES
 
-ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "eero", "patience")
+ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "eero", "eero-survivors", "qexit", "patience")
 """Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each;
-`eero` is EERO on the margin, its paper's score."""
+`eero` is EERO on the margin, its paper's score, and `eero-survivors` spends the budget fully instead of keeping it
+in expectation; `qexit` is Q-exit on max posterior."""
 BASELINES = ("fixed", "random")
 """The best single exit within the budget, as a network of its own; and random exits at the rates of
 `maxprob`, the control that shows what the score is worth."""
@@ -33,10 +34,18 @@ class Choice:
     found: Outcome
     thresholds: tuple[float, ...] | None = None
     patience: int | None = None
+    q: float | None = None
 
 
 Chooser = Callable[[float], Choice]
 """Budget -> what was chosen under it; raises Infeasible."""
+
+
+def score_of(name: str) -> str | None:
+    """What a family's policies compare; None for patience and the baselines."""
+    others = {"eero": "margin", "eero-survivors": "margin", "qexit": "maxprob"}
+    score = others.get(name, name.removeprefix("shared-"))
+    return score if score in SCORES else None
 
 
 def path_of(name: str, design: Records) -> Path:
@@ -49,6 +58,8 @@ def path_of(name: str, design: Records) -> Path:
         raise PolicyError(f"unknown policy {name!r}; known: {', '.join(ADAPTIVE)}")
     if name == "patience":
         return patience_path(design)
+    if name == "qexit":
+        return qexit_path(design)
     return pareto(design, name.removeprefix("shared-"), shared=name.startswith("shared-"))
 
 
@@ -67,16 +78,17 @@ def adaptive(path: Path, held_out: Records) -> Chooser:
             measured[policy],
             policy.thresholds if isinstance(policy, Threshold) else None,
             policy.patience if isinstance(policy, Patience) else None,
+            policy.q if isinstance(policy, QExit) else None,
         )
 
     return choose
 
 
-def eero(design: Records, held_out: Records, points: list[Point]) -> Chooser:
+def eero(design: Records, held_out: Records, mode: Mode, points: list[Point]) -> Chooser:
     """EERO solved for every budget; what it chose is added to `points`."""
 
     def choose(budget: float) -> Choice:
-        policy, _ = eero_policy(design, budget)
+        policy, _ = eero_policy(design, budget, mode=mode)
         there = outcome(replay(policy, design), design)
         points.append(Point(policy, there.cost, there.accuracy))
         found = outcome(replay(policy, held_out), held_out)

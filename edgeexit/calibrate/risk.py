@@ -98,7 +98,7 @@ def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) 
     """
     loss = loss_of(asked.loss)
     raw, n, rows = loss.table(calibration), calibration.n, np.arange(calibration.n)
-    table, alpha, bound = _scaled(loss, raw, asked)
+    table, (alpha, bound) = _scaled(loss, raw, asked), _scale(loss, asked)
     name, passes = _test(loss.binary(calibration), n, alpha, bound, asked)
     passed = None
     for policy in sequence:
@@ -107,7 +107,7 @@ def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) 
             break
         passed = policy, float(raw[taken, rows].mean())
     if passed is None:
-        raise Infeasible(too_few(asked, n, alpha, bound))
+        raise Infeasible(too_few(asked, n))
     sure = f"with probability {1 - asked.delta:g}" if asked.method != "crc" else "on average"
     text = f"{loss.text} is at most {asked.alpha:g}, {sure} over calibration sets, {CONDITION}"
     return Certificate(passed[0], promise_of(asked, calibration, name, passed[1], text))
@@ -136,10 +136,15 @@ def split_hash(rows: Records) -> str:
     return digest.hexdigest()
 
 
-def too_few(asked: Guarantee, n: int, alpha: float | None = None, bound: float = 1.0) -> str:
+def rows_needed(asked: Guarantee) -> int:
+    """Calibration rows below which alpha cannot be certified, even without a single loss."""
+    alpha, bound = _scale(loss_of(asked.loss), asked)
+    return math.ceil(bound / alpha - 1 - 1e-9) if asked.method == "crc" else least_rows(alpha, asked.delta)
+
+
+def too_few(asked: Guarantee, n: int) -> str:
     """Why nothing passes, with the rows needed."""
-    alpha = asked.alpha if alpha is None else alpha
-    least = math.ceil(bound / alpha - 1 - 1e-9) if asked.method == "crc" else least_rows(alpha, asked.delta)
+    least = rows_needed(asked)
     sure = "" if asked.method == "crc" else f" with confidence {1 - asked.delta:g}"
     if n < least:
         return (
@@ -149,12 +154,19 @@ def too_few(asked: Guarantee, n: int, alpha: float | None = None, bound: float =
     return f"{asked.loss} <= {asked.alpha:g}{sure}: no policy passes on these {n} calibration rows"
 
 
-def _scaled(loss: Loss, table: NDArray[np.float64], asked: Guarantee) -> tuple[NDArray[np.float64], float, float]:
-    """Losses, alpha and largest loss as the method takes them."""
-    if loss.signed and asked.method != "ucb":
-        # These take [0, 1]: the positive part, which is no less than the loss, over its bound.
-        return np.maximum(table, 0) / loss.bound, asked.alpha / loss.bound, 1.0
-    return table, asked.alpha, loss.bound
+def _scaled(loss: Loss, table: NDArray[np.float64], asked: Guarantee) -> NDArray[np.float64]:
+    """Losses as the method takes them: the positive part, which is no less than the loss, over its bound."""
+    return np.maximum(table, 0) / loss.bound if _to_unit(loss, asked) else table
+
+
+def _scale(loss: Loss, asked: Guarantee) -> tuple[float, float]:
+    """Alpha and the largest loss as the method takes them."""
+    return (asked.alpha / loss.bound, 1.0) if _to_unit(loss, asked) else (asked.alpha, loss.bound)
+
+
+def _to_unit(loss: Loss, asked: Guarantee) -> bool:
+    """All methods but the betting bound take losses in [0, 1]."""
+    return loss.signed and asked.method != "ucb"
 
 
 def _test(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.cuts import place_cuts
-from edgeexit.errors import DataError, PolicyError
+from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Policy
 from edgeexit.records import Records, outcome, replay
 
@@ -169,6 +169,42 @@ def check_share(what: str, value: float) -> float:
     if isinstance(value, bool) or not 0 < value < 1:
         raise PolicyError(f"a {what} is a fraction in (0, 1), found {value!r}")
     return value
+
+
+def parse_target(target: str) -> tuple[str, float]:
+    """("cov", R) or ("risk", C) of "cov@R" or "risk@C".
+
+    Raises:
+        PolicyError: neither, or the number is not in (0, 1).
+    """
+    kind, _, number = target.partition("@")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    if kind not in ("cov", "risk") or not 0 < share < 1:
+        raise PolicyError(
+            f"unknown target {target!r:.60}; write cov@0.02 (coverage at a risk of 0.02) or risk@0.8 "
+            "(risk at a coverage of 0.8), with a number in (0, 1)"
+        )
+    return kind, share
+
+
+def meets(curve: RiskCoverage, kind: str, share: float, where: str) -> int:
+    """The block of the curve up to which a target of `parse_target` is met.
+
+    Raises:
+        Infeasible: no threshold reaches the risk; `where` names the rows.
+    """
+    if kind == "risk":
+        return curve.for_coverage(share)
+    found = curve.for_risk(share)
+    if found is None:
+        raise Infeasible(
+            f"{where}: no threshold reaches a risk of {share:g}; the least reachable is {curve.risk.min():.4g}, "
+            f"at a coverage of {curve.coverage[curve.risk.argmin()]:.4g}"
+        )
+    return found
 
 
 def _blocks(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.cuts import place_cuts
-from edgeexit.calibrate.selective import RiskCoverage, answered, check_share, need_labels, risk_coverage
+from edgeexit.calibrate.selective import answered, check_share, meets, need_labels, parse_target, risk_coverage
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Window
 from edgeexit.records import Records
@@ -67,7 +67,7 @@ def window_policy(
     for k in stages[:-1]:
         where = f"{design.name}, exit {k}"
         curve = risk_coverage(scores[k], design.correct[k])
-        met = _meets(curve, kind, share, where)
+        met = meets(curve, kind, share, where)
         if met == len(curve.risk) - 1:
             raise Infeasible(
                 f"{where}: {target} accepts every row, so there is nothing for a window to decide; "
@@ -77,27 +77,8 @@ def window_policy(
     low, high = zip(*ends, strict=True)
     unset = Window(low, high, math.inf, score, temperatures)  # where rows stop does not depend on tau
     curve = risk_coverage(*answered(unset, design))
-    tau = curve.threshold[_meets(curve, kind, share, f"{design.name}, the whole policy")]
+    tau = curve.threshold[meets(curve, kind, share, f"{design.name}, the whole policy")]
     return Window(low, high, float(tau), score, temperatures)
-
-
-def parse_target(target: str) -> tuple[str, float]:
-    """("cov", R) or ("risk", C) of "cov@R" or "risk@C".
-
-    Raises:
-        PolicyError: neither, or the number is not in (0, 1).
-    """
-    kind, _, number = target.partition("@")
-    try:
-        share = float(number)
-    except ValueError:
-        share = math.nan
-    if kind not in ("cov", "risk") or not 0 < share < 1:
-        raise PolicyError(
-            f"unknown target {target!r:.60}; write cov@0.02 (coverage at a risk of 0.02) or risk@0.8 "
-            "(risk at a coverage of 0.8), with a number in (0, 1)"
-        )
-    return kind, share
 
 
 def _stages(first: int, between: Sequence[int], second: int, exits: int) -> list[int]:
@@ -106,18 +87,6 @@ def _stages(first: int, between: Sequence[int], second: int, exits: int) -> list
     if not all(0 <= k < exits for k in stages) or (np.diff(stages) <= 0).any():
         raise PolicyError(f"a window needs exits 0 to {exits - 1} in growing order, found {given}")
     return stages
-
-
-def _meets(curve: RiskCoverage, kind: str, share: float, where: str) -> int:
-    if kind == "risk":
-        return curve.for_coverage(share)
-    found = curve.for_risk(share)
-    if found is None:
-        raise Infeasible(
-            f"{where}: no threshold reaches a risk of {share:g}; the least reachable is {curve.risk.min():.4g}, "
-            f"at a coverage of {curve.coverage[curve.risk.argmin()]:.4g}"
-        )
-    return found
 
 
 def _around(scores: NDArray[np.float32], tau: float, pass_rate: float, where: str) -> tuple[float, float]:

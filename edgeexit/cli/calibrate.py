@@ -37,7 +37,7 @@ from edgeexit.loading import load
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Patience, Policy, QExit, Threshold, Window, fixed_exit
 from edgeexit.records import Records
-from edgeexit.scores import SCORES
+from edgeexit.scores import NAMES
 from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 
 
@@ -49,9 +49,13 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
     default="threshold",
     show_default=True,
     help="A threshold per exit, one for all, exit rates under a budget, a window for applications that reject, "
-    "probability of having stopped, equal answers in a row, one exit always.",
+    "the same on an ensemble's uncertainty, probability of having stopped, equal answers in a row, one exit always.",
 )
-@click.option("--score", type=click.Choice(list(SCORES)), help="What thresholds compare. [default: the artifact's]")
+@click.option(
+    "--score",
+    type=click.Choice(list(NAMES)),
+    help="What thresholds compare. [default: the artifact's; qute: what ranks errors best]",
+)
 @click.option("--budget", help="Mean cost allowed: 0.3 of the last exit's, 4MMACs, or 2.5ms on this device.")
 @click.option("--accuracy", type=float, help="Accuracy wanted.")
 @click.option("--accuracy-drop", type=float, help="Accuracy that may be lost against the last exit, e.g. 0.01.")
@@ -71,9 +75,9 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
     show_default=True,
     help="Of the sets: hold at any exit, at each exit taken, or over all inputs.",
 )
-@click.option("--selective", metavar="cov@R|risk@C", help="Window: coverage at a risk, or risk at a coverage.")
-@click.option("--pass-rate", type=float, help="Window: share of the rows that may go on. [default: 0.2]")
-@click.option("--first", type=int, help="Window: the exit that has it. [default: 1]")
+@click.option("--selective", metavar="cov@R|risk@C", help="Window, qute: coverage at a risk, or risk at a coverage.")
+@click.option("--pass-rate", type=float, help="Window, qute: share of the rows that may go on. [default: 0.2]")
+@click.option("--first", type=int, help="Window, qute: the exit that has it. [default: 1; qute: the last but one]")
 @click.option("--mode", type=click.Choice(MODES), help="EERO: keep the budget, or use it fully. [default: paper]")
 @click.option("--beta", type=float, help="EERO: weight of the prior. [default: chosen on the design rows]")
 @click.option("--prior", type=click.Choice(["cost", "uniform"]), help="EERO: cheap exits first, or all alike.")
@@ -136,6 +140,7 @@ def calibrate(
       edgeexit calibrate digits.edgeexit --data val.npz --policy eero --budget 0.2ms
       edgeexit calibrate digits.edgeexit --data val.npz --guarantee "accuracy_gap<=0.02@0.95"
       edgeexit calibrate --records recorded.npz --policy window --selective cov@0.02
+      edgeexit calibrate qute.edgeexit --data val.npz --policy qute --selective risk@0.8
       edgeexit calibrate --records recorded.npz --budget 0.3 --json
     """
     check_source("calibrate", bundle, data, records)
@@ -145,14 +150,15 @@ def calibrate(
         "eero": {"mode": mode, "beta": beta, "prior": prior, "spend": spend},
         "window": {"pass_rate": pass_rate, "first": first},
     }
+    kin = "window" if policy == "qute" else policy
     for family, values in of_policy.items():
         of_policy[family] = {k: v for k, v in values.items() if v is not None}
-        if of_policy[family] and policy != family:
+        if of_policy[family] and kin != family:
             raise PolicyError(f"--{next(iter(of_policy[family])).replace('_', '-')} goes with --policy {family}")
     allowed = None if budget is None else Budget.parse(budget)
     wish: dict[str, Any] = {
         "policy": policy,
-        "options": of_policy.get(policy, {}),
+        "options": of_policy.get(kin, {}),
         "selective": selective,
         "sets": sets,
         "set_mode": set_mode,
@@ -167,7 +173,7 @@ def calibrate(
             found, wish["budget"] = allowed.on(found)
         chosen_on, held_out = found.split(design, seed)
         temperatures = _useful(chosen_on) if temperature else None
-        default = "margin" if policy == "eero" else "maxprob"  # the score of EERO's paper
+        default = "margin" if policy == "eero" else None  # the score of EERO's paper
         point = calibrate_records(
             chosen_on,
             held_out=held_out,
@@ -180,8 +186,8 @@ def calibrate(
     else:
         assert bundle is not None and data is not None
         engine = load(bundle, artifact=artifact, threads=threads)
-        score = score or engine.artifact.score or "maxprob"
-        _check_family(engine, policy, score)
+        score = score or engine.artifact.score or (None if policy == "qute" else "maxprob")
+        _check_family(engine, policy, score or "maxprob")
         inputs, labels = read_data(data, engine.bundle.manifest)
         if temperature:
             engine = _with_temperatures(engine, inputs, labels, design, seed, threads)
@@ -215,6 +221,7 @@ def _check_family(engine: Engine, policy: str, score: str) -> None:
         "qexit": QExit(0.5, score),
         "window": Window((0.0,) * last, (1.0,) * last, 0.5, score),
     }
+    trials["qute"] = trials["window"]
     engine.driver.fits(trials.get(policy) or Threshold((1.0,) * last, score))
 
 

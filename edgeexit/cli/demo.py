@@ -43,8 +43,9 @@ POINT = "balanced"
 def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool) -> None:
     """Train, export, verify, calibrate and sweep a three-exit network on real handwritten digits.
 
-    Takes about a minute. Leaves digits.edgeexit (the bundle), report.html, sweep.csv, sweep.json, sweep.png and
-    test.npz (the official test pictures, for `edgeexit run` and `edgeexit sweep`) in the folder.
+    Takes about a minute. Leaves digits.edgeexit (the bundle), report.html, sweep.csv, sweep.json, sweep.png,
+    promises.csv, promises.png and test.npz (the official test pictures, for `edgeexit run` and `edgeexit sweep`)
+    in the folder.
     """
     try:
         from edgeexit_models import WeightedSum, digits, evaluate, fit

@@ -12,7 +12,7 @@ from edgeexit.cli.inspect import describe, exits_table
 from edgeexit.errors import EdgeExitError
 from edgeexit.files import read_npz
 from edgeexit.manifest import LAYOUTS
-from edgeexit.scores import SCORES
+from edgeexit.scores import NAMES
 
 
 @click.command()
@@ -20,7 +20,12 @@ from edgeexit.scores import SCORES
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), required=True, help="The bundle's folder, e.g. kws.edgeexit."
 )
-@click.option("--exits", metavar="A,B,C", help="Exits' tensor names, shallow to deep. [default: the outputs, in order]")
+@click.option(
+    "--exits",
+    metavar="A,B+C",
+    help="Exits' tensor names, shallow to deep; heads that answer together with +. [default: the outputs, in order]",
+)
+@click.option("--scores", metavar="S,T", help="Tensors of learned scores in [0, 1], one per exit (.onnx only).")
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
@@ -33,7 +38,7 @@ from edgeexit.scores import SCORES
 )
 @click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
 @click.option(
-    "--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="Inside the fused graph."
+    "--score", type=click.Choice(list(NAMES)), default="maxprob", show_default=True, help="Inside the fused graph."
 )
 @click.option(
     "--outputs",
@@ -55,6 +60,7 @@ def export(
     source: str,
     out: Path,
     exits: str | None,
+    scores: str | None,
     weights: Path | None,
     inputs: tuple[str, ...],
     layouts: str,
@@ -69,12 +75,14 @@ def export(
     """Make a bundle from a multi-exit network.
 
     SOURCE is a multi-output .onnx file (needs no torch), or package.module:function returning a torch module
-    that gives its exits' outputs in order. Every layout is compared with the source model at every exit;
-    a difference above the tolerance refuses the bundle.
+    that gives its exits in order: tensors, tuples of tensors (heads that answer together: their mean answers, their
+    spread is the uncertainty), or dicts of output and score (a learned score in [0, 1]). Every layout is compared
+    with the source model at every exit; a difference above the tolerance refuses the bundle.
 
     \b
     Examples:
       edgeexit export model.onnx --exits y0,y1,y2 --out my.edgeexit
+      edgeexit export model.onnx --exits y0,y1+y2+y3 --scores s0,s1 --score learned --out my.edgeexit
       edgeexit export edgeexit_models:resnet8 --weights w.safetensors --out resnet8.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
     """
@@ -85,6 +93,7 @@ def export(
         source,
         out,
         exits=names(exits),
+        scores=names(scores),
         weights=weights,
         inputs=inputs,
         layouts=wanted,

@@ -57,10 +57,11 @@ def exits_table(bundle: Bundle) -> str:
     """One line per exit: cost, size, what is carried on, accuracy when known."""
     m = bundle.manifest
     known = accuracies(bundle)
+    several = any(e.members > 1 or e.learned for e in m.exits)
     head = ["exit", "name", "MACs", "of last", "alone", "parameters", "weights", "carries on", "accuracy"]
     if known is not None and known["measure"] != "accuracy":
         head[-1] = "agreement"
-    rows = [head]
+    rows = [head + ["gives"] * several]
     last = m.exits[-1].macs
     for k, (e, s) in enumerate(zip(m.exits, m.stages, strict=True)):
         rows.append(
@@ -75,6 +76,7 @@ def exits_table(bundle: Bundle) -> str:
                 "-" if s.cut_bytes is None else f"{s.cut_bytes / 1024:.1f} KiB",
                 percent(known["exits"][k], 2) if known else "-",
             ]
+            + ([f"{e.members} head{'s' * (e.members > 1)}{', learned score' * (e.learned is not None)}"] * several)
         )
     return table(rows, right=range(2, 9))
 

@@ -79,6 +79,8 @@ def run(
                 "macs": decision.macs,
                 "late": decision.late,
                 "prediction_set": None if kept is None else np.flatnonzero(kept),
+                "uncertainty": decision.uncertainty,
+                "accepted": decision.accepted,
                 "output": decision.output,
                 "artifact": engine.artifact.name,
                 "policy": used,
@@ -92,6 +94,12 @@ def run(
         f"{answer}  exit {decision.exit} of 0..{engine.exits - 1} ({decision.reason}), score {decision.score:.4f}, "
         f"{milliseconds(decision.seconds)}, {count(decision.macs)} MACs" + (", LATE" if decision.late else "")
     )
+    if decision.uncertainty is not None:
+        click.echo(f"uncertainty {decision.uncertainty:.4f}: how far the exit's heads are apart")
+    if decision.accepted is not None:
+        click.echo(
+            "accepted" if decision.accepted else "NOT accepted: too unsure for the target, abstain or ask elsewhere"
+        )
     if kept is not None and engine.sets is not None:
         shown = ", ".join(
             str(labels[i]) if labels is not None and i < len(labels) else str(i) for i in np.flatnonzero(kept)

@@ -24,7 +24,7 @@ from edgeexit.environment import environment
 from edgeexit.loading import load
 from edgeexit.records import Records
 from edgeexit.report import sweep_json, sweep_text, write_report
-from edgeexit.sweep import ADAPTIVE, BASELINES
+from edgeexit.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
 from edgeexit.sweep import sweep as sweep_records
 
 
@@ -38,9 +38,17 @@ from edgeexit.sweep import sweep as sweep_records
 @click.option(
     "--design", type=float, default=0.5, show_default=True, help="Without it: share of the rows to choose on."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split, and of the promises'."
+)
 @click.option("--policies", metavar="A,B", help=f"Of {', '.join((*ADAPTIVE, *BASELINES))}. [default: all]")
 @click.option("--budgets", metavar="F,F", help="Fractions of the last exit's cost. [default: 25 from the first exit's]")
+@click.option(
+    "--alphas",
+    metavar="A,A",
+    help=f"Losses to promise, in (0, 1); empty for none. [default: {','.join(f'{a:g}' for a in ALPHAS)}]",
+)
+@click.option("--delta", type=float, default=DELTA, show_default=True, help="Probability that a promise may be broken.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
 @artifact_option
 @threads_option
@@ -54,6 +62,8 @@ def sweep(
     seed: int,
     policies: str | None,
     budgets: str | None,
+    alphas: str | None,
+    delta: float,
     out: Path,
     artifact: str | None,
     threads: int,
@@ -65,9 +75,15 @@ def sweep(
     sweep.json, sweep.png and report.html (one standalone page). The first line says whether adaptive exits
     beat the best static exit at equal accuracy, and by how much.
 
+    Guarantees are swept too: for every loss in --alphas, half of the design rows order the policies, the other
+    half certify one, and the held-out rows show what became of the promise (promises.csv, promises.png). Each
+    promise stands alone, with probability 1 - delta. Below ln(delta) / ln(1 - alpha) certifying rows it is
+    refused, with the rows needed.
+
     \b
     Examples:
       edgeexit sweep digits.edgeexit --data val.npz --out report
+      edgeexit sweep digits.edgeexit --data val.npz --alphas 0.01,0.03 --delta 0.05 --out report
       edgeexit sweep --records test.npz --design-data val.npz --policies maxprob,margin --out report
     """
     check_source("sweep", bundle, data, records)
@@ -88,6 +104,8 @@ def sweep(
             names(policies) or (*ADAPTIVE, *BASELINES),
             numbers(budgets),
             tell,
+            alphas=ALPHAS if (asked := numbers(alphas)) is None else asked,
+            delta=delta,
             environment=environment(
                 None if engine is None else engine.backend.version(), None if engine is None else threads
             ),

@@ -10,7 +10,7 @@ from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded, one_by_one, stopped
 from edgeexit.manifest import Artifact, Manifest
-from edgeexit.policy import Policy, Threshold, fixed_exit
+from edgeexit.policy import Policy, Threshold, Window, fixed_exit
 
 
 class Fused(Base):
@@ -27,7 +27,8 @@ class Fused(Base):
 
     def fits(self, policy: Policy) -> None:
         super().fits(policy)
-        if not isinstance(policy, Threshold):
+        # With one exit nothing is compared in the graph, so a policy may reject answers outside it.
+        if not isinstance(policy, Threshold) and not (isinstance(policy, Window) and self.count == 1):
             raise PolicyError(f"policy {policy.kind!r} needs layout chain; a fused graph compares thresholds only")
         if policy.score != self.artifact.score:
             raise PolicyError(
@@ -55,8 +56,8 @@ class Fused(Base):
         return k, output, float(sure), None if self.uncertain[k] is None else float(told[0])
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
-        assert isinstance(policy, Threshold)
-        thresholds = np.array(policy.compared, np.float32)
+        compared = policy.compared if isinstance(policy, Threshold) else ()
+        thresholds = np.array(compared, np.float32)
         most = self.count - 1
         if left is not None and self.seconds is not None:
             time_left = left()
@@ -64,7 +65,7 @@ class Fused(Base):
             most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
             thresholds[most:] = -np.inf
         k, output, sure, told = self.call(inputs, thresholds)
-        if k == most < self.count - 1 and not sure >= policy.compared[k]:
+        if k == most < self.count - 1 and not sure >= compared[k]:
             return Found(k, output, sure, "deadline", told)
         return Found(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told)
 

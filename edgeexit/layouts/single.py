@@ -22,8 +22,7 @@ class Prefix(Base):
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
         self.reads = [
-            self.bound(m, [t.name for t in e.outputs], self.names)
-            for m, e in zip(models, manifest.exits, strict=True)
+            self.bound(m, [t.name for t in e.outputs], self.names) for m, e in zip(models, manifest.exits, strict=True)
         ]
 
     def fits(self, policy: Policy) -> None:

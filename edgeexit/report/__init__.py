@@ -1,11 +1,23 @@
-"""A sweep as a terminal table, CSV, JSON, a figure and one interactive page.
+"""A sweep as a terminal table, CSV, JSON, figures and one interactive page.
 
-Every form begins with the verdict and carries the static baselines. matplotlib is needed for the figure only.
+Every form begins with the verdict and carries the static baselines; promises have a CSV and a figure of their own.
+matplotlib is needed for the figures only.
 """
 
 from edgeexit.report.html import sweep_html
 from edgeexit.report.png import sweep_png
+from edgeexit.report.promises import promises_csv
+from edgeexit.report.promises_png import promises_png
 from edgeexit.report.table import sweep_csv, sweep_json, sweep_text
 from edgeexit.report.write import write_report
 
-__all__ = ["sweep_csv", "sweep_html", "sweep_json", "sweep_png", "sweep_text", "write_report"]
+__all__ = [
+    "promises_csv",
+    "promises_png",
+    "sweep_csv",
+    "sweep_html",
+    "sweep_json",
+    "sweep_png",
+    "sweep_text",
+    "write_report",
+]

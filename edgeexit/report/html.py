@@ -10,7 +10,11 @@ import re
 from html import escape
 from importlib.resources import files
 
+from edgeexit.report.chosen import chosen_rows, exit_rates_svg, expected_svg
 from edgeexit.report.diagrams import budgets_svg, reliability_rows, reliability_svg
+from edgeexit.report.promise_diagrams import limits, promise_costs_svg, promise_legend, promises_svg
+from edgeexit.report.promises import promise_rows, promise_terms
+from edgeexit.report.rejections import REJECTION_TERMS, rejection_rows
 from edgeexit.report.table import sweep_json
 from edgeexit.report.words import colour, dashed, data_line, environment_line, terms, verdict_line
 from edgeexit.sweep import Row, Sweep
@@ -37,7 +41,10 @@ def sweep_html(sweep: Sweep) -> str:
         "measure": escape(sweep.measure),
         "statics": _statics(sweep),
         "rows": _rows(sweep),
+        "chosen": _chosen(sweep),
         "budgets": budgets_svg(sweep),
+        "promises": _promises(sweep),
+        "rejections": _rejections(sweep),
         "reliability": _reliability(sweep),
         "data": _embedded(data),
     }
@@ -53,7 +60,7 @@ def _embedded(data: object) -> str:
 
 def _statics(sweep: Sweep) -> str:
     timed = sweep.seconds is not None
-    head = ["exit", "cost alone", "cost inside", sweep.measure, "95 % interval", *["seconds"] * timed]
+    head = ["exit", "cost alone", "cost inside", sweep.measure, "95 % interval"]
     body = [
         [
             str(s.exit),
@@ -65,20 +72,63 @@ def _statics(sweep: Sweep) -> str:
         ]
         for s in sweep.statics
     ]
-    cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>\n" for row in body)
-    return f"<thead><tr>{cells}</tr></thead>\n<tbody>\n{lines}</tbody>"
+    return _table([head + ["seconds"] * timed, *body])
 
 
 def _reliability(sweep: Sweep) -> str:
     if not sweep.calibration:
         return "<p>Not measured: these rows have no labels.</p>"
     pictures = "".join(reliability_svg(c) for c in sweep.calibration)
-    head, *rows = reliability_rows(sweep)
+    return (
+        f'<div class="row">{pictures}</div>\n<div class="scroll"><table>{_table(reliability_rows(sweep))}</table></div>'
+    )
+
+
+def _chosen(sweep: Sweep) -> str:
+    if not chosen_rows(sweep):
+        return "<p>No adaptive policy was compared at these budgets.</p>"
+    name = escape(sweep.verdict.policy or "")
+    note = (
+        f"Policy {name}, the verdict's. Left: where inputs leave under each budget. Right: dashes are what the design "
+        "rows let expect, the line with its 95 % band is what the held-out rows gave."
+    )
+    return f'<p class="soft">{note}</p>\n<div class="row">{exit_rates_svg(sweep)}{expected_svg(sweep)}</div>'
+
+
+def _promises(sweep: Sweep) -> str:
+    if not sweep.promises:
+        return "<p>None were asked for.</p>"
+    note = (
+        "Marks of one alpha stand side by side; those in the shaded part lost more than was promised, and a loss "
+        f"of less than {100 * limits(sweep).floor:.3g} % is drawn on the lower edge. The table is in per cent."
+    )
+    reasons = "".join(
+        f"<li>{escape(p.label)}, alpha {100 * p.alpha:.3g} %: {escape(p.refusal)}</li>\n"
+        for p in sweep.promises
+        if p.refusal is not None
+    )
+    return (
+        f'<p class="soft">{escape(promise_terms(sweep))} {note}</p>\n'
+        f'<div class="row">{promises_svg(sweep)}{promise_costs_svg(sweep)}</div>\n'
+        f'<div class="row soft">{promise_legend(sweep)}</div>\n'
+        f'<div class="scroll"><table id="promises">{_table(promise_rows(sweep))}</table></div>'
+        + (f'\n<ul class="soft">\n{reasons}</ul>' if reasons else "")
+    )
+
+
+def _rejections(sweep: Sweep) -> str:
+    if not sweep.rejections:
+        return "<p>Not measured: these rows have no labels, or no risk was asked for.</p>"
+    table = f'<div class="scroll"><table id="rejections">{_table(rejection_rows(sweep))}</table></div>'
+    return f'<p class="soft">{escape(REJECTION_TERMS)} In per cent.</p>\n{table}'
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Head and body; the first row is the head."""
+    head, *body = rows
     cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>\n" for row in rows)
-    table = f"<table><thead><tr>{cells}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
-    return f'<div class="row">{pictures}</div>\n<div class="scroll">{table}</div>'
+    lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>\n" for row in body)
+    return f"<thead><tr>{cells}</tr></thead>\n<tbody>\n{lines}</tbody>"
 
 
 def _rows(sweep: Sweep) -> str:
@@ -108,6 +158,8 @@ def _rows(sweep: Sweep) -> str:
 def _setting(row: Row) -> str:
     if row.patience is not None:
         return f"patience {row.patience}"
+    if row.q is not None:
+        return f"q {row.q:.4f}"
     if row.thresholds is None:
         return ""
     words = {math.inf: "never", -math.inf: "always"}

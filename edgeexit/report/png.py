@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from edgeexit.errors import BackendMissing
 from edgeexit.report.words import colour, dashed, data_line, environment_line, verdict_line
 from edgeexit.sweep import Sweep
 
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "h")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "h", "<", ">", "d")
 
 
 def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
@@ -23,6 +24,23 @@ def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
         sweep: what to draw.
         width: pixels.
         height: pixels.
+
+    Raises:
+        BackendMissing: matplotlib is not installed.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_axes((0.07, 0.155, 0.72, 0.71))
+        _lines(axes, sweep)
+        _statics(axes, sweep)
+        _frame(axes, sweep)
+        _print(figure, axes, sweep, width)
+
+    return rendered(width, height, draw)
+
+
+def rendered(width: int, height: int, draw: Callable[[Any], None]) -> bytes:
+    """The PNG of a matplotlib figure that `draw` fills; the same bytes whatever the user's settings.
 
     Raises:
         BackendMissing: matplotlib is not installed.
@@ -40,11 +58,7 @@ def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
         matplotlib.rcParams["text.parse_math"] = False
         figure = Figure(figsize=(width / 100, height / 100), dpi=100)
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.07, 0.155, 0.72, 0.71))
-        _lines(axes, sweep)
-        _statics(axes, sweep)
-        _frame(axes, sweep)
-        _print(figure, axes, sweep, width)
+        draw(figure)
         out = io.BytesIO()
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

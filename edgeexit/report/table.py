@@ -6,11 +6,14 @@ import csv
 import dataclasses
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgeexit.calibrate.reliability import Reliability
 from edgeexit.report.diagrams import reliability_rows
+from edgeexit.report.promises import promise_rows, promise_terms
+from edgeexit.report.rejections import REJECTION_TERMS, rejection_rows
 from edgeexit.report.words import data_line, environment_line, terms, verdict_line
 from edgeexit.sweep import Sweep
 
@@ -37,6 +40,8 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
             }
             for c in sweep.calibration
         ],
+        "promises": [_plain({**dataclasses.asdict(p), "kept": p.kept}) for p in sweep.promises],
+        "rejections": [_plain(dataclasses.asdict(r)) for r in sweep.rejections],
         "rows": [_plain(dataclasses.asdict(row)) for row in sweep.rows],
     }
 
@@ -58,17 +63,17 @@ def sweep_csv(sweep: Sweep) -> str:
     out = io.StringIO()
     out.write(f"# {verdict_line(sweep)}\n")
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["policy", "score", "budget", *measured, "patience", *rates, *thresholds])
+    table.writerow(["policy", "score", "budget", *measured, "patience", "q", *rates, *thresholds])
     for s in sweep.statics:
         found = [s.cost, s.design_accuracy, s.cost, s.accuracy, s.accuracy_low, s.accuracy_high]
         own = [1.0 * (k == s.exit) for k in range(exits)]
-        table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", *own])
+        table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", "", *own])
     for r in sweep.rows:
         there = [r.design_cost, r.design_accuracy, r.cost, r.accuracy, r.accuracy_low, r.accuracy_high]
         taken = r.exit_rates or ("",) * exits
         limits = r.thresholds or ()
         table.writerow(
-            [r.policy, r.score, r.budget, *there, r.n, r.seconds, r.patience, *taken, *limits]
+            [r.policy, r.score, r.budget, *there, r.n, r.seconds, r.patience, r.q, *taken, *limits]
             + [""] * (exits - 1 - len(limits))
         )
     return out.getvalue()
@@ -101,6 +106,12 @@ def sweep_text(sweep: Sweep) -> str:
         cells = {(row.policy, row.budget): _percent(row.accuracy) for row in sweep.rows}
         table = [[f"{b:.3f}", *(cells.get((p, b), "-") for p in sweep.policies)] for b in shown]
         lines += _aligned([["budget", *sweep.policies], *table])
+    if sweep.promises:
+        lines += ["", "Guarantees, in % (cost of the last exit's, exit rates on the held-out rows):"]
+        lines += [*_aligned(promise_rows(sweep)), *textwrap.wrap(promise_terms(sweep), 110)]
+    if sweep.rejections:
+        lines += ["", "Answering only what is sure enough, in %:", *_aligned(rejection_rows(sweep))]
+        lines += textwrap.wrap(REJECTION_TERMS, 110)
     if sweep.calibration:
         lines += ["", "Calibration of each exit's probabilities (15 bins), before and after a temperature:"]
         lines += _aligned(row[:-1] for row in reliability_rows(sweep))

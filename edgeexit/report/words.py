@@ -6,8 +6,14 @@ from edgeexit.scores import SCORES
 from edgeexit.sweep import Sweep
 
 _COLOURS = dict(zip(SCORES, ("#0072B2", "#D55E00", "#009E73"), strict=True))
-_OTHERS = {"patience": "#CC79A7", "random": "#8A8A8A", "eero": "#E69F00"}
-_SPARE = ("#56B4E9", "#B8A200", "#7F5FBF")
+_OTHERS = {
+    "patience": "#CC79A7",
+    "random": "#8A8A8A",
+    "eero": "#E69F00",
+    "eero-survivors": "#E69F00",
+    "qexit": "#7F5FBF",
+}
+_SPARE = ("#56B4E9", "#B8A200", "#8C564B")
 """Okabe and Ito's palette, which readers of all kinds of colour vision tell apart; the score has the colour,
 a shared threshold has the dashes, so that no pair differs by colour alone."""
 
@@ -61,8 +67,8 @@ def colour(sweep: Sweep, policy: str) -> str:
 
 
 def dashed(policy: str) -> bool:
-    """Whether the line is dashed: one threshold for all exits, or chance."""
-    return policy.startswith("shared-") or policy == "random"
+    """Whether the line is dashed: one threshold for all exits, EERO's other mode, or chance."""
+    return policy.startswith("shared-") or policy in ("eero-survivors", "random")
 
 
 def _one_line(text: str) -> str:

@@ -8,17 +8,20 @@ from pathlib import Path
 from edgeexit.files import write_atomic
 from edgeexit.report.html import sweep_html
 from edgeexit.report.png import sweep_png
+from edgeexit.report.promises import promises_csv
+from edgeexit.report.promises_png import promises_png
 from edgeexit.report.table import sweep_csv, sweep_json
 from edgeexit.sweep import Sweep
 
 
 def write_report(sweep: Sweep, folder: Path | str) -> dict[str, Path]:
-    """Write `sweep.csv`, `sweep.json`, `sweep.png` and `report.html`; equal sweeps give equal bytes.
+    """Write `sweep.csv`, `sweep.json`, `sweep.png` and `report.html`, and of a sweep with promises `promises.csv`
+    and `promises.png` too; equal sweeps give equal bytes.
 
     Nothing is written before all of them are made.
 
     Returns:
-        Paths by kind: "csv", "json", "png", "html".
+        Paths by kind: "csv", "json", "png", "html", "promises_csv", "promises_png".
 
     Raises:
         BackendMissing: matplotlib is not installed.
@@ -30,6 +33,9 @@ def write_report(sweep: Sweep, folder: Path | str) -> dict[str, Path]:
         "png": ("sweep.png", sweep_png(sweep)),
         "html": ("report.html", sweep_html(sweep)),
     }
+    if sweep.promises:
+        made["promises_csv"] = ("promises.csv", promises_csv(sweep))
+        made["promises_png"] = ("promises.png", promises_png(sweep))
     paths = {kind: Path(folder) / name for kind, (name, _) in made.items()}
     for kind, (_, content) in made.items():
         write_atomic(paths[kind], content)

@@ -59,9 +59,7 @@ class Comparison:
             )
 
 
-def compare(
-    layout: str, files: Mapping[str, bytes], answers: Sequence[Answer], comparison: Comparison
-) -> None:
+def compare(layout: str, files: Mapping[str, bytes], answers: Sequence[Answer], comparison: Comparison) -> None:
     """Run a layout's files and compare every exit with the source model's answers.
 
     Raises:

@@ -91,9 +91,7 @@ def export(
     if found.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
         found.reference(make_inputs(found.inputs, 1, seed=0))
     progress("finding the stages")
-    parts = stages(
-        onnx_graph.view(found.model.graph), [e.answer for e in found.exits], [e.extras for e in found.exits]
-    )
+    parts = stages(onnx_graph.view(found.model.graph), [e.answer for e in found.exits], [e.extras for e in found.exits])
     whole = building.all_exits(found.model, found.tensors)
     cuts = [n for p in parts for n in p.cuts]
     seen = probe(found, ir.to_proto(whole), [*found.tensors, *cuts])

@@ -57,9 +57,7 @@ class Stage:
         return (*self.answers, *(c for c in self.cuts if c not in self.answers))
 
 
-def stages(
-    graph: GraphView, exits: Sequence[str], extras: Sequence[Sequence[str]] | None = None
-) -> tuple[Stage, ...]:
+def stages(graph: GraphView, exits: Sequence[str], extras: Sequence[Sequence[str]] | None = None) -> tuple[Stage, ...]:
     """Divide a graph into one stage per exit.
 
     Args:

@@ -147,7 +147,9 @@ class Qute(nn.Module):
 
 
 class QuteDeployed(nn.Module):
-    """Inputs -> one exit of K heads, the views' logits `(batch, classes)`; exported, the mean of their softmaxes answers.
+    """Inputs -> one exit of K heads, the views' logits `(batch, classes)`.
+
+    Exported, the mean of their softmaxes answers.
 
     It is one exit with K opinions, not K exits: training takes it for no multi-exit module.
     """

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded
 from edgeexit.calibrate.cuts import cut_at
-from edgeexit.calibrate.selective import answered, coverage_at_risk, risk_at_coverage, selected
-from edgeexit.calibrate.window import parse_target, window_policy
+from edgeexit.calibrate.selective import answered, coverage_at_risk, parse_target, risk_at_coverage, selected
+from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
 from edgeexit.policy import Threshold
 from edgeexit.records import Records, outcome, replay

@@ -300,7 +300,14 @@ def test_calibrate_with_temperatures(cli: Cli, copy: Path, data: Path, row: Path
 
 # --- sweep -------------------------------------------------------------------------------------------------
 
-KINDS = {"csv": "sweep.csv", "json": "sweep.json", "png": "sweep.png", "html": "report.html"}
+KINDS = {
+    "csv": "sweep.csv",
+    "json": "sweep.json",
+    "png": "sweep.png",
+    "html": "report.html",
+    "promises_csv": "promises.csv",
+    "promises_png": "promises.png",
+}
 
 
 def check_report(out: Path) -> None:
@@ -325,6 +332,16 @@ def test_sweep_records(cli: Cli, recorded: Path, tmp_path: Path) -> None:
     found = cli("sweep", "--records", recorded, "--out", out, "--budgets", "0.3,0.5,0.8", "--json")
     assert found.json["files"] == {kind: str(out / name) for kind, name in KINDS.items()}
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before  # the same again, byte for byte
+
+
+def test_sweep_promises(cli: Cli, recorded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ("sweep", "--records", recorded, "--budgets", "0.5", "--json", "--out")
+    found = cli(*arguments, tmp_path / "a", "--alphas", "0.3,0.05", "--delta", "0.2").json["promises"]
+    assert {(p["alpha"], p["delta"]) for p in found if p["method"] == "ltt"} == {(0.05, 0.2), (0.3, 0.2)}
+    assert {p["what"] for p in found} >= {"disagreement", "accuracy_gap", "accumulated_accuracy_gap"}
+    none = cli(*arguments, tmp_path / "b", "--alphas", "").json
+    assert none["promises"] == [] and not (tmp_path / "b" / "promises.csv").exists()
 
 
 def test_sweep_a_bundle(cli: Cli, tiny: Path, data: Path, tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_heads_of_two_kinds_are_refused(tmp_path: Path) -> None:
 
 def test_policies_on_scores_an_exit_does_not_give_are_refused(bundle: edgeexit.Bundle) -> None:
     engine = edgeexit.load(bundle, artifact="chain", warmup=0)
-    with pytest.raises(PolicyError, match="exit 'exit0' of .* gives no score 'ensemble'"):
+    with pytest.raises(PolicyError, match=r"exit 'exit0' of .* gives no score 'ensemble'"):
         engine.policy = fixed_exit(1, 2, "ensemble")
 
 

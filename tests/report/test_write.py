@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from report.made_sweep import ordinary
 pytest.importorskip("matplotlib")
 
 
-def test_four_files_and_nothing_else(tmp_path: Path) -> None:
+def test_six_files_and_nothing_else(tmp_path: Path) -> None:
     paths = write_report(ordinary(), tmp_path / "new" / "folder")
     assert {kind: p.name for kind, p in paths.items()} == {
         "csv": "sweep.csv",
         "json": "sweep.json",
         "png": "sweep.png",
         "html": "report.html",
+        "promises_csv": "promises.csv",
+        "promises_png": "promises.png",
     }
     assert sorted((tmp_path / "new" / "folder").iterdir()) == sorted(paths.values())
     assert json.loads(paths["json"].read_text())["measure"] == "accuracy"
@@ -33,3 +36,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgeExitError, match="cannot be written"):
         write_report(ordinary(), tmp_path / "file")
+
+
+def test_without_promises_no_files_of_theirs(tmp_path: Path) -> None:
+    paths = write_report(dataclasses.replace(ordinary(), promises=()), tmp_path)
+    assert set(paths) == {"csv", "json", "png", "html"} and sorted(tmp_path.iterdir()) == sorted(paths.values())
