@@ -30,6 +30,7 @@ from edgeexit_models.losses import (
 )
 from edgeexit_models.measure import evaluate, predict
 from edgeexit_models.mobilenet import MobileNetV1, mobilenet_025
+from edgeexit_models.predicted_error import ErrorFit, PredictedError, fit_predicted_error, learned_scores
 from edgeexit_models.protocol import HasInputSpec, InputSpec, MultiExitModule, exits
 from edgeexit_models.resnet8 import ResNet8, resnet8, resnet8_cifar10
 from edgeexit_models.train import Epoch, History, fit
@@ -43,6 +44,7 @@ __all__ = [
     "DepthwiseSeparable",
     "Digits",
     "Epoch",
+    "ErrorFit",
     "GridPoolLinear",
     "HasInputSpec",
     "History",
@@ -52,6 +54,7 @@ __all__ = [
     "MultiExit",
     "MultiExitModule",
     "PoolLinear",
+    "PredictedError",
     "ResNet8",
     "SelfDistillation",
     "ShallowDeep",
@@ -63,6 +66,8 @@ __all__ = [
     "evaluate",
     "exits",
     "fit",
+    "fit_predicted_error",
+    "learned_scores",
     "load_trecx",
     "make_head",
     "mobilenet_025",
