@@ -8,6 +8,7 @@
 
 from edgeexit_models.attach import MultiExit, attach
 from edgeexit_models.augment import CropFlip
+from edgeexit_models.corruptions import CORRUPTIONS, corrupt, corrupted_stream
 from edgeexit_models.digits import Digits, digits
 from edgeexit_models.dscnn import DSCNN, dscnn
 from edgeexit_models.heads import (
@@ -37,6 +38,7 @@ from edgeexit_models.train import Epoch, History, fit
 from edgeexit_models.trecx import load_trecx
 
 __all__ = [
+    "CORRUPTIONS",
     "DSCNN",
     "HEADS",
     "AvgMaxPoolLinear",
@@ -61,6 +63,8 @@ __all__ = [
     "TokenLinear",
     "WeightedSum",
     "attach",
+    "corrupt",
+    "corrupted_stream",
     "digits",
     "dscnn",
     "evaluate",

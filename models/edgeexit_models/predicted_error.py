@@ -70,7 +70,6 @@ class PredictedError(nn.Module):
     Inputs -> per exit ``{"output": logits (batch, classes), "score": (batch,)}``, the score in [0, 1], larger = surer:
     one minus the predicted probability that the answer is wrong. The logits are the network's own, and no gradient
     goes from a score into the network. Untrained, the score is `maxprob`; `fit_predicted_error` trains the heads.
-    Keys of the state dict start with `network.` and `heads.`.
 
     Args:
         network: any multi-exit module; it is used, not copied.
@@ -80,8 +79,8 @@ class PredictedError(nn.Module):
         pool: makes vectors of these features.
 
     Raises:
-        ModelError: not a multi-exit module; names in `at` that are unknown, not run, run more than once, listed twice
-            or not one per exit; features that `pool` does not take.
+        ModelError: not a multi-exit module of at least two classes; names in `at` that are unknown, not run, run more
+            than once, listed twice or not one per exit; features that `pool` does not take.
     """
 
     def __init__(
@@ -99,7 +98,10 @@ class PredictedError(nn.Module):
         self.pool = pool
         self.input_spec: InputSpec = getattr(network, "input_spec", {})
         with evaluating(network), torch.no_grad():
-            count = len(exits(network, *inputs))
+            outputs = exits(network, *inputs)
+            count = len(outputs)
+            if outputs[0].shape[1] < 2:
+                raise ModelError("the exits have one logit each: an answer's doubt needs at least 2 classes")
             if at is not None:
                 check_names(network, self.at, "at")
                 if len(self.at) != count:

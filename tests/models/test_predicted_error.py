@@ -99,8 +99,9 @@ def test_on_new_digits_scores_are_more_honest_than_maxprob_and_rank_as_well(
             continue
         assert 10 < fits[k].errors < 60 and fits[k].after < fits[k].before
         brier = [float(np.mean((1 - s.numpy() - (1 - right)) ** 2)) for s in (score, maxprob)]
-        # the last exit errs in 2 % of the design rows only: nothing to gain there, and up to 2 % lost
-        assert brier[0] < brier[1] * (1 if k < 2 else 1.02)
+        # with 30 errors and fewer, 69 features and more have nothing to gain, and may lose a little
+        gains = k == 0 or (k == 1 and at is None)
+        assert brier[0] < brier[1] * (1 if gains else 1.1)
         assert auroc(score.numpy(), right) > auroc(maxprob.numpy(), right) - 0.02
 
 
@@ -278,6 +279,9 @@ def test_networks_and_features_that_do_not_fit_are_refused() -> None:
         PredictedError(Twice(), example=torch.zeros(1, 3), at=["fc", "other"])
     with pytest.raises(ModelError, match="single tensor"):
         PredictedError(nn.Linear(3, 2), example=torch.zeros(1, 3))
+    with pytest.raises(ModelError, match="at least 2 classes"):
+        PredictedError(attach(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), ["0"], example=torch.zeros(2, 3), heads=[
+            nn.Linear(3, 1)]), example=torch.zeros(2, 3))  # fmt: skip
     with pytest.raises(ModelError, match=r"`pool` made \(4, 16, 8, 8\) of what 'heads\.0' takes"):
         PredictedError(digits(), example=PICTURES, at=HEADS, pool=lambda x: x)
     with pytest.raises(ModelError, match="cannot pool features of shape"):
