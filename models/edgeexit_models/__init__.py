@@ -8,6 +8,7 @@
 
 from edgeexit_models.attach import MultiExit, attach
 from edgeexit_models.augment import CropFlip
+from edgeexit_models.corruptions import CORRUPTIONS, corrupt, corrupted_stream
 from edgeexit_models.digits import Digits, digits
 from edgeexit_models.dscnn import DSCNN, dscnn
 from edgeexit_models.heads import (
@@ -30,12 +31,14 @@ from edgeexit_models.losses import (
 )
 from edgeexit_models.measure import evaluate, predict
 from edgeexit_models.mobilenet import MobileNetV1, mobilenet_025
+from edgeexit_models.predicted_error import ErrorFit, PredictedError, fit_predicted_error, learned_scores
 from edgeexit_models.protocol import HasInputSpec, InputSpec, MultiExitModule, exits
 from edgeexit_models.resnet8 import ResNet8, resnet8, resnet8_cifar10
 from edgeexit_models.train import Epoch, History, fit
 from edgeexit_models.trecx import load_trecx
 
 __all__ = [
+    "CORRUPTIONS",
     "DSCNN",
     "HEADS",
     "AvgMaxPoolLinear",
@@ -43,6 +46,7 @@ __all__ = [
     "DepthwiseSeparable",
     "Digits",
     "Epoch",
+    "ErrorFit",
     "GridPoolLinear",
     "HasInputSpec",
     "History",
@@ -52,17 +56,22 @@ __all__ = [
     "MultiExit",
     "MultiExitModule",
     "PoolLinear",
+    "PredictedError",
     "ResNet8",
     "SelfDistillation",
     "ShallowDeep",
     "TokenLinear",
     "WeightedSum",
     "attach",
+    "corrupt",
+    "corrupted_stream",
     "digits",
     "dscnn",
     "evaluate",
     "exits",
     "fit",
+    "fit_predicted_error",
+    "learned_scores",
     "load_trecx",
     "make_head",
     "mobilenet_025",

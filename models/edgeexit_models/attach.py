@@ -7,7 +7,6 @@ later in-place ReLU cannot change what the head sees.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.heads import HeadFactory, make_head
-from edgeexit_models.listen import final_logits, first_tensor, listen, not_run, observe, ran_often
+from edgeexit_models.listen import check_names, final_logits, first_tensor, listen, not_run, observe, ran_often
 from edgeexit_models.protocol import InputSpec, check_outputs, evaluating
 
 Heads = str | Iterable[nn.Module] | HeadFactory
@@ -115,7 +114,7 @@ def attach(
     """
     inputs = example if isinstance(example, tuple) else (example,)
     names = list(after)
-    _check_names(backbone, names)
+    check_names(backbone, names, "after")
     seen = observe(backbone, names, inputs)
     if classes is None:
         if not include_final:
@@ -130,20 +129,6 @@ def attach(
     if freeze:
         backbone.requires_grad_(False)
     return multi
-
-
-def _check_names(backbone: nn.Module, names: list[str]) -> None:
-    known = [name for name, _ in backbone.named_modules() if name]
-    if not names:
-        raise ModelError(f"`after` is empty: name at least one of {', '.join(known[:8])}")
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
-            raise ModelError(
-                f"{type(backbone).__name__} has no submodule {name!r}: near names are {', '.join(near)}"
-            )
-        if names.count(name) > 1:
-            raise ModelError(f"`after` lists {name!r} twice: one exit per place")
 
 
 def _build_heads(heads: Heads, shapes: list[tuple[int, ...]], classes: int) -> list[nn.Module]:

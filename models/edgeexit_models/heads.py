@@ -16,13 +16,19 @@ from torch.nn import functional
 from edgeexit.errors import ModelError
 
 
-def _global_average(x: Tensor) -> Tensor:
+def global_average(x: Tensor) -> Tensor:
     """`(batch, channels, length)` or `(batch, channels, height, width)` -> `(batch, channels)`.
 
     Adaptive pooling and not `mean`: it becomes GlobalAveragePool, which every int8 kernel library has.
     """
     pooled = functional.adaptive_avg_pool1d(x, 1) if x.ndim == 3 else functional.adaptive_avg_pool2d(x, 1)
     return pooled.flatten(1)
+
+
+def average_and_largest(x: Tensor) -> Tensor:
+    """Mean and maximum of every channel, side by side: shapes as `global_average`, twice the channels."""
+    largest = functional.adaptive_max_pool1d(x, 1) if x.ndim == 3 else functional.adaptive_max_pool2d(x, 1)
+    return torch.cat([global_average(x), largest.flatten(1)], dim=1)
 
 
 class PoolLinear(nn.Module):
@@ -33,7 +39,7 @@ class PoolLinear(nn.Module):
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(_global_average(x))
+        y: Tensor = self.linear(global_average(x))
         return y
 
 
@@ -81,10 +87,7 @@ class AvgMaxPoolLinear(nn.Module):
         self.linear = nn.Linear(2 * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = (
-            functional.adaptive_max_pool1d(x, 1) if x.ndim == 3 else functional.adaptive_max_pool2d(x, 1)
-        )
-        y: Tensor = self.linear(torch.cat([_global_average(x), largest.flatten(1)], dim=1))
+        y: Tensor = self.linear(average_and_largest(x))
         return y
 
 
@@ -109,7 +112,7 @@ class DepthwiseSeparable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm_pointwise(self.pointwise(x)))
         x = torch.relu(self.norm_depthwise(self.depthwise(x)))
-        y: Tensor = self.linear(_global_average(x))
+        y: Tensor = self.linear(global_average(x))
         return y
 
 

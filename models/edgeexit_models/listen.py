@@ -1,9 +1,11 @@
-"""Hearing what submodules of a network return, with forward hooks that live for one call only."""
+"""Hearing what submodules of a network take or return, with forward hooks that live for one call only."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,25 @@ Heard = Callable[[int, object], None]
 """(index of the submodule, what it returned)."""
 
 
-def first_tensor(output: object, name: str) -> Tensor:
-    """The first tensor of what submodule `name` returned: itself, or the first in a tuple, list or dict.
+def check_names(backbone: nn.Module, names: Sequence[str], option: str) -> None:
+    """Refuses names that are no submodules or stand there twice; `option` is what the caller calls them.
+
+    Raises:
+        ModelError: no names, an unknown one (with near ones), or one listed twice.
+    """
+    known = [name for name, _ in backbone.named_modules() if name]
+    if not names:
+        raise ModelError(f"`{option}` is empty: name at least one of {', '.join(known[:8])}")
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
+            raise ModelError(f"{type(backbone).__name__} has no submodule {name!r}: near names are {', '.join(near)}")
+        if names.count(name) > 1:
+            raise ModelError(f"`{option}` lists {name!r} twice: one exit per place")
+
+
+def first_tensor(output: object, name: str, verb: str = "returned") -> Tensor:
+    """The first tensor of what submodule `name` returned (or took): itself, or the first in a tuple, list or dict.
 
     Raises:
         ModelError: there is none.
@@ -27,7 +46,7 @@ def first_tensor(output: object, name: str) -> Tensor:
         if isinstance(value, Tensor):
             return value
     raise ModelError(
-        f"{name!r} returned a {type(output).__name__} without a tensor in it: name another submodule"
+        f"{name!r} {verb} a {type(output).__name__} without a tensor in it: name another submodule"
     )
 
 
@@ -42,13 +61,21 @@ def listen(
     names: Sequence[str],
     heard: Heard,
     inputs: tuple[Tensor, ...],
+    entering: bool = False,
 ) -> object:
-    """Runs the backbone and calls `heard(index, output)` whenever a named submodule has run."""
+    """Runs the backbone and calls `heard(index, output)` whenever a named submodule has run.
+
+    With `entering` it calls `heard(index, inputs)`, a tuple, before the submodule runs and can change them in place.
+    """
     handles = []
     try:
         for index, name in enumerate(names):
-            hook = _hook(index, heard)
-            handles.append(backbone.get_submodule(name).register_forward_hook(hook))
+            submodule = backbone.get_submodule(name)
+            if entering:
+                hook = _hook_before(index, heard)
+                handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                handles.append(submodule.register_forward_hook(_hook(index, heard)))
         return backbone(*inputs)
     finally:
         for handle in handles:
@@ -58,6 +85,13 @@ def listen(
 def _hook(index: int, heard: Heard) -> Callable[[nn.Module, object, object], None]:
     def hook(module: nn.Module, inputs: object, output: object) -> None:
         heard(index, output)
+
+    return hook
+
+
+def _hook_before(index: int, heard: Heard) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        heard(index, (*inputs, *named.values()))
 
     return hook
 
