@@ -9,6 +9,7 @@ import click
 import edgeexit
 from edgeexit.cli.bench import bench
 from edgeexit.cli.calibrate import calibrate
+from edgeexit.cli.compare import compare
 from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
 from edgeexit.cli.export import export
@@ -38,7 +39,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (export, inspect, verify, calibrate, run, bench, sweep, demo, doctor):
+for command in (export, inspect, verify, calibrate, run, bench, sweep, compare, demo, doctor):
     cli.add_command(command)
 
 

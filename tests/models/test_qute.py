@@ -6,12 +6,14 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import edgeexit
 from edgeexit.errors import ModelError
 from edgeexit_models import ResNet8, WeightedSum, fit, predict
 from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble, members
@@ -202,29 +204,56 @@ def test_the_plain_loss_leaves_the_early_heads_without_gradients() -> None:
     assert all(not p.grad.any() for head in net.heads[:-1] for p in head.parameters())
 
 
-def test_the_recipe_writes_figures_of_all_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
+def the_recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("recipe_qute", SCRIPT)
     assert spec is not None and spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     monkeypatch.setattr(recipe.BASE, "HELD_OUT", 8)
+    monkeypatch.setattr(recipe, "TIMED", 3)
+    return recipe
+
+
+def pictures(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     np.savez(
-        tmp_path / "cifar.npz",
+        folder / "cifar.npz",
         x_train=rng.integers(0, 256, (72, 32, 32, 3)).astype(np.uint8), y_train=rng.integers(0, 10, 72),
         x_test=rng.integers(0, 256, (60, 32, 32, 3)).astype(np.uint8), y_test=rng.integers(0, 10, 60),
     )  # fmt: skip
+    return folder / "cifar.npz"
+
+
+def test_the_recipe_writes_figures_of_all_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    recipe = the_recipe(monkeypatch)
     out = tmp_path / "out"
-    words = ["train.py", tmp_path / "cifar.npz", "--out", out, "--seeds", 0, 1, "--epochs", 1, "--batch-size", 32]
+    words = ["train.py", pictures(tmp_path), "--out", out, "--seeds", 0, 1, "--epochs", 1, "--batch-size", 32]
     for more in ([], ["--resume"]):
         monkeypatch.setattr(sys, "argv", [str(word) for word in (*words, "--threads", 1, *more)])
         recipe.main()
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["split"] == {"train": 64, "held_out": 8, "test": 60}
-    for row in metrics["per_seed"]["1"].values():
+    assert set(metrics["test"]) == {"plain-0", "plain-1", "qute-0", "qute-1", "exits-0", "deep"}
+    assert set(metrics["held_out"]) == set(metrics["test"])
+    for row in metrics["test"].values():
         assert 0 <= row["accuracy"] <= 1 and row["nll"] > 0 and 0 <= row["brier"] <= 2 and 0 <= row["ece"] <= 1
-    plain, exits, qute = (metrics["per_seed"]["0"][name]["parameters"] for name in ("plain", "exits", "qute"))
-    assert plain < qute < exits
-    assert metrics["deep_ensemble"]["parameters"] == 2 * plain
+        assert set(row["corrupted_accuracy"]) == set(recipe.CORRUPTIONS) and "digits" in row["auroc_outside"]
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    plain, qute, exits, deep = (metrics["test"][name] for name in ("plain-0", "qute-0", "exits-0", "deep"))
+    assert plain["parameters"] < qute["parameters"] <= 1.1 * plain["parameters"] < exits["parameters"]
+    assert deep["parameters"] == pytest.approx(2 * plain["parameters"], abs=9)  # they share constants
+    assert [row["heads"] for row in (plain, qute, exits, deep)] == [1, 2, 3, 2]
+    assert plain["auroc_uncertainty"] is None
     qute_resnet8().deployed().load_state_dict(safetensors.load_file(out / "qute-1.safetensors"))
+    assert edgeexit.Bundle.open(out / "qute-1.edgeexit").manifest.exits[0].members == 2
+
+
+def test_settings_are_chosen_without_the_test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, out = the_recipe(monkeypatch), tmp_path / "out"
+    words = ["train.py", pictures(tmp_path), "--out", out, "--networks", "qute", "--epochs", 1, "--batch-size", 32,
+             "--rows", 40, "--held-out-only", "--threads", 1]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    recipe.main()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["test"] is None and metrics["split"]["train"] == 40 and set(metrics["held_out"]) == {"qute-0"}

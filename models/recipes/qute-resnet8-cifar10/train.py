@@ -1,9 +1,8 @@
-"""Plain ResNet-8, an early-exit ensemble and QUTE on CIFAR-10: `python train.py cifar10.npz --out runs/qute`.
+"""Plain ResNet-8, ensembles and QUTE on CIFAR-10: `python train.py cifar10.npz --out runs/qute`.
 
 In: an npz with x_train, x_test `(n, 32, 32, 3)` uint8 and y_train, y_test `(n,)`.
-Out, in the folder: per seed `<network>-<seed>.safetensors` and checkpoints (--resume goes on); metrics.json.
-Every network gets the same pictures, epochs, batches and augmentation. With two or more seeds, the plain networks
-together are measured as a deep ensemble, too.
+Out, in the folder: per seed and network checkpoints (--resume goes on), weights and a bundle; metrics.json.
+Every network gets the same pictures, epochs, batches and augmentation.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,16 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from edgeexit.calibrate.reliability import reliability
-from edgeexit.calibrate.uncertainty import auroc, ensemble
+import edgeexit
+from edgeexit.compare import Figures, compare
+from edgeexit.environment import environment
 from edgeexit.errors import DataError, EdgeExitError
-from edgeexit_models.ensembles import exit_members, network_members
+from edgeexit_models.corruptions import CORRUPTIONS, corrupted_stream
+from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble
 from edgeexit_models.losses import WeightedSum
-from edgeexit_models.measure import as_floats
-from edgeexit_models.qute import RESNET8_COSTS, QuteDeployed, QuteLoss, fit_qute, qute_resnet8
-from edgeexit_models.resnet8 import ResNet8, resnet8_cifar10
+from edgeexit_models.optdigits import load_optdigits
+from edgeexit_models.qute import RESNET8_COSTS, QuteLoss, fit_qute, qute_resnet8
+from edgeexit_models.resnet8 import resnet8_cifar10
 from edgeexit_models.train import Epoch, fit
 
 
@@ -49,15 +52,15 @@ def sibling() -> ModuleType:
 BASE = sibling()
 SPLIT_SEED = 0
 """One split for all seeds, or the networks of a deep ensemble would have seen each other's held-out pictures."""
-NETWORKS = ("plain", "exits", "qute")
-# Every loss's weights sum to about 1, so that SGD takes the same steps and weight decay weighs the same.
+NETWORKS = ("plain", "qute", "exits")
 PLAIN_LOSS = WeightedSum((0.0, 0.0, 1.0))  # the early heads stay as they were made and are not counted
 EXITS_LOSS = WeightedSum((1 / 3, 1 / 3, 1 / 3))
-QUTE_LOSS = QuteLoss(RESNET8_COSTS, scale=1 / 8)
+TIMED = 400
+"""Interleaved rounds of the latency."""
 
 
 def train_one(name: str, seed: int, train: Any, args: argparse.Namespace) -> nn.Module:
-    """Trains the network called `name`, or takes it from its finished checkpoint."""
+    """Trains the network called `name`, or takes it from its finished checkpoint; one exit, as it is deployed."""
 
     def report(epoch: Epoch) -> None:
         now = time.strftime("%H:%M:%S")
@@ -71,46 +74,49 @@ def train_one(name: str, seed: int, train: Any, args: argparse.Namespace) -> nn.
         "progress": report, "threads": args.threads,
     }  # fmt: skip
     torch.manual_seed(seed)
-    trained: nn.Module
     if name == "qute":
         qute = qute_resnet8()
         qute.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.8 times faster on CPUs
-        fit_qute(qute, train, loss=QUTE_LOSS, **options)
-        trained = qute.deployed()
-    else:
-        trained = resnet8_cifar10()
-        trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fit(trained, train, loss=PLAIN_LOSS if name == "plain" else EXITS_LOSS, **options)
-    weights = {key: value.contiguous() for key, value in trained.state_dict().items()}
-    BASE.write(args.out / f"{name}-{seed}.safetensors", safetensors.torch.save(weights))
-    return trained
+        fit_qute(qute, train, loss=QuteLoss(RESNET8_COSTS, scale=args.qute_scale), **options)
+        return qute.deployed()
+    net = resnet8_cifar10()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fit(net, train, loss=PLAIN_LOSS if name == "plain" else EXITS_LOSS, **options)
+    return DeepEnsemble([net]) if name == "plain" else ExitEnsemble(net)
 
 
-def members(name: str, net: nn.Module, x: npt.NDArray[np.uint8]) -> Tensor:
-    """Probabilities `(n, members, classes)` of whatever the network has to say."""
-    if isinstance(net, QuteDeployed):
-        with torch.no_grad():
-            return torch.cat([net(as_floats(torch.as_tensor(x[at : at + 250]))) for at in range(0, len(x), 250)])
-    return network_members([net], x) if name == "plain" else exit_members(net, x)
+def bundled(name: str, net: nn.Module, out: Path) -> edgeexit.Engine:
+    """Writes weights and bundle, and loads the bundle: what is measured is what ships."""
+    weights = {key: value.contiguous() for key, value in net.state_dict().items()}
+    BASE.write(out / f"{name}.safetensors", safetensors.torch.save(weights))
+    bundle = edgeexit.export(net.to(memory_format=torch.contiguous_format), out / f"{name}.edgeexit", exits=["answer"],  # type: ignore[call-overload]
+                             layouts=("fused", "chain"), overwrite=True)  # fmt: skip
+    return edgeexit.load(bundle, artifact="chain", warmup=0)
 
 
-def parameters(name: str, net: nn.Module) -> int:
-    """Parameters that the device stores."""
-    unused = sum(p.numel() for p in net.heads[:-1].parameters()) if name == "plain" and isinstance(net, ResNet8) else 0
-    return sum(p.numel() for p in net.parameters()) - unused
+def digits_as_pictures() -> npt.NDArray[np.float32]:
+    """Inputs of no class of CIFAR-10: the 1,797 handwritten test digits of the package, `(n, 3, 32, 32)`, 0..255."""
+    small = load_optdigits().x_test.reshape(-1, 8, 8)
+    grey = np.repeat(np.repeat(small, 4, 1), 4, 2) * (255 / 16)
+    return np.repeat(grey[:, None], 3, 1).astype(np.float32)
 
 
-def measure(probabilities: Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float | None]:
-    """The figures of one network or ensemble on the test pictures."""
-    found = ensemble(probabilities.numpy())
-    table = reliability(found.mean, labels)
-    right = found.mean.argmax(1) == labels
-    mixed = bool(0 < right.mean() < 1)  # with rows of one kind there is nothing to tell apart
-    return {
-        "accuracy": table.accuracy, "nll": table.nll, "brier": table.brier, "ece": table.ece,
-        "auroc_right_wrong": auroc(found.confidence, right) if mixed else None,
-        "auroc_right_wrong_entropy": auroc(-found.uncertainty, right) if mixed else None,
-    }  # fmt: skip
+def table(found: tuple[Figures, ...]) -> dict[str, Any]:
+    """Figures by network."""
+    return {f.name: {k: v for k, v in asdict(f).items() if k != "name"} for f in found}
+
+
+def quick(engines: Mapping[str, edgeexit.Engine], x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> Any:
+    """Figures without corruptions and timing."""
+    return table(compare(engines, (x.astype(np.float32), y), rounds=0))
+
+
+def whole(engines: Mapping[str, edgeexit.Engine], x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> Any:
+    """All figures."""
+    streams = {name: corrupted_stream(x, y, name) for name in CORRUPTIONS}
+    corrupted = {name: (worse.astype(np.float32), labels) for name, (worse, labels) in streams.items()}
+    outside = {"digits": digits_as_pictures()}
+    return table(compare(engines, (x.astype(np.float32), y), outside=outside, corrupted=corrupted, rounds=TIMED))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -119,29 +125,30 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"seeds {args.seeds}: each may stand once")
     train, (x, y) = BASE.load(args.data)
     train, held = BASE.hold_out(train, SPLIT_SEED)
-    per_seed: dict[str, dict[str, Any]] = {}
-    plain = []
+    train = (train[0][: args.rows], train[1][: args.rows])
+    nets: dict[str, nn.Module] = {}
     for seed in args.seeds:
-        row = per_seed[str(seed)] = {}
-        for name in NETWORKS:
-            net = train_one(name, seed, train, args)
-            said = members(name, net, x)
-            row[name] = {**measure(said, y), "parameters": parameters(name, net)}
-            if name == "plain":
-                plain.append((said, row[name]["parameters"]))
+        for name in args.networks:
+            if name != "exits" or seed == args.seeds[0]:
+                nets[f"{name}-{seed}"] = train_one(name, seed, train, args)
+    plain = [net for name, net in nets.items() if name.startswith("plain")]
+    if len(plain) > 1:
+        nets["deep"] = DeepEnsemble([net.members[0] for net in plain])  # type: ignore[misc]
+    engines = {name: bundled(name, net, args.out) for name, net in nets.items()}
     result = {
-        "per_seed": per_seed,
-        "deep_ensemble": {
-            **measure(torch.cat([said for said, _ in plain], 1), y), "parameters": sum(count for _, count in plain),
-        } if len(plain) > 1 else None,
+        "held_out": quick(engines, *held),
+        "test": None if args.held_out_only else whole(engines, x, y),
         "split": {"train": len(train[0]), "held_out": len(held[0]), "test": len(x)},
         "settings": {
             "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "weight_decay": BASE.WEIGHT_DECAY,
-            "losses": {"plain": repr(PLAIN_LOSS), "exits": repr(EXITS_LOSS), "qute": repr(QUTE_LOSS)},
-            "augment": repr(BASE.AUGMENT), "split_seed": SPLIT_SEED, "threads": args.threads,
+            "losses": {
+                "plain": repr(PLAIN_LOSS), "exits": repr(EXITS_LOSS),
+                "qute": repr(QuteLoss(RESNET8_COSTS, scale=args.qute_scale)),
+            },
+            "augment": repr(BASE.AUGMENT), "split_seed": SPLIT_SEED, "threads": args.threads, "seeds": args.seeds,
         },
+        "environment": environment(next(iter(engines.values())).backend.version(), 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": platform.machine(),
     }  # fmt: skip
     BASE.write(args.out / "metrics.json", (json.dumps(result, indent=1) + "\n").encode())
 
@@ -150,11 +157,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="npz with x_train, y_train, x_test, y_test")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, weights and metrics")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each trains three networks")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, weights, bundles and metrics")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the exit ensemble gets the first one only")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--epochs", type=int, default=40, help="of every network")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate of the cycle")
+    parser.add_argument("--qute-scale", type=float, default=0.5, help="factor on QUTE's loss weights")
+    parser.add_argument("--rows", type=int, help="train on the first rows only, to choose settings")
+    parser.add_argument("--held-out-only", action="store_true", help="leave the test pictures alone")
     parser.add_argument("--threads", type=int, help="torch threads; all cores when left out")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoints")
     try:
