@@ -37,6 +37,8 @@ class ExitAndView(nn.Module):
 
     The exit lifts its features to the last ones' channels, so that one depthwise filter fits both places. Activation
     and pooling are not given in the paper: ReLU, as both places then see values of one sign, and a global average.
+    Nor is the filter's start: around an average, since behind ReLUs a filter of random sign silences half of a view's
+    channels, and the view cannot learn its filter out of it.
 
     Args:
         channels: of the early features `(batch, channels, height, width)`.
@@ -110,6 +112,8 @@ class Qute(nn.Module):
         last = shapes[-1][0]
         self.pairs = nn.ModuleList([ExitAndView(shape[0], last, classes, kernel) for shape in shapes[:-1]])
         init_weights(self.pairs)
+        for pair in self._pairs():
+            _around_average(pair.filter)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         features = _run(self.stages, x)
@@ -144,6 +148,13 @@ class Qute(nn.Module):
 
     def _pairs(self) -> list[ExitAndView]:
         return [pair for pair in self.pairs if isinstance(pair, ExitAndView)]
+
+
+def _around_average(filter: nn.Conv2d) -> None:
+    """Divides a filter's random start by its number of taps and adds an average."""
+    with torch.no_grad():
+        taps = filter.weight[0, 0].numel()
+        filter.weight.div_(taps).add_(1 / taps)
 
 
 class QuteDeployed(nn.Module):
