@@ -39,7 +39,7 @@ class DriftRegime:
     """Rows the bounds were measured on; None = they were set by hand."""
 
     def __post_init__(self) -> None:
-        if len(self.costs) < 2 or not all(0 < c <= 1 for c in self.costs) or self.costs[-1] != 1:
+        if not self.costs or not all(0 < c <= 1 for c in self.costs) or self.costs[-1] != 1:
             raise PolicyError(
                 f"a drift regime's costs are fractions in (0, 1] of the last exit's, which is 1; found {self.costs}"
             )

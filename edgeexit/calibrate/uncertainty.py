@@ -67,11 +67,9 @@ class Ensemble:
     """`(n,)` dissent alone: `entropy` less the members' mean entropy (mutual information of answer and member)."""
     variance: NDArray[np.float64]
     """`(n,)` over the members, of their probability of the mean's most likely class."""
-
-    @property
-    def uncertainty(self) -> NDArray[np.float64]:
-        """`(n,)` the doubt to report: `entropy`, the one of the three that a single member has, too."""
-        return self.entropy
+    uncertainty: NDArray[np.float64]
+    """`(n,)` mean total-variation distance of the members from the mean, in [0, 1): dissent, as exits give
+    it."""
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -83,7 +81,7 @@ def ensemble(members: NDArray[Any]) -> Ensemble:
     """Mean and spread of members that count alike.
 
     Args:
-        members: `(n, members, classes)` probabilities, as QUTE's deployed network returns them.
+        members: `(n, members, classes)` probabilities, as `edgeexit_models.ensembles.members` gives them.
 
     Raises:
         DataError: another shape, or values that are no probabilities.
@@ -97,7 +95,8 @@ def ensemble(members: NDArray[Any]) -> Ensemble:
     entropy = _entropy(mean)
     top = np.take_along_axis(p, mean.argmax(1)[:, None, None], 2)[:, :, 0]
     # rounding takes the information of equal members below 0
-    return Ensemble(mean, entropy, np.maximum(entropy - _entropy(p).mean(1), 0), top.var(1))
+    spread = np.abs(p - mean[:, None]).sum(2).mean(1) / 2
+    return Ensemble(mean, entropy, np.maximum(entropy - _entropy(p).mean(1), 0), top.var(1), spread)
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ def test_dissent_is_information_and_agreement_is_none() -> None:
     assert both.entropy == pytest.approx([math.log(2)] * 2)
     assert both.information == pytest.approx([0, math.log(2)])
     assert both.variance == pytest.approx([0, 0.25])
-    assert both.uncertainty is both.entropy
+    assert both.uncertainty == pytest.approx([0, 0.5])
     assert both.confidence == pytest.approx([0.5, 0.5])
     alone = ensemble(np.array([[[0.8, 0.2]]]))
     assert alone.information == pytest.approx([0]) and alone.variance == pytest.approx([0])

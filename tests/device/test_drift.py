@@ -135,7 +135,7 @@ def test_bad_inputs_are_refused_and_leave_no_trace(z: tuple[float, float]) -> No
         ({"bounds": (0.0, 0.5)}, r"in \(0, 1\]; found \(0.0, 0.5\)"),
         ({"bounds": (0.5, math.nan)}, "bounds two means"),
         ({"bounds": (0.5,)}, "bounds two means"),
-        ({"costs": (1.0,)}, "costs are fractions"),
+        ({"costs": ()}, "costs are fractions"),
         ({"costs": (0.5, 2.0)}, "costs are fractions"),
         ({"costs": (math.nan, 1.0)}, "costs are fractions"),
     ],

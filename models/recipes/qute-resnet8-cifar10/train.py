@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40, help="of every network")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate of the cycle")
-    parser.add_argument("--qute-scale", type=float, default=0.5, help="factor on QUTE's loss weights")
+    parser.add_argument("--qute-scale", type=float, default=1.0, help="factor on QUTE's loss weights")
     parser.add_argument("--rows", type=int, help="train on the first rows only, to choose settings")
     parser.add_argument("--held-out-only", action="store_true", help="leave the test pictures alone")
     parser.add_argument("--threads", type=int, help="torch threads; all cores when left out")
