@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.choose import check_pair, need_exits
-from edgeexit.calibrate.family import ADAPTIVE, BASELINES, Choice, adaptive, eero, fixed, path_of, random, score_of
+from edgeexit.calibrate.family import (
+    ADAPTIVE,
+    BASELINES,
+    Choice,
+    adaptive,
+    eero,
+    families,
+    fixed,
+    path_of,
+    random,
+    score_of,
+)
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.calibrate.promises import ALPHAS, DELTA, Promise, promises
@@ -143,7 +154,7 @@ def default_budgets(records: Records, count: int = 25) -> tuple[float, ...]:
 def sweep(
     design: Records,
     held_out: Records,
-    policies: Sequence[str] = (*ADAPTIVE, *BASELINES),
+    policies: Sequence[str] | None = None,
     budgets: Sequence[float] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     *,
@@ -159,7 +170,7 @@ def sweep(
     Args:
         design: rows that policies are chosen on.
         held_out: other rows of the same artifact, that everything is reported on.
-        policies: of `ADAPTIVE` and `BASELINES`.
+        policies: of `families` of the design rows and `BASELINES`; None = all.
         budgets: fractions of the last exit's cost in (0, 1]; None = `default_budgets`.
         progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
         seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
@@ -179,10 +190,10 @@ def sweep(
     check_pair(design, held_out)
     need_exits(design, "threshold")
     budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
-    names = tuple(dict.fromkeys(policies))
-    if unknown := [p for p in names if p not in (*ADAPTIVE, *BASELINES)]:
-        known = ", ".join((*ADAPTIVE, *BASELINES))
-        raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {known}")
+    known = (*families(design), *BASELINES)
+    names = known if policies is None else tuple(dict.fromkeys(policies))
+    if unknown := [p for p in names if p not in known]:
+        raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {', '.join(known)}")
     times = _checked_seconds(seconds, design.exits)
     tell = progress or (lambda done, total, policy: None)
     paths: dict[str, Path] = {}

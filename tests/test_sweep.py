@@ -26,6 +26,22 @@ def test_every_policy_has_a_row_for_every_budget() -> None:
     assert all([r.budget for r in rows(p)] == list(BUDGETS) for p in SWEEP.policies)
 
 
+def test_scores_that_the_exits_give_are_swept_too() -> None:
+    def learned(records: Records, seed: int) -> Records:
+        """A score that knows which rows are right, but for noise."""
+        noise = 0.3 * np.random.default_rng(seed).standard_normal(records.correct.shape)
+        given = {"learned": np.clip(records.correct + noise, 0, 1).astype(np.float32)}
+        return Records(records.outputs, records.cost, records.labels, given=given, name=records.name)
+
+    found = sweep(learned(DESIGN, 2), learned(HELD_OUT, 3), budgets=(0.4,), alphas=())
+    assert found.policies == (*ADAPTIVE, "learned", "shared-learned", *BASELINES)
+    best = {r.policy: r.accuracy or 0.0 for r in found.rows}
+    assert best["learned"] > best["maxprob"] + 0.05
+    assert [r.score for r in found.rows if r.policy == "shared-learned"] == ["learned"]
+    with pytest.raises(PolicyError, match="unknown policy 'learned'"):
+        sweep(DESIGN, HELD_OUT, ["learned"])
+
+
 def test_choosing_sees_design_rows_and_reporting_held_out_rows() -> None:
     for r in SWEEP.rows:
         if r.policy not in ADAPTIVE or not r.feasible:

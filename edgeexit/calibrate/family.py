@@ -14,12 +14,12 @@ from edgeexit.calibrate.search import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
 from edgeexit.records import Outcome, Records, outcome, replay
-from edgeexit.scores import SCORES
+from edgeexit.scores import GIVEN, NAMES, SCORES
 
 ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "eero", "eero-survivors", "qexit", "patience")
 """Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each;
 `eero` is EERO on the margin, its paper's score, and `eero-survivors` spends the budget fully instead of keeping it
-in expectation; `qexit` is Q-exit on max posterior."""
+in expectation; `qexit` is Q-exit on max posterior. Where the exits give scores of their own, `families` adds them."""
 BASELINES = ("fixed", "random")
 """The best single exit within the budget, as a network of its own; and random exits at the rates of
 `maxprob`, the control that shows what the score is worth."""
@@ -41,21 +41,27 @@ Chooser = Callable[[float], Choice]
 """Budget -> what was chosen under it; raises Infeasible."""
 
 
+def families(records: Records) -> tuple[str, ...]:
+    """The adaptive families that these rows allow: `ADAPTIVE`, and thresholds on the exits' own scores."""
+    own = [name for name in records.score_names if name in GIVEN]
+    return (*ADAPTIVE, *own, *(f"shared-{name}" for name in own))
+
+
 def score_of(name: str) -> str | None:
     """What a family's policies compare; None for patience and the baselines."""
     others = {"eero": "margin", "eero-survivors": "margin", "qexit": "maxprob"}
     score = others.get(name, name.removeprefix("shared-"))
-    return score if score in SCORES else None
+    return score if score in NAMES else None
 
 
 def path_of(name: str, design: Records) -> Path:
     """The path of an adaptive family; EERO has none, it is solved for each budget (`eero`).
 
     Raises:
-        PolicyError: not a name in `ADAPTIVE`.
+        PolicyError: not one of `families`.
     """
-    if name not in ADAPTIVE:
-        raise PolicyError(f"unknown policy {name!r}; known: {', '.join(ADAPTIVE)}")
+    if name not in families(design):
+        raise PolicyError(f"unknown policy {name!r}; known: {', '.join(families(design))}")
     if name == "patience":
         return patience_path(design)
     if name == "qexit":

@@ -27,6 +27,11 @@ from edgeexit.report import sweep_json, sweep_text, write_report
 from edgeexit.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
 from edgeexit.sweep import sweep as sweep_records
 
+POLICIES = (
+    f"Of {', '.join((*ADAPTIVE, *BASELINES))}; and learned, ensemble (shared- too) where the exits give such scores. "
+    "[default: all]"
+)
+
 
 @click.command()
 @source_options
@@ -41,7 +46,7 @@ from edgeexit.sweep import sweep as sweep_records
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split, and of the promises'."
 )
-@click.option("--policies", metavar="A,B", help=f"Of {', '.join((*ADAPTIVE, *BASELINES))}. [default: all]")
+@click.option("--policies", metavar="A,B", help=POLICIES)
 @click.option("--budgets", metavar="F,F", help="Fractions of the last exit's cost. [default: 25 from the first exit's]")
 @click.option(
     "--alphas",
@@ -101,7 +106,7 @@ def sweep(
         result = sweep_records(
             chosen_on,
             held_out,
-            names(policies) or (*ADAPTIVE, *BASELINES),
+            names(policies),
             numbers(budgets),
             tell,
             alphas=ALPHAS if (asked := numbers(alphas)) is None else asked,

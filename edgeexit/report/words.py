@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgeexit.scores import SCORES
+from edgeexit.scores import NAMES
 from edgeexit.sweep import Sweep
 
-_COLOURS = dict(zip(SCORES, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+_COLOURS = dict(zip(NAMES, ("#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8C564B"), strict=True))
 _OTHERS = {
     "patience": "#CC79A7",
     "random": "#8A8A8A",
@@ -13,7 +13,7 @@ _OTHERS = {
     "eero-survivors": "#E69F00",
     "qexit": "#7F5FBF",
 }
-_SPARE = ("#56B4E9", "#B8A200", "#8C564B")
+_SPARE = ("#B8A200",)
 """Okabe and Ito's palette, which readers of all kinds of colour vision tell apart; the score has the colour,
 a shared threshold has the dashes, so that no pair differs by colour alone."""
 
