@@ -20,6 +20,16 @@ from edgeexit.scores import score as score_of
 Array = NDArray[Any]
 
 
+class Given(NamedTuple):
+    """What one exit gives to n inputs."""
+
+    answer: Array
+    uncertainty: Array | None
+    """`(n,)`; None = it has one head."""
+    learned: Array | None
+    """`(n,)`; None = it has no learned score."""
+
+
 class Found(NamedTuple):
     """The answer to one input."""
 
@@ -104,16 +114,16 @@ class Base:
     def temperatures(self, policy: Policy) -> tuple[float, ...]:
         return policy.temperatures or self.artifact.temperatures
 
-    def score(self, given: Callable[[str], Array], k: int, policy: Policy) -> Array:
-        """`(n,)` of exit `k`; `given` has its tensors by name."""
-        name = policy.score or "maxprob"
-        own = {"learned": self.learned[k], "ensemble": self.uncertain[k]}.get(name)
-        if own is None:
-            temperature = self.temperatures(policy)[k]
-            return score_of(given(self.exit_names[k]), name, kind=self.kinds[k], temperature=temperature)
-        return np.asarray(given(own) if name == "learned" else uncertainty_score(given(own)))
+    def score(self, given: Given, k: int, name: str, temperature: float) -> Array:
+        """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked."""
+        if name == "learned":
+            assert given.learned is not None
+            return given.learned
+        if name == "ensemble":
+            return np.asarray(uncertainty_score(given.uncertainty))
+        return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature)
 
-    def recorded(self, known: Mapping[str, Array]) -> Recorded:
+    def recorded(self, known: Mapping[Any, Array]) -> Recorded:
         """All exits' tensors, picked by name."""
         return Recorded(
             [known[n] for n in self.exit_names],

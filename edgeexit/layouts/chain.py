@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import PolicyError
-from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded, stopped
+from edgeexit.layouts.base import Array, Base, Found, FoundMany, Given, Recorded, stopped
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy
-from edgeexit.scores import score as score_of
-from edgeexit.scores import uncertainty_score
 
 
 class Chain(Base):
@@ -29,11 +27,10 @@ class Chain(Base):
         for k, (model, stage) in enumerate(zip(models, manifest.stages, strict=True)):
             self.reads.append(self.bound(model, [self.exit_names[k], *stage.outputs], known))
             known += stage.outputs
-        self.where = [m.outputs.index(n) for m, n in zip(models, self.exit_names, strict=True)]
-        self.where_told, self.where_learned = (
-            [None if n is None else m.outputs.index(n) for m, n in zip(models, names, strict=True)]
-            for names in (self.uncertain, self.learned)
-        )
+        self.where = [
+            tuple(None if n is None else m.outputs.index(n) for n in names)
+            for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, strict=True)
+        ]
         self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *manifest.cuts)}
         last_use = {n: k for k, reads in enumerate(self.reads) for n in reads}
         self.drop = [[n for n, last in last_use.items() if last == k] for k in range(self.count)]
@@ -44,18 +41,13 @@ class Chain(Base):
         labels: list[Any] = []
         temperatures = self.temperatures(policy)
         name = policy.score or "maxprob"
-        own = {"learned": self.where_learned, "ensemble": self.where_told}.get(name)
         last = self.count - 1
         for k, model in enumerate(self.models):
             found = model.run([known[n] for n in self.reads[k]])
-            output = found[self.where[k]]
-            if own is None:
-                sure = score_of(output, name, kind=self.kinds[k], temperature=temperatures[k])[0]
-            else:
-                given = found[own[k]][0]  # type: ignore[index]  # `fits` asked that every exit gives it
-                sure = given if name == "learned" else uncertainty_score(given)
-            at = self.where_told[k]
-            told = None if at is None else float(found[at][0])
+            given = self.given(found, k)
+            output = given.answer
+            sure = self.score(given, k, name, temperatures[k])[0]
+            told = None if given.uncertainty is None else float(given.uncertainty[0])
             if k == last:
                 return Found(k, output, float(sure), "last", told)
             scores.append(sure)
@@ -68,6 +60,12 @@ class Chain(Base):
             known.update(zip(model.outputs, found, strict=True))
         raise AssertionError("the last stage answers")
 
+    def given(self, found: Sequence[Array], k: int) -> Given:
+        """What exit `k` gives among the outputs of its stage."""
+        answer, told, learned = self.where[k]
+        assert answer is not None
+        return Given(found[answer], None if told is None else found[told], None if learned is None else found[learned])
+
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         known = dict(zip(self.names, inputs, strict=True))
         rows = np.arange(len(inputs[0]))  # inputs still on their way
@@ -79,9 +77,9 @@ class Chain(Base):
         labels: list[Array] = []
         for k, model in enumerate(self.models):
             found = model.run([known[n] for n in self.reads[k]])
-            output = found[self.where[k]]
-            by_name = dict(zip(model.outputs, found, strict=True))
-            scores.append(self.score(by_name.__getitem__, k, policy))
+            given = self.given(found, k)
+            output = given.answer
+            scores.append(self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k]))
             labels.append(np.argmax(output, -1))
             last = k == self.count - 1
             stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
@@ -91,12 +89,11 @@ class Chain(Base):
                 raise PolicyError("the exits' outputs differ in shape: run these inputs one by one")
             done = rows[stop]
             exits[done], sure[done], outputs[done] = k, scores[-1][stop], output[stop]
-            spread = self.uncertain[k]
-            if told is not None and spread is not None:
-                told[done] = by_name[spread][stop]
+            if told is not None and given.uncertainty is not None:
+                told[done] = given.uncertainty[stop]
             if stop.all():
                 break
-            known.update(by_name)
+            known.update(zip(model.outputs, found, strict=True))
             for name in self.drop[k]:
                 known.pop(name, None)
             if stop.any():

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeexit.backends import Runnable
-from edgeexit.decision import Reason
 from edgeexit.errors import PolicyError
-from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded
+from edgeexit.layouts.base import Array, Base, Found, FoundMany, Given, Recorded
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold
 
@@ -35,35 +34,33 @@ class Prefix(Base):
             return next((k for k, t in enumerate(policy.thresholds) if t < 0), self.count - 1)
         return None
 
-    def call(self, inputs: Sequence[Array], k: int) -> dict[str, Array]:
+    def call(self, inputs: Sequence[Array], k: int) -> dict[str | None, Array]:
         """What exit `k` gives, by name."""
         known = dict(zip(self.names, inputs, strict=True))
         model = self.models[k]
         return dict(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
 
-    def told(self, given: dict[str, Array], k: int) -> Array | None:
-        """`(n,)` uncertainty of exit `k`; None = it has one head."""
-        name = self.uncertain[k]
-        return None if name is None else given[name]
+    def answered(self, inputs: Sequence[Array], k: int, policy: Policy) -> tuple[Given, Array]:
+        """What exit `k` gives, and its scores `(n,)`."""
+        found = self.call(inputs, k)
+        given = Given(found[self.exit_names[k]], found.get(self.uncertain[k]), found.get(self.learned[k]))
+        return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k])
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         k = self.fixed(policy)
         assert k is not None
-        given = self.call(inputs, k)
-        told, sure = self.told(given, k), float(self.score(given.__getitem__, k, policy)[0])
-        reason: Reason = "last" if k == self.count - 1 else "forced"
-        return Found(k, given[self.exit_names[k]], sure, reason, None if told is None else float(told[0]))
+        given, sure = self.answered(inputs, k, policy)
+        told = None if given.uncertainty is None else float(given.uncertainty[0])
+        return Found(k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         k = self.fixed(policy)
         assert k is not None
-        given = self.call(inputs, k)
-        output = given[self.exit_names[k]]
-        sure = self.score(given.__getitem__, k, policy)
-        return FoundMany(np.full(len(output), k, np.int64), output, sure, self.told(given, k))
+        given, sure = self.answered(inputs, k, policy)
+        return FoundMany(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty)
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
-        known: dict[str, Array] = {}
+        known: dict[str | None, Array] = {}
         for k in range(self.count):
             known |= self.call(inputs, k)
         return self.recorded(known)
