@@ -7,6 +7,7 @@ import sys
 import click
 
 import edgeexit
+from edgeexit.cli.augment import augment
 from edgeexit.cli.bench import bench
 from edgeexit.cli.calibrate import calibrate
 from edgeexit.cli.compare import compare
@@ -39,7 +40,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (export, inspect, verify, calibrate, run, bench, sweep, compare, demo, doctor):
+for command in (export, augment, inspect, verify, calibrate, run, bench, sweep, compare, demo, doctor):
     cli.add_command(command)
 
 

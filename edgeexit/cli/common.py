@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +147,23 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
             inputs[spec.name] = array.astype(spec.dtype)  # a file of uint8 pictures for a float model
         if array.ndim == 0:
             raise DataError(f"{path}: {spec.name!r} is a single number; expected rows (n, ...)")
-    labels = next((arrays[n] for n in ("y", "labels") if n in arrays), None)
+    labels = labels_of(arrays, path)
     n = len(next(iter(inputs.values())))
-    if labels is not None:
-        if labels.dtype.kind not in "iu" or labels.shape[:1] != (n,):
-            raise DataError(
-                f"{path}: y must be whole numbers, one per row; found {labels.dtype} {labels.shape} for {n} rows"
-            )
-        labels = labels.astype(np.int64)
+    if labels is not None and len(labels) != n:
+        raise DataError(f"{path}: y must be whole numbers, one per row; found {labels.shape} for {n} rows")
     return inputs, labels
+
+
+def labels_of(arrays: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.int64] | None:
+    """`y` of a data file `(n, ...)`; None = it has none.
+
+    Raises:
+        DataError: not whole numbers.
+    """
+    labels = next((arrays[n] for n in ("y", "labels") if n in arrays), None)
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim == 0):
+        raise DataError(f"{path}: y must be whole numbers, one per row; found {labels.dtype} {labels.shape}")
+    return None if labels is None else labels.astype(np.int64)
 
 
 def data_note(path: Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def export(
         outputs=outputs,
         tolerance=tolerance,
         data=None if data is None else read_npz(data),
-        labels=_labels(labels),
+        labels=class_names(labels),
         overwrite=overwrite,
         progress=say,
     )
@@ -114,7 +114,8 @@ def export(
         click.echo(f"wrote {out}")
 
 
-def _labels(text: str | None) -> list[str] | None:
+def class_names(text: str | None) -> list[str] | None:
+    """Names separated by commas, or the lines of a text file."""
     if text is not None and Path(text).is_file():
         return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
     return names(text)

@@ -87,7 +87,45 @@ def export(
     if unknown := [w for w in layouts if w not in LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
     progress("reading the source model")
-    found = _source(source, exits, weights, inputs, scores, outputs)
+    found = open_source(source, exits, weights, inputs, scores, outputs)
+    return export_source(
+        found,
+        out,
+        layouts=layouts,
+        score=score,
+        tolerance=tolerance,
+        data=data,
+        labels=labels,
+        name=name,
+        task=task,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def export_source(
+    found: Source,
+    out: Path,
+    *,
+    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    score: str = "maxprob",
+    tolerance: float | None = None,
+    data: Mapping[str, NDArray[Any]] | None = None,
+    labels: Sequence[str] | None = None,
+    name: str | None = None,
+    task: str = "classification",
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+    exact: Sequence[int] = (),
+) -> Bundle:
+    """As `export`, for a source that is read already.
+
+    Args:
+        exact: exits that every layout must reproduce to the bit.
+
+    Raises:
+        ModelError, BundleError: as `export`.
+    """
     if found.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
         found.reference(make_inputs(found.inputs, 1, seed=0))
     progress("finding the stages")
@@ -126,7 +164,7 @@ def export(
         progress(f"writing and checking layout {layout}")
         artifact = f"onnx-{layout}-{precision}"
         files = building.build(layout, found, parts, specs, score)
-        comparison = check.Comparison(artifact, specs, tolerance)
+        comparison = check.Comparison(artifact, specs, tolerance, exact)
         check.compare(layout, files, answers, comparison)
         contents.update({f"artifacts/{artifact}/{n}": raw for n, raw in files.items()})
         described = [describe(f"artifacts/{artifact}/{n}", raw) for n, raw in files.items()]
@@ -148,19 +186,29 @@ def export(
     return write_bundle(out, contents, replace(manifest, artifacts=tuple(artifacts)), overwrite=overwrite)
 
 
-def _source(
-    source: Any,
-    exits: Sequence[str] | None,
-    weights: Path | str | None,
-    inputs: Sequence[str],
-    scores: Sequence[str] | None,
-    outputs: str,
+def open_source(
+    source: nn.Module | str | Path,
+    exits: Sequence[str] | None = None,
+    weights: Path | str | None = None,
+    inputs: Sequence[str] = (),
+    scores: Sequence[str] | None = None,
+    outputs: str = "auto",
+    single: bool = False,
 ) -> Source:
+    """Read what `export` takes as a source; see there for the arguments.
+
+    Args:
+        single: a network without early exits is what is wanted: its one output is the answer.
+
+    Raises:
+        ModelError: it cannot be exported.
+        BackendMissing: a torch module without torch.
+    """
     specs: list[InputSpec] = [parse_input(text, f"input{k}" if k else "input") for k, text in enumerate(inputs)]
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
         if weights is not None:
             raise ModelError(f"{source}: an .onnx file brings its own weights; leave --weights out")
-        return from_onnx(source, exits, specs, scores, outputs)
+        return from_onnx(source, exits, specs, scores, outputs, single)
     if scores is not None:
         raise ModelError("--scores names tensors of an .onnx file; a torch module returns its scores with its exits")
     try:
@@ -173,7 +221,7 @@ def _source(
         source = torch_source.load_module(source, weights)
     if weights is not None:
         notes["weights_sha256"] = sha256(Path(weights))
-    return torch_source.from_torch(source, specs, exits, notes, outputs)
+    return torch_source.from_torch(source, specs, exits, notes, outputs, single)
 
 
 def _provenance(source: Source, note: str | None) -> dict[str, Any]:

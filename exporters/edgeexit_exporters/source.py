@@ -54,6 +54,7 @@ def from_onnx(
     inputs: Sequence[InputSpec] = (),
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
+    single: bool = False,
 ) -> Source:
     """A multi-output ONNX file; needs no torch.
 
@@ -64,6 +65,7 @@ def from_onnx(
         inputs: specs whose example sizes are used for free axes, by input name.
         scores: tensors of learned scores, one per exit; None = none.
         outputs: see `join`.
+        single: the file's only output is the answer of a network without further exits.
 
     Raises:
         ModelError: see `onnx_graph.read` and `join`; or fewer than two exits where none are named.
@@ -71,7 +73,12 @@ def from_onnx(
     path = Path(path)
     model = onnx_graph.read(path)
     names = list(exits) if exits else [o.name or "" for o in model.graph.outputs]
-    if len(names) < 2 and not exits:
+    if single and len(names) > 1:
+        raise ModelError(
+            f"{path}: {len(names)} outputs ({', '.join(names[:6])}); name the answer with --output, or, if these are "
+            "exits, use `edgeexit export --exits`"
+        )
+    if len(names) < 2 and not exits and not single:
         raise ModelError(
             f"{path}: one exit only ({', '.join(names)}); name at least two tensors of the graph with --exits. "
             "A single-exit network needs exits attached and trained first"

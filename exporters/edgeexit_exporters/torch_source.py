@@ -74,6 +74,8 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path}: not readable as plain weights: {str(e).splitlines()[0][:160]}") from e
     if isinstance(state, Mapping) and not all(isinstance(v, Tensor) for v in state.values()):
         state = next((state[k] for k in ("state_dict", "model") if isinstance(state.get(k), Mapping)), state)
+    if isinstance(state, Mapping) and state and all(str(k).startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}  # as nn.DataParallel saves them
     try:
         module.load_state_dict(cast(Mapping[str, Any], state))
     except (RuntimeError, TypeError, AttributeError) as e:
@@ -83,9 +85,9 @@ def _load_weights(module: nn.Module, path: Path) -> None:
 class _Exits(nn.Module):
     """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, single: bool = False) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.single = module, single
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(t for heads, learned in self.exits(*inputs) for t in (*heads, *learned))
@@ -98,6 +100,8 @@ class _Exits(nn.Module):
         """
         found = self.module(*inputs)
         values = list(found.values()) if isinstance(found, Mapping) else found
+        if self.single and isinstance(found, Tensor):
+            values = [found]
         exits = [_parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
             raise ModelError(
@@ -139,6 +143,7 @@ def from_torch(
     exits: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     outputs: str = "auto",
+    single: bool = False,
 ) -> Source:
     """A torch module that returns its exits in order.
 
@@ -152,12 +157,13 @@ def from_torch(
         exits: names for the exits, shallow to deep; None = exit0, exit1, ...
         provenance: what to note about the source.
         outputs: see `join`.
+        single: a lone tensor is taken as the answer of a network without further exits.
 
     Raises:
         ModelError: no input spec, not a multi-exit module, or not exportable by torch; see also `join`.
     """
     specs = tuple(inputs) or _own_inputs(module)
-    wrapped = _Exits(module)
+    wrapped = _Exits(module, single)
     training = {m: m.training for m in module.modules()}
     wrapped.eval()
     try:
@@ -176,7 +182,7 @@ def from_torch(
         names = list(exits) if exits else [f"exit{k}" for k in range(count)]
         if len(names) != count:
             raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
-        if count < 2 and len(given[0][0]) < 2 and not exits:
+        if count < 2 and len(given[0][0]) < 2 and not exits and not single:
             raise ModelError(
                 f"{type(module).__name__} has one exit with one head: name it with --exits to export it all the same; "
                 "`edgeexit_models.attach` gives a network exits"

@@ -34,6 +34,7 @@ from edgeexit_models.mobilenet import MobileNetV1, mobilenet_025
 from edgeexit_models.predicted_error import ErrorFit, PredictedError, fit_predicted_error, learned_scores
 from edgeexit_models.protocol import HasInputSpec, InputSpec, MultiExitModule, exits
 from edgeexit_models.resnet8 import ResNet8, resnet8, resnet8_cifar10
+from edgeexit_models.resnet20 import ResNet20, resnet20
 from edgeexit_models.train import Epoch, History, fit
 from edgeexit_models.trecx import load_trecx
 
@@ -57,6 +58,7 @@ __all__ = [
     "MultiExitModule",
     "PoolLinear",
     "PredictedError",
+    "ResNet20",
     "ResNet8",
     "SelfDistillation",
     "ShallowDeep",
@@ -76,6 +78,7 @@ __all__ = [
     "make_head",
     "mobilenet_025",
     "predict",
+    "resnet20",
     "resnet8",
     "resnet8_cifar10",
     "sdn_weights",

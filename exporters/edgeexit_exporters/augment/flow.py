@@ -1,0 +1,342 @@
+"""From a trained network with one answer to a calibrated bundle with exits, or to the reason why not."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeexit.bench import interleaved
+from edgeexit.bundle import Bundle
+from edgeexit.calibrate.choose import calibrate
+from edgeexit.calibrate.on_bundle import store_calibration
+from edgeexit.calibrate.risk import Guarantee
+from edgeexit.checks import relative_error
+from edgeexit.engine import Engine
+from edgeexit.errors import BundleError, DataError, ExportMismatch, ModelError
+from edgeexit.loading import load
+from edgeexit.operating_point import OperatingPoint
+from edgeexit.policy import fixed_exit
+from edgeexit_exporters import measure
+from edgeexit_exporters.augment.choose import Found, Scored, choose
+from edgeexit_exporters.augment.features import Pool, features
+from edgeexit_exporters.augment.graft import graft
+from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
+from edgeexit_exporters.augment.places import Place, find_places
+from edgeexit_exporters.augment.verdict import Verdict, judge
+from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, export_source
+from edgeexit_exporters.inputs import from_data, make_inputs
+from edgeexit_exporters.source import Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SPLIT = (0.6, 0.2, 0.2)
+"""Shares of the rows that heads are fitted on, that exits and thresholds are chosen on, and that certify."""
+CANDIDATES = 12
+MOST_RECORDED = 5_000
+"""Rows of a part that go through the finished artifact one by one."""
+_ROUNDS = 200
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place, and what a head there is worth."""
+
+    place: Place
+    cost: float
+    """MACs up to here, as a fraction of the network's."""
+    head_macs: int
+    accuracy: float
+    """Of the head on the rows to choose on; or agreement with the network."""
+    used: bool
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """What came of it."""
+
+    verdict: Verdict | None
+    """On the rows that certify; None = no exit was worth choosing."""
+    text: str
+    """The verdict in words."""
+    bundle: Bundle | None
+    """None = not worth it, so none was written."""
+    point: OperatingPoint | None
+    candidates: tuple[Candidate, ...]
+    found: Found
+    measure: str
+    """accuracy, or agreement with the untouched model."""
+    total_macs: int
+    rows: Mapping[str, int]
+    """Of every part: fit, choose, certify."""
+    seconds: Mapping[str, float]
+    """Of every step."""
+
+
+def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...], int]:
+    """Candidate places, and the network's MACs.
+
+    Args:
+        source: of one exit.
+        most: where there are more, they are thinned out evenly by cost.
+
+    Raises:
+        ModelError: more than one exit, nothing separates input from output, or MACs are unknown.
+    """
+    if len(source.exits) != 1 or source.exits[0].members != 1:
+        raise ModelError(f"augment takes a network with one answer; this one has {len(source.exits)} exits already")
+    example = make_inputs(source.inputs, 1, seed=0)
+    costs = measure.node_costs(source.model, example)
+    total = costs.total(source.model.graph)
+    found = [p for p in find_places(source.model, source.exits[0].answer, example, costs) if p.macs is not None]
+    if not total or not found:
+        raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
+    if len(found) > most:
+        order = np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))
+        found = [found[i] for i in order]
+    return tuple(found), total
+
+
+def augment(
+    source: Source,
+    data: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    out: Path | str,
+    *,
+    drop: float = 0.01,
+    exits: int = 3,
+    candidates: int = CANDIDATES,
+    pool: Pool = "avgmax",
+    head: str = "linear",
+    score: str = "maxprob",
+    guarantee: Guarantee | None = None,
+    temperature: float = 2.0,
+    seed: int = 0,
+    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    threads: int = 1,
+    class_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Tell = lambda text: None,
+) -> Augmented:
+    """Give a trained network exits without retraining it.
+
+    Heads are fitted on one part of the rows; which of them become exits, and with which thresholds, is chosen on a
+    second; what to expect is measured, and certified if asked, on a third.
+
+    Args:
+        source: the network, of one exit; see `exporting.open_source`.
+        data: inputs `(n, ...)` by name, or "x".
+        labels: `(n,)` true classes; None = the network's own answers are what heads learn, and agreement counts.
+        out: the bundle's folder; written only where it is worth it.
+        drop: accuracy (or agreement) that may be lost, in [0, 1).
+        exits: at most so many before the network's own answer.
+        candidates: at most so many places are tried.
+        pool: how features become vectors, one of `features.POOLS`.
+        head: "linear", or "mlp" (needs torch).
+        score: what thresholds compare.
+        guarantee: certified on the third part instead of `drop`.
+        temperature: of the network's answers as targets, without labels.
+        seed: of the split and of the heads.
+        layouts: see `export`.
+        threads: of onnxruntime while features are read.
+        class_names: noted in the bundle.
+        overwrite: replace a bundle that is there.
+        progress: called with each step's name.
+
+    Raises:
+        ModelError, DataError, BundleError: the network, the rows or `out` cannot be used.
+        Infeasible: nothing can be certified.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
+    if head not in ("linear", "mlp"):
+        raise ModelError(f"unknown head {head!r}; known: linear, mlp")
+    clock = _Clock(progress)
+    clock("looking for places")
+    places, total = places_of(source, candidates)
+    inputs = from_data(source.inputs, data, max(len(a) for a in data.values()))
+    n = len(next(iter(inputs.values())))
+    if labels is not None and len(labels) != n:
+        raise DataError(f"{len(labels)} labels for {n} rows")
+    _same_as_source(source, inputs)
+    parts = _split(n, seed)
+    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
+        clock(f"reading features at {len(places)} places of {n:,} rows")
+        seen, said = features(source.model, places, inputs, Path(folder), pool=pool, threads=threads)
+        final = _logits(said, source.joint.kinds[0])
+        clock(f"fitting {len(places)} heads")
+        heads = _fit(head, seen, final, labels, parts["fit"], temperature, seed, clock.tell)
+        scored = _scored(heads, seen, final, labels, places, total, parts["choose"])
+    clock("choosing exits")
+    found = choose(scored, drop, most=exits, score=score)
+    table = _candidates(places, heads, scored, found, total)
+    rows = {name: len(part) for name, part in parts.items()}
+    kind = "agreement" if labels is None else "accuracy"
+    if not found.best.exits:
+        text = _why_not(table, found, drop, kind)
+        return Augmented(None, text, None, None, table, found, kind, total, rows, clock.done())
+    clock("writing and checking the bundle")
+    chosen = found.best.exits
+    grafted = graft(source, [places[k] for k in chosen], [heads[k] for k in chosen], pool)
+    bundle = export_source(
+        grafted, out, layouts=layouts, score=score, data=_rows(inputs, _evenly(parts["certify"], 32)), labels=class_names,
+        overwrite=overwrite, exact=(len(chosen),),
+    )  # fmt: skip
+    clock("calibrating what ships")
+    point, verdict, bundle = _calibrated(
+        bundle, source, inputs, labels, parts, drop, found.margin, score, guarantee, total
+    )
+    return Augmented(verdict, verdict.text, bundle, point, table, found, kind, total, rows, clock.done())
+
+
+class _Clock:
+    """Tells every step and keeps how long it took."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+        self.seconds: dict[str, float] = {}
+        self.step, self.start = "", time.monotonic()
+
+    def __call__(self, step: str) -> None:
+        self.done()
+        self.step = step
+        self.tell(step)
+
+    def done(self) -> dict[str, float]:
+        now = time.monotonic()
+        if self.step:
+            self.seconds[self.step] = now - self.start
+        self.step, self.start = "", now
+        return self.seconds
+
+
+def _split(n: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    order = np.random.default_rng(seed).permutation(n)
+    first, second = round(SPLIT[0] * n), round((SPLIT[0] + SPLIT[1]) * n)
+    found = {"fit": order[:first], "choose": order[first:second], "certify": order[second:]}
+    if any(not len(part) for part in found.values()):
+        raise DataError(f"{n} rows cannot be split into rows to fit, to choose and to certify on")
+    return {name: np.sort(part) for name, part in found.items()}
+
+
+def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, spread over all: files are often sorted by class."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
+def _rows(inputs: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    return {name: array[rows] for name, array in inputs.items()}
+
+
+def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]]) -> None:
+    """A torch module was exported on the way: its graph must answer as it does."""
+    name = source.exits[0].answer
+    few = {n: a[:2] for n, a in inputs.items()}
+    if len(next(iter(few.values()))) == 2 and any(s.tensor.shape[0] == 1 for s in source.inputs):
+        few = {n: a[:1] for n, a in few.items()}
+    error = relative_error(
+        measure.all_values(ir.to_proto(source.model), [name], few)[name], source.reference(few)[name]
+    )
+    if not error <= 1e-4:
+        raise ExportMismatch(f"the exported graph differs from the source model by {error:.1e} before any exit is added")
+
+
+def _logits(said: NDArray[Any], kind: str) -> NDArray[np.float32]:
+    if said.ndim != 2 or said.shape[1] < 2:
+        raise ModelError(f"the network answers {list(said.shape)}; augment takes classifiers (n, classes >= 2)")
+    z = np.asarray(said, np.float32)
+    return np.log(np.maximum(z, np.float32(1e-30))) if kind == "probs" else z
+
+
+def _fit(
+    head: str, seen: Sequence[NDArray[Any]], final: NDArray[np.float32], labels: NDArray[np.int64] | None,
+    rows: NDArray[np.int64], temperature: float, seed: int, tell: Tell,
+) -> list[Head]:  # fmt: skip
+    targets: NDArray[Any] = soft_targets(final[rows], "logits", temperature) if labels is None else labels[rows]
+    if labels is not None and (labels.min() < 0 or labels.max() >= final.shape[1]):
+        raise DataError(f"labels reach from {labels.min()} to {labels.max()}, classes are 0 to {final.shape[1] - 1}")
+    found: list[Head] = []
+    for k, vectors in enumerate(seen):
+        tell(f"  head {k + 1} of {len(seen)}")
+        mine = vectors[rows]
+        found.append(fit_mlp(mine, targets, seed=seed) if head == "mlp" else fit_linear(mine, targets))
+    return found
+
+
+def _scored(
+    heads: Sequence[Head], seen: Sequence[NDArray[Any]], final: NDArray[np.float32], labels: NDArray[np.int64] | None,
+    places: Sequence[Place], total: int, rows: NDArray[np.int64],
+) -> Scored:  # fmt: skip
+    return Scored(
+        np.stack([h.logits(np.asarray(v[rows])) for h, v in zip(heads, seen, strict=True)]),
+        final[rows],
+        None if labels is None else labels[rows],
+        np.array([p.macs for p in places], np.float64),
+        np.array([h.macs for h in heads], np.float64),
+        float(total),
+    )
+
+
+def _candidates(
+    places: Sequence[Place], heads: Sequence[Head], scored: Scored, found: Found, total: int
+) -> tuple[Candidate, ...]:
+    truth = scored.final.argmax(1) if scored.labels is None else scored.labels
+    right = (scored.logits.argmax(2) == truth).mean(1)
+    return tuple(
+        Candidate(p, (p.macs or 0) / total, h.macs, float(a), k in found.best.exits)
+        for k, (p, h, a) in enumerate(zip(places, heads, right, strict=True))
+    )
+
+
+def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -> str:
+    best = max(table, key=lambda c: c.accuracy)
+    near = min(found.front, key=lambda s: abs(s.accuracy - (found.full - drop)))
+    return (
+        f"Not worth it: no exit saves anything at {100 * drop:g} points less {kind}. The heads are too weak: the best "
+        f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "
+        f"{100 * found.full:.1f} %; nearest on the front: {100 * near.accuracy:.1f} % at {100 * near.cost:.0f} %."
+    )
+
+
+def _calibrated(
+    bundle: Bundle, source: Source, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None,
+    parts: Mapping[str, NDArray[np.int64]], drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int,
+) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
+    """An operating point on the artifact that a device would take first, and the verdict on the third part."""
+    engine = load(bundle, warmup=0)
+    design, held_out = (
+        engine.record(_rows(inputs, part), None if labels is None else labels[part])
+        for part in (_evenly(parts[name], MOST_RECORDED) for name in ("choose", "certify"))
+    )
+    wish: dict[str, Any] = {"accuracy_drop": max(drop - margin, 0.0)} if guarantee is None else {"guarantee": guarantee}
+    point = calibrate(
+        design, score=score, held_out=held_out, name="augmented", artifact=engine.artifact.name,
+        temperatures=engine.artifact.temperatures, **wish,
+    )  # fmt: skip
+    asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
+    point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n, "margin": margin})
+    bundle = store_calibration(engine, held_out).with_operating_point(point)
+    return point, judge(point.policy, held_out, total, drop, time_ratios=_times(engine, source)), bundle
+
+
+def _times(engine: Engine, source: Source) -> list[float]:
+    """Median time to answer at each exit over the untouched model's, one thread, interleaved."""
+    session = measure.session(ir.to_proto(source.model).SerializeToString())
+    x = engine.example()
+    named = dict(zip([i.name for i in engine.bundle.manifest.inputs], x, strict=True))
+    policies = [fixed_exit(k, engine.exits, engine.artifact.score or "maxprob") for k in range(engine.exits)]
+    calls: list[Callable[[], object]] = [lambda: session.run(None, named)]
+    calls += [lambda p=p: engine.driver.run(x, p, None) for p in policies]  # type: ignore[misc]
+    seconds = interleaved(calls, _ROUNDS, lambda i, n: None)
+    return [float(np.median(spent / seconds[0])) for spent in seconds[1:]]

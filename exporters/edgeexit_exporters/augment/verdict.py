@@ -1,0 +1,106 @@
+"""Is it worth it? The augmented network against the untouched one and against stopping always at one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeexit.calibrate.intervals import paired
+from edgeexit.records import Records, outcome, replay
+from edgeexit.policy import Policy
+
+WORTH = 0.02
+"""Less saving than this is none: it would be eaten by anything."""
+
+
+@dataclass(frozen=True)
+class Static:
+    """One exit for every input, as a network of its own."""
+
+    exit: int
+    cost: float
+    """MACs as a fraction of the untouched model's."""
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On rows that nothing was chosen on."""
+
+    text: str
+    worth: bool
+    n: int
+    cost: float
+    """Mean MACs as a fraction of the untouched model's, heads included."""
+    accuracy: float
+    """Or agreement with the untouched model."""
+    untouched: float
+    """Accuracy of the untouched model (agreement: 1)."""
+    drop: float
+    """``untouched - accuracy``, with its 95 % interval over the same rows."""
+    drop_low: float
+    drop_high: float
+    exit_rates: tuple[float, ...]
+    statics: tuple[Static, ...]
+    time_ratio: float | None = None
+    """Mean time per input over the untouched model's, measured interleaved; None = not measured."""
+
+
+def judge(
+    policy: Policy, rows: Records, total: float, drop: float, *, time_ratios: Sequence[float] | None = None
+) -> Verdict:
+    """Judge a policy on rows of its own.
+
+    Args:
+        policy: chosen on other rows.
+        rows: outputs of the augmented network; its last exit is the untouched model.
+        total: multiply-accumulates of the untouched model.
+        drop: the accuracy that was allowed to be lost.
+        time_ratios: `(exits,)` time to answer at each exit over the untouched model's; None = not measured.
+    """
+    taken = replay(policy, rows)
+    found = outcome(taken, rows)
+    there = rows.correct[taken, np.arange(rows.n)]
+    mean, half = paired(rows.correct[-1], there)
+    alone = rows.cost if rows.static_cost is None else rows.static_cost
+    right = rows.correct.mean(1, dtype=np.float64)
+    statics = tuple(Static(k, float(alone[k] / total), float(right[k])) for k in range(rows.exits - 1))
+    cost = found.cost * float(rows.cost[-1]) / total
+    ratio = None if time_ratios is None else float(np.dot(found.exit_rates, time_ratios))
+    text, worth = _words(rows.measure, cost, mean, half, drop, ratio, statics, found.accuracy, float(right[-1]))
+    return Verdict(
+        text, worth, rows.n, cost, found.accuracy, float(right[-1]), mean, mean - half, mean + half, found.exit_rates,
+        statics, ratio,
+    )  # fmt: skip
+
+
+def _words(
+    measure: str, cost: float, lost: float, half: float, drop: float, ratio: float | None,
+    statics: Sequence[Static], accuracy: float, untouched: float,
+) -> tuple[str, bool]:  # fmt: skip
+    saving = 1 - cost
+    numbers = (
+        f"{100 * saving:.0f} % fewer MACs, {measure} {100 * accuracy:.2f} % against {100 * untouched:.2f} % "
+        f"({-100 * lost:+.2f} ± {100 * half:.2f} points, {100 * drop:g} allowed)"
+    )
+    if ratio is not None:
+        numbers += f", {100 * (1 - ratio):.0f} % less time" if ratio < 1 else f", {100 * (ratio - 1):.0f} % more time"
+    beaten = [s for s in statics if s.cost <= cost and s.accuracy >= accuracy]
+    if saving < WORTH:
+        return f"Not worth it: hardly anything is saved: {numbers}.", False
+    if beaten:
+        best = max(beaten, key=lambda s: s.accuracy)
+        return (
+            f"Not worth it: exit {best.exit} alone is as good for less ({100 * best.accuracy:.2f} % at "
+            f"{100 * best.cost:.0f} % of the MACs); adaptive: {numbers}."
+        ), False
+    if lost - half > drop:
+        return f"Not worth it: more is lost on new rows than was allowed: {numbers}.", False
+    if ratio is not None and ratio >= 1:
+        return (
+            f"Not worth it on this machine: the call overhead of the exits eats what they save: {numbers}. A slower "
+            "device or a larger network may tell otherwise."
+        ), False
+    return f"Worth it: {numbers}.", True
