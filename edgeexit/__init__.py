@@ -7,7 +7,7 @@
     engine = edgeexit.load("digits.edgeexit")
     decision = engine.run(x)  # Decision(exit=0, output=..., score=0.98, reason="confident", ...)
 
-`load` needs numpy and one engine library; `export` needs the workstation extras. Names are loaded when first
+`load` needs numpy and one engine library; `export` and `augment` need the workstation extras. Names are loaded when first
 used (docs/decisions/lazy-front-door.md).
 """
 
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
     from edgeexit.records import Records, replay
     from edgeexit_exporters import export as export
+    from edgeexit_exporters.augment.flow import augment as augment
 
 __version__ = "0.1.0"
 
 __all__ = [
-    # the doorway; its other half, `export`, stays out, or a star import would need the exporter's libraries
+    # the doorway; its other half, `export` and `augment`, stays out, or a star import would need the exporter's libraries
     "load",
     # what they give
     "Batch",
@@ -67,6 +68,8 @@ __all__ = [
     "PolicyError",
 ]
 
+_WORKSTATION = {"export": "edgeexit_exporters", "augment": "edgeexit_exporters.augment.flow"}
+"""Doorways that bring onnx along, so that `import *` leaves them out."""
 _HOMES = {
     "edgeexit.engine": ("Engine",),
     "edgeexit.loading": ("load",),
@@ -92,9 +95,9 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "export":  # the exporter brings onnx along
+    if name in _WORKSTATION:
         try:
-            return importlib.import_module("edgeexit_exporters").export
+            return getattr(importlib.import_module(_WORKSTATION[name]), name)
         except ImportError as e:
             from edgeexit.errors import BackendMissing
 
@@ -108,4 +111,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "export"})
+    return sorted({*globals(), *__all__, *_WORKSTATION})

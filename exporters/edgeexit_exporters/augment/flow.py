@@ -31,7 +31,7 @@ from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.verdict import Verdict, judge
-from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, export_source
+from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, export_source, open_source
 from edgeexit_exporters.inputs import from_data, make_inputs
 from edgeexit_exporters.source import Source
 
@@ -108,7 +108,7 @@ def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...]
 
 
 def augment(
-    source: Source,
+    source: nn.Module | str | Path | Source,
     data: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     out: Path | str,
@@ -134,7 +134,8 @@ def augment(
     second; what to expect is measured, and certified if asked, on a third.
 
     Args:
-        source: the network, of one exit; see `exporting.open_source`.
+        source: a torch module with one answer, ``"package.module:function"`` that makes one, the path of an ``.onnx``
+            file with one output, or what `exporting.open_source` made of them.
         data: inputs `(n, ...)` by name, or "x".
         labels: `(n,)` true classes; None = the network's own answers are what heads learn, and agreement counts.
         out: the bundle's folder; written only where it is worth it.
@@ -162,6 +163,8 @@ def augment(
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
     if head not in ("linear", "mlp"):
         raise ModelError(f"unknown head {head!r}; known: linear, mlp")
+    if not isinstance(source, Source):
+        source = open_source(source, single=True)
     clock = _Clock(progress)
     clock("looking for places")
     places, total = places_of(source, candidates)
