@@ -130,7 +130,10 @@ def _figures(
 def _answers(engine: Engine, x: Inputs) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Probabilities `(n, classes)` and uncertainty `(n,)` of the last exit."""
     last = engine.exits - 1
-    arrays = dict(x) if isinstance(x, Mapping) else {engine.bundle.manifest.inputs[0].name: x}
+    inputs = [i.name for i in engine.bundle.manifest.inputs]
+    arrays = dict(x) if isinstance(x, Mapping) else {inputs[0]: x}
+    if len(arrays) == len(inputs) == 1:  # networks may call their one input as they like
+        arrays = {inputs[0]: next(iter(arrays.values()))}
     n = len(next(iter(arrays.values())))
     kind = "probs" if engine.bundle.manifest.exits[last].kind == "probs" else "logits"
     before = engine.policy

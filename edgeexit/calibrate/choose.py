@@ -100,7 +100,8 @@ def calibrate(
         asked = {"alpha": guarantee.alpha}
         if guarantee.method != "crc":  # which has no confidence
             asked["confidence"] = 1 - guarantee.delta
-        name = name or f"{promise['what']}-{guarantee.alpha:g}"
+        surely = "crc" if guarantee.method == "crc" else f"{1 - guarantee.delta:g}-{guarantee.method}"
+        name = name or f"{promise['what']}-{guarantee.alpha:g}-{surely}"
     elif selective is not None:
         make = qute_policy if policy == "qute" else window_policy
         rest: dict[str, Any] = {**(options or {}), **({} if score is None else {"score": score})}
@@ -134,6 +135,7 @@ def calibrate(
     if name is None:
         (what, value), *_ = asked.items()
         name = f"{what.replace('accuracy_', '')}-{value:g}"
+        name = name if policy == "threshold" else f"{policy}-{name}"
     data: dict[str, Any] = {"design": design.name, "design_rows": design.n}
     if held_out is not None:
         data |= {"held_out": held_out.name, "held_out_rows": held_out.n}

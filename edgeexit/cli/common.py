@@ -158,6 +158,15 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     return inputs, labels
 
 
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Inside, what is wrong with the data names the file."""
+    try:
+        yield
+    except DataError as e:
+        raise e if str(path) in str(e) else DataError(f"{path}: {e}") from e
+
+
 def data_note(path: Path) -> dict[str, Any]:
     """What is remembered of a data file."""
     return {"file": path.name, "sha256": sha256(path)}

@@ -126,7 +126,7 @@ def export(
         progress(f"writing and checking layout {layout}")
         artifact = f"onnx-{layout}-{precision}"
         files = building.build(layout, found, parts, specs, score)
-        comparison = check.Comparison(artifact, specs, tolerance)
+        comparison = check.Comparison(artifact, specs, tolerance, score)
         check.compare(layout, files, answers, comparison)
         contents.update({f"artifacts/{artifact}/{n}": raw for n, raw in files.items()})
         described = [describe(f"artifacts/{artifact}/{n}", raw) for n, raw in files.items()]
