@@ -108,7 +108,10 @@ class Bundle:
         if spec is None:
             known = ", ".join(self.manifest.policies) or "none; `edgeexit calibrate` makes one"
             raise PolicyError(f"{self.path}: no operating point {name!r}; it holds: {known}")
-        point = OperatingPoint.from_dict(files.read_json(self.file(spec)))
+        try:
+            point = OperatingPoint.from_dict(files.read_json(self.file(spec)))
+        except PolicyError as e:
+            raise PolicyError(f"{self.path}: {spec.path}: {e}") from e
         if point.artifact is not None:
             self.manifest.artifact(point.artifact)
         return point
@@ -129,6 +132,16 @@ class Bundle:
                     _copy(self.file(spec), folder / spec.path)
             _write(folder, changed, manifest)
         return Bundle(self.path, manifest)
+
+    def become(self, other: Bundle) -> Bundle:
+        """Take over everything of a changed copy of this bundle in one step.
+
+        Raises:
+            BundleError: as `rewrite`.
+        """
+        own = {(f.path, f.sha256) for f in self.manifest.files}
+        changed = {f.path: other.file(f).read_bytes() for f in other.manifest.files if (f.path, f.sha256) not in own}
+        return self.rewrite(changed, other.manifest)
 
     def _others(self) -> list[str]:
         """Files in the folder that are not the bundle's: a README that a person put there."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.bench import interleaved
 from edgeexit.calibrate.reliability import reliability
-from edgeexit.calibrate.uncertainty import accuracy_drop, auroc
+from edgeexit.calibrate.uncertainty import NothingDropped, accuracy_drop, auroc
 from edgeexit.checks import Inputs
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
@@ -106,6 +106,7 @@ def _figures(
     mixed = bool(0 < right.mean() < 1)
     strange = {key: _answers(engine, x)[0].max(1) for key, x in outside.items()}
     worse = {key: (_answers(engine, x)[0], np.asarray(y)) for key, (x, y) in corrupted.items()}
+    shares = {key: reliability(q, y).accuracy for key, (q, y) in worse.items()}  # refuses labels that do not fit
     streams = [(q.max(1), q.argmax(1) == y) for q, y in worse.values()]
     exit = engine.bundle.manifest.exits[-1]
     return Figures(
@@ -122,18 +123,25 @@ def _figures(
         auroc(-uncertainty, right) if mixed and uncertainty is not None else None,
         {key: _apart(sure[right], s) for key, s in strange.items()},
         _drop((sure, right), streams),
-        {key: float((q.argmax(1) == y).mean()) for key, (q, y) in worse.items()},
+        shares,
     )
 
 
 def _answers(engine: Engine, x: Inputs) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Probabilities `(n, classes)` and uncertainty `(n,)` of the last exit."""
     last = engine.exits - 1
-    engine.policy = fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")
-    arrays = dict(x) if isinstance(x, Mapping) else {engine.bundle.manifest.inputs[0].name: x}
+    inputs = [i.name for i in engine.bundle.manifest.inputs]
+    arrays = dict(x) if isinstance(x, Mapping) else {inputs[0]: x}
+    if len(arrays) == len(inputs) == 1:  # networks may call their one input as they like
+        arrays = {inputs[0]: next(iter(arrays.values()))}
     n = len(next(iter(arrays.values())))
     kind = "probs" if engine.bundle.manifest.exits[last].kind == "probs" else "logits"
-    parts = [engine.run_batch({k: a[at : at + CHUNK] for k, a in arrays.items()}) for at in range(0, n, CHUNK)]
+    before = engine.policy
+    engine.policy = fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")
+    try:
+        parts = [engine.run_batch({k: a[at : at + CHUNK] for k, a in arrays.items()}) for at in range(0, n, CHUNK)]
+    finally:
+        engine.policy = before
     if not parts or parts[0].outputs.ndim != 2:
         raise DataError(f"{engine.bundle.manifest.name}: networks are compared on rows (n, ...) with one class each")
     p = np.concatenate([probabilities(b.outputs, kind, engine.artifact.temperatures[last]) for b in parts])  # type: ignore[arg-type]
@@ -153,12 +161,12 @@ def _drop(clean: Any, streams: list[Any]) -> float | None:
         return None
     try:
         return accuracy_drop(clean, streams).auprc
-    except DataError:  # no window's accuracy fell: there was nothing to find
+    except NothingDropped:
         return None
 
 
 def _call(engine: Engine) -> Callable[[], object]:
-    x, policy = engine.example(), engine.policy
+    x, policy = engine.example(), fixed_exit(engine.exits - 1, engine.exits, engine.artifact.score or "maxprob")
     return lambda: engine.driver.run(x, policy, None)
 
 

@@ -19,7 +19,8 @@ class Decision:
     exit: int
     """Index of the exit that answered, 0 = shallowest."""
     output: NDArray[Any]
-    """That exit's output without the batch axis, e.g. `(classes,)`."""
+    """That exit's output without the batch axis, e.g. `(classes,)`: of the manifest's `kind`, but probabilities at
+    every exit where some exits give those and some logits."""
     score: float
     """Its confidence, larger = surer."""
     reason: Reason

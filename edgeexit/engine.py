@@ -53,6 +53,9 @@ class Engine:
         if artifact.layout == "prefix":
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
         self._one_by_one = bundle.manifest.batch == "one"
+        kinds = [e.kind for e in bundle.manifest.exits]
+        self._softened = [len(set(kinds)) > 1 and kind == "logits" for kind in kinds]
+        """Exits whose logits become probabilities, as other exits (heads that answer together) give those."""
         self._policy = policy
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
@@ -137,6 +140,8 @@ class Engine:
         left = None if deadline_s is None else self._left(start, deadline_s)
         policy = self._policy
         k, output, score, reason, uncertainty = self.driver.run(inputs, policy, left)
+        if self._softened[k]:
+            output = probabilities(output)
         drift = self._drift
         drifted = None if drift is None else drift.see(k, score)
         accepted = bool(policy.accepts(score)) if isinstance(policy, Window) else None
@@ -154,9 +159,16 @@ class Engine:
             PolicyError: calibrated on another artifact, or this one cannot follow it.
         """
         check_artifact(point, self.artifact)
-        self._sets = None
-        self.policy = point.policy
-        self.sets = None if point.sets is None else ConformalSets.from_dict(point.sets)
+        sets = None if point.sets is None else ConformalSets.from_dict(point.sets)
+        if sets is not None:
+            sets.fits(point.policy, self.exits)
+        before, self._sets = self._sets, None
+        try:
+            self.policy = point.policy
+        except PolicyError:
+            self._sets = before
+            raise
+        self._sets = sets
 
     @staticmethod
     def _set_of(sets: ConformalSets, k: int, output: NDArray[Any], reason: str) -> NDArray[np.bool_] | None:
@@ -182,6 +194,8 @@ class Engine:
         else:
             found = self.driver.run_batch(inputs, policy)
         exits, outputs, scores, uncertainties = found
+        for k in np.flatnonzero(self._softened):
+            outputs[exits == k] = probabilities(outputs[exits == k])
         macs = [self._macs[k] for k in np.unique(exits)]
         total = None if None in macs else int(sum(self._macs[k] or 0 for k in exits))
         drift, drifted = self._drift, None
@@ -212,12 +226,8 @@ class Engine:
         if len({o.shape[1:] for r in rows for o in r.outputs}) != 1:
             raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
         outputs = [np.concatenate([r.outputs[k] for r in rows]) for k in range(self.exits)]
+        outputs = [probabilities(o) if soft else o for o, soft in zip(outputs, self._softened, strict=True)]
         kinds = {e.kind for e in self.bundle.manifest.exits}
-        if len(kinds) > 1:  # heads that answer together give probabilities; beside them, so do the others
-            outputs = [
-                probabilities(o, "probs" if e.kind == "probs" else "logits")
-                for o, e in zip(outputs, self.bundle.manifest.exits, strict=True)
-            ]
         cost, static = self.costs()
         return Records(
             np.stack(outputs),

@@ -187,6 +187,8 @@ def _swap(new: Path, path: Path) -> None:
             (aside / "old").rename(path)
         raise
     finally:
+        with contextlib.suppress(OSError):  # half deleted it must not look like what `set_aside` names
+            (aside / "old").rename(aside / "replaced")
         shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -16,6 +16,8 @@ from edgeexit.policy import Policy
 from edgeexit.scores import GIVEN, SCORES, Kind, probabilities, score, uncertainty_score
 
 T = TypeVar("T")
+_ROUNDING = 1e-4
+"""How far rounding may take a score out of [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +47,12 @@ class Records:
             raise DataError(f"{self.name}: recorded outputs must be (exits, n, classes >= 2), found shape {o.shape}")
         if o.shape[1] == 0:
             raise DataError(f"{self.name}: no rows (n = 0)")
-        if o.dtype.kind not in "fiu" or not np.isfinite(o).all():
-            raise DataError(f"{self.name}: recorded outputs must be finite numbers; found {o.dtype} with NaN or inf")
+        with np.errstate(over="ignore"):
+            finite = o.dtype.kind in "fiu" and bool(np.isfinite(o.astype(np.float32, copy=False)).all())
+        if not finite:
+            raise DataError(
+                f"{self.name}: outputs must be finite float32 numbers; found {o.dtype} with NaN, inf or beyond"
+            )
         if self.kind == "probs" and not (o.min() >= -1e-6 and np.allclose(o.sum(-1), 1, atol=1e-2)):
             raise DataError(f"{self.name}: 'probs' must be >= 0 and sum to 1 over the last axis; are they logits?")
         if self.labels is not None:
@@ -54,8 +60,12 @@ class Records:
         for name, given in self.given.items():
             if given.shape != o.shape[:2]:
                 raise DataError(f"{self.name}: score {name!r} must be {o.shape[:2]}, found shape {given.shape}")
-            if name in GIVEN and not np.isfinite(given).all():  # others show their NaN where they are ranked
-                raise DataError(f"{self.name}: score {name!r} holds NaN or infinity")
+            # Those that were computed show their NaN where they are ranked.
+            if name in GIVEN and not (given.min() >= -_ROUNDING and given.max() <= 1 + _ROUNDING):
+                raise DataError(
+                    f"{self.name}: score {name!r} must lie in [0, 1], found "
+                    + (f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity")
+                )
         object.__setattr__(self, "cost", _check_cost(self.cost, len(o), self.name))
         if self.static_cost is not None:
             object.__setattr__(self, "static_cost", _check_static_cost(self.static_cost, len(o), self.name))
@@ -175,7 +185,7 @@ class Records:
         kinds = [k for k in ("logits", "probs") if k in arrays]
         if len(kinds) != 1 or "cost" not in arrays:
             raise DataError(
-                f"{path}: needs 'logits' or 'probs' (exits, n, classes) and 'cost' (exits,), optional "
+                f"{path}: needs exactly one of 'logits' and 'probs' (exits, n, classes) and 'cost' (exits,), optional "
                 f"'labels' (n,); found {', '.join(sorted(arrays)) or 'nothing'}"
             )
         kind: Kind = "logits" if kinds[0] == "logits" else "probs"

@@ -60,10 +60,8 @@ class ConformalSets:
                 f"unknown prediction sets {self.mode!r:.60} of {self.kind!r:.60}; "
                 f"known: {', '.join(SET_MODES)} of {', '.join(get_args(Kind))}"
             )
-        if exits < 2 or not all(0 <= f <= 1 for f in self.floors):  # NaN fails too
-            raise PolicyError(
-                f"prediction sets need a floor in [0, 1] for each of 2 or more exits; found {self.floors!r:.80}"
-            )
+        if exits < 1 or not all(0 <= f <= 1 for f in self.floors):  # NaN fails too
+            raise PolicyError(f"prediction sets need a floor in [0, 1] for each exit; found {self.floors!r:.80}")
         if not 0 < self.alpha < 1 or self.n < 1:
             raise PolicyError(f"prediction sets need alpha in (0, 1) and n >= 1; found {self.alpha} and {self.n}")
         if len(self.temperatures) != exits or not all(0 < t < math.inf for t in self.temperatures):

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.calibrate.choose import check_pair, need_exits
 from edgeexit.calibrate.family import (
     ADAPTIVE,
     BASELINES,
@@ -31,6 +30,7 @@ from edgeexit.calibrate.path import Path, Point
 from edgeexit.calibrate.promises import ALPHAS, DELTA, Promise, promises
 from edgeexit.calibrate.rejection import RISKS, Rejection, rejections
 from edgeexit.calibrate.reliability import Reliability, reliability_per_exit
+from edgeexit.calibrate.rows import check_pair, need_exits, need_tellable
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
@@ -189,6 +189,7 @@ def sweep(
     """
     check_pair(design, held_out)
     need_exits(design, "threshold")
+    need_tellable(design, "threshold")
     budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
     known = (*families(design), *BASELINES)
     names = known if policies is None else tuple(dict.fromkeys(policies))

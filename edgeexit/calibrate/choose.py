@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.conformal import conformal_sets, measure_sets
 from edgeexit.calibrate.eero import eero_policy
@@ -15,6 +13,7 @@ from edgeexit.calibrate.path import Path
 from edgeexit.calibrate.qute import qute_policy
 from edgeexit.calibrate.regime import regime_of
 from edgeexit.calibrate.risk import Certificate, Guarantee, certify
+from edgeexit.calibrate.rows import check_pair, need_exits, need_tellable
 from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_path, qexit_path
 from edgeexit.calibrate.selective import parse_target, selected
 from edgeexit.calibrate.window import window_policy
@@ -82,6 +81,7 @@ def calibrate(
         "guarantee": guarantee,
     }
     need_exits(design, policy)
+    need_tellable(design, policy, score)
     given = [key for key, value in targets.items() if value is not None]
     if len(given) != 1:
         found = ", ".join(given) or "none"
@@ -100,7 +100,8 @@ def calibrate(
         asked = {"alpha": guarantee.alpha}
         if guarantee.method != "crc":  # which has no confidence
             asked["confidence"] = 1 - guarantee.delta
-        name = name or f"{promise['what']}-{guarantee.alpha:g}"
+        surely = "crc" if guarantee.method == "crc" else f"{1 - guarantee.delta:g}-{guarantee.method}"
+        name = name or f"{promise['what']}-{guarantee.alpha:g}-{surely}"
     elif selective is not None:
         make = qute_policy if policy == "qute" else window_policy
         rest: dict[str, Any] = {**(options or {}), **({} if score is None else {"score": score})}
@@ -134,6 +135,7 @@ def calibrate(
     if name is None:
         (what, value), *_ = asked.items()
         name = f"{what.replace('accuracy_', '')}-{value:g}"
+        name = name if policy == "threshold" else f"{policy}-{name}"
     data: dict[str, Any] = {"design": design.name, "design_rows": design.n}
     if held_out is not None:
         data |= {"held_out": held_out.name, "held_out_rows": held_out.n}
@@ -158,42 +160,6 @@ def calibrate(
         sets=None if found_sets is None else found_sets.to_dict(),
         drift=None if held_out is None else regime_of(chosen, held_out).to_dict(),
     )
-
-
-def need_exits(records: Records, policy: str) -> None:
-    """Refuse to choose between exits where there is one; to reject inputs, one is enough.
-
-    Raises:
-        DataError: one exit.
-    """
-    if records.exits < 2 and policy not in ("qute", "fixed"):
-        raise DataError(
-            f"{records.name}: one exit, so there is nothing to choose (exits >= 2); --policy qute accepts or abstains"
-        )
-
-
-def check_pair(design: Records, held_out: Records) -> None:
-    """Refuse held-out rows that cannot be compared with the design rows, or are the same.
-
-    Raises:
-        DataError: other exits, costs or measure, or the same array.
-    """
-    if held_out.exits != design.exits or not (held_out.relative_cost == design.relative_cost).all():
-        raise DataError(
-            f"{held_out.name} has costs {held_out.relative_cost.tolist()}, {design.name} has "
-            f"{design.relative_cost.tolist()}; design and held-out rows must come from one artifact"
-        )
-    # Rows that are all alike say nothing about where they came from.
-    varied = bool((design.outputs != design.outputs[:, :1]).any())
-    if held_out.outputs is design.outputs or (varied and np.array_equal(held_out.outputs, design.outputs)):
-        raise DataError(
-            f"{held_out.name}: held-out rows must not be the design rows; split them: records.split(0.5, seed=0)"
-        )
-    if held_out.measure != design.measure:
-        raise DataError(
-            f"{design.name} measures {design.measure}, {held_out.name} {held_out.measure}; "
-            "give labels to both or to neither"
-        )
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ Inductive Conformal Predictors", ACML 2012).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.rows import shared_rows
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Policy
 from edgeexit.records import Records, replay
@@ -206,8 +206,7 @@ def _check_rows(design: Records, calibration: Records) -> None:
             "design and calibration rows are of two networks (exits, classes, kind, temperatures): "
             f"{design.name} has {d}, {calibration.name} {c}"
         )
-    rows = [Counter(row.tobytes() for row in np.moveaxis(r.outputs, 1, 0)) for r in (design, calibration)]
-    if rows[0] <= rows[1] or rows[1] <= rows[0]:
+    if shared_rows(design, calibration):
         raise DataError(
             f"{calibration.name}: the calibration rows are the design rows, or some of them; nothing can be promised "
             "on rows that chose the policy or the ranks. Split them first (Records.split)"

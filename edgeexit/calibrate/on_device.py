@@ -30,6 +30,8 @@ def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -
         DataError: as `Budget.relative`.
         BundleError: the stored scores are damaged.
     """
+    if engine.exits < 2:
+        raise PolicyError(f"{engine.bundle.path}: one exit, so a budget has nothing to choose")
     spec = engine.artifact.calibration
     if spec is None:
         raise PolicyError(

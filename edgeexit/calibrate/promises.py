@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.choose import check_pair
 from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.intervals import paired, wilson
 from edgeexit.calibrate.losses import loss_of
 from edgeexit.calibrate.risk import Guarantee, Method, certify, rows_needed
+from edgeexit.calibrate.rows import check_pair
 from edgeexit.calibrate.search import pareto
 from edgeexit.errors import Infeasible
 from edgeexit.policy import Policy, Threshold, fixed_exit

@@ -11,6 +11,7 @@ import math
 
 from edgeexit.calibrate.selective import answered, aurc, meets, need_labels, parse_target, risk_coverage
 from edgeexit.calibrate.window import window_policy
+from edgeexit.errors import PolicyError
 from edgeexit.policy import Window
 from edgeexit.records import Records
 
@@ -21,7 +22,7 @@ def qute_policy(
     *,
     score: str | None = None,
     temperatures: tuple[float, ...] | None = None,
-    pass_rate: float = 0.2,
+    pass_rate: float | None = None,
     first: int | None = None,
 ) -> Window:
     """A policy that accepts answers of at least `tau`, abstains below, and between two exits may continue.
@@ -32,7 +33,7 @@ def qute_policy(
         score: what decides; None = the score that ranks the last exit's errors best on the design rows (least area
             under the risk-coverage curve), "ensemble" and "learned" among the candidates where the exits give them.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
-        pass_rate: share of the rows that may continue; without meaning for one exit.
+        pass_rate: share of the rows that may continue; None = 0.2.
         first: the exit that has the window; None = the last but one.
 
     Raises:
@@ -42,7 +43,11 @@ def qute_policy(
     score = score or best_score(design, temperatures)
     if design.exits > 1:
         first = design.exits - 2 if first is None else first
-        return window_policy(design, target, pass_rate, first, score=score, temperatures=temperatures)
+        return window_policy(
+            design, target, 0.2 if pass_rate is None else pass_rate, first, score=score, temperatures=temperatures
+        )
+    if pass_rate is not None or first is not None:
+        raise PolicyError(f"{design.name} has one exit, so nothing continues: leave pass rate and first exit out")
     kind, share = parse_target(target)
     curve = risk_coverage(*answered(Window((), (), math.inf, score, temperatures), design))
     tau = curve.threshold[meets(curve, kind, share, design.name)]

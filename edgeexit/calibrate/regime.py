@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeexit.calibrate.betting import wsr_upper
+from edgeexit.calibrate.bounds import shuffled
 from edgeexit.drift import ROUNDING, DriftRegime
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Policy
@@ -16,9 +17,8 @@ def regime_of(policy: Policy, records: Records, *, eta: float = 0.01, level: flo
 
     Args:
         policy: what will run.
-        records: rows that the policy was *not* chosen on, independent, in no order that follows their values, and
-            from where it will run. Labels are not needed. Fewer rows give wider bounds and a monitor that is slower
-            to notice.
+        records: rows that the policy was *not* chosen on, independent, and from where it will run. Labels are not
+            needed. Fewer rows give wider bounds and a monitor that is slower to notice.
         eta: probability, over draws of the rows, that a bound is too low and undrifted inputs count as drift.
         level: see `DriftRegime.level`.
 
@@ -34,5 +34,6 @@ def regime_of(policy: Policy, records: Records, *, eta: float = 0.01, level: flo
     near = np.clip(doubt, 0, 1)
     doubt = np.where(np.abs(doubt - near) <= ROUNDING, near, doubt)
     cost = records.relative_cost
-    bounds = (wsr_upper(cost[taken], eta / 2), wsr_upper(doubt, eta / 2))  # two bounds, so half of eta each
+    # two bounds, so half of eta each
+    bounds = (wsr_upper(shuffled(cost[taken]), eta / 2), wsr_upper(shuffled(doubt), eta / 2))
     return DriftRegime(tuple(cost.tolist()), bounds, name, level, records.n)

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgeexit.calibrate.choose import check_pair
 from edgeexit.calibrate.cuts import cut_at
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.path import Path
+from edgeexit.calibrate.rows import check_pair
 from edgeexit.calibrate.search import pareto
 from edgeexit.calibrate.selective import answered, need_labels, risk_coverage, selected
 from edgeexit.calibrate.window import window_policy

@@ -99,6 +99,10 @@ def ensemble(members: NDArray[Any]) -> Ensemble:
     return Ensemble(mean, entropy, np.maximum(entropy - _entropy(p).mean(1), 0), top.var(1), spread)
 
 
+class NothingDropped(DataError):
+    """Accuracy fell in no stream, so there is nothing to detect."""
+
+
 @dataclass(frozen=True, eq=False)
 class DropDetection:
     """How well falling confidence announces falling accuracy."""
@@ -133,7 +137,8 @@ def accuracy_drop(
         thresholds: how many rho, evenly from 0 to 1.
 
     Raises:
-        DataError: shapes that differ, a clean stream shorter than the window, or accuracy that falls in no stream.
+        DataError: shapes that differ, or a clean stream shorter than the window; `NothingDropped` where accuracy falls
+            in no stream.
     """
     _, usual = _windows([clean], window)
     bound = float(usual.mean() - sigmas * usual.std())
@@ -147,7 +152,7 @@ def accuracy_drop(
             hits, alarms = (alarm & low).sum(1), alarm.sum(1)
             curves.append((np.where(alarms, hits / np.maximum(alarms, 1), 1.0), hits / low.sum()))
     if not curves:
-        raise DataError(
+        raise NothingDropped(
             f"no window's accuracy fell to {bound:.3f} in {len(corrupted)} corrupted streams: nothing to detect"
         )
     precision, recall = np.mean(curves, 0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgeexit.bundle import Bundle
 from edgeexit.calibrate import calibrate as calibrate_records
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import FAMILIES
@@ -17,6 +21,7 @@ from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.calibrate.risk import METHODS, Guarantee, Method
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.cli.common import (
+    about,
     artifact_option,
     check_source,
     data_note,
@@ -63,17 +68,14 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 @click.option(
     "--method",
     type=click.Choice(METHODS),
-    default="ltt",
-    show_default=True,
-    help="Of the proof: fixed-sequence test, betting bound, or (weaker, no confidence) conformal risk control.",
+    help="Of the proof: fixed-sequence test, betting bound, or (weaker, no confidence) conformal risk control. "
+    "[default: ltt]",
 )
 @click.option("--sets", type=float, metavar="ALPHA", help="Also make prediction sets that miss this share at most.")
 @click.option(
     "--set-mode",
     type=click.Choice(SET_MODES),
-    default="nested",
-    show_default=True,
-    help="Of the sets: hold at any exit, at each exit taken, or over all inputs.",
+    help="Of the sets: hold at any exit, at each exit taken, or over all inputs. [default: nested]",
 )
 @click.option("--selective", metavar="cov@R|risk@C", help="Window, qute: coverage at a risk, or risk at a coverage.")
 @click.option("--pass-rate", type=float, help="Window, qute: share of the rows that may go on. [default: 0.2]")
@@ -104,9 +106,9 @@ def calibrate(
     accuracy: float | None,
     accuracy_drop: float | None,
     guarantee: str | None,
-    method: Method,
+    method: Method | None,
     sets: float | None,
-    set_mode: SetMode,
+    set_mode: SetMode | None,
     selective: str | None,
     pass_rate: float | None,
     first: int | None,
@@ -146,6 +148,13 @@ def calibrate(
     check_source("calibrate", bundle, data, records)
     if out is not None and records is None:
         raise DataError("--out goes with --records; with a bundle the operating point is stored in the bundle")
+    for option, without, alone in (
+        ("--method", "--guarantee", method is not None and guarantee is None),
+        ("--set-mode", "--sets", set_mode is not None and sets is None),
+        ("--score", "a policy that compares scores", score is not None and policy == "patience"),
+    ):
+        if alone:
+            raise PolicyError(f"{option} goes with {without}")
     of_policy: dict[str, dict[str, Any]] = {
         "eero": {"mode": mode, "beta": beta, "prior": prior, "spend": spend},
         "window": {"pass_rate": pass_rate, "first": first},
@@ -161,8 +170,8 @@ def calibrate(
         "options": of_policy.get(kin, {}),
         "selective": selective,
         "sets": sets,
-        "set_mode": set_mode,
-        "guarantee": None if guarantee is None else Guarantee.parse(guarantee, method),
+        "set_mode": set_mode or "nested",
+        "guarantee": None if guarantee is None else Guarantee.parse(guarantee, method or "ltt"),
         "accuracy": accuracy,
         "accuracy_drop": accuracy_drop,
         "name": name,
@@ -189,21 +198,27 @@ def calibrate(
         score = score or engine.artifact.score or (None if policy == "qute" else "maxprob")
         _check_family(engine, policy, score or "maxprob")
         inputs, labels = read_data(data, engine.bundle.manifest)
-        if temperature:
-            engine = _with_temperatures(engine, inputs, labels, design, seed, threads)
-        with steps("recording") as tell:
-            _, point = calibrate_artifact(
-                engine,
-                inputs,
-                labels,
-                data=data_note(data),
-                design=design,
-                seed=seed,
-                budget=allowed,
-                progress=tell,
-                score=score,
-                **wish,
-            )
+        original = engine.bundle
+        with about(data), contextlib.ExitStack() as stack:
+            if temperature:
+                copy = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-"))
+                engine = _with_temperatures(engine, inputs, labels, design, seed, threads, Path(copy))
+            with steps("recording") as tell:
+                changed, point = calibrate_artifact(
+                    engine,
+                    inputs,
+                    labels,
+                    data=data_note(data),
+                    design=design,
+                    seed=seed,
+                    budget=allowed,
+                    progress=tell,
+                    score=score,
+                    **wish,
+                )
+            if changed.path != original.path:
+                original.become(changed)
+        _tell_what_went(original, changed, point)
     if as_json:
         print_json(point.to_dict())
     else:
@@ -225,9 +240,18 @@ def _check_family(engine: Engine, policy: str, score: str) -> None:
     engine.driver.fits(trials.get(policy) or Threshold((1.0,) * last, score))
 
 
+def _tell_what_went(before: Bundle, after: Bundle, point: OperatingPoint) -> None:
+    """Say which operating points are not there any more."""
+    if gone := sorted(set(before.manifest.policies) - set(after.manifest.policies)):
+        say(f"dropped with the temperatures they were calibrated under: {', '.join(gone)}")
+    if point.name in before.manifest.policies:
+        say(f"operating point {point.name!r} was there before and is replaced; --name keeps both")
+
+
 def _with_temperatures(
-    engine: Engine, inputs: dict[str, Any], labels: Any, design: float, seed: int, threads: int
+    engine: Engine, inputs: dict[str, Any], labels: Any, design: float, seed: int, threads: int, folder: Path
 ) -> Engine:
+    """The artifact with fitted temperatures, in a copy of its bundle: what fails later leaves the bundle as it was."""
     if labels is None:
         raise DataError("--temperature needs labels: the data file has no y")
     try:
@@ -239,8 +263,10 @@ def _with_temperatures(
         records = engine.record(inputs, labels, progress=tell)
     chosen_on, _ = records.split(design, seed)
     temperatures = _useful(chosen_on)
-    bundle = apply_temperatures(engine.bundle, engine.artifact.name, temperatures)
-    say(f"temperatures {', '.join(f'{t:.3f}' for t in temperatures)} stored in {engine.artifact.name}")
+    if temperatures == engine.artifact.temperatures:
+        return engine
+    copy = shutil.copytree(engine.bundle.path, folder / engine.bundle.path.name)
+    bundle = apply_temperatures(Bundle.open(copy), engine.artifact.name, temperatures)
     return load(bundle, artifact=engine.artifact.name, threads=threads)
 
 
@@ -277,7 +303,7 @@ def _text(point: OperatingPoint) -> str:
         rows.insert(4, ["accepted", f"score >= {e['tau']:.6g}: coverage {percent(e['coverage'])}, {risk}"])
     if point.sets is not None:
         sets = ConformalSets.from_dict(point.sets)
-        rows.append(["sets", f"{sets.promise} (mean size {e['set_size']:.2f}, covered {percent(e['set_coverage'])})"])
+        rows.append(["sets", f"{sets.promise} (mean size {e['set_size']:.2f} on the rows that made them)"])
     if "allowed" in e:
         rows.insert(3, ["budget", f"{percent(e['allowed'])} allowed, {percent(e['planned'])} planned"])
     return table(rows)

@@ -166,6 +166,15 @@ def labels_of(arrays: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.int6
     return None if labels is None else labels.astype(np.int64)
 
 
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Inside, what is wrong with the data names the file."""
+    try:
+        yield
+    except DataError as e:
+        raise e if str(path) in str(e) else DataError(f"{path}: {e}") from e
+
+
 def data_note(path: Path) -> dict[str, Any]:
     """What is remembered of a data file."""
     return {"file": path.name, "sha256": sha256(path)}

@@ -85,7 +85,8 @@ def compare(
         print_json(document)
         return
     click.echo(figures_table(found))
-    click.echo(f"{found[0].n} rows of {data.name}; n = {n} interleaved rounds, {environment_line(where)}")
+    timed = f"n = {n} interleaved rounds" if n else "not timed"
+    click.echo(f"{found[0].n} rows of {data.name}; {timed}, {environment_line(where)}")
 
 
 def figures_table(found: tuple[Figures, ...]) -> str:
@@ -114,10 +115,12 @@ def _labelled(path: Path, bundle: Bundle) -> tuple[Any, Any]:
 
 
 def _named(given: tuple[str, ...], option: str) -> list[tuple[str, Path]]:
-    found = []
+    found: list[tuple[str, Path]] = []
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise DataError(f"{option} {text!r}: expected NAME=FILE, e.g. noise=noise.npz")
+        if name in dict(found):
+            raise DataError(f"{option}: {name!r} is given twice")
         found.append((name, Path(path)))
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.cli.common import (
+    about,
     artifact_option,
     bundle_argument,
     count,
@@ -62,7 +63,8 @@ def run(
     """
     engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
     x = _read(source, row, engine, scale)
-    decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
+    with about(source):
+        decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
     labels = engine.bundle.manifest.labels
     known = labels is not None and isinstance(decision.label, int) and decision.label < len(labels)
     name = labels[decision.label] if labels is not None and known else None
@@ -171,6 +173,11 @@ def _read(path: Path, row: int | None, engine: Engine, scale: float) -> Any:
             if array.ndim != len(s.shape) or row >= len(array):
                 raise DataError(f"{path}: no row {row} in {s.name!r} of shape {array.shape}")
             found[s.name] = array[row : row + 1]
+        array = found[s.name]
+        if array.ndim == len(s.shape) and len(array) > 1:
+            raise DataError(f"{path}: {s.name!r} holds {len(array)} rows; --row picks one, e.g. --row 0")
+        if array.dtype != s.dtype and np.can_cast(array.dtype, s.dtype, "same_kind"):
+            found[s.name] = array.astype(s.dtype)
     return found
 
 

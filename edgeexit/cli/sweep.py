@@ -8,6 +8,7 @@ import click
 
 from edgeexit.bundle import Bundle
 from edgeexit.cli.common import (
+    about,
     artifact_option,
     check_source,
     json_option,
@@ -128,5 +129,5 @@ def sweep(
 def record(engine: Engine, data: Path) -> Records:
     """Every exit's outputs on a data file, with a progress bar."""
     inputs, labels = read_data(data, engine.bundle.manifest)
-    with steps(f"recording {data.name}") as tell:
+    with about(data), steps(f"recording {data.name}") as tell:
         return engine.record(inputs, labels, progress=tell)

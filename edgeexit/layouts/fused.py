@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeexit.backends import Runnable
-from edgeexit.errors import BundleError, PolicyError
+from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.layouts.base import Array, Base, Found, FoundMany, Recorded, one_by_one, stopped
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold, Window, fixed_exit
@@ -78,6 +78,11 @@ class Fused(Base):
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
+            if passed := [i for i, r in enumerate(rows) if r[0] != k]:  # a NaN score goes on past -inf
+                raise DataError(
+                    f"input {passed[0]} has a NaN score at exit {k} of {self.manifest.name}, so the fused graph "
+                    f"answers deeper ({len(passed)} of {len(rows)} inputs): its outputs cannot be recorded"
+                )
             told = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
             found.outputs.append(np.concatenate([r[1] for r in rows]))
             found.uncertainties.append(told)

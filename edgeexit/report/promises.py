@@ -35,8 +35,9 @@ def promise_terms(sweep: Sweep) -> str:
     return (
         f"{p.ordered_on:,} design rows ordered the policies, {p.certified_on:,} others certified one, and {p.n:,} "
         f"held-out rows measured it: {kept} of {len(made)} measured losses are at most alpha, and "
-        f"{len(sweep.promises) - len(made)} promises were refused. A promise says that {sure}the expected loss is at "
-        f"most alpha{average}, as long as field data follow the distribution of the certifying rows. Each stands "
+        f"{len(sweep.promises) - len(made)} of {len(sweep.promises)} promises were refused. A promise says that "
+        f"{sure}the expected loss is at most alpha{average}, as long as field data follow the distribution of the "
+        "certifying rows. Each stands "
         "alone; all of them together are less sure."
     )
 

@@ -18,7 +18,7 @@ def write_report(sweep: Sweep, folder: Path | str) -> dict[str, Path]:
     """Write `sweep.csv`, `sweep.json`, `sweep.png` and `report.html`, and of a sweep with promises `promises.csv`
     and `promises.png` too; equal sweeps give equal bytes.
 
-    Nothing is written before all of them are made.
+    Nothing is written before all of them are made. Of an older report in the folder nothing is left.
 
     Returns:
         Paths by kind: "csv", "json", "png", "html", "promises_csv", "promises_png".
@@ -39,4 +39,7 @@ def write_report(sweep: Sweep, folder: Path | str) -> dict[str, Path]:
     paths = {kind: Path(folder) / name for kind, (name, _) in made.items()}
     for kind, (_, content) in made.items():
         write_atomic(paths[kind], content)
+    if not sweep.promises:  # an older report's would pass for this one's
+        for name in ("promises.csv", "promises.png"):
+            (Path(folder) / name).unlink(missing_ok=True)
     return paths

@@ -71,7 +71,7 @@ def vectors(source: Source, manifest: Manifest, score: str) -> bytes:
     rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
     answers = [source.reference(x) for x in rows]
     found = {n: np.concatenate([a[n] for a in answers]) for n in source.tensors}
-    scores = np.stack([_scores(found, e, score) for e in manifest.exits])
+    scores = np.stack([exit_scores(found, e, score) for e in manifest.exits])
     thresholds = tuple(_between(s) for s in scores[:-1])
     taken = exits_taken(Threshold(thresholds, score), scores, scores)
     arrays: dict[str, NDArray[Any]] = {
@@ -87,7 +87,8 @@ def vectors(source: Source, manifest: Manifest, score: str) -> bytes:
     return npz_bytes(**arrays)
 
 
-def _scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
+def exit_scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
+    """`(n,)` scores of an exit at temperature 1, from its tensors by name."""
     if score == "learned" and exit.learned is not None:
         return np.asarray(found[exit.learned], np.float32)
     if score == "ensemble" and exit.uncertainty is not None:

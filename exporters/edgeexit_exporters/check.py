@@ -15,7 +15,7 @@ from edgeexit.checks import relative_error
 from edgeexit.errors import ExportMismatch
 from edgeexit.manifest import ExitSpec
 from edgeexit_exporters import fuse, measure
-from edgeexit_exporters.answers import Answer, Arrays
+from edgeexit_exporters.answers import Answer, Arrays, exit_scores
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 """Allowed error by precision, as a fraction of an exit's largest output."""
@@ -25,10 +25,16 @@ class Comparison:
     """Collects the largest error of every exit over many inputs, and refuses a breach."""
 
     def __init__(
-        self, artifact: str, exits: Sequence[ExitSpec], tolerance: float, exact: Sequence[int] = ()
+        self,
+        artifact: str,
+        exits: Sequence[ExitSpec],
+        tolerance: float,
+        score: str | None = None,
+        exact: Sequence[int] = (),
     ) -> None:
-        self.artifact, self.exits = artifact, exits
-        self.tolerances = [0.0 if k in exact else tolerance for k in range(len(exits))]
+        self.artifact, self.exits, self.tolerance, self.score = artifact, exits, tolerance, score
+        self.exact = tuple(exact)
+        """Exits whose answer must be the source model's to the bit."""
         self.errors = [0.0] * len(exits)
         self.inputs = 0
 
@@ -39,8 +45,13 @@ class Comparison:
             ExportMismatch: an error is above the tolerance; names artifact, exit, tensor and error.
         """
         self.inputs += answer.batch if k == 0 else 0
-        for name in (self.exits[k].answer.name, *(s.name for s in self.exits[k].outputs[1:] if s.name in outputs)):
+        spec = self.exits[k]
+        for name in (spec.answer.name, *(s.name for s in spec.outputs[1:] if s.name in outputs)):
             self._compare(k, name, outputs[name], answer.outputs[name], answer.inputs)
+        if self.score is not None and fuse.SCORE in outputs:
+            expected = exit_scores(answer.outputs, spec, self.score)
+            if np.isfinite(expected).all():  # what is not a number in the source is none here
+                self._compare(k, fuse.SCORE, outputs[fuse.SCORE], expected, answer.inputs)
 
     def _compare(
         self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
@@ -49,7 +60,7 @@ class Comparison:
         if tensor != self.exits[k].answer.name and found.shape == expected.shape:
             worst = float(np.abs(found - expected).max(initial=0))  # in [0, 1] already, and often near 0
         self.errors[k] = max(self.errors[k], worst)
-        tolerance = self.tolerances[k]
+        tolerance = 0.0 if k in self.exact and tensor == self.exits[k].answer.name else self.tolerance
         if not worst <= tolerance:
             sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
             what = (
@@ -109,7 +120,7 @@ def _forced(session: InferenceSession, exits: Sequence[ExitSpec], answer: Answer
             raise ExportMismatch(
                 f"the fused graph answered at exit {int(found[fuse.INDEX])}, forced was {k}; no bundle was written"
             )
-        given = {exit.answer.name: found[fuse.OUTPUT]}
+        given = {exit.answer.name: found[fuse.OUTPUT], fuse.SCORE: found[fuse.SCORE].reshape(1)}
         if exit.uncertainty is not None:
             given[exit.uncertainty] = found[fuse.UNCERTAINTY].reshape(1)
         yield k, given

@@ -164,7 +164,7 @@ def export_source(
         progress(f"writing and checking layout {layout}")
         artifact = f"onnx-{layout}-{precision}"
         files = building.build(layout, found, parts, specs, score)
-        comparison = check.Comparison(artifact, specs, tolerance, exact)
+        comparison = check.Comparison(artifact, specs, tolerance, score, exact)
         check.compare(layout, files, answers, comparison)
         contents.update({f"artifacts/{artifact}/{n}": raw for n, raw in files.items()})
         described = [describe(f"artifacts/{artifact}/{n}", raw) for n, raw in files.items()]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import MAX_MEMBERS
-from edgeexit_exporters.onnx_graph import constant, ends_in_softmax, values
+from edgeexit_exporters.onnx_graph import JOIN, constant, ends_in_softmax, values
 from edgeexit_exporters.stages import no_such_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -121,9 +121,11 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
     for exit in exits:
         for name in exit.tensors:
             if name not in known:
-                raise no_such_tensor(name, list(known))
-        if len(exit.heads) > MAX_MEMBERS or len(set(exit.heads)) < len(exit.heads):
-            raise ModelError(f"exit {exit.name!r}: {len(exit.heads)} heads; up to {MAX_MEMBERS} different ones fit")
+                raise no_such_tensor(name, list(known), "learned score" if name == exit.learned else "exit")
+        if len(exit.heads) > MAX_MEMBERS:
+            raise ModelError(f"exit {exit.name!r}: {len(exit.heads)} heads; up to {MAX_MEMBERS} fit")
+        if len(set(exit.heads)) < len(exit.heads):
+            raise ModelError(f"exit {exit.name!r}: the heads must be different ones, and one stands twice")
         heads = [known[n] for n in exit.heads]
         own = {outputs} if outputs != "auto" else {"probs" if ends_in_softmax(h) else "logits" for h in heads}
         if len(own) > 1:
@@ -131,9 +133,11 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
         (kind,) = own
         answer, uncertainty = exit.heads[0], None
         if len(heads) > 1:
-            answer, uncertainty = exit.name, f"{exit.name}_uncertainty"
+            answer, uncertainty = exit.name, _free(f"{exit.name}_uncertainty", known)
             _together(add, heads, kind, answer, uncertainty)
-        learned = None if exit.learned is None else _learned(add, known[exit.learned], exit.name)
+        learned = (
+            None if exit.learned is None else _learned(add, known[exit.learned], _free(f"{exit.name}_score", known))
+        )
         found.append(JoinedExit(exit.name, answer, len(heads), uncertainty, learned))
         kinds.append(kind)
     return Joint(tuple(exits), tuple(found), tuple(kinds))
@@ -148,7 +152,7 @@ class _Nodes:
         self.weights: dict[str, ir.Value] = {}
 
     def op(self, kind: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
-        node = ir.node(kind, list(inputs), attributes=attributes or None, name=f"edgeexit_join_{self.count}_{kind}")
+        node = ir.node(kind, list(inputs), attributes=attributes or None, name=f"{JOIN}{self.count}_{kind}")
         node.outputs[0].name = name or f"{node.name}_0"
         self.count += 1
         self.graph.append(node)
@@ -164,26 +168,42 @@ class _Nodes:
         """The mean over all axes but the first, in float32."""
         flat = self.op("Flatten", self.op("Cast", value, to=int(ir.DataType.FLOAT)), axis=1)
         if self.graph.opset_imports.get("", 18) >= 18:  # there the axes became an input
-            axis = self.weight("edgeexit_join_axis_1", np.array([1], np.int64))
+            axis = self.weight(f"{JOIN}axis_1", np.array([1], np.int64))
             return self.op("ReduceMean", flat, axis, name=name, keepdims=0)
         return self.op("ReduceMean", flat, name=name, axes=[1], keepdims=0)
 
 
 def _together(add: _Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
     p = [add.op("Softmax", h, axis=-1) for h in heads] if kind == "logits" else list(heads)
-    mean = add.op("Mean", *p, name=answer)
-    distance = add.op("Mean", *(add.op("Abs", add.op("Sub", member, mean)) for member in p))
-    last = add.weight("edgeexit_join_axis_last", np.array([-1], np.int64))
-    half = add.weight("edgeexit_join_half", np.array(0.5, np.float32))
+    dtype = (heads[0].dtype or ir.DataType.FLOAT).numpy()
+    # Add and Mul, as onnxruntime has no Mean of doubles.
+    share = add.weight(f"{JOIN}share_{len(p)}_{dtype}", np.array(1 / len(p), dtype))
+    mean = add.op("Mul", _sum(add, p), share, name=answer)
+    distance = _sum(add, [add.op("Abs", add.op("Sub", member, mean)) for member in p])
+    last = add.weight(f"{JOIN}axis_last", np.array([-1], np.int64))
+    half = add.weight(f"{JOIN}half_{len(p)}", np.array(0.5 / len(p), np.float32))
     total = add.op("Cast", add.op("ReduceSum", distance, last, keepdims=0), to=int(ir.DataType.FLOAT))
     add.per_input(add.op("Mul", total, half), uncertainty)
 
 
-def _learned(add: _Nodes, value: ir.Value, exit: str) -> str:
+def _sum(add: _Nodes, terms: Sequence[ir.Value]) -> ir.Value:
+    found = terms[0]
+    for term in terms[1:]:
+        found = add.op("Add", found, term)
+    return found
+
+
+def _learned(add: _Nodes, value: ir.Value, name: str) -> str:
     if value.shape is not None and len(value.shape) == 1 and value.dtype == ir.DataType.FLOAT:
         return value.name or ""
-    name = f"{exit}_learned_score"
     add.per_input(value, name)
+    return name
+
+
+def _free(name: str, known: Mapping[str, Any]) -> str:
+    """The name, or one like it that no tensor of the graph has."""
+    while name in known:
+        name += "_"
     return name
 
 

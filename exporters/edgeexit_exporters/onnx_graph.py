@@ -21,6 +21,9 @@ MAX_WEIGHT_BYTES = (2 << 30) - (1 << 20)
 """One protobuf file holds less than 2 GiB."""
 OLDEST_OPSET = 13
 
+JOIN = "edgeexit_join_"
+"""Begins the names of what `join` adds."""
+
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",
@@ -99,11 +102,13 @@ def weight_bytes(initializers: Iterable[ir.Value]) -> int:
 
 
 def parameter_count(initializers: Iterable[ir.Value]) -> int:
-    """Numbers in floating or small-integer initializers (shapes and indices, int64, are not parameters)."""
+    """Numbers in floating or small-integer initializers: no shapes and indices (int64), no constants of `join`."""
     return sum(
         math.prod(v.const_value.shape.numpy())
         for v in initializers
-        if v.const_value is not None and v.const_value.dtype not in (ir.DataType.INT64, ir.DataType.BOOL)
+        if v.const_value is not None
+        and v.const_value.dtype not in (ir.DataType.INT64, ir.DataType.BOOL)
+        and not (v.name or "").startswith(JOIN)
     )
 
 

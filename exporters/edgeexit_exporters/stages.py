@@ -155,7 +155,7 @@ def _check_names(graph: GraphView, exits: Sequence[str], producer: dict[str, int
             raise ModelError(f"exit {name!r} is named twice")
 
 
-def no_such_tensor(name: str, outputs: Sequence[str]) -> ModelError:
+def no_such_tensor(name: str, outputs: Sequence[str], what: str = "exit") -> ModelError:
     """The error for a name that no node's output has, with those it may have been meant for."""
     near = [n for n in outputs if n.lower() == name.lower() or name in n][:5] or outputs[-5:]
-    return ModelError(f"exit {name!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")
+    return ModelError(f"{what} {name!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")

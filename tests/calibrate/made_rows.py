@@ -14,10 +14,11 @@ from shared_data import data_dir
 def from_scores(scores: np.ndarray, correct: np.ndarray, cost: np.ndarray | None = None) -> Records:
     """Two-class records whose `maxprob` is `scores` (exits, n) in (0.5, 1) and whose `correct` is given."""
     top, other = scores, 1 - scores
-    answers = np.where(correct, 0, 1)  # the true class is always 0
+    labels = np.arange(scores.shape[1]) % 2
+    answers = np.where(correct, labels, 1 - labels)
     outputs = np.stack([np.where(answers == 0, top, other), np.where(answers == 0, other, top)], -1)
     cost = np.arange(1.0, len(scores) + 1) if cost is None else cost
-    return Records(outputs.astype(np.float32), cost, np.zeros(scores.shape[1], np.int64), "probs", name="made")
+    return Records(outputs.astype(np.float32), cost, labels, "probs", name="made")
 
 
 def tiny(seed: int, exits: int, n: int, levels: int = 9) -> Records:

@@ -87,7 +87,7 @@ def test_infeasible_targets_say_what_would_do() -> None:
 
 
 def test_unknown_policies_are_named() -> None:
-    with pytest.raises(PolicyError, match="unknown policy 'luck'; known: threshold, shared, eero, window, qexit"):
+    with pytest.raises(PolicyError, match="unknown policy 'luck'; known: threshold, shared, eero, window, qute, qexit"):
         calibrate(DESIGN, policy="luck", budget=0.5)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.bounds import Betting, Binomial, HoeffdingBentkus, binomial_cdf, least_rows
+from edgeexit.calibrate.bounds import Betting, Binomial, HoeffdingBentkus, binomial_cdf, least_rows, shuffled
 from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.losses import LOSSES
 from edgeexit.calibrate.risk import Certificate, Guarantee, certify
@@ -224,8 +224,24 @@ def test_bad_rows() -> None:
 
 
 def test_ties_everywhere() -> None:
-    """One score for all: everybody stops or nobody does, and nobody keeps the bound."""
+    """One score for all: everybody stops or nobody does."""
     right = np.random.default_rng(0).random((3, 400)) < np.array([[0.5], [0.6], [1.0]])
     rows = [from_scores(np.full((3, 400), 0.7), np.roll(right, s, 1)) for s in (0, 3)]
-    point = calibrate(rows[0], policy="shared", guarantee=Guarantee.parse("accuracy_gap<=0.05@0.9"), held_out=rows[1])
-    assert point.expected["exit_rates"] == [0, 0, 1] and point.expected["cost"] == 1
+    with pytest.raises(DataError, match="every row has the same maxprob at every early exit"):
+        calibrate(rows[0], policy="shared", guarantee=Guarantee.parse("accuracy_gap<=0.05@0.9"), held_out=rows[1])
+
+
+def test_one_class_is_refused() -> None:
+    rows = graded(300, 0)
+    alone = rows.take(np.flatnonzero(rows.labels == 3))
+    with pytest.raises(DataError, match="rows are of class 3"):
+        calibrate(alone, budget=0.5)
+
+
+def test_bets_do_not_follow_the_order_of_the_file() -> None:
+    """Easy rows first and hard ones after them, as logs are: a bet along the file wins on the first half."""
+    losses = np.concatenate([np.zeros(2000), np.random.default_rng(0).random(2000) < 0.3])
+    betting = Betting(4000, 0.1, 0.05)
+    assert losses.mean() > 0.14 and betting.p_value(losses) < 1e-6
+    assert betting.p_value(shuffled(losses)) > 0.05
+    assert sorted(shuffled(losses)) == sorted(losses)

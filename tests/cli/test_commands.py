@@ -284,6 +284,24 @@ def test_calibrate_records(cli: Cli, recorded: Path, tmp_path: Path) -> None:
     assert len(tempered["policy"]["temperatures"]) == 3
 
 
+def test_a_failed_calibration_leaves_the_bundle_as_it_was(cli: Cli, copy: Path, data: Path) -> None:
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    asked = ("--temperature", "--guarantee", "accuracy_gap<=0.0001@0.99")
+    assert "calibration rows" in cli("calibrate", copy, "--data", data, *asked).err
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_what_calibration_replaces_is_said(cli: Cli, copy: Path, data: Path) -> None:
+    once = cli("calibrate", copy, "--data", data, "--budget", 0.7, "--name", "mine")
+    assert once.code == 0 and "replaced" not in once.err
+    assert "'mine' was there before and is replaced" in cli(
+        "calibrate", copy, "--data", data, "--budget", 0.8, "--name", "mine").err  # fmt: skip
+    cli("calibrate", copy, "--data", data, "--budget", 0.8, "--name", "other")
+    gone = cli("calibrate", copy, "--data", data, "--budget", 0.8, "--temperature", "--name", "warm")
+    assert gone.code == 0
+    assert "dropped with the temperatures they were calibrated under: half-fused, mine, other" in gone.err
+
+
 def test_calibrate_with_temperatures(cli: Cli, copy: Path, data: Path, row: Path) -> None:
     pytest.importorskip("onnx_ir")
     found = cli("calibrate", copy, "--data", data, "--budget", 0.6, "--temperature", "--name", "warm")
@@ -349,7 +367,7 @@ def test_sweep_a_bundle(cli: Cli, tiny: Path, data: Path, tmp_path: Path) -> Non
     out = tmp_path / "report"
     options = ("--policies", "maxprob,patience,fixed", "--budgets", "0.5,1", "--design-data", data, "--json")
     other = tmp_path / "test.npz"
-    np.savez(other, x=X[::-1], y=np.arange(60) % 3)
+    np.savez(other, x=X[::-1] + np.float32(0.01), y=np.arange(60) % 3)  # the very design rows would be refused
     document = cli("sweep", tiny, "--data", other, "--out", out, *options).json
     check_report(out)
     assert {r["policy"] for r in document["rows"]} == {"maxprob", "patience", "fixed"}

@@ -141,8 +141,8 @@ def huge() -> bytes:
 
 INPUTS: dict[str, tuple[str, bytes, str]] = {
     "wrong shape": ("x.npy", npy(X[0, :3]), "has shape (1, 3); the model takes ('batch', 4)"),
-    "many": ("x.npy", npy(X), "holds 60 inputs"),
-    "wrong dtype": ("x.npy", npy(X[0].astype(np.float64)), "is float64; the model takes float32"),
+    "many": ("x.npy", npy(X), "holds 60 rows; --row picks one"),
+    "wrong dtype": ("x.npy", npy(X[0].astype(np.complex64)), "is complex64; the model takes float32"),
     "NaN": ("x.npy", npy(X[0] * np.nan), "holds NaN"),
     "objects": ("x.npy", npy(np.array([{}], object)), "text, or objects that need pickle"),
     "text": ("x.npy", b"1.0, 2.0, 3.0\n", "not a plain .npy array of numbers"),
@@ -285,7 +285,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     "negative labels": ({"x": X, "y": Y - 1}, "labels reach from -1 to 1"),
     "labels in columns": ({"x": X, "y": Y[:, None]}, "labels must be whole numbers of shape (60,)"),
     "objects": ({"x": X, "y": np.array([{}] * 60, object)}, "object arrays, which need pickle"),
-    "infinite": ({"x": X * np.inf, "y": Y}, "must be finite"),
+    "infinite": ({"x": X * np.inf, "y": Y}, "NaN score at exit 0"),
 }
 
 
@@ -318,8 +318,8 @@ def test_data_files(
 
 LOGITS = np.random.default_rng(0).standard_normal((3, 200, 4)).astype(np.float32)
 RECORDS: dict[str, tuple[dict[str, Any], str]] = {
-    "no logits": ({"logits": None}, "needs 'logits' or 'probs'"),
-    "both": ({"probs": LOGITS}, "needs 'logits' or 'probs'"),
+    "no logits": ({"logits": None}, "needs exactly one of 'logits' and 'probs'"),
+    "both": ({"probs": LOGITS}, "needs exactly one of 'logits' and 'probs'"),
     "no cost": ({"cost": None}, "'cost' (exits,)"),
     "cost for other exits": ({"cost": np.array([1.0, 2.0])}, "3 growing positive numbers"),
     "cost that falls": ({"cost": np.array([1.0, 3.0, 2.0])}, "growing positive"),
@@ -338,7 +338,7 @@ RECORDS: dict[str, tuple[dict[str, Any], str]] = {
     "flat": ({"logits": LOGITS[0]}, "found shape (200, 4)"),
     "no rows": ({"logits": LOGITS[:, :0], "labels": None}, "no rows"),
     "NaN": ({"logits": LOGITS * np.nan}, "must be finite"),
-    "text": ({"logits": np.full((3, 200, 4), "a")}, "must be finite numbers"),
+    "text": ({"logits": np.full((3, 200, 4), "a")}, "must be finite float32"),
     "logits as probs": ({"logits": None, "probs": LOGITS}, "are they logits?"),
     "objects": ({"cost": np.array([1, 2, {}], object)}, "object arrays"),
 }

@@ -15,6 +15,7 @@ from torch import nn
 
 import edgeexit
 from edgeexit import Threshold, fixed_exit
+from edgeexit.calibrate.conformal import conformal_sets
 from edgeexit.errors import DataError, ModelError, PolicyError
 from edgeexit.policy import Window
 from edgeexit.verify import verify
@@ -57,7 +58,7 @@ def expected(x: NDArray[np.float32], positions: bool = False) -> dict[str, NDArr
         mean = p.mean(0)
         spread = 0.5 * (p - mean).abs().sum(-1).mean(0)
         found = {
-            "answer_0": early["output"],
+            "answer_0": early["output"].softmax(-1),  # as exit 1 gives probabilities, so does the engine here
             "answer_1": mean,
             "spread": spread.reshape(len(x), -1).mean(1),
             "learned_0": early["score"].reshape(len(x), -1).mean(1),
@@ -271,8 +272,42 @@ def test_recorded_scores_come_from_files_too(tmp_path: Path) -> None:
     assert records.scores("learned").shape == (2, 9)
     assert records.take(np.array([1, 4])).scores("learned").shape == (2, 2)
     np.savez(tmp_path / "bad.npz", learned=np.full((2, 9), np.nan), **arrays)
-    with pytest.raises(DataError, match="'learned' holds NaN"):
+    with pytest.raises(DataError, match=r"'learned' must lie in \[0, 1\], found NaN"):
         edgeexit.Records.load(tmp_path / "bad.npz")
     np.savez(tmp_path / "bad.npz", learned=np.ones((2, 8)), **arrays)
     with pytest.raises(DataError, match=r"must be \(2, 9\)"):
         edgeexit.Records.load(tmp_path / "bad.npz")
+
+
+def test_sets_keep_their_promise_where_exits_give_logits_and_probabilities(bundle: edgeexit.Bundle) -> None:
+    """What the engine hands the sets is of the kind that they were calibrated on."""
+    x = inputs(900)
+    labels = expected(x)["answer_1"].argmax(1)
+    flip = np.random.default_rng(3).random(900) < 0.2
+    labels = np.where(flip, (labels + 1) % CLASSES, labels)
+    engine = edgeexit.load(bundle, artifact="chain", warmup=0)
+    design, rest = engine.record(x, labels).split(1 / 3, seed=0)
+    calibration, _ = rest.split(0.5, seed=0)
+    engine.sets = conformal_sets(design, calibration, 0.3)
+    for k in (0, 1):
+        engine.policy = fixed_exit(k, 2)
+        found = [engine.run(row) for row in x]
+        assert all(abs(d.output.sum() - 1) < 1e-4 for d in found)
+        kept = [d.prediction_set[y] for d, y in zip(found, labels, strict=True)]  # type: ignore[index]
+        assert np.mean(kept) > 0.66
+
+
+def test_a_nan_score_is_not_recorded_as_another_exits(tmp_path: Path) -> None:
+    class Sometimes(Grouped):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            first, second = super().forward(x)
+            bad = torch.where(x[:, 0] > 4, x[:, 0] * torch.nan, first["score"][:, 0])
+            return {"output": first["output"], "score": bad}, second
+
+    bundle = edgeexit.export(Sometimes(), tmp_path / "b", score="learned")
+    x = inputs(400)
+    assert (x[:, 0] > 4).any()
+    with pytest.raises(DataError, match="has a NaN score at exit 0"):
+        edgeexit.load(bundle, artifact="fused", warmup=0).record(x)
+    with pytest.raises(DataError, match="'learned' must lie in"):
+        edgeexit.load(bundle, artifact="chain", warmup=0).record(x)

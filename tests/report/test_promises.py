@@ -117,7 +117,7 @@ def test_everything_refused_is_drawn_empty() -> None:
     s = small(20, (0.01, 0.02))
     assert all(p.refusal for p in s.promises) and marks(promises_svg(s)) == []
     assert promise_legend(s).count("(refused)") == 5 and "(refused)" not in promise_legend(ordinary())
-    assert "0 of 0 measured losses are at most alpha, and 10 promises" in " ".join(sweep_text(s).split())
+    assert "0 of 0 measured losses are at most alpha, and 10 of 10 promises" in " ".join(sweep_text(s).split())
     pytest.importorskip("matplotlib")
     assert promises_png(s)[:4] == b"\x89PNG"
 

@@ -1,0 +1,84 @@
+"""What rows must be like before anything is chosen or promised on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from edgeexit.errors import DataError
+from edgeexit.records import Records
+
+_SHARED, _DISTINCT = 0.1, 0.95
+"""Share of rows found in both sets from which they count as the same data; asked of rows that hardly ever repeat."""
+
+
+def need_exits(records: Records, policy: str) -> None:
+    """Refuse to choose between exits where there is one; to reject inputs, one is enough.
+
+    Raises:
+        DataError: one exit.
+    """
+    if records.exits < 2 and policy not in ("qute", "fixed"):
+        raise DataError(
+            f"{records.name}: one exit, so there is nothing to choose (exits >= 2); --policy qute accepts or abstains"
+        )
+
+
+def check_pair(design: Records, held_out: Records) -> None:
+    """Refuse held-out rows that cannot be compared with the design rows, or are the same.
+
+    Raises:
+        DataError: other exits, costs or measure, or the same array.
+    """
+    if held_out.exits != design.exits or not (held_out.relative_cost == design.relative_cost).all():
+        raise DataError(
+            f"{held_out.name} has costs {held_out.relative_cost.tolist()}, {design.name} has "
+            f"{design.relative_cost.tolist()}; design and held-out rows must come from one artifact"
+        )
+    if held_out.outputs is design.outputs or shared_rows(design, held_out):
+        raise DataError(
+            f"{held_out.name}: held-out rows must not be the design rows, or some of them; split them: "
+            "records.split(0.5, seed=0)"
+        )
+    if held_out.measure != design.measure:
+        raise DataError(
+            f"{design.name} measures {design.measure}, {held_out.name} {held_out.measure}; "
+            "give labels to both or to neither"
+        )
+
+
+def need_tellable(records: Records, policy: str, score: str | None = None) -> None:
+    """Refuse rows that nothing can be told apart by.
+
+    Raises:
+        DataError: one class, or every row has one and the same score at every exit.
+    """
+    if records.labels is not None and records.n > 1 and records.labels.min() == records.labels.max():
+        raise DataError(
+            f"{records.name}: all {records.n} rows are of class {records.labels.min()}; accuracy on one class says "
+            "nothing: give rows of every class, in the shares of the field"
+        )
+    if policy in ("patience", "fixed") or records.n < 2 or records.exits < 2:
+        return
+    scores = records.scores(score or "maxprob")[:-1]
+    if (scores == scores[:, :1]).all():
+        raise DataError(
+            f"{records.name}: every row has the same {score or 'maxprob'} at every early exit "
+            f"({', '.join(f'{s:g}' for s in scores[:, 0])}), so no threshold tells rows apart: are these outputs of a "
+            "trained network? Another --score may tell more"
+        )
+
+
+def shared_rows(a: Records, b: Records) -> bool:
+    """Whether a tenth of the smaller set or more is in the other one too, in whatever order.
+
+    Rows that repeat themselves (ties, coarse outputs) say nothing about where they came from: then False.
+    """
+    if a.outputs.shape[2:] != b.outputs.shape[2:] or a.exits != b.exits:
+        return False
+    one, other = (Counter(row.tobytes() for row in np.moveaxis(r.outputs, 1, 0)) for r in (a, b))
+    least = min(a.n, b.n)
+    if min(len(one) / a.n, len(other) / b.n) < _DISTINCT:
+        return False
+    return sum((one & other).values()) >= _SHARED * least
