@@ -1,0 +1,1 @@
+"""Early exits for a trained single-exit network, which itself is not trained again."""
