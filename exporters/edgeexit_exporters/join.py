@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import MAX_MEMBERS
-from edgeexit_exporters.onnx_graph import constant, ends_in_softmax, values
+from edgeexit_exporters.onnx_graph import ends_in_softmax, values
+from edgeexit_exporters.onnx_nodes import Nodes
 from edgeexit_exporters.stages import no_such_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -116,7 +117,7 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
         ModelError: a tensor that is not in the graph, too many heads, or an exit that mixes logits and probabilities.
     """
     known = values(model.graph)
-    add = _Nodes(model.graph)
+    add = Nodes(model.graph, "edgeexit_join")
     found, kinds = [], []
     for exit in exits:
         for name in exit.tensors:
@@ -139,37 +140,7 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
     return Joint(tuple(exits), tuple(found), tuple(kinds))
 
 
-class _Nodes:
-    """Adds nodes and weights at the end of a graph, with names of their own."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
-        self.count = 0
-        self.weights: dict[str, ir.Value] = {}
-
-    def op(self, kind: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
-        node = ir.node(kind, list(inputs), attributes=attributes or None, name=f"edgeexit_join_{self.count}_{kind}")
-        node.outputs[0].name = name or f"{node.name}_0"
-        self.count += 1
-        self.graph.append(node)
-        return node.outputs[0]
-
-    def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
-        if name not in self.weights:
-            self.weights[name] = constant(name, array)
-            self.graph.register_initializer(self.weights[name])
-        return self.weights[name]
-
-    def per_input(self, value: ir.Value, name: str) -> ir.Value:
-        """The mean over all axes but the first, in float32."""
-        flat = self.op("Flatten", self.op("Cast", value, to=int(ir.DataType.FLOAT)), axis=1)
-        if self.graph.opset_imports.get("", 18) >= 18:  # there the axes became an input
-            axis = self.weight("edgeexit_join_axis_1", np.array([1], np.int64))
-            return self.op("ReduceMean", flat, axis, name=name, keepdims=0)
-        return self.op("ReduceMean", flat, name=name, axes=[1], keepdims=0)
-
-
-def _together(add: _Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
+def _together(add: Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
     p = [add.op("Softmax", h, axis=-1) for h in heads] if kind == "logits" else list(heads)
     mean = add.op("Mean", *p, name=answer)
     distance = add.op("Mean", *(add.op("Abs", add.op("Sub", member, mean)) for member in p))
@@ -179,7 +150,7 @@ def _together(add: _Nodes, heads: Sequence[ir.Value], kind: str, answer: str, un
     add.per_input(add.op("Mul", total, half), uncertainty)
 
 
-def _learned(add: _Nodes, value: ir.Value, exit: str) -> str:
+def _learned(add: Nodes, value: ir.Value, exit: str) -> str:
     if value.shape is not None and len(value.shape) == 1 and value.dtype == ir.DataType.FLOAT:
         return value.name or ""
     name = f"{exit}_learned_score"
