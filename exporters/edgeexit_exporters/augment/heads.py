@@ -26,6 +26,7 @@ L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 _HELD_OUT = 0.2
 _CHOICE_ROWS = 20_000
 """The strength of the penalty is chosen on at most so many rows."""
+_EPOCHS, _LEAST_STEPS, _FEW_ROWS = 20, 300, 10_000
 
 Piece = slice | NDArray[np.int64]
 
@@ -191,15 +192,16 @@ def fit_mlp(
     *,
     hidden: int = 128,
     seed: int = 0,
-    epochs: int = 20,
+    epochs: int | None = None,
     batch: int = 256,
     rate: float = 3e-3,
-    decay: float = 1e-2,
+    decay: float | None = None,
     temperature: float = 1.0,
     classes: int | None = None,
 ) -> MlpHead:
     """One hidden layer, fitted by AdamW with one cycle of the learning rate.
 
+    It wants many rows: on the features of a ResNet-8 on CIFAR-10 it beat `fit_linear` with 15,000, and not with 5,000.
     The same seed gives the same head on the same machine with the same number of threads; torch's own random
     numbers are left alone.
 
@@ -208,10 +210,10 @@ def fit_mlp(
         targets: class numbers `(n,)`, or probabilities `(n, classes)`.
         hidden: width of the hidden layer.
         seed: of the first weights and the order of rows.
-        epochs: passes over the rows.
+        epochs: passes over the rows; None = 20, or as many as make 300 steps.
         batch: rows per step.
         rate: the largest learning rate, reached after a fifth of the steps.
-        decay: AdamW's weight decay.
+        decay: AdamW's weight decay; None = 0.1, and 1.0 below 10,000 rows.
         temperature: that `soft_targets` was given.
         classes: how many; None = as the targets show.
 
@@ -219,9 +221,16 @@ def fit_mlp(
         DataError: rows that no head can be fitted on; see `make_rows`.
         BackendMissing: torch is not installed.
     """
-    if min(hidden, epochs, batch) < 1 or not rate > 0 or not decay >= 0 or not temperature > 0:
-        raise DataError("hidden, epochs, batch, rate and temperature must be above 0, decay 0 or more")
     rows = make_rows(features, targets, classes)
+    if decay is None:
+        decay = 0.1 if len(features) >= _FEW_ROWS else 1.0
+    if batch < 1:
+        raise DataError(f"a batch holds 1 row or more, found {batch}")
+    per_epoch = -(-len(features) // batch)
+    if epochs is None:
+        epochs = max(_EPOCHS, -(-_LEAST_STEPS // per_epoch))
+    if min(hidden, epochs) < 1 or not rate > 0 or not decay >= 0 or not temperature > 0:
+        raise DataError("hidden, epochs, rate and temperature must be above 0, decay 0 or more")
     try:
         import torch
     except ImportError as e:
@@ -233,8 +242,7 @@ def fit_mlp(
     optimiser = torch.optim.AdamW(
         [{"params": [w1, w2], "weight_decay": decay}, {"params": [b1, b2], "weight_decay": 0.0}], lr=rate
     )
-    steps = epochs * -(-len(features) // batch)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps + 1, pct_start=0.2)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * per_epoch + 1, pct_start=0.2)
     for _ in range(epochs):
         order = rng.permutation(len(features))
         for start in range(0, len(order), batch):
