@@ -7,8 +7,8 @@
     engine = edgeexit.load("digits.edgeexit")
     decision = engine.run(x)  # Decision(exit=0, output=..., score=0.98, reason="confident", ...)
 
-`load` needs numpy and one engine library; `export` and `augment` need the workstation extras. Names are loaded when first
-used (docs/decisions/lazy-front-door.md).
+`load` needs numpy and one engine library; `export` and `augment` need the workstation extras. Names are loaded when
+first used (docs/decisions/lazy-front-door.md).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    # the doorway; its other half, `export` and `augment`, stays out, or a star import would need the exporter's libraries
+    # the doorway; its other half, `export` and `augment`, stays out: a star import would need the exporter's libraries
     "load",
     # what they give
     "Batch",

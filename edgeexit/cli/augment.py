@@ -24,26 +24,36 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option("--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="The bundle's folder; written only if it is worth it.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement."
+)
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="The bundle's folder; written only if it is worth it."
+)
 @click.option("--list", "list_only", is_flag=True, help="Only list the places where an exit could be; needs no data.")
 @click.option("--output", metavar="NAME", help="The answer's tensor, where an .onnx file has several outputs.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
 @click.option("--input", "inputs", multiple=True, metavar="SPEC", help="As of `edgeexit export`.")
+@click.option("--drop", type=float, default=0.01, show_default=True, help="Accuracy, or agreement, that may be lost.")
 @click.option(
-    "--drop", type=float, default=0.01, show_default=True, help="Accuracy, or agreement, that may be lost."
+    "--guarantee", metavar="LOSS<=A@C", help="A bound to be proven on the last part of the rows; see calibrate."
 )
-@click.option("--guarantee", metavar="LOSS<=A@C", help="A bound to be proven on the last part of the rows; see calibrate.")
 @click.option("--exits", type=click.IntRange(1), default=3, show_default=True, help="At most so many are added.")
-@click.option("--candidates", type=click.IntRange(1), default=12, show_default=True, help="At most so many places tried.")
+@click.option(
+    "--candidates", type=click.IntRange(1), default=12, show_default=True, help="At most so many places tried."
+)
 @click.option(
     "--pool", type=click.Choice(["average", "avgmax", "first"]), default="avgmax", show_default=True,
     help="How features become a vector; first: the class token.",
 )  # fmt: skip
 @click.option(
-    "--head", type=click.Choice(["linear", "mlp"]), default="linear", show_default=True, help="mlp: 128 units, by torch."
+    "--head",
+    type=click.Choice(["linear", "mlp"]),
+    default="linear",
+    show_default=True,
+    help="mlp: 128 units, by torch.",
 )
 @click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="What decides.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")

@@ -20,6 +20,7 @@ PARTS = (
     ("torch", "export torch modules, train", "export"),
     ("onnxscript", "export torch modules", "export"),
     ("safetensors", "read .safetensors weights", "export"),
+    ("scipy", "fit heads to a network without exits", "augment"),
     ("matplotlib", "plots", "plots"),
     ("PIL", "read pictures", "plots"),
 )

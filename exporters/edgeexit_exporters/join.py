@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import MAX_MEMBERS
-from edgeexit_exporters.onnx_graph import JOIN, constant, ends_in_softmax, values
+from edgeexit_exporters.onnx_graph import JOIN, ends_in_softmax, values
+from edgeexit_exporters.onnx_nodes import Nodes
 from edgeexit_exporters.stages import no_such_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -116,7 +117,7 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
         ModelError: a tensor that is not in the graph, too many heads, or an exit that mixes logits and probabilities.
     """
     known = values(model.graph)
-    add = _Nodes(model.graph)
+    add = Nodes(model.graph, JOIN)
     found, kinds = [], []
     for exit in exits:
         for name in exit.tensors:
@@ -143,57 +144,27 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
     return Joint(tuple(exits), tuple(found), tuple(kinds))
 
 
-class _Nodes:
-    """Adds nodes and weights at the end of a graph, with names of their own."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
-        self.count = 0
-        self.weights: dict[str, ir.Value] = {}
-
-    def op(self, kind: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
-        node = ir.node(kind, list(inputs), attributes=attributes or None, name=f"{JOIN}{self.count}_{kind}")
-        node.outputs[0].name = name or f"{node.name}_0"
-        self.count += 1
-        self.graph.append(node)
-        return node.outputs[0]
-
-    def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
-        if name not in self.weights:
-            self.weights[name] = constant(name, array)
-            self.graph.register_initializer(self.weights[name])
-        return self.weights[name]
-
-    def per_input(self, value: ir.Value, name: str) -> ir.Value:
-        """The mean over all axes but the first, in float32."""
-        flat = self.op("Flatten", self.op("Cast", value, to=int(ir.DataType.FLOAT)), axis=1)
-        if self.graph.opset_imports.get("", 18) >= 18:  # there the axes became an input
-            axis = self.weight(f"{JOIN}axis_1", np.array([1], np.int64))
-            return self.op("ReduceMean", flat, axis, name=name, keepdims=0)
-        return self.op("ReduceMean", flat, name=name, axes=[1], keepdims=0)
-
-
-def _together(add: _Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
+def _together(add: Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
     p = [add.op("Softmax", h, axis=-1) for h in heads] if kind == "logits" else list(heads)
     dtype = (heads[0].dtype or ir.DataType.FLOAT).numpy()
     # Add and Mul, as onnxruntime has no Mean of doubles.
-    share = add.weight(f"{JOIN}share_{len(p)}_{dtype}", np.array(1 / len(p), dtype))
+    share = add.weight(f"{JOIN}_share_{len(p)}_{dtype}", np.array(1 / len(p), dtype))
     mean = add.op("Mul", _sum(add, p), share, name=answer)
     distance = _sum(add, [add.op("Abs", add.op("Sub", member, mean)) for member in p])
-    last = add.weight(f"{JOIN}axis_last", np.array([-1], np.int64))
-    half = add.weight(f"{JOIN}half_{len(p)}", np.array(0.5 / len(p), np.float32))
+    last = add.weight(f"{JOIN}_axis_last", np.array([-1], np.int64))
+    half = add.weight(f"{JOIN}_half_{len(p)}", np.array(0.5 / len(p), np.float32))
     total = add.op("Cast", add.op("ReduceSum", distance, last, keepdims=0), to=int(ir.DataType.FLOAT))
     add.per_input(add.op("Mul", total, half), uncertainty)
 
 
-def _sum(add: _Nodes, terms: Sequence[ir.Value]) -> ir.Value:
+def _sum(add: Nodes, terms: Sequence[ir.Value]) -> ir.Value:
     found = terms[0]
     for term in terms[1:]:
         found = add.op("Add", found, term)
     return found
 
 
-def _learned(add: _Nodes, value: ir.Value, name: str) -> str:
+def _learned(add: Nodes, value: ir.Value, name: str) -> str:
     if value.shape is not None and len(value.shape) == 1 and value.dtype == ir.DataType.FLOAT:
         return value.name or ""
     add.per_input(value, name)

@@ -19,14 +19,18 @@ from edgeexit_exporters.onnx_graph import COMPUTE
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def session(data: bytes | str) -> onnxruntime.InferenceSession:
-    """An onnxruntime session with one thread, for checks and measurements.
+def session(data: bytes | str, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An onnxruntime session, with one thread for checks and measurements.
+
+    Args:
+        data: the model, or its file.
+        threads: within one operation; 0 = onnxruntime's choice.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -21,7 +21,7 @@ MAX_WEIGHT_BYTES = (2 << 30) - (1 << 20)
 """One protobuf file holds less than 2 GiB."""
 OLDEST_OPSET = 13
 
-JOIN = "edgeexit_join_"
+JOIN = "edgeexit_join"
 """Begins the names of what `join` adds."""
 
 _RANDOM = {

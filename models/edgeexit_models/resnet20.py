@@ -12,7 +12,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the shortcut drops every other pixel and pads channels with zeros where the shape changes."""
+    """Two 3x3 convolutions; where the shape changes, the shortcut drops pixels and pads channels with zeros."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()

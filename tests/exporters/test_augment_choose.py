@@ -30,7 +30,8 @@ def scored(candidates: int = 5, n: int = 1500, seed: int = 0, strength: float = 
     final[np.arange(n), y] += np.where(hard, 3, 6)
     macs = np.linspace(10, 90, candidates)
     return Scored(
-        logits.astype(np.float32), final.astype(np.float32), y if labels else None, macs, np.full(candidates, 2.0), 100.0
+        logits.astype(np.float32), final.astype(np.float32), y if labels else None, macs, np.full(candidates, 2.0),
+        100.0,
     )  # fmt: skip
 
 

@@ -1,1 +1,4 @@
-"""Early exits for a trained single-exit network, which itself is not trained again."""
+"""Early exits for a trained single-exit network, which itself is not trained again.
+
+Places in its graph, features there, heads fitted on them, the choice among them, the verdict.
+"""

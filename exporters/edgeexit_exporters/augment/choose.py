@@ -42,9 +42,7 @@ class Scored:
 
     def take(self, rows: NDArray[np.int64]) -> Scored:
         labels = None if self.labels is None else self.labels[rows]
-        return Scored(
-            self.logits[:, rows], self.final[rows], labels, self.macs, self.head_macs, self.total, self.name
-        )
+        return Scored(self.logits[:, rows], self.final[rows], labels, self.macs, self.head_macs, self.total, self.name)
 
     def records(self, exits: Sequence[int]) -> Records:
         """The network with these candidates as exits, and its own answer last; costs in MACs, heads included."""

@@ -26,7 +26,7 @@ from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import fixed_exit
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.choose import Found, Scored, choose
-from edgeexit_exporters.augment.features import Pool, features
+from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
 from edgeexit_exporters.augment.places import Place, find_places
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 SPLIT = (0.6, 0.2, 0.2)
 """Shares of the rows that heads are fitted on, that exits and thresholds are chosen on, and that certify."""
 CANDIDATES = 12
+DEEPEST = 0.95
+"""Share of the network's cost beyond which an exit can save nothing."""
 MOST_RECORDED = 5_000
 """Rows of a part that go through the finished artifact one by one."""
 _ROUNDS = 200
@@ -88,7 +90,7 @@ def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...]
 
     Args:
         source: of one exit.
-        most: where there are more, they are thinned out evenly by cost.
+        most: where there are more, cuts of several tensors go first, and the others are thinned out evenly.
 
     Raises:
         ModelError: more than one exit, nothing separates input from output, or MACs are unknown.
@@ -98,9 +100,17 @@ def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...]
     example = make_inputs(source.inputs, 1, seed=0)
     costs = measure.node_costs(source.model, example)
     total = costs.total(source.model.graph)
-    found = [p for p in find_places(source.model, source.exits[0].answer, example, costs) if p.macs is not None]
-    if not total or not found:
+    everywhere = find_places(source.model, source.exits[0].answer, example, costs)
+    if not total:
         raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
+    found = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
+    if not found:
+        raise ModelError(
+            "the network is too shallow: nothing separates its input from its answer before "
+            f"{100 * DEEPEST:g} % of the cost"
+        )
+    if len(found) > most:
+        found = [p for p in found if len(p.tensors) == 1] or found
     if len(found) > most:
         order = np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))
         found = [found[i] for i in order]
@@ -116,11 +126,11 @@ def augment(
     drop: float = 0.01,
     exits: int = 3,
     candidates: int = CANDIDATES,
-    pool: Pool = "avgmax",
+    pool: str = "avgmax",
     head: str = "linear",
     score: str = "maxprob",
     guarantee: Guarantee | None = None,
-    temperature: float = 2.0,
+    temperature: float = 1.0,
     seed: int = 0,
     layouts: Sequence[str] = DEFAULT_LAYOUTS,
     threads: int = 1,
@@ -193,8 +203,8 @@ def augment(
     chosen = found.best.exits
     grafted = graft(source, [places[k] for k in chosen], [heads[k] for k in chosen], pool)
     bundle = export_source(
-        grafted, out, layouts=layouts, score=score, data=_rows(inputs, _evenly(parts["certify"], 32)), labels=class_names,
-        overwrite=overwrite, exact=(len(chosen),),
+        grafted, out, layouts=layouts, score=score, data=_rows(inputs, _evenly(parts["certify"], 32)),
+        labels=class_names, overwrite=overwrite, exact=(len(chosen),),
     )  # fmt: skip
     clock("calibrating what ships")
     point, verdict, bundle = _calibrated(
@@ -252,7 +262,9 @@ def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]]) -> None:
         measure.all_values(ir.to_proto(source.model), [name], few)[name], source.reference(few)[name]
     )
     if not error <= 1e-4:
-        raise ExportMismatch(f"the exported graph differs from the source model by {error:.1e} before any exit is added")
+        raise ExportMismatch(
+            f"the exported graph differs from the source model by {error:.1e} before any exit is added"
+        )
 
 
 def _logits(said: NDArray[Any], kind: str) -> NDArray[np.float32]:
@@ -273,7 +285,8 @@ def _fit(
     for k, vectors in enumerate(seen):
         tell(f"  head {k + 1} of {len(seen)}")
         mine = vectors[rows]
-        found.append(fit_mlp(mine, targets, seed=seed) if head == "mlp" else fit_linear(mine, targets))
+        fit = fit_mlp if head == "mlp" else fit_linear
+        found.append(fit(mine, targets, seed=seed, classes=final.shape[1], temperature=temperature))
     return found
 
 
@@ -314,7 +327,8 @@ def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -
 
 def _calibrated(
     bundle: Bundle, source: Source, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None,
-    parts: Mapping[str, NDArray[np.int64]], drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int,
+    parts: Mapping[str, NDArray[np.int64]], drop: float, margin: float, score: str, guarantee: Guarantee | None,
+    total: int,
 ) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
     """An operating point on the artifact that a device would take first, and the verdict on the third part."""
     engine = load(bundle, warmup=0)

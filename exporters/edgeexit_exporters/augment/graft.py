@@ -10,22 +10,21 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters import measure
-from edgeexit_exporters.augment.features import Pool, add_head, add_pooled, pooled
+from edgeexit_exporters.augment.features import feature_name, pooled_graph
 from edgeexit_exporters.augment.heads import Head
+from edgeexit_exporters.augment.nodes import PREFIX, add_head, add_pooled
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit
 from edgeexit_exporters.onnx_graph import values
 from edgeexit_exporters.onnx_nodes import Nodes
 from edgeexit_exporters.source import Arrays, Source
 
-PREFIX = "edgeexit_exit_"
 
-
-def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: Pool) -> Source:
+def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str) -> Source:
     """A source with an exit at every place, and the network's own answer last.
 
     What the exits are compared with afterwards: for the last one, the network as it was, run without them; for the
-    others, the heads in numpy on features of that same network.
+    others, the heads in numpy on pooled features of that same network.
 
     Args:
         source: of one exit with one head; not changed.
@@ -38,10 +37,10 @@ def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: 
     """
     (final,) = source.exits
     model = ir.from_proto(ir.to_proto(source.model))
-    names = [f"{PREFIX}{k}" for k in range(len(places))]
+    names = [f"{PREFIX}_exit{k}" for k in range(len(places))]
     if taken := set(names) & set(values(model.graph)):
         raise ModelError(f"a tensor of the network is called {sorted(taken)[0]!r} already; was it augmented before?")
-    add = Nodes(model.graph, "edgeexit_augment")
+    add = Nodes(model.graph, PREFIX)
     for name, place, head in zip(names, places, heads, strict=True):
         add_head(add, add_pooled(add, place, pool), head, name)
     joint = Joint(
@@ -59,17 +58,17 @@ def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: 
 
 
 def _reference(
-    model: ir.Model, final: str, names: Sequence[str], places: Sequence[Place], heads: Sequence[Head], pool: Pool
+    model: ir.Model, final: str, names: Sequence[str], places: Sequence[Place], heads: Sequence[Head], pool: str
 ) -> Callable[[Arrays], dict[str, NDArray[Any]]]:
-    proto = ir.to_proto(model)
-    tensors = [t for p in places for t in p.tensors]
+    # The answer in a session of its own: what else is read keeps onnxruntime from fusing as it would.
+    alone = measure.session(ir.to_proto(model).SerializeToString())
+    read = measure.session(ir.to_proto(pooled_graph(model, places, pool)).SerializeToString())
+    features = [feature_name(k) for k in range(len(places))]
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        # The answer in a session of its own: tensors that are outputs, too, keep onnxruntime from fusing.
-        found = measure.all_values(proto, [final], arrays)
-        seen = measure.all_values(proto, tensors, arrays)
-        for name, place, head in zip(names, places, heads, strict=True):
-            found[name] = head.logits(pooled(seen, place, pool))
+        found = measure.run(alone, arrays, [final])
+        seen = measure.run(read, arrays, features)
+        found.update({n: h.logits(seen[f]) for n, h, f in zip(names, heads, features, strict=True)})
         return found
 
     return reference

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeexit.calibrate.intervals import paired
-from edgeexit.records import Records, outcome, replay
 from edgeexit.policy import Policy
+from edgeexit.records import Records, outcome, replay
 
 WORTH = 0.02
 """Less saving than this is none: it would be eaten by anything."""

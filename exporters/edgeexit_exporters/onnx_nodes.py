@@ -1,0 +1,82 @@
+"""Adding nodes to an ONNX graph: names that nobody else has, weights stored once, one form for every opset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeexit.errors import ModelError
+from edgeexit_exporters.onnx_graph import constant
+
+
+class Nodes:
+    """Adds nodes and weights at the end of a graph, with names of their own.
+
+    Args:
+        graph: changed in place.
+        prefix: how all names begin that are not given; what an earlier `Nodes` added is stepped over.
+    """
+
+    def __init__(self, graph: ir.Graph, prefix: str) -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self.count = 0
+        self._taken = {n.name for n in graph}
+
+    @property
+    def opset(self) -> int:
+        return self.graph.opset_imports.get("", 18)
+
+    def op(self, kind: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
+        """Add a node of one output.
+
+        Args:
+            kind: the operation.
+            inputs: values of this graph.
+            name: of the output; None = made up.
+            attributes: of the operation.
+        """
+        while (node_name := f"{self.prefix}_{self.count}_{kind}") in self._taken:
+            self.count += 1
+        self.count += 1
+        node = ir.node(kind, list(inputs), attributes=attributes or None, name=node_name)
+        node.outputs[0].name = name or f"{node_name}_0"
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """An initializer; the one that is there where it holds the same.
+
+        Raises:
+            ModelError: another weight has that name.
+        """
+        found = self.graph.initializers.get(name)
+        if found is None:
+            found = constant(name, array)
+            self.graph.register_initializer(found)
+            return found
+        held = None if found.const_value is None else found.const_value.numpy()
+        if held is None or held.dtype != array.dtype or not np.array_equal(held, array):
+            raise ModelError(f"the graph already has a weight {name!r} that holds something else; rename it")
+        return found
+
+    def floats(self, value: ir.Value) -> ir.Value:
+        """The value in float32; as it is where it is known to be."""
+        return value if value.dtype == ir.DataType.FLOAT else self.op("Cast", value, to=int(ir.DataType.FLOAT))
+
+    def reduce(self, kind: str, value: ir.Value, axes: Sequence[int], name: str | None = None) -> ir.Value:
+        """ReduceMean or ReduceMax over `axes`, which are dropped; the axes became an input in opset 18."""
+        if self.opset >= 18:
+            label = "_".join(str(a) for a in axes)
+            weight = self.weight(f"{self.prefix}_axis_{label}", np.array(axes, np.int64))
+            return self.op(kind, value, weight, name=name, keepdims=0)
+        return self.op(kind, value, name=name, axes=list(axes), keepdims=0)
+
+    def per_input(self, value: ir.Value, name: str) -> ir.Value:
+        """The mean over all axes but the first, in float32."""
+        flat = self.op("Flatten", self.op("Cast", value, to=int(ir.DataType.FLOAT)), axis=1)
+        return self.reduce("ReduceMean", flat, [1], name)
