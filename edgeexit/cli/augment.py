@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     "--candidates", type=click.IntRange(1), default=12, show_default=True, help="At most so many places tried."
 )
 @click.option(
-    "--pool", type=click.Choice(["average", "avgmax", "first"]), default="avgmax", show_default=True,
-    help="How features become a vector; first: the class token.",
+    "--pool", type=click.Choice(["average", "avgmax", "grid", "first"]), default="avgmax", show_default=True,
+    help="How features become a vector; grid keeps coarse positions, first is the class token.",
 )  # fmt: skip
 @click.option(
     "--head",

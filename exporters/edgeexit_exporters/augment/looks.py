@@ -33,6 +33,8 @@ class Look:
     """h * w or t in the example; 1 for a vector."""
     bytes: int
     """For one input."""
+    sizes: tuple[int, ...] = ()
+    """(h, w) or (t,) where they are fixed."""
 
 
 def looks(model: ir.Model, names: Sequence[str], inputs: Arrays, output: str) -> dict[str, Look | str]:
@@ -102,7 +104,9 @@ def _look(a: NDArray[Any], free: set[int], told: int | None) -> Look | str:
     if a.ndim == 4 and axis != 1:
         return f"{list(a.shape)} has its channels on axis {axis}; of four axes, axis 1 is expected to hold them"
     kind = {2: "vector", 3: "signal" if axis == 1 else "tokens", 4: "picture"}[a.ndim]
-    return Look(kind, a.shape[axis], math.prod(a.shape[1:]) // a.shape[axis], a.nbytes)
+    around = [k for k in range(1, a.ndim) if k != axis]
+    sizes = () if free & set(around) else tuple(a.shape[k] for k in around)
+    return Look(kind, a.shape[axis], math.prod(a.shape[1:]) // a.shape[axis], a.nbytes, sizes)
 
 
 def _batched(model: ir.Model, proto: onnx.ModelProto, names: Sequence[str], inputs: Arrays) -> dict[str, bool]:

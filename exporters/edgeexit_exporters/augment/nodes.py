@@ -5,6 +5,7 @@ The same nodes are measured for fitting and shipped afterwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -37,6 +38,10 @@ class Place(Protocol):
     @property
     def channels(self) -> tuple[int, ...]: ...
 
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Of every tensor: (h, w) or (t,) where they are fixed; empty where they are free, or there are none."""
+
 
 Pool = Callable[[Nodes, ir.Value], list[ir.Value]]
 
@@ -60,20 +65,37 @@ _TABLE: dict[str, dict[str, tuple[Callable[[Nodes, ir.Value], ir.Value], ...]]] 
     # pool: of a map (picture or signal), of tokens; a vector is taken as it is
     "average": {"map": (_AVERAGE,), "tokens": (_MEAN_TOKEN,)},
     "avgmax": {"map": (_AVERAGE, _LARGEST), "tokens": (_MEAN_TOKEN, _MAX_TOKEN)},
+    "grid": {"map": (_LARGEST,), "tokens": (_MEAN_TOKEN, _MAX_TOKEN)},
     "first": {"map": (_AVERAGE,), "tokens": (_first,)},
 }
 POOLS = tuple(_TABLE)
-"""How a tensor becomes a vector: the mean of every channel; mean and maximum side by side; of tokens the first, and
-of pictures and signals the mean."""
+"""How a tensor becomes a vector: the mean of every channel; mean and maximum side by side; means over a grid of windows
+(T-RECX 2023), which keep coarse positions, and the maximum, for tokens as avgmax; of tokens the first, and of pictures
+and signals the mean."""
+GRID = 4
+"""Windows along an axis, at most."""
 
 
 def pooled_width(place: Place, pool: str) -> int:
     """How many numbers `add_pooled` makes of the place for one input.
 
     Raises:
-        ModelError: an unknown pool or kind.
+        ModelError: an unknown pool or kind, or a grid over positions that are not fixed.
     """
-    return sum(c * max(len(_ways(kind, pool)), 1) for c, kind in zip(place.channels, place.kinds, strict=True))
+    width = 0
+    for c, kind, size in zip(place.channels, place.kinds, place.sizes, strict=True):
+        if pool == "grid" and kind in ("picture", "signal"):
+            width += c * (1 + math.prod(s // k for s, k in zip(size, _window(place, size), strict=True)))
+        else:
+            width += c * max(len(_ways(kind, pool)), 1)
+    return width
+
+
+def _window(place: Place, size: tuple[int, ...]) -> list[int]:
+    """Sides of the windows that leave at most `GRID` along every axis."""
+    if not size:
+        raise ModelError(f"pool grid needs positions of fixed size; those of {place.name!r} are free: choose avgmax")
+    return [-(-s // GRID) for s in size]
 
 
 def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
@@ -86,10 +108,13 @@ def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
     """
     known = values(add.graph)
     parts: list[ir.Value] = []
-    for tensor, kind in zip(place.tensors, place.kinds, strict=True):
+    for tensor, kind, size in zip(place.tensors, place.kinds, place.sizes, strict=True):
         if tensor not in known:
             raise no_such_tensor(tensor, list(known))
         ways, x = _ways(kind, pool), add.floats(known[tensor])
+        if pool == "grid" and kind in ("picture", "signal"):
+            window = _window(place, size)
+            parts.append(add.op("Flatten", add.op("AveragePool", x, kernel_shape=window, strides=window), axis=1))
         parts.extend(way(add, x) for way in ways)
         if not ways:
             parts.append(x)

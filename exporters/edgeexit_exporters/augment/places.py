@@ -34,6 +34,8 @@ class Place:
     """Multiply-accumulates that compute all of them for one input; None = not known."""
     bytes: int
     """Of these tensors for one input."""
+    sizes: tuple[tuple[int, ...], ...] = ()
+    """Per tensor: (h, w) or (t,) where they are fixed; empty where they are free, or there are none."""
 
     @property
     def name(self) -> str:
@@ -109,6 +111,7 @@ def find_places(
             tuple(k.channels for k in found_looks),
             costs.total(needed),
             sum(k.bytes for k in found_looks),
+            tuple(k.sizes for k in found_looks),
         )
         places.append((known, max(order[n] for n in cut), place))
     return tuple(place for *_, place in sorted(places, key=lambda p: p[:2]))

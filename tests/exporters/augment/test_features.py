@@ -24,7 +24,7 @@ from edgeexit_exporters.augment.nodes import POOLS, PREFIX, add_head, add_pooled
 from edgeexit_exporters.layouts import to_bytes
 from edgeexit_exporters.onnx_nodes import Nodes
 
-SHAPES = {"picture": (5, 4, 3), "signal": (5, 7), "tokens": (7, 5), "vector": (5,)}
+SHAPES = {"picture": (5, 9, 3), "signal": (5, 7), "tokens": (7, 5), "vector": (5,)}
 """Of one input; every kind has 5 channels."""
 DTYPES = {
     TensorProto.FLOAT: np.float32,
@@ -42,6 +42,11 @@ class At:
     @property
     def channels(self) -> tuple[int, ...]:
         return (5,) * len(self.tensors)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        fixed = {"picture": (9, 3), "signal": (7,), "tokens": (7,)}
+        return tuple(fixed.get(kind, ()) for kind in self.kinds)
 
 
 def network(
@@ -77,7 +82,11 @@ def in_numpy(x: NDArray[Any], kind: str, pool: str) -> NDArray[np.float32]:
     axes = {"picture": (2, 3), "signal": (2,), "tokens": (1,)}[kind]
     if pool == "first" and kind == "tokens":
         return x[:, 0]
-    ways: list[Callable[..., Any]] = [np.mean, np.max] if pool == "avgmax" else [np.mean]
+    if pool == "grid" and kind == "picture":  # windows of 3 x 1
+        return np.concatenate([x.reshape(-1, 5, 3, 3, 3).mean(3).reshape(len(x), -1), x.max((2, 3))], 1)
+    if pool == "grid" and kind == "signal":  # windows of 2, the last position is dropped
+        return np.concatenate([x[:, :, :6].reshape(-1, 5, 3, 2).mean(3).reshape(len(x), -1), x.max(2)], 1)
+    ways: list[Callable[..., Any]] = [np.mean, np.max] if pool in ("avgmax", "grid") else [np.mean]
     return np.asarray(np.concatenate([way(x, axis=axes) for way in ways], 1))
 
 

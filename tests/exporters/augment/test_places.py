@@ -76,8 +76,8 @@ def test_chain_of_pictures() -> None:
     found = places(net, {"x": ["batch", 3, 8, 8]}, "y")
     # After activation and pooling, before the pooling to 1x1; not the logits nor their softmax.
     assert found == (
-        Place(("half",), ("picture",), (4,), 8 * 8 * 4 * 27, 4 * 16 * 4),
-        Place(("b",), ("picture",), (8,), 8 * 8 * 4 * 27 + 4 * 4 * 8 * 36, 8 * 16 * 4),
+        Place(("half",), ("picture",), (4,), 8 * 8 * 4 * 27, 4 * 16 * 4, ((4, 4),)),
+        Place(("b",), ("picture",), (8,), 8 * 8 * 4 * 27 + 4 * 4 * 8 * 36, 8 * 16 * 4, ((4, 4),)),
     )
 
 
@@ -140,7 +140,7 @@ def test_parallel_branches_are_cut_side_by_side() -> None:
     assert {"p0_0+p1_0", "p0_1+p1_1", "joined"} < set(names(found)) and "p0_2+p1_2" not in names(found)
     pair = next(p for p in found if p.name == "p0_1+p1_1")
     first, second = 64 * 4 * 27, 64 * 4 * 36
-    assert pair == Place(("p0_1", "p1_1"), ("picture",) * 2, (4, 4), 2 * (first + second), 2 * 4 * 64 * 4)
+    assert pair == Place(("p0_1", "p1_1"), ("picture",) * 2, (4, 4), 2 * (first + second), 2 * 4 * 64 * 4, ((8, 8),) * 2)
 
 
 def test_branches_of_unequal_length_advance_together() -> None:
