@@ -140,7 +140,8 @@ def test_parallel_branches_are_cut_side_by_side() -> None:
     assert {"p0_0+p1_0", "p0_1+p1_1", "joined"} < set(names(found)) and "p0_2+p1_2" not in names(found)
     pair = next(p for p in found if p.name == "p0_1+p1_1")
     first, second = 64 * 4 * 27, 64 * 4 * 36
-    assert pair == Place(("p0_1", "p1_1"), ("picture",) * 2, (4, 4), 2 * (first + second), 2 * 4 * 64 * 4, ((8, 8),) * 2)
+    macs, size = 2 * (first + second), ((8, 8),) * 2
+    assert pair == Place(("p0_1", "p1_1"), ("picture",) * 2, (4, 4), macs, 2 * 4 * 64 * 4, size)
 
 
 def test_branches_of_unequal_length_advance_together() -> None:
