@@ -18,6 +18,7 @@ from edgeexit.files import read_npz
 from edgeexit.scores import SCORES
 
 if TYPE_CHECKING:
+    from edgeexit.bundle import Bundle
     from edgeexit_exporters.augment.flow import Augmented
     from edgeexit_exporters.augment.places import Place
 
@@ -169,6 +170,8 @@ def _text(found: Augmented) -> str:
         [percent(s.cost), percent(s.accuracy, 2), " ".join(map(str, s.exits)) or "the network itself"] for s in shown
     )], right=(0, 1)))  # fmt: skip
     v = found.verdict
+    if found.bundle is not None:
+        lines += ["", _kept(found.bundle)]
     if v is not None:
         lines += ["", f"On {v.n:,} rows that nothing was chosen on:"]
         rows = [["", "cost", found.measure, "rates"]]
@@ -182,6 +185,15 @@ def _text(found: Augmented) -> str:
         lines.append(f"promise: {found.point.promise['text']} (n = {found.point.promise['n']})")
     spent = ", ".join(f"{step} {s:.0f} s" for step, s in found.seconds.items())
     return "\n".join([*lines, "", f"took: {spent}", environment_line(environment())])
+
+
+def _kept(bundle: Bundle) -> str:
+    """Whether the network itself still answers as it did, forced to its last exit."""
+    errors = {a.layout: a.check.max_error[-1] for a in bundle.manifest.artifacts if a.check is not None}
+    alike = [layout for layout, e in errors.items() if e == 0]
+    parts = [f"bit for bit in {', '.join(alike)}"] if alike else []
+    parts += [f"but for rounding ({e:.0e}) in {layout}" for layout, e in errors.items() if e > 0]
+    return f"Forced to its last exit, the network answers as before: {'; '.join(parts)}."
 
 
 def _document(found: Augmented) -> dict[str, Any]:
@@ -201,6 +213,9 @@ def _document(found: Augmented) -> dict[str, Any]:
         "subsets": found.found.tried,
         "exact": found.found.exact,
         "total_macs": found.total_macs,
+        "last_exit_error": None if found.bundle is None else {
+            a.name: a.check.max_error[-1] for a in found.bundle.manifest.artifacts if a.check is not None
+        },
         "rows": dict(found.rows),
         "seconds": dict(found.seconds),
         "environment": environment(),

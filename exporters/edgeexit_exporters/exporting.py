@@ -121,7 +121,7 @@ def export_source(
     """As `export`, for a source that is read already.
 
     Args:
-        exact: exits that every layout must reproduce to the bit.
+        exact: exits that are computed as in the source model, so that they may differ in their last bits at most.
 
     Raises:
         ModelError, BundleError: as `export`.

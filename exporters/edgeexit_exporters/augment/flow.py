@@ -18,7 +18,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
 from edgeexit.calibrate.risk import Guarantee
-from edgeexit.checks import relative_error
+from edgeexit.checks import InputCheck, relative_error
 from edgeexit.engine import Engine
 from edgeexit.errors import BundleError, DataError, ExportMismatch, ModelError
 from edgeexit.loading import load
@@ -181,7 +181,7 @@ def augment(
     clock("looking for places")
     places, total = places_of(source, candidates)
     inputs = from_data(source.inputs, data, max(len(a) for a in data.values()))
-    n = len(next(iter(inputs.values())))
+    n = len(InputCheck([s.tensor for s in source.inputs]).many(inputs)[0])  # shapes, NaN, one count of rows
     if labels is not None and len(labels) != n:
         raise DataError(f"{len(labels)} labels for {n} rows")
     _same_as_source(source, inputs)

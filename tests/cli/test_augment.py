@@ -1,0 +1,41 @@
+"""The command around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("scipy")
+
+STRANGER = Path(__file__).parents[2] / "models/bundles/digits.edgeexit/artifacts/onnx-prefix-fp32/exit_2.onnx"
+DIGITS = Path(__file__).parents[2] / "models/edgeexit_models/data/optdigits.npz"
+
+
+def test_list(cli: Any) -> None:
+    found = cli("augment", STRANGER, "--list")
+    assert found.code == 0 and "of the network" in found.out and "picture" in found.out
+    document = cli("augment", STRANGER, "--list", "--json").json
+    assert document["macs"] > 3_000_000 and document["places"][0]["macs"] < document["places"][-1]["macs"]
+
+
+def test_whole(cli: Any, tmp_path: Path) -> None:
+    with np.load(DIGITS) as file:
+        np.savez(tmp_path / "d.npz", x=file["x_train"][:1500, None].astype(np.float32), y=file["y_train"][:1500])
+    out = tmp_path / "a.edgeexit"
+    options = ("--data", tmp_path / "d.npz", "--out", out, "--drop", 0.03, "--candidates", 3)
+    found = cli("augment", STRANGER, *options)
+    assert found.code == 0 and found.out.startswith("Worth it: ") and "Forced to its last exit" in found.out
+    assert "rows that nothing was chosen on" in found.out and f"wrote {out}" in found.out
+    document = cli("augment", STRANGER, *options, "--overwrite", "--json").json
+    assert document["worth"] and document["verdict"]["cost"] < 0.5 and document["exact"]
+    assert cli("inspect", out).code == 0
+    assert "exists already" in cli("augment", STRANGER, *options).error
+
+
+def test_refused(cli: Any, tmp_path: Path) -> None:
+    assert "takes --data and --out, or --list alone" in cli("augment", STRANGER).error
+    assert "no such file" in cli("augment", tmp_path / "none.onnx", "--list").error
