@@ -287,7 +287,7 @@ def _text(point: OperatingPoint) -> str:
     e = point.expected
     measure = "accuracy" if "accuracy" in e else "agreement"
     table_ = point.policy.to_dict()
-    numbers = {k: v for k, v in table_.items() if k not in ("kind", "score", "temperatures")}
+    numbers = {k: v for k, v in table_.items() if k not in ("kind", "score", "temperatures") and v != []}
     shown = "; ".join(("" if k == "thresholds" else f"{k} ") + _numbers(v) for k, v in numbers.items())
     rows = [
         ["asked", ", ".join(f"{k} {v:g}" for k, v in point.asked.items())],
