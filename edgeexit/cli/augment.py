@@ -87,18 +87,18 @@ def augment(
 ) -> None:
     """Give a trained network early exits, without retraining it.
 
-    SOURCE is a single-output .onnx file (needs no torch), or package.module:function returning a torch module with one
-    answer. The network stays as it is, to the bit. Small heads are fitted on its own features with 60 % of the rows;
+    SOURCE is a single-output .onnx file (needs no torch), or package.module:function returning a torch module with
+    one answer. The network itself stays as it is. Small heads are fitted on its own features with 60 % of the rows;
     which of them become exits, and when to stop there, is chosen on 20 %, and measured on the last 20 %. Without y
-    the network's own answers are learned, and agreement takes the place of accuracy. If it is not worth it, the
+    the network's own answers are learned, and agreement takes the place of accuracy. If no exit is worth it, the
     reason is the result and no bundle is written.
 
     \b
     Examples:
       edgeexit augment model.onnx --list
       edgeexit augment model.onnx --data train.npz --out adaptive.edgeexit
-      edgeexit augment mynet:make --weights w.pt --data train.npz --head mlp --drop 0.005 --out adaptive.edgeexit
-      edgeexit augment model.onnx --data train.npz --guarantee "accuracy_gap<=0.02@0.95" --out adaptive.edgeexit
+      edgeexit augment mynet:make --weights w.pt --data train.npz --head mlp --out adaptive.edgeexit
+      edgeexit augment model.onnx --data d.npz --guarantee "accuracy_gap<=0.02@0.95" --out my.edgeexit
     """
     try:
         from edgeexit_exporters.augment import flow

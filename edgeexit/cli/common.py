@@ -150,7 +150,8 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     labels = labels_of(arrays, path)
     n = len(next(iter(inputs.values())))
     if labels is not None and len(labels) != n:
-        raise DataError(f"{path}: y must be whole numbers, one per row; found {labels.shape} for {n} rows")
+        found = f"{labels.dtype} {labels.shape}"
+        raise DataError(f"{path}: y must be whole numbers, one per row; found {found} for {n} rows")
     return inputs, labels
 
 

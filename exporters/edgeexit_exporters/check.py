@@ -19,6 +19,8 @@ from edgeexit_exporters.answers import Answer, Arrays, exit_scores
 
 EXACT = 1e-6
 """Of the same computation in another graph: engines fuse differently at a cut, and rounding follows the fusion."""
+_SCORE = "score of the fused graph"
+"""Beside the exit's tensors, any of which a network may call exit_score."""
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 """Allowed error by precision, as a fraction of an exit's largest output."""
 
@@ -50,10 +52,10 @@ class Comparison:
         spec = self.exits[k]
         for name in (spec.answer.name, *(s.name for s in spec.outputs[1:] if s.name in outputs)):
             self._compare(k, name, outputs[name], answer.outputs[name], answer.inputs)
-        if self.score is not None and fuse.SCORE in outputs:
+        if self.score is not None and _SCORE in outputs:
             expected = exit_scores(answer.outputs, spec, self.score)
             if np.isfinite(expected).all():  # what is not a number in the source is none here
-                self._compare(k, fuse.SCORE, outputs[fuse.SCORE], expected, answer.inputs)
+                self._compare(k, _SCORE, outputs[_SCORE], expected, answer.inputs)
 
     def _compare(
         self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
@@ -123,7 +125,7 @@ def _forced(session: InferenceSession, exits: Sequence[ExitSpec], answer: Answer
             raise ExportMismatch(
                 f"the fused graph answered at exit {int(found[fuse.INDEX])}, forced was {k}; no bundle was written"
             )
-        given = {exit.answer.name: found[fuse.OUTPUT], fuse.SCORE: found[fuse.SCORE].reshape(1)}
+        given = {exit.answer.name: found[fuse.OUTPUT], _SCORE: found[fuse.SCORE].reshape(1)}
         if exit.uncertainty is not None:
             given[exit.uncertainty] = found[fuse.UNCERTAINTY].reshape(1)
         yield k, given

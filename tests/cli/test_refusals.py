@@ -279,7 +279,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"x": X[:0], "y": Y[:0]}, "at least 1"),
     "one row": ({"x": X[:1], "y": Y[:1]}, "cannot be split"),
     "labels for other rows": ({"x": X, "y": Y[:50]}, "one per row; found int64 (50,) for 60 rows"),
-    "one label": ({"x": X, "y": np.int64(1)}, "one per row; found int64 () for 60 rows"),
+    "one label": ({"x": X, "y": np.int64(1)}, "one per row; found int64 ()"),
     "labels with fractions": ({"x": X, "y": Y / 2}, "y must be whole numbers"),
     "labels out of range": ({"x": X, "y": Y + 1}, "labels reach from 1 to 3, classes are 0 to 2"),
     "negative labels": ({"x": X, "y": Y - 1}, "labels reach from -1 to 1"),

@@ -55,4 +55,4 @@ def test_no_rows_of_their_own(copy: Path) -> None:
     from edgeexit.calibrate import calibrate
 
     with pytest.raises(DataError, match="rows of their own"):
-        calibrate(engine.record(x, np.zeros(50, np.int64)), budget=0.9, sets=0.1)
+        calibrate(engine.record(x, np.arange(50) % 3), budget=0.9, sets=0.1)

@@ -219,7 +219,7 @@ def pictures(folder: Path) -> Path:
     np.savez(
         folder / "cifar.npz",
         x_train=rng.integers(0, 256, (72, 32, 32, 3)).astype(np.uint8), y_train=rng.integers(0, 10, 72),
-        x_test=rng.integers(0, 256, (60, 32, 32, 3)).astype(np.uint8), y_test=rng.integers(0, 10, 60),
+        x_test=rng.integers(0, 256, (110, 32, 32, 3)).astype(np.uint8), y_test=rng.integers(0, 10, 110),
     )  # fmt: skip
     return folder / "cifar.npz"
 
@@ -233,7 +233,7 @@ def test_the_recipe_writes_figures_of_all_networks(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(sys, "argv", [str(word) for word in (*words, "--threads", 1, *more)])
         recipe.main()
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["split"] == {"train": 64, "held_out": 8, "test": 60}
+    assert metrics["split"] == {"train": 64, "held_out": 8, "test": 110}
     assert set(metrics["test"]) == {"plain-0", "plain-1", "qute-0", "qute-1", "exits-0", "deep"}
     assert set(metrics["held_out"]) == set(metrics["test"])
     for row in metrics["test"].values():
