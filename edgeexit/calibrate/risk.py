@@ -100,10 +100,12 @@ def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) 
     raw, n, rows = loss.table(calibration), calibration.n, np.arange(calibration.n)
     table, (alpha, bound) = _scaled(loss, raw, asked), _scale(loss, asked)
     name, passes = _test(loss.binary(calibration), n, alpha, bound, asked)
+    order = shuffled(rows)  # to bet in
     passed = None
     for policy in sequence:
         taken = replay(policy, calibration)
-        if not passes(table[taken, rows]):
+        losses = table[taken, rows]
+        if not passes(losses[order] if asked.method == "ucb" else losses):
             break
         passed = policy, float(raw[taken, rows].mean())
     if passed is None:
@@ -182,4 +184,4 @@ def _test(
     else:
         tester = Binomial(n, alpha) if binary else HoeffdingBentkus(n, alpha)
     # More than alpha lost on the very rows that certify is no proof, whatever the order of the bets says.
-    return tester.name, lambda losses: losses.mean() <= alpha and tester.p_value(shuffled(losses)) <= asked.delta
+    return tester.name, lambda losses: losses.mean() <= alpha and tester.p_value(losses) <= asked.delta
