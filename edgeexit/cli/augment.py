@@ -10,7 +10,18 @@ import click
 import numpy as np
 
 from edgeexit.calibrate.risk import Guarantee
-from edgeexit.cli.common import count, json_option, labels_of, names, percent, print_json, say, table, threads_option
+from edgeexit.cli.common import (
+    about,
+    count,
+    json_option,
+    labels_of,
+    names,
+    percent,
+    print_json,
+    say,
+    table,
+    threads_option,
+)
 from edgeexit.cli.export import class_names
 from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BackendMissing, DataError
@@ -19,8 +30,9 @@ from edgeexit.scores import SCORES
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
-    from edgeexit_exporters.augment.flow import Augmented
+    from edgeexit_exporters.augment.flow import Augmented, Tested
     from edgeexit_exporters.augment.places import Place
+    from edgeexit_exporters.augment.verdict import Verdict
 
 
 @click.command()
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), help="The bundle's folder; written only if it is worth it."
 )
+@click.option("--test", type=click.Path(path_type=Path), help="Rows of a third kind, measured once, at the end.")
 @click.option("--list", "list_only", is_flag=True, help="Only list the places where an exit could be; needs no data.")
 @click.option("--output", metavar="NAME", help="The answer's tensor, where an .onnx file has several outputs.")
 @click.option(
@@ -67,6 +80,7 @@ def augment(
     source: str,
     data: Path | None,
     out: Path | None,
+    test: Path | None,
     list_only: bool,
     output: str | None,
     weights: Path | None,
@@ -96,7 +110,7 @@ def augment(
     \b
     Examples:
       edgeexit augment model.onnx --list
-      edgeexit augment model.onnx --data train.npz --out adaptive.edgeexit
+      edgeexit augment model.onnx --data train.npz --test test.npz --out adaptive.edgeexit
       edgeexit augment mynet:make --weights w.pt --data train.npz --head mlp --out adaptive.edgeexit
       edgeexit augment model.onnx --data d.npz --guarantee "accuracy_gap<=0.02@0.95" --out my.edgeexit
     """
@@ -117,9 +131,10 @@ def augment(
         return
     assert data is not None and out is not None
     arrays = read_npz(data)
+    others = None if test is None else read_npz(test)  # before minutes of work
     found = flow.augment(
         opened,
-        {k: v for k, v in arrays.items() if k not in ("y", "labels")},
+        _inputs(arrays),
         labels_of(arrays, data),
         out,
         drop=drop,
@@ -136,10 +151,14 @@ def augment(
         overwrite=overwrite,
         progress=say,
     )
+    tested = None
+    if others is not None and test is not None and found.bundle is not None:
+        with about(test):
+            tested = flow.on_test(found, _inputs(others), labels_of(others, test))
     if as_json:
-        print_json(_document(found))
+        print_json({**_document(found), "test": None if tested is None else asdict(tested)})
     else:
-        click.echo(_text(found))
+        click.echo(_text(found, tested))
         if found.bundle is not None:
             click.echo(f"wrote {out}: edgeexit run {out} --input ...")
 
@@ -154,7 +173,21 @@ def _places(places: tuple[Place, ...], total: int) -> str:
     return table(rows, right=(2, 3, 4, 5))
 
 
-def _text(found: Augmented) -> str:
+def _inputs(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in arrays.items() if k not in ("y", "labels")}
+
+
+def _measured(v: Verdict, measure: str) -> str:
+    rows = [["", "cost", measure, "rates"]]
+    rows += [[f"exit {s.exit} alone", percent(s.cost), percent(s.accuracy, 2), ""] for s in v.statics]
+    rows += [
+        ["untouched", "100.0 %", percent(v.untouched, 2), ""],
+        ["adaptive", percent(v.cost), percent(v.accuracy, 2), " ".join(percent(r, 0) for r in v.exit_rates)],
+    ]
+    return table(rows, right=(1, 2))
+
+
+def _text(found: Augmented, tested: Tested | None = None) -> str:
     lines = [found.text, ""]
     rows = [["place", "cost", "head", found.measure, "used"]]
     for c in found.candidates:
@@ -173,14 +206,14 @@ def _text(found: Augmented) -> str:
     if found.bundle is not None:
         lines += ["", _kept(found.bundle)]
     if v is not None:
-        lines += ["", f"On {v.n:,} rows that nothing was chosen on:"]
-        rows = [["", "cost", found.measure, "rates"]]
-        rows += [[f"exit {s.exit} alone", percent(s.cost), percent(s.accuracy, 2), ""] for s in v.statics]
-        rows += [
-            ["untouched", "100.0 %", percent(v.untouched, 2), ""],
-            ["adaptive", percent(v.cost), percent(v.accuracy, 2), " ".join(percent(r, 0) for r in v.exit_rates)],
-        ]
-        lines.append(table(rows, right=(1, 2)))
+        lines += ["", f"On {v.n:,} rows that nothing was chosen on:", _measured(v, found.measure)]
+    if tested is not None:
+        lines += ["", f"Test, {tested.verdict.n:,} rows, once: {tested.verdict.text}"]
+        lines.append(_measured(tested.verdict, found.measure))
+        limits = (f"{100 * lost:g}: {percent(cost)}" for lost, cost in tested.hindsight.items())
+        lines.append(
+            f"With thresholds chosen in hindsight on these rows, the least cost by points lost: {', '.join(limits)}"
+        )
     if found.point is not None and found.point.promise is not None:
         lines.append(f"promise: {found.point.promise['text']} (n = {found.point.promise['n']})")
     spent = ", ".join(f"{step} {s:.0f} s" for step, s in found.seconds.items())

@@ -25,13 +25,19 @@ def test_list(cli: Any) -> None:
 def test_whole(cli: Any, tmp_path: Path) -> None:
     with np.load(DIGITS) as file:
         np.savez(tmp_path / "d.npz", x=file["x_train"][:1500, None].astype(np.float32), y=file["y_train"][:1500])
+        np.savez(tmp_path / "t.npz", x=file["x_test"][:500, None].astype(np.float32), y=file["y_test"][:500])
     out = tmp_path / "a.edgeexit"
-    options = ("--data", tmp_path / "d.npz", "--out", out, "--drop", 0.03, "--candidates", 3)
+    options = ("--data", tmp_path / "d.npz", "--out", out, "--drop", 0.03, "--candidates", 3,
+               "--test", tmp_path / "t.npz")  # fmt: skip
     found = cli("augment", STRANGER, *options)
     assert found.code == 0 and found.out.startswith("Worth it: ") and "Forced to its last exit" in found.out
     assert "rows that nothing was chosen on" in found.out and f"wrote {out}" in found.out
     document = cli("augment", STRANGER, *options, "--overwrite", "--json").json
     assert document["worth"] and document["verdict"]["cost"] < 0.5 and document["exact"]
+    assert "Test, 500 rows, once:" in found.out and "in hindsight" in found.out
+    assert document["test"]["verdict"]["n"] == 500 and document["test"]["verdict"]["accuracy"] > 0.9
+    hindsight = document["test"]["hindsight"]
+    assert hindsight["0.05"] <= hindsight["0.02"] and document["test"]["verdict"]["exit_rates"]
     assert cli("inspect", out).code == 0
     assert "exists already" in cli("augment", STRANGER, *options).error
 

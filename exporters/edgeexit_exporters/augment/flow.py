@@ -18,6 +18,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
 from edgeexit.calibrate.risk import Guarantee
+from edgeexit.calibrate.search import pareto
 from edgeexit.checks import InputCheck, relative_error
 from edgeexit.engine import Engine
 from edgeexit.errors import BundleError, DataError, ExportMismatch, ModelError
@@ -43,6 +44,8 @@ SPLIT = (0.6, 0.2, 0.2)
 CANDIDATES = 12
 DEEPEST = 0.95
 """Share of the network's cost beyond which an exit can save nothing."""
+HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
+"""Losses at which `Tested` says where the limit is."""
 MOST_RECORDED = 5_000
 """Rows of a part that go through the finished artifact one by one."""
 _ROUNDS = 200
@@ -83,6 +86,16 @@ class Augmented:
     """Of every part: fit, choose, certify."""
     seconds: Mapping[str, float]
     """Of every step."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What an augmented bundle does on rows that had no part in making it."""
+
+    verdict: Verdict
+    hindsight: Mapping[float, float | None]
+    """Accuracy lost -> the least cost at which these exits could lose no more, had the thresholds been chosen on these
+    very rows: where the limit is. None = at no cost below the untouched network's."""
 
 
 def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...], int]:
@@ -213,6 +226,34 @@ def augment(
         bundle, source, inputs, labels, parts, drop, found.margin, score, guarantee, total
     )
     return Augmented(verdict, verdict.text, bundle, point, table, found, kind, total, rows, clock.done())
+
+
+def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
+    """Measure an augmented bundle once, on rows of their own.
+
+    Args:
+        found: of `augment`, with a bundle.
+        inputs: `(n, ...)` by the bundle's input names, or "x".
+        labels: `(n,)`; None = agreement with the untouched network.
+
+    Raises:
+        DataError: the rows do not fit, or there is no bundle to measure.
+    """
+    if found.bundle is None or found.point is None:
+        raise DataError("no bundle was written, so there is nothing to test")
+    engine = load(found.bundle, policy=found.point.name, warmup=0)
+    names = [i.name for i in engine.bundle.manifest.inputs]
+    arrays = {names[0]: inputs["x"]} if len(names) == 1 and "x" in inputs else dict(inputs)
+    specs = {i.name: i.dtype for i in engine.bundle.manifest.inputs}
+    records = engine.record({n: a.astype(specs.get(n, a.dtype), copy=False) for n, a in arrays.items()}, labels)
+    path = pareto(records, found.point.policy.score or "maxprob")
+    scale, full = float(records.cost[-1]) / found.total_macs, float(records.correct[-1].mean(dtype=np.float64))
+    limit: dict[float, float | None] = {}
+    for lost in HINDSIGHT:
+        cost = min((p.cost * scale for p in path.points if p.accuracy >= full - lost - 1e-9), default=1.0)
+        limit[lost] = cost if cost < 1 else None
+    allowed = float(found.point.asked.get("accuracy_drop", found.point.asked.get("alpha", 0.0)))
+    return Tested(judge(found.point.policy, records, found.total_macs, allowed), limit)
 
 
 class _Clock:
