@@ -30,8 +30,8 @@ from edgeexit.scores import SCORES
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
-    from edgeexit_exporters.augment.flow import Augmented, Tested
     from edgeexit_exporters.augment.places import Place
+    from edgeexit_exporters.augment.result import Augmented, Tested
     from edgeexit_exporters.augment.verdict import Verdict
 
 
@@ -115,7 +115,7 @@ def augment(
       edgeexit augment model.onnx --data d.npz --guarantee "accuracy_gap<=0.02@0.95" --out my.edgeexit
     """
     try:
-        from edgeexit_exporters.augment import flow
+        from edgeexit_exporters.augment import flow, measured
         from edgeexit_exporters.exporting import open_source
     except ImportError as e:
         raise BackendMissing(f"augment needs the workstation extras ({e}): pip install 'edgeexit[augment]'") from e
@@ -154,7 +154,7 @@ def augment(
     tested = None
     if others is not None and test is not None and found.bundle is not None:
         with about(test):
-            tested = flow.on_test(found, _inputs(others), labels_of(others, test))
+            tested = measured.on_test(found, _inputs(others), labels_of(others, test))
     if as_json:
         print_json({**_document(found), "test": None if tested is None else asdict(tested)})
     else:

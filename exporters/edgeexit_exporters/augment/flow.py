@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +12,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeexit.bench import interleaved
-from edgeexit.bundle import Bundle
-from edgeexit.calibrate.choose import calibrate
-from edgeexit.calibrate.on_bundle import store_calibration
 from edgeexit.calibrate.risk import Guarantee
-from edgeexit.calibrate.search import pareto
 from edgeexit.checks import InputCheck, relative_error
-from edgeexit.engine import Engine
 from edgeexit.errors import BundleError, DataError, ExportMismatch, ModelError
-from edgeexit.loading import load
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import fixed_exit
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.choose import Found, Scored, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
+from edgeexit_exporters.augment.measured import calibrated, evenly, rows_of
 from edgeexit_exporters.augment.places import Place, find_places
-from edgeexit_exporters.augment.verdict import Verdict, judge
+from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, export_source, open_source
 from edgeexit_exporters.inputs import from_data, make_inputs
 from edgeexit_exporters.source import Source
@@ -44,58 +35,7 @@ SPLIT = (0.6, 0.2, 0.2)
 CANDIDATES = 12
 DEEPEST = 0.95
 """Share of the network's cost beyond which an exit can save nothing."""
-HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
-"""Losses at which `Tested` says where the limit is."""
-MOST_RECORDED = 5_000
-"""Rows of a part that go through the finished artifact one by one."""
-_ROUNDS = 200
-
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A place, and what a head there is worth."""
-
-    place: Place
-    cost: float
-    """MACs up to here, as a fraction of the network's."""
-    head_macs: int
-    accuracy: float
-    """Of the head on the rows to choose on; or agreement with the network."""
-    used: bool
-
-
-@dataclass(frozen=True)
-class Augmented:
-    """What came of it."""
-
-    verdict: Verdict | None
-    """On the rows that certify; None = no exit was worth choosing."""
-    text: str
-    """The verdict in words."""
-    bundle: Bundle | None
-    """None = not worth it, so none was written."""
-    point: OperatingPoint | None
-    candidates: tuple[Candidate, ...]
-    found: Found
-    measure: str
-    """accuracy, or agreement with the untouched model."""
-    total_macs: int
-    rows: Mapping[str, int]
-    """Of every part: fit, choose, certify."""
-    seconds: Mapping[str, float]
-    """Of every step."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What an augmented bundle does on rows that had no part in making it."""
-
-    verdict: Verdict
-    hindsight: Mapping[float, float | None]
-    """Accuracy lost -> the least cost at which these exits could lose no more, had the thresholds been chosen on these
-    very rows: where the limit is. None = at no cost below the untouched network's."""
 
 
 def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...], int]:
@@ -218,42 +158,14 @@ def augment(
     chosen = found.best.exits
     grafted = graft(source, [places[k] for k in chosen], [heads[k] for k in chosen], pool)
     bundle = export_source(
-        grafted, out, layouts=layouts, score=score, data=_rows(inputs, _evenly(parts["certify"], 32)),
+        grafted, out, layouts=layouts, score=score, data=rows_of(inputs, evenly(parts["certify"], 32)),
         labels=class_names, overwrite=overwrite, exact=(len(chosen),),
     )  # fmt: skip
     clock("calibrating what ships")
-    point, verdict, bundle = _calibrated(
+    point, verdict, bundle = calibrated(
         bundle, source, inputs, labels, parts, drop, found.margin, score, guarantee, total
     )
     return Augmented(verdict, verdict.text, bundle, point, table, found, kind, total, rows, clock.done())
-
-
-def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
-    """Measure an augmented bundle once, on rows of their own.
-
-    Args:
-        found: of `augment`, with a bundle.
-        inputs: `(n, ...)` by the bundle's input names, or "x".
-        labels: `(n,)`; None = agreement with the untouched network.
-
-    Raises:
-        DataError: the rows do not fit, or there is no bundle to measure.
-    """
-    if found.bundle is None or found.point is None:
-        raise DataError("no bundle was written, so there is nothing to test")
-    engine = load(found.bundle, policy=found.point.name, warmup=0)
-    names = [i.name for i in engine.bundle.manifest.inputs]
-    arrays = {names[0]: inputs["x"]} if len(names) == 1 and "x" in inputs else dict(inputs)
-    specs = {i.name: i.dtype for i in engine.bundle.manifest.inputs}
-    records = engine.record({n: a.astype(specs.get(n, a.dtype), copy=False) for n, a in arrays.items()}, labels)
-    path = pareto(records, found.point.policy.score or "maxprob")
-    scale, full = float(records.cost[-1]) / found.total_macs, float(records.correct[-1].mean(dtype=np.float64))
-    limit: dict[float, float | None] = {}
-    for lost in HINDSIGHT:
-        cost = min((p.cost * scale for p in path.points if p.accuracy >= full - lost - 1e-9), default=1.0)
-        limit[lost] = cost if cost < 1 else None
-    allowed = float(found.point.asked.get("accuracy_drop", found.point.asked.get("alpha", 0.0)))
-    return Tested(judge(found.point.policy, records, found.total_macs, allowed), limit)
 
 
 class _Clock:
@@ -284,15 +196,6 @@ def _split(n: int, seed: int) -> dict[str, NDArray[np.int64]]:
     if any(not len(part) for part in found.values()):
         raise DataError(f"{n} rows cannot be split into rows to fit, to choose and to certify on")
     return {name: np.sort(part) for name, part in found.items()}
-
-
-def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, spread over all: files are often sorted by class."""
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
-
-
-def _rows(inputs: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    return {name: array[rows] for name, array in inputs.items()}
 
 
 def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]]) -> None:
@@ -366,37 +269,3 @@ def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -
         f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "
         f"{100 * found.full:.1f} %; nearest on the front: {100 * near.accuracy:.1f} % at {100 * near.cost:.0f} %."
     )
-
-
-def _calibrated(
-    bundle: Bundle, source: Source, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None,
-    parts: Mapping[str, NDArray[np.int64]], drop: float, margin: float, score: str, guarantee: Guarantee | None,
-    total: int,
-) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
-    """An operating point on the artifact that a device would take first, and the verdict on the third part."""
-    engine = load(bundle, warmup=0)
-    design, held_out = (
-        engine.record(_rows(inputs, part), None if labels is None else labels[part])
-        for part in (_evenly(parts[name], MOST_RECORDED) for name in ("choose", "certify"))
-    )
-    wish: dict[str, Any] = {"accuracy_drop": max(drop - margin, 0.0)} if guarantee is None else {"guarantee": guarantee}
-    point = calibrate(
-        design, score=score, held_out=held_out, name="augmented", artifact=engine.artifact.name,
-        temperatures=engine.artifact.temperatures, **wish,
-    )  # fmt: skip
-    asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
-    point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n, "margin": margin})
-    bundle = store_calibration(engine, held_out).with_operating_point(point)
-    return point, judge(point.policy, held_out, total, drop, time_ratios=_times(engine, source)), bundle
-
-
-def _times(engine: Engine, source: Source) -> list[float]:
-    """Median time to answer at each exit over the untouched model's, one thread, interleaved."""
-    session = measure.session(ir.to_proto(source.model).SerializeToString())
-    x = engine.example()
-    named = dict(zip([i.name for i in engine.bundle.manifest.inputs], x, strict=True))
-    policies = [fixed_exit(k, engine.exits, engine.artifact.score or "maxprob") for k in range(engine.exits)]
-    calls: list[Callable[[], object]] = [lambda: session.run(None, named)]
-    calls += [lambda p=p: engine.driver.run(x, p, None) for p in policies]  # type: ignore[misc]
-    seconds = interleaved(calls, _ROUNDS, lambda i, n: None)
-    return [float(np.median(spent / seconds[0])) for spent in seconds[1:]]

@@ -17,7 +17,8 @@ from edgeexit.calibrate.risk import Guarantee
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit.verify import verify
 from edgeexit_exporters import measure
-from edgeexit_exporters.augment.flow import Augmented, augment, places_of
+from edgeexit_exporters.augment.flow import augment, places_of
+from edgeexit_exporters.augment.result import Augmented
 from edgeexit_exporters.exporting import open_source
 from edgeexit_models.optdigits import load_optdigits
 

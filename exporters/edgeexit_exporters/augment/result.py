@@ -1,0 +1,57 @@
+"""What `augment` gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgeexit.bundle import Bundle
+from edgeexit.operating_point import OperatingPoint
+from edgeexit_exporters.augment.choose import Found
+from edgeexit_exporters.augment.places import Place
+from edgeexit_exporters.augment.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place, and what a head there is worth."""
+
+    place: Place
+    cost: float
+    """MACs up to here, as a fraction of the network's."""
+    head_macs: int
+    accuracy: float
+    """Of the head on the rows to choose on; or agreement with the network."""
+    used: bool
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """What came of it."""
+
+    verdict: Verdict | None
+    """On the rows that certify; None = no exit was worth choosing."""
+    text: str
+    """The verdict in words."""
+    bundle: Bundle | None
+    """None = not worth it, so none was written."""
+    point: OperatingPoint | None
+    candidates: tuple[Candidate, ...]
+    found: Found
+    measure: str
+    """accuracy, or agreement with the untouched model."""
+    total_macs: int
+    rows: Mapping[str, int]
+    """Of every part: fit, choose, certify."""
+    seconds: Mapping[str, float]
+    """Of every step."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What an augmented bundle does on rows that had no part in making it."""
+
+    verdict: Verdict
+    hindsight: Mapping[float, float | None]
+    """Accuracy lost -> the least cost at which these exits could lose no more, had the thresholds been chosen on these
+    very rows: where the limit is. None = at no cost below the untouched network's."""
