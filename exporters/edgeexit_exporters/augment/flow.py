@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeexit.bundle import write_bundle
 from edgeexit.calibrate.risk import Guarantee
 from edgeexit.checks import InputCheck, relative_error
 from edgeexit.errors import BundleError, DataError, ExportMismatch, ModelError
@@ -103,7 +104,7 @@ def augment(
             file with one output, or what `exporting.open_source` made of them.
         data: inputs `(n, ...)` by name, or "x".
         labels: `(n,)` true classes; None = the network's own answers are what heads learn, and agreement counts.
-        out: the bundle's folder; written only where it is worth it.
+        out: the bundle's folder; written where exits were worth choosing.
         drop: accuracy (or agreement) that may be lost, in [0, 1).
         exits: at most so many before the network's own answer.
         candidates: at most so many places are tried.
@@ -157,14 +158,18 @@ def augment(
     clock("writing and checking the bundle")
     chosen = found.best.exits
     grafted = graft(source, [places[k] for k in chosen], [heads[k] for k in chosen], pool)
-    bundle = export_source(
-        grafted, out, layouts=layouts, score=score, data=rows_of(inputs, evenly(parts["certify"], 32)),
-        labels=class_names, overwrite=overwrite, exact=(len(chosen),),
-    )  # fmt: skip
-    clock("calibrating what ships")
-    point, verdict, bundle = calibrated(
-        bundle, source, inputs, labels, parts, drop, found.margin, score, guarantee, total
-    )
+    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # a guarantee may yet be refused
+        bundle = export_source(
+            grafted, Path(folder, "a.edgeexit"), layouts=layouts, score=score, labels=class_names,
+            data=rows_of(inputs, evenly(parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
+            exact=(len(chosen),),
+        )  # fmt: skip
+        clock("calibrating what ships")
+        point, verdict, bundle = calibrated(
+            bundle, source, inputs, labels, parts, drop, found.margin, score, guarantee, total
+        )
+        contents = {f.path: bundle.file(f).read_bytes() for f in bundle.manifest.files}
+        bundle = write_bundle(out, contents, bundle.manifest, overwrite=overwrite)
     return Augmented(verdict, verdict.text, bundle, point, table, found, kind, total, rows, clock.done())
 
 

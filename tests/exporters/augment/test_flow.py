@@ -14,7 +14,7 @@ from onnx_models import Net, save
 
 import edgeexit
 from edgeexit.calibrate.risk import Guarantee
-from edgeexit.errors import BundleError, DataError, ModelError
+from edgeexit.errors import BundleError, DataError, Infeasible, ModelError
 from edgeexit.verify import verify
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.flow import augment, places_of
@@ -83,6 +83,14 @@ def test_a_promise_is_certified_on_rows_of_its_own(tmp_path: Path) -> None:
     asked = Guarantee.parse("accuracy_gap<=0.05@0.9")
     found = augment(STRANGER, x, y, tmp_path / "a.edgeexit", drop=0.03, candidates=3, guarantee=asked)
     assert found.point is not None and found.point.promise is not None and found.point.promise["n"] == 300
+
+
+def test_a_refused_promise_leaves_nothing_behind(tmp_path: Path) -> None:
+    x, y = rows()
+    asked = Guarantee.parse("accuracy_gap<=0.0001@0.99")
+    with pytest.raises(Infeasible, match="needs at least 46050 calibration rows"):
+        augment(STRANGER, x, y, tmp_path / "a.edgeexit", drop=0.03, candidates=3, guarantee=asked)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_torch_and_onnx_go_the_same_way(tmp_path: Path) -> None:
