@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     "--candidates", type=click.IntRange(1), default=12, show_default=True, help="At most so many places tried."
 )
 @click.option(
+    "--aside", multiple=True, metavar="NAME", help="An input or tensor that exits need not see, e.g. an attention mask."
+)
+@click.option(
     "--pool", type=click.Choice(["average", "avgmax", "grid", "first"]), default="avgmax", show_default=True,
     help="How features become a vector; grid keeps coarse positions, first is the class token.",
 )  # fmt: skip
@@ -89,6 +92,7 @@ def augment(
     guarantee: str | None,
     exits: int,
     candidates: int,
+    aside: tuple[str, ...],
     pool: Any,
     head: str,
     score: str,
@@ -123,7 +127,7 @@ def augment(
         raise DataError("augment takes --data and --out, or --list alone")
     opened = open_source(source, [output] if output else None, weights, inputs, single=True)
     if list_only:
-        places, total = flow.places_of(opened, candidates)
+        places, total = flow.places_of(opened, candidates, aside)
         if as_json:
             print_json({"macs": total, "places": [{"name": p.name, **asdict(p)} for p in places]})
         else:
@@ -140,6 +144,7 @@ def augment(
         drop=drop,
         exits=exits,
         candidates=candidates,
+        aside=aside,
         pool=pool,
         head=head,
         score=score,

@@ -39,13 +39,14 @@ DEEPEST = 0.95
 Tell = Callable[[str], None]
 
 
-def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...], int]:
+def places_of(source: Source, most: int = CANDIDATES, aside: Sequence[str] = ()) -> tuple[tuple[Place, ...], int]:
     """Candidate places, and the network's MACs.
 
     Args:
         source: of one exit.
         most: where there are more, they are thinned out evenly. Cuts of several tensors count only where there are not
             two places of one tensor.
+        aside: inputs or tensors that exits need not see, such as an attention mask; see `places.find_places`.
 
     Raises:
         ModelError: more than one exit, nothing separates input from output, or MACs are unknown.
@@ -55,14 +56,14 @@ def places_of(source: Source, most: int = CANDIDATES) -> tuple[tuple[Place, ...]
     example = make_inputs(source.inputs, 1, seed=0)
     costs = measure.node_costs(source.model, example)
     total = costs.total(source.model.graph)
-    everywhere = find_places(source.model, source.exits[0].answer, example, costs)
+    everywhere = find_places(source.model, source.exits[0].answer, example, costs, aside=aside)
     if not total:
         raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
     found = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
     if not found:
         raise ModelError(
-            "the network is too shallow: nothing separates its input from its answer before "
-            f"{100 * DEEPEST:g} % of the cost"
+            f"nothing separates the network's inputs from its answer before {100 * DEEPEST:g} % of the cost: it is too "
+            "shallow, or an input such as a mask reaches every block; set that one aside (--aside NAME)"
         )
     single = [p for p in found if len(p.tensors) == 1]
     # A cut of several tensors often runs through what an engine fuses, and the last exit then differs in its last bits.
@@ -82,6 +83,7 @@ def augment(
     drop: float = 0.01,
     exits: int = 3,
     candidates: int = CANDIDATES,
+    aside: Sequence[str] = (),
     pool: str = "avgmax",
     head: str = "linear",
     score: str = "maxprob",
@@ -108,6 +110,7 @@ def augment(
         drop: accuracy (or agreement) that may be lost, in [0, 1).
         exits: at most so many before the network's own answer.
         candidates: at most so many places are tried.
+        aside: inputs or tensors that exits need not see, such as an attention mask. Heads pool over all tokens.
         pool: how features become vectors, one of `features.POOLS`.
         head: "linear", or "mlp" (needs torch).
         score: what thresholds compare.
@@ -133,7 +136,7 @@ def augment(
         source = open_source(source, single=True)
     clock = _Clock(progress)
     clock("looking for places")
-    places, total = places_of(source, candidates)
+    places, total = places_of(source, candidates, aside)
     inputs = from_data(source.inputs, data, max(len(a) for a in data.values()))
     n = len(InputCheck([s.tensor for s in source.inputs]).many(inputs)[0])  # shapes, NaN, one count of rows
     if labels is not None and len(labels) != n:

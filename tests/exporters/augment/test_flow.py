@@ -167,3 +167,18 @@ def test_networks_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="exists already"):
         augment(STRANGER, x, y, tmp_path / "there")
     assert onnx.load(STRANGER).graph.output[0].name
+
+
+def test_a_mask_may_be_set_aside(tmp_path: Path) -> None:
+    """It reaches every block, so that with it nothing separates."""
+    net = Net()
+    for name, source in (("a", "x"), ("b", "a_masked")):
+        net.head(source, 4 if source == "x" else 3, f"{name}_linear")
+        net.op("Relu", [f"{name}_linear"], name)
+        net.op("Mul", [name, "mask"], f"{name}_masked")
+    net.head("b_masked", 3, "y")
+    model = net.model({"x": ["batch", 4], "mask": ["batch", 1]}, {"y": ["batch", 3]})
+    source = open_source(save(model, tmp_path), single=True)
+    with_it, without = (places_of(source, aside=aside)[0] for aside in ((), ("mask",)))
+    assert without[0].macs is not None and with_it[0].macs is not None
+    assert without[0].macs < with_it[0].macs and len(with_it) < len(without)
