@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,6 @@ def _answers(engine: Engine, x: Inputs) -> tuple[NDArray[np.float32], NDArray[np
     if len(arrays) == len(inputs) == 1:  # networks may call their one input as they like
         arrays = {inputs[0]: next(iter(arrays.values()))}
     n = len(next(iter(arrays.values())))
-    kind = "probs" if engine.bundle.manifest.exits[last].kind == "probs" else "logits"
     before = engine.policy
     engine.policy = fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")
     try:
@@ -144,7 +143,7 @@ def _answers(engine: Engine, x: Inputs) -> tuple[NDArray[np.float32], NDArray[np
         engine.policy = before
     if not parts or parts[0].outputs.ndim != 2:
         raise DataError(f"{engine.bundle.manifest.name}: networks are compared on rows (n, ...) with one class each")
-    p = np.concatenate([probabilities(b.outputs, kind, engine.artifact.temperatures[last]) for b in parts])  # type: ignore[arg-type]
+    p = np.concatenate([probabilities(b.outputs, engine.kind, engine.artifact.temperatures[last]) for b in parts])
     told = [b.uncertainties for b in parts if b.uncertainties is not None]
     return p, np.concatenate(told) if told else None
 
@@ -172,5 +171,4 @@ def _call(engine: Engine) -> Callable[[], object]:
 
 def _timed(found: Figures, spent: NDArray[np.float64], first: NDArray[np.float64]) -> Figures:
     low, mid, high = (float(np.quantile(spent / first, q)) for q in (0.1, 0.5, 0.9))
-    timing = {"seconds": float(np.median(spent)), "ratio": mid, "ratio_low": low, "ratio_high": high}
-    return Figures(**{**vars(found), **timing})
+    return replace(found, seconds=float(np.median(spent)), ratio=mid, ratio_low=low, ratio_high=high)

@@ -21,7 +21,7 @@ from edgeexit.manifest import Artifact
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, Window
 from edgeexit.records import Records
-from edgeexit.scores import probabilities, uncertainty_score
+from edgeexit.scores import Kind, probabilities, uncertainty_score
 from edgeexit.sets import ConformalSets
 
 RUN_LAYOUTS = ("fused", "chain")
@@ -54,7 +54,9 @@ class Engine:
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
         self._one_by_one = bundle.manifest.batch == "one"
         kinds = [e.kind for e in bundle.manifest.exits]
-        self._softened = [len(set(kinds)) > 1 and kind == "logits" for kind in kinds]
+        self.kind: Kind = "logits" if set(kinds) == {"logits"} else "probs"
+        """What the answers hold, `Decision.output` and the records alike."""
+        self._softened = [self.kind == "probs" and kind == "logits" for kind in kinds]
         """Exits whose logits become probabilities, as other exits (heads that answer together) give those."""
         self._policy = policy
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
@@ -227,13 +229,12 @@ class Engine:
             raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
         outputs = [np.concatenate([r.outputs[k] for r in rows]) for k in range(self.exits)]
         outputs = [probabilities(o) if soft else o for o, soft in zip(outputs, self._softened, strict=True)]
-        kinds = {e.kind for e in self.bundle.manifest.exits}
         cost, static = self.costs()
         return Records(
             np.stack(outputs),
             cost,
             labels,
-            "logits" if kinds == {"logits"} else "probs",
+            self.kind,
             static,
             given_scores(rows, self.artifact.score),
             self.artifact.temperatures,

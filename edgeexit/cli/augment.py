@@ -168,13 +168,16 @@ def augment(
             click.echo(f"wrote {out}: edgeexit run {out} --input ...")
 
 
+def _short(place: Place) -> str:
+    return place.name if len(place.name) <= 48 else f"...{place.name[-45:]}"
+
+
 def _places(places: tuple[Place, ...], total: int) -> str:
     rows = [["place", "kind", "channels", "MACs", "of the network", "carries on"]]
     for p in places:
         share = None if p.macs is None else p.macs / total
         kinds, channels = " + ".join(p.kinds), " + ".join(map(str, p.channels))
-        name = p.name if len(p.name) <= 48 else f"...{p.name[-45:]}"
-        rows.append([name, kinds, channels, count(p.macs), percent(share), f"{p.bytes / 1024:.1f} KiB"])
+        rows.append([_short(p), kinds, channels, count(p.macs), percent(share), f"{p.bytes / 1024:.1f} KiB"])
     return table(rows, right=(2, 3, 4, 5))
 
 
@@ -196,8 +199,8 @@ def _text(found: Augmented, tested: Tested | None = None) -> str:
     lines = [found.text, ""]
     rows = [["place", "cost", "head", found.measure, "used"]]
     for c in found.candidates:
-        name = c.place.name if len(c.place.name) <= 48 else f"...{c.place.name[-45:]}"
-        rows.append([name, percent(c.cost), count(c.head_macs), percent(c.accuracy, 2), "exit" if c.used else ""])
+        used = "exit" if c.used else ""
+        rows.append([_short(c.place), percent(c.cost), count(c.head_macs), percent(c.accuracy, 2), used])
     rows.append(["the network itself", "100.0 %", "", percent(found.found.full, 2), ""])
     lines.append(table(rows, right=(1, 2, 3)))
     lines += ["", f"The front on the {found.rows['choose']:,} rows to choose on ({found.found.tried} subsets"
@@ -230,7 +233,8 @@ def _kept(bundle: Bundle) -> str:
     errors = {a.layout: a.check.max_error[-1] for a in bundle.manifest.artifacts if a.check is not None}
     alike = [layout for layout, e in errors.items() if e == 0]
     parts = [f"bit for bit in {', '.join(alike)}"] if alike else []
-    parts += [f"but for rounding ({e:.0e}) in {layout}" for layout, e in errors.items() if e > 0]
+    if rounded := [layout for layout, e in errors.items() if e > 0]:
+        parts.append(f"but for rounding (up to {max(errors.values()):.0e}) in {', '.join(rounded)}")
     return f"Forced to its last exit, the network answers as before: {'; '.join(parts)}."
 
 

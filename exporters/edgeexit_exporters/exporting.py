@@ -80,12 +80,7 @@ def export(
         BundleError: `out` exists, or cannot be written.
     """
     out = Path(out)
-    if out.exists() and not overwrite:  # before minutes of work, and again when writing
-        raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
-    if score not in NAMES:
-        raise ModelError(f"unknown score {score!r}; known: {', '.join(NAMES)}")
-    if unknown := [w for w in layouts if w not in LAYOUTS]:
-        raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
+    check_wish(out, layouts, score, overwrite)
     progress("reading the source model")
     found = open_source(source, exits, weights, inputs, scores, outputs)
     return export_source(
@@ -101,6 +96,23 @@ def export(
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -> None:
+    """Refuse before minutes of work what would be refused after them.
+
+    Raises:
+        BundleError: `out` exists.
+        ModelError: an unknown score, an unknown layout, or none.
+    """
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
+    if score not in NAMES:
+        raise ModelError(f"unknown score {score!r}; known: {', '.join(NAMES)}")
+    if unknown := [w for w in layouts if w not in LAYOUTS]:
+        raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
+    if not layouts:
+        raise ModelError(f"no layout asked for; known: {', '.join(LAYOUTS)}")
 
 
 def export_source(

@@ -96,6 +96,17 @@ def test_figures_are_those_of_the_networks_answers(folder: Path, cli: Any, tmp_p
     assert plain["ratio"] == 1 and three["seconds"] > 0
 
 
+def test_logits_after_heads_that_answer_together_are_softened_once(folder: Path, tmp_path: Path) -> None:
+    edgeexit.export(heads(tmp_path / "three.onnx", 3), tmp_path / "mixed.edgeexit", exits=["h0+h1", "h2"])
+    edgeexit.export(heads(tmp_path / "three.onnx", 3), tmp_path / "last.edgeexit", exits=["h2"])
+    with np.load(folder / "test.npz") as data:
+        x, y = data["x"], data["y"]
+    engines = {name: edgeexit.load(tmp_path / f"{name}.edgeexit") for name in ("last", "mixed")}
+    found = compare(engines, ({"x": x}, y), rounds=0)
+    assert found[0].nll == pytest.approx(found[1].nll, rel=1e-4)
+    assert found[0].ece == pytest.approx(found[1].ece, rel=1e-3)
+
+
 def test_text(folder: Path, cli: Any) -> None:
     found = cli(*command(folder))
     head, plain, three, note = found.out.strip().splitlines()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeexit.bundle import write_bundle
 from edgeexit.calibrate.risk import Guarantee
 from edgeexit.checks import InputCheck, relative_error
-from edgeexit.errors import BundleError, DataError, ExportMismatch, ModelError
+from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.choose import Found, Scored, choose
 from edgeexit_exporters.augment.features import features
@@ -24,7 +24,7 @@ from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_tar
 from edgeexit_exporters.augment.measured import calibrated, evenly, rows_of
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
-from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, export_source, open_source
+from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, export_source, open_source
 from edgeexit_exporters.inputs import from_data, make_inputs
 from edgeexit_exporters.source import Source
 
@@ -128,8 +128,7 @@ def augment(
         Infeasible: nothing can be certified.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
+    check_wish(out, layouts, score, overwrite)
     if head not in ("linear", "mlp"):
         raise ModelError(f"unknown head {head!r}; known: linear, mlp")
     if not isinstance(source, Source):

@@ -16,6 +16,7 @@ from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
 from edgeexit.calibrate.risk import Guarantee
 from edgeexit.calibrate.search import pareto
+from edgeexit.checks import data_inputs
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.loading import load
@@ -61,7 +62,12 @@ def calibrated(
     asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
     point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n, "margin": margin})
     bundle = store_calibration(engine, held_out).with_operating_point(point)
-    return point, judge(point.policy, held_out, total, drop, time_ratios=_times(engine, source)), bundle
+    return point, judge(point.policy, held_out, total, _allowed(point), time_ratios=_times(engine, source)), bundle
+
+
+def _allowed(point: OperatingPoint) -> float:
+    """The loss that was asked for: as a drop, or as the bound of a guarantee."""
+    return float(point.asked.get("accuracy_drop", point.asked.get("alpha", 0.0)))
 
 
 def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
@@ -78,18 +84,16 @@ def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArra
     if found.bundle is None or found.point is None:
         raise DataError("no bundle was written, so there is nothing to test")
     engine = load(found.bundle, policy=found.point.name, warmup=0)
-    names = [i.name for i in engine.bundle.manifest.inputs]
-    arrays = {names[0]: inputs["x"]} if len(names) == 1 and "x" in inputs else dict(inputs)
-    specs = {i.name: i.dtype for i in engine.bundle.manifest.inputs}
-    records = engine.record({n: a.astype(specs.get(n, a.dtype), copy=False) for n, a in arrays.items()}, labels)
+    specs = engine.bundle.manifest.inputs
+    arrays = data_inputs(inputs, specs, "the test rows")
+    records = engine.record({s.name: arrays[s.name].astype(s.dtype, copy=False) for s in specs}, labels)
     path = pareto(records, found.point.policy.score or "maxprob")
     scale, full = float(records.cost[-1]) / found.total_macs, float(records.correct[-1].mean(dtype=np.float64))
     limit: dict[float, float | None] = {}
     for lost in HINDSIGHT:
         cost = min((p.cost * scale for p in path.points if p.accuracy >= full - lost - 1e-9), default=1.0)
         limit[lost] = cost if cost < 1 else None
-    allowed = float(found.point.asked.get("accuracy_drop", found.point.asked.get("alpha", 0.0)))
-    return Tested(judge(found.point.policy, records, found.total_macs, allowed), limit)
+    return Tested(judge(found.point.policy, records, found.total_macs, _allowed(found.point)), limit)
 
 
 def _times(engine: Engine, source: Source) -> list[float]:

@@ -151,6 +151,13 @@ def test_refused(tmp_path: Path, case: str) -> None:
     assert not (tmp_path / "a.edgeexit").exists()
 
 
+@pytest.mark.parametrize(("layouts", "words"), [(("fussed",), "unknown layout 'fussed'"), ((), "no layout asked for")])
+def test_layouts_are_refused_before_the_work(tmp_path: Path, layouts: tuple[str, ...], words: str) -> None:
+    x, y = rows()
+    with pytest.raises(ModelError, match=words):
+        augment(STRANGER, x, y, tmp_path / "a.edgeexit", layouts=layouts, progress=pytest.fail)
+
+
 def test_networks_that_do_not_fit(tmp_path: Path) -> None:
     net = Net()
     net.op("Relu", ["x"], "a")
