@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from edgeexit import backends
 from edgeexit.calibrate.risk import Guarantee
 from edgeexit.cli.common import (
     about,
@@ -225,7 +226,21 @@ def _text(found: Augmented, tested: Tested | None = None) -> str:
     if found.point is not None and found.point.promise is not None:
         lines.append(f"promise: {found.point.promise['text']} (n = {found.point.promise['n']})")
     spent = ", ".join(f"{step} {s:.0f} s" for step, s in found.seconds.items())
-    return "\n".join([*lines, "", f"took: {spent}", environment_line(environment())])
+    lines += ["", f"took: {spent}"]
+    if rounds := _rounds(v):
+        lines.append(f"time: medians of {rounds} rounds, interleaved with the untouched network")
+    return "\n".join([*lines, environment_line(_where())])
+
+
+def _rounds(v: Verdict | None) -> int | None:
+    """Of timed calls; None = nothing was timed."""
+    from edgeexit_exporters.augment.measured import ROUNDS
+
+    return None if v is None or v.time_ratio is None else ROUNDS
+
+
+def _where() -> dict[str, Any]:
+    return environment(backends.get("onnx").version(), threads=1)
 
 
 def _kept(bundle: Bundle) -> str:
@@ -260,5 +275,6 @@ def _document(found: Augmented) -> dict[str, Any]:
         },
         "rows": dict(found.rows),
         "seconds": dict(found.seconds),
-        "environment": environment(),
+        "environment": _where(),
+        "rounds": _rounds(found.verdict),
     }  # fmt: skip

@@ -36,6 +36,8 @@ def test_whole(cli: Any, tmp_path: Path) -> None:
     assert document["worth"] and document["verdict"]["cost"] < 0.5 and document["exact"]
     assert "Test, 500 rows, once:" in found.out and "in hindsight" in found.out
     assert document["test"]["verdict"]["n"] == 500 and document["test"]["verdict"]["accuracy"] > 0.9
+    assert "time: medians of 200 rounds" in found.out and document["rounds"] == 200
+    assert document["environment"]["engine"].startswith("onnxruntime") and document["environment"]["threads"] == 1
     hindsight = document["test"]["hindsight"]
     assert hindsight["0.05"] <= hindsight["0.02"] and document["test"]["verdict"]["exit_rates"]
     assert cli("inspect", out).code == 0

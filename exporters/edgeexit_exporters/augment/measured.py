@@ -31,7 +31,8 @@ HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
 """Losses at which `Tested` says where the limit is."""
 MOST_RECORDED = 5_000
 """Rows of a part that go through the finished artifact one by one."""
-_ROUNDS = 200
+ROUNDS = 200
+"""Of timed calls, interleaved, one thread each."""
 
 
 def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -104,5 +105,5 @@ def _times(engine: Engine, source: Source) -> list[float]:
     policies = [fixed_exit(k, engine.exits, engine.artifact.score or "maxprob") for k in range(engine.exits)]
     calls: list[Callable[[], object]] = [lambda: session.run(None, named)]
     calls += [lambda p=p: engine.driver.run(x, p, None) for p in policies]  # type: ignore[misc]
-    seconds = interleaved(calls, _ROUNDS, lambda i, n: None)
+    seconds = interleaved(calls, ROUNDS, lambda i, n: None)
     return [float(np.median(spent / seconds[0])) for spent in seconds[1:]]
