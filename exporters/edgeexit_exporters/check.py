@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,25 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 """Allowed error by precision, as a fraction of an exit's largest output."""
 
 
+@dataclass
 class Comparison:
     """Collects the largest error of every exit over many inputs, and refuses a breach."""
 
-    def __init__(
-        self,
-        artifact: str,
-        exits: Sequence[ExitSpec],
-        tolerance: float,
-        score: str | None = None,
-        exact: Sequence[int] = (),
-    ) -> None:
-        self.artifact, self.exits, self.tolerance, self.score = artifact, exits, tolerance, score
-        self.exact = tuple(exact)
-        """Exits that are the source model's own computation: their answers may differ by its last bits only."""
-        self.errors = [0.0] * len(exits)
+    artifact: str
+    exits: Sequence[ExitSpec]
+    tolerance: float
+    score: str | None = None
+    exact: Sequence[int] = ()
+    """Exits that are the source model's own computation: their answers may differ by its last bits only."""
+
+    def __post_init__(self) -> None:
+        self.errors = [0.0] * len(self.exits)
         self.inputs = 0
+
+    @property
+    def exactly(self) -> bool:
+        """Whether the exits that should be exact were so far, bit for bit."""
+        return not any(self.errors[k] for k in self.exact)
 
     def add(self, k: int, outputs: Arrays, answer: Answer) -> None:
         """Compare what exit `k` gave on some inputs, by tensor name, with the source model; the answer must be there.

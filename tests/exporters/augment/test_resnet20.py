@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +33,6 @@ def test_the_published_network_gets_exits(tmp_path: Path) -> None:
     assert found.verdict.cost < 0.9 and found.verdict.drop_low < 0.02
     for artifact in found.bundle.manifest.artifacts:
         assert artifact.check is not None and artifact.check.max_error[-1] <= 1e-6
+    if platform.machine() == "x86_64":  # elsewhere the engine may fuse otherwise
+        for artifact in found.bundle.manifest.artifacts:
+            assert artifact.check is not None and artifact.check.max_error[-1] == 0
