@@ -7,33 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from edgeexit import backends
 from edgeexit.calibrate.risk import Guarantee
-from edgeexit.cli.common import (
-    about,
-    count,
-    json_option,
-    labels_of,
-    names,
-    percent,
-    print_json,
-    say,
-    table,
-    threads_option,
-)
+from edgeexit.cli import augment_shown as shown
+from edgeexit.cli.common import about, json_option, labels_of, names, print_json, say, threads_option
 from edgeexit.cli.export import class_names
-from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit.files import read_npz
+from edgeexit.files import read_npz, write_atomic
 from edgeexit.scores import SCORES
 
 if TYPE_CHECKING:
-    from edgeexit.bundle import Bundle
-    from edgeexit_exporters.augment.places import Place
-    from edgeexit_exporters.augment.result import Augmented, Tested
-    from edgeexit_exporters.augment.verdict import Verdict
+    from edgeexit_exporters.augment.tuned import Tune
 
 
 @click.command()
@@ -73,6 +57,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="mlp: 128 units, by torch.",
 )
+@click.option(
+    "--finetune", is_flag=True,
+    help="Also train heads and network on (torch sources), and say what that gains; written to OUT-tuned.edgeexit.",
+)  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), help="A .png of the front, the exits alone and the results.")
 @click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="What decides.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
 @click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
@@ -96,6 +85,8 @@ def augment(
     aside: tuple[str, ...],
     pool: Any,
     head: str,
+    finetune: bool,
+    plot: Path | None,
     score: str,
     seed: int,
     layouts: str,
@@ -116,7 +107,7 @@ def augment(
     Examples:
       edgeexit augment model.onnx --list
       edgeexit augment model.onnx --data train.npz --test test.npz --out adaptive.edgeexit
-      edgeexit augment mynet:make --weights w.pt --data train.npz --head mlp --out adaptive.edgeexit
+      edgeexit augment mynet:make --weights w.pt --data train.npz --head mlp --finetune --out adaptive.edgeexit
       edgeexit augment model.onnx --data d.npz --guarantee "accuracy_gap<=0.02@0.95" --out my.edgeexit
     """
     try:
@@ -132,9 +123,11 @@ def augment(
         if as_json:
             print_json({"macs": total, "places": [{"name": p.name, **asdict(p)} for p in places]})
         else:
-            click.echo(_places(places, total))
+            click.echo(shown.places(places, total))
         return
     assert data is not None and out is not None
+    if plot is not None and plot.suffix != ".png":
+        raise DataError(f"--plot {plot}: expected a name that ends in .png")
     arrays = read_npz(data)
     others = None if test is None else read_npz(test)  # before minutes of work
     found = flow.augment(
@@ -154,6 +147,7 @@ def augment(
         layouts=names(layouts) or (),
         threads=threads,
         class_names=class_names(labels),
+        tune=_tuner(seed, threads) if finetune else None,
         overwrite=overwrite,
         progress=say,
     )
@@ -161,120 +155,28 @@ def augment(
     if others is not None and test is not None and found.bundle is not None:
         with about(test):
             tested = measured.on_test(found, _inputs(others), labels_of(others, test))
+    if plot is not None:
+        write_atomic(plot, shown.plot(found, tested))
     if as_json:
-        print_json({**_document(found), "test": None if tested is None else asdict(tested)})
+        print_json({**shown.document(found), "test": None if tested is None else asdict(tested)})
     else:
-        click.echo(_text(found, tested))
-        if found.bundle is not None:
-            click.echo(f"wrote {out}: edgeexit run {out} --input ...")
-
-
-def _short(place: Place) -> str:
-    return place.name if len(place.name) <= 48 else f"...{place.name[-45:]}"
-
-
-def _places(places: tuple[Place, ...], total: int) -> str:
-    rows = [["place", "kind", "channels", "MACs", "of the network", "carries on"]]
-    for p in places:
-        share = None if p.macs is None else p.macs / total
-        kinds, channels = " + ".join(p.kinds), " + ".join(map(str, p.channels))
-        rows.append([_short(p), kinds, channels, count(p.macs), percent(share), f"{p.bytes / 1024:.1f} KiB"])
-    return table(rows, right=(2, 3, 4, 5))
+        click.echo(shown.text(found, tested))
+        for bundle in (found.bundle, None if found.tuned is None else found.tuned.bundle):
+            if bundle is not None:
+                click.echo(f"wrote {bundle.path}: edgeexit run {bundle.path} --input ...")
 
 
 def _inputs(arrays: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arrays.items() if k not in ("y", "labels")}
 
 
-def _measured(v: Verdict, measure: str) -> str:
-    rows = [["", "cost", measure, "rates"]]
-    rows += [[f"exit {s.exit} alone", percent(s.cost), percent(s.accuracy, 2), ""] for s in v.statics]
-    rows += [
-        ["untouched", "100.0 %", percent(v.untouched, 2), ""],
-        ["adaptive", percent(v.cost), percent(v.accuracy, 2), " ".join(percent(r, 0) for r in v.exit_rates)],
-    ]
-    return table(rows, right=(1, 2))
+def _tuner(seed: int, threads: int) -> Tune:
+    try:
+        from edgeexit_models import finetune
+    except ImportError as e:
+        raise BackendMissing(f"fine-tuning needs torch ({e}): pip install 'edgeexit[export]'") from e
 
+    def tune(module: Any, data: Any, costs: Any) -> None:
+        finetune(module, data, costs, seed=seed, threads=threads, progress=say)
 
-def _text(found: Augmented, tested: Tested | None = None) -> str:
-    lines = [found.text, ""]
-    rows = [["place", "cost", "head", found.measure, "used"]]
-    for c in found.candidates:
-        used = "exit" if c.used else ""
-        rows.append([_short(c.place), percent(c.cost), count(c.head_macs), percent(c.accuracy, 2), used])
-    rows.append(["the network itself", "100.0 %", "", percent(found.found.full, 2), ""])
-    lines.append(table(rows, right=(1, 2, 3)))
-    lines += ["", f"The front on the {found.rows['choose']:,} rows to choose on ({found.found.tried} subsets"
-              f"{', all there are' if found.found.exact else ', beam search'}):"]  # fmt: skip
-    front = found.found.front
-    shown = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, 12).astype(int))]
-    lines.append(table([["cost", found.measure, "exits"], *(
-        [percent(s.cost), percent(s.accuracy, 2), " ".join(map(str, s.exits)) or "the network itself"] for s in shown
-    )], right=(0, 1)))  # fmt: skip
-    v = found.verdict
-    if found.bundle is not None:
-        lines += ["", _kept(found.bundle)]
-    if v is not None:
-        lines += ["", f"On {v.n:,} rows that nothing was chosen on:", _measured(v, found.measure)]
-    if tested is not None:
-        lines += ["", f"Test, {tested.verdict.n:,} rows, once: {tested.verdict.text}"]
-        lines.append(_measured(tested.verdict, found.measure))
-        limits = (f"{100 * lost:g}: {percent(cost)}" for lost, cost in tested.hindsight.items())
-        lines.append(
-            f"With thresholds chosen in hindsight on these rows, the least cost by points lost: {', '.join(limits)}"
-        )
-    if found.point is not None and found.point.promise is not None:
-        lines.append(f"promise: {found.point.promise['text']} (n = {found.point.promise['n']})")
-    spent = ", ".join(f"{step} {s:.0f} s" for step, s in found.seconds.items())
-    lines += ["", f"took: {spent}"]
-    if rounds := _rounds(v):
-        lines.append(f"time: medians of {rounds} rounds, interleaved with the untouched network")
-    return "\n".join([*lines, environment_line(_where())])
-
-
-def _rounds(v: Verdict | None) -> int | None:
-    """Of timed calls; None = nothing was timed."""
-    from edgeexit_exporters.augment.measured import ROUNDS
-
-    return None if v is None or v.time_ratio is None else ROUNDS
-
-
-def _where() -> dict[str, Any]:
-    return environment(backends.get("onnx").version(), threads=1)
-
-
-def _kept(bundle: Bundle) -> str:
-    """Whether the network itself still answers as it did, forced to its last exit."""
-    errors = {a.layout: a.check.max_error[-1] for a in bundle.manifest.artifacts if a.check is not None}
-    alike = [layout for layout, e in errors.items() if e == 0]
-    parts = [f"bit for bit in {', '.join(alike)}"] if alike else []
-    if rounded := [layout for layout, e in errors.items() if e > 0]:
-        parts.append(f"but for rounding (up to {max(errors.values()):.0e}) in {', '.join(rounded)}")
-    return f"Forced to its last exit, the network answers as before: {'; '.join(parts)}."
-
-
-def _document(found: Augmented) -> dict[str, Any]:
-    return {
-        "text": found.text,
-        "measure": found.measure,
-        "worth": found.verdict is not None and found.verdict.worth,
-        "verdict": None if found.verdict is None else asdict(found.verdict),
-        "bundle": None if found.bundle is None else str(found.bundle.path),
-        "operating_point": None if found.point is None else found.point.to_dict(),
-        "candidates": [{**asdict(c), "name": c.place.name} for c in found.candidates],
-        "front": [
-            {"exits": s.exits, "cost": s.cost, "accuracy": s.accuracy,
-             "policy": None if s.policy is None else s.policy.to_dict()} for s in found.found.front
-        ],
-        "full": found.found.full,
-        "subsets": found.found.tried,
-        "exact": found.found.exact,
-        "total_macs": found.total_macs,
-        "last_exit_error": None if found.bundle is None else {
-            a.name: a.check.max_error[-1] for a in found.bundle.manifest.artifacts if a.check is not None
-        },
-        "rows": dict(found.rows),
-        "seconds": dict(found.seconds),
-        "environment": _where(),
-        "rounds": _rounds(found.verdict),
-    }  # fmt: skip
+    return tune

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -17,6 +17,9 @@ from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph
 from edgeexit_exporters.inputs import InputSpec, make_spec
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -33,6 +36,8 @@ class Source:
     raw_reference: Callable[[Arrays], dict[str, NDArray[Any]]]
     """Inputs -> the tensors of `joint.raw`, computed by the source model itself."""
     provenance: Mapping[str, Any]
+    module: nn.Module | None = None
+    """The torch module; None = an ONNX file."""
 
     @property
     def exits(self) -> tuple[JoinedExit, ...]:

@@ -212,6 +212,7 @@ def from_torch(
         specs,
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
+        module,
     )
 
 
@@ -225,10 +226,43 @@ def _own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
     return tuple(make_spec(TensorSpec(n, dtype, tuple(shape))) for n, (dtype, shape) in spec.items())
 
 
-def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
+def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModule:
+    """A network with one answer as a graph of torch operations that change nothing in place, in evaluation mode.
+
+    It can be trained; batch norms keep their statistics and nothing is dropped out. Parameters are the module's own.
+
+    Args:
+        module: as `from_torch` takes it.
+        specs: its inputs.
+
+    Raises:
+        ModelError: torch cannot trace it.
+    """
+    wrapped = _Exits(module, single=True)
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.eval()
+        example = tuple(torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values())
+        try:
+            program = torch.export.export(wrapped, example, dynamic_shapes=(_free_sizes(specs),))
+            found = program.run_decompositions({}).module()
+        except Exception as e:
+            raise ModelError(f"torch cannot trace {type(module).__name__}: {_first(e)}") from e
+    return torch.fx.GraphModule(found, found.graph)
+
+
+def _free_sizes(specs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
     free = {a for s in specs for a in s.tensor.shape if isinstance(a, str)}
     dims = {name: torch.export.Dim(name) for name in sorted(free)}
-    shapes = tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
+    return tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
+
+
+def _first(error: BaseException) -> str:
+    """The first line that says something."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -237,15 +271,12 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
                 dynamo=True,
                 input_names=[s.tensor.name for s in specs],
                 output_names=names,
-                dynamic_shapes=(shapes,),  # one entry: the tuple of positional inputs
+                dynamic_shapes=(_free_sizes(specs),),  # one entry: the tuple of positional inputs
                 verbose=False,
             )
         except Exception as e:
-            reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
             cause = f" ({str(e.__cause__).strip().splitlines()[0][:200]})" if e.__cause__ and str(e.__cause__) else ""
-            raise ModelError(
-                f"torch cannot export {type(module.module).__name__} to ONNX: {reason[:200]}{cause}"
-            ) from e
+            raise ModelError(f"torch cannot export {type(module.module).__name__} to ONNX: {_first(e)}{cause}") from e
     assert program is not None
     return program.model_proto
 

@@ -11,6 +11,7 @@ from edgeexit_models.augment import CropFlip
 from edgeexit_models.corruptions import CORRUPTIONS, corrupt, corrupted_stream
 from edgeexit_models.digits import Digits, digits
 from edgeexit_models.dscnn import DSCNN, dscnn
+from edgeexit_models.finetune import finetune
 from edgeexit_models.heads import (
     HEADS,
     AvgMaxPoolLinear,
@@ -22,6 +23,7 @@ from edgeexit_models.heads import (
     make_head,
 )
 from edgeexit_models.losses import (
+    GrowingDistillation,
     SelfDistillation,
     ShallowDeep,
     WeightedSum,
@@ -49,6 +51,7 @@ __all__ = [
     "Epoch",
     "ErrorFit",
     "GridPoolLinear",
+    "GrowingDistillation",
     "HasInputSpec",
     "History",
     "InputSpec",
@@ -72,6 +75,7 @@ __all__ = [
     "evaluate",
     "exits",
     "fit",
+    "finetune",
     "fit_predicted_error",
     "learned_scores",
     "load_trecx",

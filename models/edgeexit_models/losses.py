@@ -128,3 +128,17 @@ class SelfDistillation:
 
     def __call__(self, outputs: Sequence[Tensor], targets: Tensor, epoch: int, epochs: int) -> Tensor:
         return self_distillation(outputs, targets, self.weights, self.temperature, self.alpha)
+
+
+@dataclass(frozen=True)
+class GrowingDistillation:
+    """`self_distillation` with `sdn_weights` of the epoch."""
+
+    costs: tuple[float, ...]
+    """Cumulative cost of every exit, any unit."""
+    temperature: float = 3.0
+    alpha: float = 0.5
+
+    def __call__(self, outputs: Sequence[Tensor], targets: Tensor, epoch: int, epochs: int) -> Tensor:
+        weights = sdn_weights(epoch, epochs, self.costs)
+        return self_distillation(outputs, targets, weights, self.temperature, self.alpha)

@@ -12,19 +12,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeexit.bundle import write_bundle
 from edgeexit.calibrate.risk import Guarantee
 from edgeexit.checks import InputCheck, relative_error
 from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters import measure
-from edgeexit_exporters.augment.choose import Found, Scored, choose
+from edgeexit_exporters.augment.choose import Found, Scored, Setting, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
-from edgeexit_exporters.augment.measured import calibrated, evenly, rows_of
+from edgeexit_exporters.augment.measured import Rows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
-from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, export_source, open_source
+from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
+from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, open_source
 from edgeexit_exporters.inputs import from_data, make_inputs
 from edgeexit_exporters.source import Source
 
@@ -93,10 +93,11 @@ def augment(
     layouts: Sequence[str] = DEFAULT_LAYOUTS,
     threads: int = 1,
     class_names: Sequence[str] | None = None,
+    tune: Tune | None = None,
     overwrite: bool = False,
     progress: Tell = lambda text: None,
 ) -> Augmented:
-    """Give a trained network exits without retraining it.
+    """Give a trained network exits without retraining it, or, with `tune`, also with some retraining, side by side.
 
     Heads are fitted on one part of the rows; which of them become exits, and with which thresholds, is chosen on a
     second; what to expect is measured, and certified if asked, on a third.
@@ -120,6 +121,8 @@ def augment(
         layouts: see `export`.
         threads: of onnxruntime while features are read.
         class_names: noted in the bundle.
+        tune: trains the chosen exits and the network on, such as `edgeexit_models.finetune`; the result goes beside
+            `out`, its name ending in ``-tuned``. Needs a torch source of one input.
         overwrite: replace a bundle that is there.
         progress: called with each step's name.
 
@@ -133,6 +136,9 @@ def augment(
         raise ModelError(f"unknown head {head!r}; known: linear, mlp")
     if not isinstance(source, Source):
         source = open_source(source, single=True)
+    if tune is not None:
+        tunable(source)
+        check_wish(beside(out), layouts, score, overwrite)
     clock = _Clock(progress)
     clock("looking for places")
     places, total = places_of(source, candidates, aside)
@@ -152,27 +158,28 @@ def augment(
     clock("choosing exits")
     found = choose(scored, drop, most=exits, score=score)
     table = _candidates(places, heads, scored, found, total)
-    rows = {name: len(part) for name, part in parts.items()}
-    kind = "agreement" if labels is None else "accuracy"
-    if not found.best.exits:
-        text = _why_not(table, found, drop, kind)
-        return Augmented(None, text, None, None, table, found, kind, total, rows, clock.done())
-    clock("writing and checking the bundle")
+    rows = Rows(inputs, labels, parts, np.asarray(final.argmax(1), np.int64))
+    wish: dict[str, Any] = {
+        "drop": drop, "margin": found.margin, "score": score, "guarantee": guarantee, "total": total,
+        "layouts": layouts, "class_names": class_names, "overwrite": overwrite,
+    }  # fmt: skip
     chosen = found.best.exits
-    grafted = graft(source, [places[k] for k in chosen], [heads[k] for k in chosen], pool)
-    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # a guarantee may yet be refused
-        bundle = export_source(
-            grafted, Path(folder, "a.edgeexit"), layouts=layouts, score=score, labels=class_names,
-            data=rows_of(inputs, evenly(parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
-            exact=(len(chosen),),
-        )  # fmt: skip
-        clock("calibrating what ships")
-        point, verdict, bundle = calibrated(
-            bundle, source, inputs, labels, parts, drop, found.margin, score, guarantee, total
-        )
-        contents = {f.path: bundle.file(f).read_bytes() for f in bundle.manifest.files}
-        bundle = write_bundle(out, contents, bundle.manifest, overwrite=overwrite)
-    return Augmented(verdict, verdict.text, bundle, point, table, found, kind, total, rows, clock.done())
+    point = verdict = bundle = tuned = None
+    if chosen:
+        picked = [places[k] for k in chosen], [heads[k] for k in chosen]
+        point, verdict, bundle = shipped(graft(source, *picked, pool), source, rows, out, tell=clock, **wish)
+        text = verdict.text
+    else:
+        text = _why_not(table, found, drop, rows.measure)
+    if tune is not None:
+        clock("fine-tuning")
+        begin = chosen or _nearest(found, drop).exits or (len(places) // 2,)
+        picked = [places[k] for k in begin], [heads[k] for k in begin]
+        tuned = fine_tuned(tune, source, *picked, pool, rows, beside(out), **wish)
+    sizes = {name: len(part) for name, part in parts.items()}
+    return Augmented(
+        verdict, text, bundle, point, table, found, rows.measure, total, sizes, clock.done(), tuned
+    )  # fmt: skip
 
 
 class _Clock:
@@ -268,9 +275,13 @@ def _candidates(
     )
 
 
+def _nearest(found: Found, drop: float) -> Setting:
+    return min(found.front, key=lambda s: abs(s.accuracy - (found.full - drop)))
+
+
 def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -> str:
     best = max(table, key=lambda c: c.accuracy)
-    near = min(found.front, key=lambda s: abs(s.accuracy - (found.full - drop)))
+    near = _nearest(found, drop)
     return (
         f"Not worth it: no exit saves anything at {100 * drop:g} points less {kind}. The heads are too weak: the best "
         f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "

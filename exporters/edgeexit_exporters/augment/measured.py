@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.bench import interleaved
-from edgeexit.bundle import Bundle
+from edgeexit.bundle import Bundle, write_bundle
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
 from edgeexit.calibrate.risk import Guarantee
@@ -22,9 +24,11 @@ from edgeexit.errors import DataError
 from edgeexit.loading import load
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import fixed_exit
+from edgeexit.records import Records
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.result import Augmented, Tested
-from edgeexit_exporters.augment.verdict import Verdict, judge
+from edgeexit_exporters.augment.verdict import Ratio, Verdict, judge
+from edgeexit_exporters.exporting import export_source
 from edgeexit_exporters.source import Source
 
 HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
@@ -44,18 +48,81 @@ def rows_of(inputs: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> dict
     return {name: array[rows] for name, array in inputs.items()}
 
 
-def calibrated(
-    bundle: Bundle, source: Source, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None,
-    parts: Mapping[str, NDArray[np.int64]], drop: float, margin: float, score: str, guarantee: Guarantee | None,
-    total: int,
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run, divided, with what the untouched network answered."""
+
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[np.int64] | None
+    parts: Mapping[str, NDArray[np.int64]]
+    """fit, choose, certify: indices of rows."""
+    answers: NDArray[np.int64]
+    """`(n,)` classes the untouched network named."""
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """What counts as right: the labels, or else the untouched network's own answers."""
+        return self.answers if self.labels is None else self.labels
+
+    @property
+    def measure(self) -> str:
+        return "agreement" if self.labels is None else "accuracy"
+
+    def some(self, part: str) -> NDArray[np.int64]:
+        """Rows of a part that go through the finished artifact."""
+        return evenly(self.parts[part], MOST_RECORDED)
+
+
+def shipped(
+    grafted: Source, untouched: Source, rows: Rows, out: Path, *, drop: float, margin: float, score: str,
+    guarantee: Guarantee | None, total: int, layouts: Sequence[str], class_names: Sequence[str] | None,
+    overwrite: bool, changed: bool = False, tell: Callable[[str], None] = lambda text: None,
+) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
+    """A network with exits as a bundle: exported, calibrated on what ships, judged on the third part; then written.
+
+    Args:
+        grafted: the network with exits.
+        untouched: as it was, for its time.
+        rows: to calibrate and to judge on.
+        out: the bundle's folder.
+        changed: the network was trained on, so its last exit is not the untouched one: the drop counts from that.
+        tell: called with each step's name.
+
+    The other arguments are `augment`'s.
+
+    Raises:
+        ExportMismatch, BundleError: see `export`; Infeasible: nothing keeps what was asked.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # a guarantee may yet be refused
+        tell("writing and checking the bundle")
+        bundle = export_source(
+            grafted, Path(folder, "a.edgeexit"), layouts=layouts, score=score, labels=class_names,
+            data=rows_of(rows.inputs, evenly(rows.parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
+            exact=(len(grafted.exits) - 1,),
+        )  # fmt: skip
+        tell("calibrating what ships")
+        point, verdict, bundle = _calibrated(bundle, untouched, rows, drop, margin, score, guarantee, total, changed)
+        contents = {f.path: bundle.file(f).read_bytes() for f in bundle.manifest.files}
+        return point, verdict, write_bundle(out, contents, bundle.manifest, overwrite=overwrite)
+
+
+def _calibrated(
+    bundle: Bundle, untouched: Source, rows: Rows, drop: float, margin: float, score: str,
+    guarantee: Guarantee | None, total: int, changed: bool,
 ) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
     """An operating point on the artifact that a device would take first, and the verdict on the third part."""
     engine = load(bundle, warmup=0)
+    labels = rows.truth if changed else rows.labels
     design, held_out = (
-        engine.record(rows_of(inputs, part), None if labels is None else labels[part])
-        for part in (evenly(parts[name], MOST_RECORDED) for name in ("choose", "certify"))
+        engine.record(rows_of(rows.inputs, part), None if labels is None else labels[part])
+        for part in (rows.some("choose"), rows.some("certify"))
     )
-    wish: dict[str, Any] = {"accuracy_drop": max(drop - margin, 0.0)} if guarantee is None else {"guarantee": guarantee}
+    before = {part: (rows.answers == rows.truth)[rows.some(part)] for part in ("choose", "certify")} if changed else {}
+    wish: dict[str, Any] = {"accuracy_drop": max(drop - margin, 0.0)}
+    if changed:
+        wish = {"accuracy": float(before["choose"].mean()) - max(drop - margin, 0.0)}
+    if guarantee is not None:
+        wish = {"guarantee": guarantee}
     point = calibrate(
         design, score=score, held_out=held_out, name="augmented", artifact=engine.artifact.name,
         temperatures=engine.artifact.temperatures, **wish,
@@ -63,7 +130,11 @@ def calibrated(
     asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
     point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n, "margin": margin})
     bundle = store_calibration(engine, held_out).with_operating_point(point)
-    return point, judge(point.policy, held_out, total, _allowed(point), time_ratios=_times(engine, source)), bundle
+    verdict = judge(
+        point.policy, held_out, total, _allowed(point), time_ratios=_times(engine, untouched),
+        untouched=before.get("certify"), measure=rows.measure,
+    )  # fmt: skip
+    return point, verdict, bundle
 
 
 def _allowed(point: OperatingPoint) -> float:
@@ -72,7 +143,7 @@ def _allowed(point: OperatingPoint) -> float:
 
 
 def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
-    """Measure an augmented bundle once, on rows of their own.
+    """Measure an augmented bundle once, on rows of their own; the fine-tuned one beside it, if there is one.
 
     Args:
         found: of `augment`, with a bundle.
@@ -84,21 +155,40 @@ def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArra
     """
     if found.bundle is None or found.point is None:
         raise DataError("no bundle was written, so there is nothing to test")
-    engine = load(found.bundle, policy=found.point.name, warmup=0)
+    records = _recorded(found.bundle, found.point, inputs, labels)
+    before = records.correct[-1]
+    tested = _tested(found, found.point, records, before)
+    if found.tuned is None or found.tuned.bundle is None or found.tuned.point is None:
+        return tested
+    truth = records.outputs[-1].argmax(-1) if labels is None else labels
+    mine = _recorded(found.tuned.bundle, found.tuned.point, inputs, truth)
+    return replace(tested, tuned=_tested(found, found.tuned.point, mine, before))
+
+
+def _recorded(
+    bundle: Bundle, point: OperatingPoint, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None
+) -> Records:
+    engine = load(bundle, policy=point.name, warmup=0)
     specs = engine.bundle.manifest.inputs
     arrays = data_inputs(inputs, specs, "the test rows")
-    records = engine.record({s.name: arrays[s.name].astype(s.dtype, copy=False) for s in specs}, labels)
-    path = pareto(records, found.point.policy.score or "maxprob")
-    scale, full = float(records.cost[-1]) / found.total_macs, float(records.correct[-1].mean(dtype=np.float64))
+    return engine.record({s.name: arrays[s.name].astype(s.dtype, copy=False) for s in specs}, labels)
+
+
+def _tested(found: Augmented, point: OperatingPoint, records: Records, untouched: NDArray[np.bool_]) -> Tested:
+    verdict = judge(
+        point.policy, records, found.total_macs, _allowed(point), untouched=untouched, measure=found.measure
+    )
+    scale, full = float(records.cost[-1]) / found.total_macs, float(untouched.mean(dtype=np.float64))
+    curve = tuple((p.cost * scale, p.accuracy) for p in pareto(records, point.policy.score or "maxprob").points)
     limit: dict[float, float | None] = {}
     for lost in HINDSIGHT:
-        cost = min((p.cost * scale for p in path.points if p.accuracy >= full - lost - 1e-9), default=1.0)
+        cost = min((c for c, accuracy in curve if accuracy >= full - lost - 1e-9), default=1.0)
         limit[lost] = cost if cost < 1 else None
-    return Tested(judge(found.point.policy, records, found.total_macs, _allowed(found.point)), limit)
+    return Tested(verdict, limit, curve)
 
 
-def _times(engine: Engine, source: Source) -> list[float]:
-    """Median time to answer at each exit over the untouched model's, one thread, interleaved."""
+def _times(engine: Engine, source: Source) -> list[Ratio]:
+    """Time to answer at each exit over the untouched model's, one thread, interleaved."""
     session = measure.session(ir.to_proto(source.model).SerializeToString())
     x = engine.example()
     named = dict(zip([i.name for i in engine.bundle.manifest.inputs], x, strict=True))
@@ -106,4 +196,5 @@ def _times(engine: Engine, source: Source) -> list[float]:
     calls: list[Callable[[], object]] = [lambda: session.run(None, named)]
     calls += [lambda p=p: engine.driver.run(x, p, None) for p in policies]  # type: ignore[misc]
     seconds = interleaved(calls, ROUNDS, lambda i, n: None)
-    return [float(np.median(spent / seconds[0])) for spent in seconds[1:]]
+    ratios = [spent / seconds[0] for spent in seconds[1:]]
+    return [Ratio(float(np.median(r)), *(float(v) for v in np.percentile(r, (10, 90)))) for r in ratios]

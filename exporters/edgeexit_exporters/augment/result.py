@@ -26,6 +26,18 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The same exits after heads and backbone were trained on."""
+
+    verdict: Verdict | None
+    """On the rows that certify, against the untouched network; None = the allowed loss was not kept."""
+    text: str
+    bundle: Bundle | None
+    """None = not written, as there is no such point."""
+    point: OperatingPoint | None
+
+
+@dataclass(frozen=True)
 class Augmented:
     """What came of it."""
 
@@ -45,6 +57,8 @@ class Augmented:
     """Of every part: fit, choose, certify."""
     seconds: Mapping[str, float]
     """Of every step."""
+    tuned: Tuned | None = None
+    """None = not asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +69,7 @@ class Tested:
     hindsight: Mapping[float, float | None]
     """Accuracy lost -> the least cost at which these exits could lose no more, had the thresholds been chosen on these
     very rows: where the limit is. None = at no cost below the untouched network's."""
+    curve: tuple[tuple[float, float], ...]
+    """(cost, accuracy) of all such thresholds that are worth a thought."""
+    tuned: Tested | None = None
+    """Of the fine-tuned bundle."""

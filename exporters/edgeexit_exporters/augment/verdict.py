@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeexit.calibrate.intervals import paired
 from edgeexit.policy import Policy
@@ -13,6 +15,14 @@ from edgeexit.records import Records, outcome, replay
 
 WORTH = 0.02
 """Less saving than this is none: it would be eaten by anything."""
+
+
+class Ratio(NamedTuple):
+    """Of times, over interleaved rounds."""
+
+    median: float
+    p10: float
+    p90: float
 
 
 @dataclass(frozen=True)
@@ -44,40 +54,51 @@ class Verdict:
     drop_high: float
     exit_rates: tuple[float, ...]
     statics: tuple[Static, ...]
-    time_ratio: float | None = None
+    time: Ratio | None = None
     """Mean time per input over the untouched model's, measured interleaved; None = not measured."""
 
 
 def judge(
-    policy: Policy, rows: Records, total: float, drop: float, *, time_ratios: Sequence[float] | None = None
+    policy: Policy,
+    rows: Records,
+    total: float,
+    drop: float,
+    *,
+    time_ratios: Sequence[Ratio] | None = None,
+    untouched: NDArray[np.bool_] | None = None,
+    measure: str | None = None,
 ) -> Verdict:
     """Judge a policy on rows of its own.
 
     Args:
         policy: chosen on other rows.
-        rows: outputs of the augmented network; its last exit is the untouched model.
+        rows: outputs of the augmented network; its last exit is the untouched model, unless `untouched` is given.
         total: multiply-accumulates of the untouched model.
         drop: the accuracy that was allowed to be lost.
         time_ratios: `(exits,)` time to answer at each exit over the untouched model's; None = not measured.
+        untouched: `(n,)` whether the untouched model was right; None = as the last exit.
+        measure: what being right is called; None = as the rows say.
     """
     taken = replay(policy, rows)
     found = outcome(taken, rows)
     there = rows.correct[taken, np.arange(rows.n)]
-    mean, half = paired(rows.correct[-1], there)
+    full = rows.correct[-1] if untouched is None else untouched
+    mean, half = paired(full, there)
     alone = rows.cost if rows.static_cost is None else rows.static_cost
     right = rows.correct.mean(1, dtype=np.float64)
     statics = tuple(Static(k, float(alone[k] / total), float(right[k])) for k in range(rows.exits - 1))
     cost = found.cost * float(rows.cost[-1]) / total
-    ratio = None if time_ratios is None else float(np.dot(found.exit_rates, time_ratios))
-    text, worth = _words(rows.measure, cost, mean, half, drop, ratio, statics, found.accuracy, float(right[-1]))
+    rates = found.exit_rates
+    time = None if time_ratios is None else Ratio(*(float(r) for r in np.array(rates) @ np.array(time_ratios)))
+    before = float(full.mean(dtype=np.float64))
+    text, worth = _words(measure or rows.measure, cost, mean, half, drop, time, statics, found.accuracy, before)
     return Verdict(
-        text, worth, rows.n, cost, found.accuracy, float(right[-1]), mean, mean - half, mean + half, found.exit_rates,
-        statics, ratio,
-    )  # fmt: skip
+        text, worth, rows.n, cost, found.accuracy, before, mean, mean - half, mean + half, rates, statics, time
+    )
 
 
 def _words(
-    measure: str, cost: float, lost: float, half: float, drop: float, ratio: float | None,
+    measure: str, cost: float, lost: float, half: float, drop: float, time: Ratio | None,
     statics: Sequence[Static], accuracy: float, untouched: float,
 ) -> tuple[str, bool]:  # fmt: skip
     saving = 1 - cost
@@ -85,8 +106,10 @@ def _words(
         f"{100 * saving:.0f} % fewer MACs, {measure} {100 * accuracy:.2f} % against {100 * untouched:.2f} % "
         f"({-100 * lost:+.2f} ± {100 * half:.2f} points, {100 * drop:g} allowed)"
     )
-    if ratio is not None:
-        numbers += f", {100 * (1 - ratio):.0f} % less time" if ratio < 1 else f", {100 * (ratio - 1):.0f} % more time"
+    if time is not None:
+        less = 100 * (1 - time.median)
+        numbers += f", {abs(less):.0f} % {'less' if less > 0 else 'more'} time"
+        numbers += f" ({time.median:.2f} of the untouched network's, p10-p90 {time.p10:.2f}..{time.p90:.2f})"
     beaten = [s for s in statics if s.cost <= cost and s.accuracy >= accuracy]
     if saving < WORTH:
         return f"Not worth it: hardly anything is saved: {numbers}.", False
@@ -98,7 +121,7 @@ def _words(
         ), False
     if lost - half > drop:
         return f"Not worth it: more is lost on new rows than was allowed: {numbers}.", False
-    if ratio is not None and ratio >= 1:
+    if time is not None and time.median >= 1:
         return (
             f"Not worth it on this machine: the call overhead of the exits eats what they save: {numbers}. A slower "
             "device or a larger network may tell otherwise."

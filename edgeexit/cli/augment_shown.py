@@ -1,0 +1,174 @@
+"""What `edgeexit augment` prints and draws."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeexit import backends
+from edgeexit.cli.common import count, percent, table
+from edgeexit.environment import environment, environment_line
+
+if TYPE_CHECKING:
+    from edgeexit.bundle import Bundle
+    from edgeexit_exporters.augment.places import Place
+    from edgeexit_exporters.augment.result import Augmented, Tested
+    from edgeexit_exporters.augment.verdict import Verdict
+
+
+def _short(place: Place) -> str:
+    return place.name if len(place.name) <= 48 else f"...{place.name[-45:]}"
+
+
+def places(found: tuple[Place, ...], total: int) -> str:
+    rows = [["place", "kind", "channels", "MACs", "of the network", "carries on"]]
+    for p in found:
+        share = None if p.macs is None else p.macs / total
+        kinds, channels = " + ".join(p.kinds), " + ".join(map(str, p.channels))
+        rows.append([_short(p), kinds, channels, count(p.macs), percent(share), f"{p.bytes / 1024:.1f} KiB"])
+    return table(rows, right=(2, 3, 4, 5))
+
+
+def _measured(v: Verdict | None, tuned: Verdict | None, measure: str) -> str:
+    """Both results, if there are two, side by side."""
+    both = [r for r in (v, tuned) if r is not None]
+    heads = (["frozen"] if v is not None else []) + (["fine-tuned"] if tuned is not None else [])
+    named = heads if len(heads) > 1 or v is None else [""]
+    rows = [["", *(c for h in named for c in (f"{h} cost".strip(), f"{h} {measure}".strip()))]]
+    for k in range(len(both[0].statics)):
+        alone = [r.statics[k] for r in both]
+        rows.append([f"exit {k} alone", *(c for s in alone for c in (percent(s.cost), percent(s.accuracy, 2)))])
+    rows.append(["untouched", *(c for r in both for c in ("100.0 %", percent(r.untouched, 2)))])
+    rows.append(["adaptive", *(c for r in both for c in (percent(r.cost), percent(r.accuracy, 2)))])
+    lines = [table(rows, right=range(1, len(rows[0])))]
+    for name, r in zip(named, both, strict=True):
+        rates = " ".join(percent(rate, 0) for rate in r.exit_rates)
+        lines.append(f"exit rates{', ' + name if name else ''}: {rates}")
+    return "\n".join(lines)
+
+
+def _limits(which: str, tested: Tested) -> list[str]:
+    limits = (f"{100 * lost:g}: {percent(cost)}" for lost, cost in tested.hindsight.items())
+    return [
+        f"With thresholds chosen in hindsight on these rows{which}, the least cost by points lost: {', '.join(limits)}"
+    ]
+
+
+def text(found: Augmented, tested: Tested | None = None) -> str:
+    lines = [found.text, ""]
+    rows = [["place", "cost", "head", found.measure, "used"]]
+    for c in found.candidates:
+        used = "exit" if c.used else ""
+        rows.append([_short(c.place), percent(c.cost), count(c.head_macs), percent(c.accuracy, 2), used])
+    rows.append(["the network itself", "100.0 %", "", percent(found.found.full, 2), ""])
+    lines.append(table(rows, right=(1, 2, 3)))
+    lines += ["", f"The front on the {found.rows['choose']:,} rows to choose on ({found.found.tried} subsets"
+              f"{', all there are' if found.found.exact else ', beam search'}):"]  # fmt: skip
+    front = found.found.front
+    shown = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, 12).astype(int))]
+    lines.append(table([["cost", found.measure, "exits"], *(
+        [percent(s.cost), percent(s.accuracy, 2), " ".join(map(str, s.exits)) or "the network itself"] for s in shown
+    )], right=(0, 1)))  # fmt: skip
+    v = found.verdict
+    if found.bundle is not None:
+        lines += ["", _kept(found.bundle)]
+    if found.tuned is not None:
+        lines += ["", f"Fine-tuned, heads and network: {found.tuned.text}"]
+    tuned = None if found.tuned is None else found.tuned.verdict
+    if v is not None or tuned is not None:
+        n = (v or tuned).n  # type: ignore[union-attr]
+        lines += ["", f"On {n:,} rows that nothing was chosen on:", _measured(v, tuned, found.measure)]
+    if tested is not None:
+        lines += ["", f"Test, {tested.verdict.n:,} rows, once: {tested.verdict.text}"]
+        if tested.tuned is not None:
+            lines.append(f"Fine-tuned: {tested.tuned.verdict.text}")
+        tuned = None if tested.tuned is None else tested.tuned.verdict
+        lines.append(_measured(tested.verdict, tuned, found.measure))
+        lines += _limits("", tested) + ([] if tested.tuned is None else _limits(", fine-tuned", tested.tuned))
+    if found.point is not None and found.point.promise is not None:
+        lines.append(f"promise: {found.point.promise['text']} (n = {found.point.promise['n']})")
+    spent = ", ".join(f"{step} {s:.0f} s" for step, s in found.seconds.items())
+    lines += ["", f"took: {spent}"]
+    if rounds := _rounds(v):
+        lines.append(f"time: medians of {rounds} rounds, interleaved with the untouched network")
+    return "\n".join([*lines, environment_line(_where())])
+
+
+def _rounds(v: Verdict | None) -> int | None:
+    """Of timed calls; None = nothing was timed."""
+    from edgeexit_exporters.augment.measured import ROUNDS
+
+    return None if v is None or v.time is None else ROUNDS
+
+
+def _where() -> dict[str, Any]:
+    return environment(backends.get("onnx").version(), threads=1)
+
+
+def _kept(bundle: Bundle) -> str:
+    """Whether the network itself still answers as it did, forced to its last exit."""
+    errors = {a.layout: a.check.max_error[-1] for a in bundle.manifest.artifacts if a.check is not None}
+    alike = [layout for layout, e in errors.items() if e == 0]
+    parts = [f"bit for bit in {', '.join(alike)}"] if alike else []
+    if rounded := [layout for layout, e in errors.items() if e > 0]:
+        parts.append(f"but for rounding (up to {max(errors.values()):.0e}) in {', '.join(rounded)}")
+    return f"Forced to its last exit, the network answers as before: {'; '.join(parts)}."
+
+
+def document(found: Augmented) -> dict[str, Any]:
+    return {
+        "text": found.text,
+        "measure": found.measure,
+        "worth": found.verdict is not None and found.verdict.worth,
+        "verdict": None if found.verdict is None else asdict(found.verdict),
+        "bundle": None if found.bundle is None else str(found.bundle.path),
+        "tuned": None if found.tuned is None else {
+            "text": found.tuned.text,
+            "verdict": None if found.tuned.verdict is None else asdict(found.tuned.verdict),
+            "bundle": None if found.tuned.bundle is None else str(found.tuned.bundle.path),
+            "operating_point": None if found.tuned.point is None else found.tuned.point.to_dict(),
+        },
+        "operating_point": None if found.point is None else found.point.to_dict(),
+        "candidates": [{**asdict(c), "name": c.place.name} for c in found.candidates],
+        "front": [
+            {"exits": s.exits, "cost": s.cost, "accuracy": s.accuracy,
+             "policy": None if s.policy is None else s.policy.to_dict()} for s in found.found.front
+        ],
+        "full": found.found.full,
+        "subsets": found.found.tried,
+        "exact": found.found.exact,
+        "total_macs": found.total_macs,
+        "last_exit_error": None if found.bundle is None else {
+            a.name: a.check.max_error[-1] for a in found.bundle.manifest.artifacts if a.check is not None
+        },
+        "rows": dict(found.rows),
+        "seconds": dict(found.seconds),
+        "environment": _where(),
+        "rounds": _rounds(found.verdict),
+    }  # fmt: skip
+
+
+def plot(found: Augmented, tested: Tested | None) -> bytes:
+    """The front on the rows to choose on, and what came of it, as a PNG."""
+    from edgeexit.report.curve_png import Curve, curve_png
+
+    n = found.rows["choose"]
+    curves = [Curve(f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in found.found.front])]
+    results: list[tuple[str, Tested | None, Verdict | None]] = [("", tested, found.verdict)]
+    if found.tuned is not None:
+        results.append((", fine-tuned", None if tested is None else tested.tuned, found.tuned.verdict))
+    for name, test, held_out in results:
+        v = held_out if test is None else test.verdict
+        if v is None:
+            continue
+        rows = f"{v.n:,} {'held-out' if test is None else 'test'} rows"
+        if test is not None:
+            curves.append(Curve(f"thresholds in hindsight{name}, {rows}", test.curve, dashed=True))
+        curves.append(Curve(f"adaptive{name}, {rows}", [(v.cost, v.accuracy)], "o"))
+        curves.append(Curve(f"exits alone{name}, {rows}", [(s.cost, s.accuracy) for s in v.statics], "s"))
+        if not name:
+            curves.append(Curve(f"untouched, {rows}", [(1.0, v.untouched)], "*"))
+    title = found.text if tested is None else f"Test: {tested.verdict.text}"
+    return curve_png(curves, title, environment_line(_where()), found.measure)

@@ -1,0 +1,82 @@
+"""The same exits on a network that was trained on: what that gains over heads on a frozen one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.calibrate.risk import Guarantee
+from edgeexit.errors import Infeasible, ModelError
+from edgeexit_exporters.augment.graft import graft
+from edgeexit_exporters.augment.heads import Head
+from edgeexit_exporters.augment.measured import Rows, shipped
+from edgeexit_exporters.augment.places import Place
+from edgeexit_exporters.augment.result import Tuned
+from edgeexit_exporters.source import Source
+
+Tune = Callable[[Any, tuple[NDArray[Any], NDArray[np.int64]], Sequence[float]], None]
+"""(module with `backbone` and `heads`, inputs and classes, cumulative costs) -> trains it in place; such as
+`edgeexit_models.finetune`."""
+_EXAMPLE = 512
+"""Rows that features are standardised by while training."""
+
+
+def tunable(source: Source) -> None:
+    """Refuse what cannot be trained on, before minutes of work.
+
+    Raises:
+        ModelError: an ONNX file, or several inputs.
+    """
+    if source.module is None:
+        raise ModelError("fine-tuning needs a torch module (package.module:function); an .onnx file cannot be trained")
+    if len(source.inputs) != 1:
+        names = ", ".join(s.tensor.name for s in source.inputs)
+        raise ModelError(f"fine-tuning takes networks with one input; this one has {len(source.inputs)}: {names}")
+
+
+def fine_tuned(
+    tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: Rows, out: Path,
+    *, drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str],
+    class_names: Sequence[str] | None, overwrite: bool,
+) -> Tuned:  # fmt: skip
+    """Train heads and backbone on, export, calibrate and judge against the network as it was.
+
+    Args:
+        tune: see `Tune`; gets the rows to fit on, and the untouched network's answers where there are no labels.
+        places, heads, pool: the exits to begin with.
+        rows: with what the untouched network answered.
+        out: the bundle's folder.
+
+    The other arguments are `augment`'s.
+
+    Raises:
+        ModelError: see `Trainable`; ExportMismatch: see `export`.
+    """
+    from edgeexit_exporters.augment.trainable import Trainable  # needs torch
+
+    (spec,) = source.inputs
+    x = rows.inputs[spec.tensor.name]
+    fit = rows.parts["fit"]
+    some = fit[np.linspace(0, len(fit) - 1, min(_EXAMPLE, len(fit))).astype(int)]
+    module = Trainable(source, places, heads, pool, {spec.tensor.name: x[some]})
+    costs = [(p.macs or 0) / total for p in places]
+    tune(module, (x[fit], rows.truth[fit]), [*costs, 1.0])
+    network, trained = module.trained()
+    grafted = graft(network, places, trained, pool)
+    try:
+        point, verdict, bundle = shipped(
+            grafted, source, rows, out, drop=drop, margin=margin, score=score, guarantee=guarantee, total=total,
+            layouts=layouts, class_names=class_names, overwrite=overwrite, changed=True,
+        )  # fmt: skip
+    except Infeasible as e:
+        return Tuned(None, f"Not worth it: {e}", None, None)
+    return Tuned(verdict, verdict.text, bundle, point)
+
+
+def beside(out: Path) -> Path:
+    """Where the fine-tuned bundle goes."""
+    return out.with_name(f"{out.name.removesuffix('.edgeexit')}-tuned.edgeexit")
