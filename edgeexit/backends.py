@@ -17,7 +17,7 @@ from edgeexit.errors import BackendMissing
 
 
 class Runnable(Protocol):
-    """One loaded model file."""
+    """One loaded model."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -40,15 +40,15 @@ class Backend(Protocol):
     def version(self) -> str:
         """Name and version, for reports."""
 
-    def load(self, path: Path, threads: int) -> Runnable:
-        """Load one model file.
+    def load(self, path: Path, threads: int) -> Sequence[Runnable]:
+        """Load one model file: what it holds, in order (a .tflite may have a signature for every stage).
 
         Raises:
             BundleError: the file is not one this engine can load.
         """
 
 
-BACKENDS = {"onnx": "edgeexit_runtimes.onnx:OnnxBackend"}
+BACKENDS = {"onnx": "edgeexit_runtimes.onnx:OnnxBackend", "tflite": "edgeexit_runtimes.litert:LitertBackend"}
 """Artifact format -> "module:class"."""
 
 

@@ -52,7 +52,7 @@ class Engine:
         self._macs = [e.macs for e in bundle.manifest.exits]
         if artifact.layout == "prefix":
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
-        self._one_by_one = bundle.manifest.batch == "one"
+        self._one_by_one = "one" in (bundle.manifest.batch, artifact.batch)
         kinds = [e.kind for e in bundle.manifest.exits]
         self.kind: Kind = "logits" if set(kinds) == {"logits"} else "probs"
         """What the answers hold, `Decision.output` and the records alike."""

@@ -52,3 +52,8 @@ class Infeasible(PolicyError):
 
 class BackendMissing(EdgeExitError):
     """A library that this step needs is not installed; the message has the pip line."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an engine's or a converter's exception says, without its pages of detail."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -108,6 +108,19 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A model input or an exit's tensor as an artifact takes or gives it, where that is not as the manifest says."""
+
+    name: str
+    dtype: str
+    order: tuple[int, ...] | None = None
+    """Axis i of the artifact's tensor is axis `order[i]` of the network's; None = as the network's."""
+    scale: float | None = None
+    """Real value = scale * (integer - zero_point); None = not quantized."""
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One runnable form: format x layout x precision."""
 
@@ -120,12 +133,17 @@ class Artifact:
     temperatures: tuple[float, ...]
     """`(exits,)` divisors of the logits before the score; 1 until calibrated."""
     models: tuple[FileSpec, ...]
-    """chain: one per stage; prefix: one per exit; fused, all: one."""
+    """chain: one per stage, or one that holds all stages; prefix: one per exit; fused, all: one."""
     data: tuple[FileSpec, ...] = ()
     """Weights that the model files share."""
     vectors: FileSpec | None = None
     calibration: FileSpec | None = None
     check: Check | None = None
+    batch: str | None = None
+    """one: it takes one input per call, whatever the network can; None = as the network."""
+    cuts: tuple[TensorSpec, ...] | None = None
+    """Its own cut tensors; None = the network's."""
+    ports: tuple[Port, ...] = ()
 
     @property
     def files(self) -> tuple[FileSpec, ...]:

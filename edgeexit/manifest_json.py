@@ -25,6 +25,7 @@ from edgeexit.manifest import (
     ExitSpec,
     FileSpec,
     Manifest,
+    Port,
     StageSpec,
     TensorSpec,
 )
@@ -49,6 +50,10 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
     def check(c: Check | None) -> dict[str, Any] | None:
         return None if c is None else {"tolerance": c.tolerance, "max_error": list(c.max_error), "inputs": c.inputs}
+
+    def port(p: Port) -> dict[str, Any]:
+        order = None if p.order is None else list(p.order)
+        return {"name": p.name, "dtype": p.dtype, "order": order, "scale": p.scale, "zero_point": p.zero_point}
 
     return {
         "format": "edgeexit",
@@ -96,6 +101,9 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 "vectors": file(a.vectors),
                 "calibration": file(a.calibration),
                 "check": check(a.check),
+                "batch": a.batch,
+                "cuts": None if a.cuts is None else [tensor(t, batch=True) for t in a.cuts],
+                "ports": [port(p) for p in a.ports],
             }
             for a in manifest.artifacts
         ],
@@ -255,7 +263,39 @@ def _artifact(value: Any, at: str) -> Artifact:
         r.optional("vectors", _file),
         r.optional("calibration", _file),
         r.optional("check", _check),
+        r.optional("batch", lambda v, a: _Reader({"batch": v}, a).text("batch", among=("one",))),
+        r.optional("cuts", lambda v, a: _Reader({"cuts": v}, a).list("cuts", _tensor)),
+        r.list("ports", _port, most=512) if "ports" in r.data else (),
     )
+
+
+def _port(value: Any, at: str) -> Port:
+    r = _Reader(value, at)
+    zero_point = r.data.get("zero_point")
+    if zero_point is not None and (isinstance(zero_point, bool) or not isinstance(zero_point, int)):
+        raise r.fail("zero_point", "a whole number or null")
+    found = Port(
+        r.text("name"),
+        r.text("dtype", among=DTYPES),
+        r.optional("order", lambda v, a: _Reader({"order": v}, a).list("order", _place, least=1, most=16)),
+        r.optional("scale", _positive),
+        zero_point,
+    )
+    if (found.scale is None) != (zero_point is None):
+        raise BundleError(f"{at}: a scale and a zero_point come together")
+    if found.scale is not None and not found.dtype.startswith(("int", "uint")):
+        raise BundleError(f"{at}: {found.dtype} with a scale; quantized numbers are integers")
+    if zero_point is not None and not abs(zero_point) < 1 << 31:
+        raise r.fail("zero_point", "a whole number that int32 holds")
+    if found.order is not None and sorted(found.order) != [*range(len(found.order))]:
+        raise BundleError(f"{at}.order: {list(found.order)} does not name every axis once")
+    return found
+
+
+def _place(value: Any, at: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 16:
+        raise BundleError(f"{at}: expected an axis, found {value!r:.60}")
+    return value
 
 
 def from_json(data: Any, at: str = "manifest") -> Manifest:
@@ -333,7 +373,7 @@ def _check_parts(m: Manifest, at: str) -> None:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
     for a in m.artifacts:
         expected = count if a.layout in ("chain", "prefix") else 1
-        if len(a.models) != expected:
+        if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
@@ -341,8 +381,20 @@ def _check_parts(m: Manifest, at: str) -> None:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.check.max_error)} errors for {count} exits")
         if (a.layout == "fused") != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
+        _check_ports(a, m, at)
         if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
             raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
+
+
+def _check_ports(a: Artifact, m: Manifest, at: str) -> None:
+    own = {t.name: t for t in (*m.inputs, *(t for e in m.exits for t in e.outputs))}
+    if twice := [n for n, times in Counter(p.name for p in a.ports).items() if times > 1]:
+        raise BundleError(f"{at}: artifact {a.name!r}: port {twice[0]!r:.60} stands twice")
+    for p in a.ports:
+        if p.name not in own:
+            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} is no input and no exit's tensor")
+        if p.order is not None and (len(p.order) != len(own[p.name].shape) or p.order[0] != 0):
+            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} orders {len(p.order)} axes wrongly")
 
 
 def _check_outputs(e: ExitSpec, at: str) -> None:

@@ -61,8 +61,8 @@ class PacedBackend:
     def version(self) -> str:
         return self.inner.version()
 
-    def load(self, path: Path, threads: int) -> Runnable:
-        return _Paced(self.inner.load(path, threads), path.name, self)
+    def load(self, path: Path, threads: int) -> Sequence[Runnable]:
+        return [_Paced(m, path.name, self) for m in self.inner.load(path, threads)]
 
 
 class _Paced:

@@ -24,14 +24,16 @@ class Chain(Base):
         super().__init__(manifest, artifact, models, clock)
         known = list(self.names)
         self.reads: list[list[str]] = []
-        for k, (model, stage) in enumerate(zip(models, manifest.stages, strict=True)):
-            self.reads.append(self.bound(model, [self.exit_names[k], *stage.outputs], known))
-            known += stage.outputs
+        for k, model in enumerate(models):
+            own = [t.name for t in manifest.exits[k].outputs]
+            self.reads.append(self.bound(model, own, known))
+            known += model.outputs
         self.where = [
             tuple(None if n is None else m.outputs.index(n) for n in names)
             for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, strict=True)
         ]
-        self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *manifest.cuts)}
+        cuts = manifest.cuts if artifact.cuts is None else artifact.cuts
+        self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *cuts)}
         last_use = {n: k for k, reads in enumerate(self.reads) for n in reads}
         self.drop = [[n for n, last in last_use.items() if last == k] for k in range(self.count)]
 

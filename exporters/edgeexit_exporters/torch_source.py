@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeexit.errors import ModelError
+from edgeexit.errors import ModelError, first_line
 from edgeexit.manifest import TensorSpec
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
@@ -247,7 +247,7 @@ def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModul
             program = torch.export.export(wrapped, example, dynamic_shapes=(_free_sizes(specs),))
             found = program.run_decompositions({}).module()
         except Exception as e:
-            raise ModelError(f"torch cannot trace {type(module).__name__}: {_first(e)}") from e
+            raise ModelError(f"torch cannot trace {type(module).__name__}: {first_line(e)[:200]}") from e
     return torch.fx.GraphModule(found, found.graph)
 
 
@@ -255,11 +255,6 @@ def _free_sizes(specs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
     free = {a for s in specs for a in s.tensor.shape if isinstance(a, str)}
     dims = {name: torch.export.Dim(name) for name in sorted(free)}
     return tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
-
-
-def _first(error: BaseException) -> str:
-    """The first line that says something."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
@@ -276,7 +271,9 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
             )
         except Exception as e:
             cause = f" ({str(e.__cause__).strip().splitlines()[0][:200]})" if e.__cause__ and str(e.__cause__) else ""
-            raise ModelError(f"torch cannot export {type(module.module).__name__} to ONNX: {_first(e)}{cause}") from e
+            raise ModelError(
+                f"torch cannot export {type(module.module).__name__} to ONNX: {first_line(e)[:200]}{cause}"
+            ) from e
     assert program is not None
     return program.model_proto
 

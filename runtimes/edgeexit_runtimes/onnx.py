@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeexit.errors import BundleError, DataError
+from edgeexit.errors import BundleError, DataError, first_line
 
 
 class OnnxBackend:
@@ -26,7 +26,7 @@ class OnnxBackend:
 
         return f"onnxruntime {onnxruntime.__version__}"
 
-    def load(self, path: Path, threads: int) -> OnnxRunnable:
+    def load(self, path: Path, threads: int) -> Sequence[OnnxRunnable]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -38,8 +38,8 @@ class OnnxBackend:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime's own classes derive from Exception only
-            raise BundleError(f"{path}: onnxruntime cannot load it: {_first_line(e)}") from e
-        return OnnxRunnable(session)
+            raise BundleError(f"{path}: onnxruntime cannot load it: {first_line(e)}") from e
+        return [OnnxRunnable(session)]
 
 
 class OnnxRunnable:
@@ -56,9 +56,5 @@ class OnnxRunnable:
         try:
             found: list[NDArray[Any]] = self._run(self._names, dict(zip(self.inputs, values, strict=True)))
         except Exception as e:
-            raise DataError(f"onnxruntime refused the input: {_first_line(e)}") from e
+            raise DataError(f"onnxruntime refused the input: {first_line(e)}") from e
         return found
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

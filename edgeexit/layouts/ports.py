@@ -1,0 +1,64 @@
+"""Arrays as the network has them, from and to what an artifact's files take: other axes, quantized numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.backends import Runnable
+from edgeexit.manifest import Manifest, Port
+
+Array = NDArray[Any]
+
+
+class Ported:
+    """A model file whose named tensors go through ports; all others pass as they are."""
+
+    def __init__(self, model: Runnable, ports: Sequence[Port], manifest: Manifest) -> None:
+        self.model, self.inputs, self.outputs = model, model.inputs, model.outputs
+        known = {p.name: p for p in ports}
+        dtypes = {t.name: t.dtype for t in (*manifest.inputs, *(t for e in manifest.exits for t in e.outputs))}
+        self._into = [(i, into(known[n])) for i, n in enumerate(model.inputs) if n in known]
+        self._out_of = [(i, out_of(known[n], dtypes[n])) for i, n in enumerate(model.outputs) if n in known]
+
+    def run(self, values: Sequence[Array]) -> list[Array]:
+        given = list(values)
+        for i, change in self._into:
+            given[i] = change(given[i])
+        found = list(self.model.run(given))
+        for i, change in self._out_of:
+            found[i] = change(found[i])
+        return found
+
+
+def into(port: Port) -> Callable[[Array], Array]:
+    """The network's array -> the artifact's; numbers beyond what the integers hold are cut off."""
+    scale, zero, order, dtype = port.scale, port.zero_point, port.order, np.dtype(port.dtype)
+
+    def change(x: Array) -> Array:
+        if scale is not None and zero is not None:
+            info = np.iinfo(dtype)
+            x = np.clip(np.rint(x * np.float32(1 / scale)) + zero, info.min, info.max)
+        if order is not None:
+            x = x.transpose(order)
+        return np.ascontiguousarray(x, dtype)
+
+    return change
+
+
+def out_of(port: Port, dtype: str) -> Callable[[Array], Array]:
+    """The artifact's array -> the network's."""
+    scale, zero = port.scale, port.zero_point
+    order = None if port.order is None else tuple(np.argsort(port.order).tolist())
+
+    def change(x: Array) -> Array:
+        if scale is not None and zero is not None:
+            x = (x.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+        if order is not None:
+            x = x.transpose(order)
+        return np.ascontiguousarray(x, dtype)
+
+    return change

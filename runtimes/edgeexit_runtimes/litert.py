@@ -1,0 +1,98 @@
+"""LiteRT as an engine: `ai_edge_litert`, or where there is none (32-bit ARM) `tflite_runtime` 2.14, its predecessor."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import BundleError, DataError, first_line
+
+_PACKAGES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
+"""Tried in this order: module, distribution."""
+_MAGIC = b"TFL3"
+
+
+class LitertBackend:
+    """Runs ``.tflite`` files on the CPU: XNNPACK where the engine has it, one runnable per signature."""
+
+    def check(self) -> str | None:
+        reasons = []
+        for module, name in _PACKAGES:
+            try:
+                importlib.import_module(f"{module}.interpreter")
+            except ImportError as e:
+                reasons.append(f"{name}: {e}")
+                continue
+            if module == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
+                return f"tflite-runtime 2.14 needs numpy below 2, found {np.__version__}: pip install 'numpy<2'"
+            return None
+        return f"'tflite' artifacts need LiteRT ({'; '.join(reasons)}): pip install 'edgeexit[tflite]'"
+
+    def version(self) -> str:
+        _, name = _found()
+        return f"{name} {metadata.version(name)}"
+
+    def load(self, path: Path, threads: int) -> Sequence[LitertRunnable]:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+        if head[4:] != _MAGIC:
+            raise BundleError(f"{path}: not a .tflite file: expected {_MAGIC!r} at byte 4, found {head[4:]!r}")
+        module, _ = _found()
+        try:
+            interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+            # tflite-runtime applies XNNPACK only if this comes before the signatures
+            interpreter.allocate_tensors()
+            names = sorted(interpreter.get_signature_list(), key=_number)
+            found = [LitertRunnable(interpreter.get_signature_runner(n), interpreter) for n in names]
+        except Exception as e:  # the engine raises ValueError and RuntimeError for what it cannot load
+            raise BundleError(f"{path}: LiteRT cannot load it: {first_line(e)}") from e
+        if not found:
+            raise BundleError(f"{path}: no signatures, so its inputs and outputs have no names")
+        return found
+
+
+class LitertRunnable:
+    """One signature of a loaded file."""
+
+    def __init__(self, runner: Any, interpreter: Any) -> None:
+        self.runner, self._keep = runner, interpreter  # a runner without its interpreter is a dangling pointer
+        wanted, given = runner.get_input_details(), runner.get_output_details()
+        self.inputs, self.outputs = tuple(sorted(wanted)), tuple(sorted(given))
+        self._shapes = [tuple(int(s) for s in wanted[n]["shape"]) for n in self.inputs]
+        self._dtypes = [np.dtype(wanted[n]["dtype"]) for n in self.inputs]
+
+    def run(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        # The runner takes arrays of other shapes in silence and computes something else.
+        for name, value, shape, dtype in zip(self.inputs, values, self._shapes, self._dtypes, strict=True):
+            if value.shape != shape or value.dtype != dtype:
+                raise DataError(
+                    f"LiteRT takes {name!r} as {dtype.name}{list(shape)}, found {value.dtype.name}{list(value.shape)}"
+                )
+        try:
+            found = self.runner(**dict(zip(self.inputs, values, strict=True)))
+        except Exception as e:
+            raise DataError(f"LiteRT refused the input: {first_line(e)}") from e
+        return [found[n] for n in self.outputs]
+
+
+def _found() -> tuple[Any, str]:
+    """The interpreter's module, and the distribution it comes from."""
+    for module, name in _PACKAGES:
+        try:
+            return importlib.import_module(f"{module}.interpreter"), name
+        except ImportError:
+            continue
+    raise BundleError("LiteRT is not installed")
+
+
+def _number(name: str) -> tuple[str, int]:
+    """stage_2 before stage_10."""
+    digits = re.search(r"\d+$", name)
+    return (name[: digits.start()], int(digits.group())) if digits else (name, -1)
