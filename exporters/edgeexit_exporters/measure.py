@@ -19,12 +19,16 @@ from edgeexit_exporters.onnx_graph import COMPUTE
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def session(data: bytes | str, threads: int = 1) -> onnxruntime.InferenceSession:
+def session(
+    data: bytes | str, threads: int = 1, optimized: str = "", basic: bool = False
+) -> onnxruntime.InferenceSession:
     """An onnxruntime session, with one thread for checks and measurements.
 
     Args:
         data: the model, or its file.
         threads: within one operation; 0 = onnxruntime's choice.
+        optimized: where to write the graph that really runs; empty = nowhere.
+        basic: only rewrite the graph in ways that hold on every machine.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -32,6 +36,10 @@ def session(data: bytes | str, threads: int = 1) -> onnxruntime.InferenceSession
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    if optimized:
+        options.optimized_model_filepath = optimized
+    if basic:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:

@@ -22,6 +22,16 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """How a network was quantised; see `quantize`."""
+
+    precision: str
+    """int8 or int8-dynamic."""
+    kept: tuple[str, ...] = ()
+    """Nodes that were left in float on purpose."""
+
+
+@dataclass(frozen=True)
 class Source:
     """A multi-exit network ready for surgery, with the untouched original to compare with."""
 
@@ -33,6 +43,8 @@ class Source:
     raw_reference: Callable[[Arrays], dict[str, NDArray[Any]]]
     """Inputs -> the tensors of `joint.raw`, computed by the source model itself."""
     provenance: Mapping[str, Any]
+    quantized: Quantized | None = None
+    """None = it is as the user gave it."""
 
     @property
     def exits(self) -> tuple[JoinedExit, ...]:
