@@ -64,7 +64,8 @@ class Rows:
     def __init__(self, inputs: Sequence[InputSpec], rows: Arrays) -> None:
         size = _BATCH if batch_kind(inputs) == "dynamic" else 1
         count = len(next(iter(rows.values())))
-        self.batches = [{n: np.ascontiguousarray(a[i : i + size]) for n, a in rows.items()} for i in range(0, count, size)]
+        starts = range(0, count, size)
+        self.batches = [{n: np.ascontiguousarray(a[i : i + size]) for n, a in rows.items()} for i in starts]
         self.set_range(0, len(self.batches))
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def session(
-    data: bytes | str, threads: int = 1, optimized: str = "", basic: bool = False
+    data: bytes | str, threads: int = 1, optimized: str = "", level: str = "ALL"
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session, with one thread for checks and measurements.
 
@@ -28,7 +28,8 @@ def session(
         data: the model, or its file.
         threads: within one operation; 0 = onnxruntime's choice.
         optimized: where to write the graph that really runs; empty = nowhere.
-        basic: only rewrite the graph in ways that hold on every machine.
+        level: how far onnxruntime rewrites it: BASIC holds on every machine, EXTENDED makes this engine's kernels of
+            it, ALL also changes how tensors lie in memory.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -38,8 +39,7 @@ def session(
     options.log_severity_level = 3
     if optimized:
         options.optimized_model_filepath = optimized
-    if basic:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:

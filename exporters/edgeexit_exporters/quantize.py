@@ -1,9 +1,9 @@
 """int8: the whole network is quantised first and cut into stages after.
 
 onnxruntime quantises no body of an `If`, so a fused graph cannot be quantised; and stages quantised one by one would
-meet with different scales. Activations are uint8 and weights int8 per output channel: with int8 activations onnxruntime
-leaves convolutions in float on x86-64 (its `session.qdqisint8allowed` is off there), while uint8 fuses there and on ARM.
-The answers are the same: only the zero point moves.
+meet with different scales. Activations are uint8, weights int8 per output channel: with int8 activations onnxruntime
+leaves convolutions in float on x86-64 (`session.qdqisint8allowed` is off there), while uint8 fuses there and on ARM,
+and the answers are the same, as only the zero point moves.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def quantize(
         source: of float32 weights; left as it is.
         data: calibration rows by input name, see `calibration_rows`; None for int8-dynamic only.
         precision: "int8" (activations have fixed ranges, found from `data`), or "int8-dynamic" (ranges are found
-            while it runs; for matrix products and LSTMs: its convolutions are slower than float ones).
+            while it runs; for products with weights and LSTMs: its convolutions are slower than float ones).
         method: how ranges are found: "percentile", "minmax" (of all values), "entropy".
         percentile: of the values that stay inside the range, for method "percentile".
         reduce_range: weights of 7 bits: x86-64 processors with AVX2 but without VNNI add two products in 16 bits,
@@ -83,6 +83,8 @@ def quantize(
     model = prepared(source)
     tensors = [n for e in source.joint.raw for n in e.tensors]
     kept = _kept(model, exclude)
+    if not static:
+        kept += [n for n in _weightless(model) if n not in kept]
     skipped = [*kept, *last_float_nodes(model, tensors)]
     if not any(n.op_type in onnx_graph.COMPUTE and n.name not in skipped for n in model.graph):
         raise ModelError("nothing to quantise: the network has no convolution or matrix product that is not excluded")
@@ -138,7 +140,7 @@ def prepared(source: Source) -> ir.Model:
     raw = layouts.to_bytes(layouts.all_exits(source.model, tensors), "the network")
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         out = Path(folder, "prepared.onnx")
-        measure.session(raw, optimized=str(out), basic=True)
+        measure.session(raw, optimized=str(out), level="BASIC")
         return onnx_graph.prepare(onnx.shape_inference.infer_shapes(onnx.load(out)), "the prepared network")
 
 
@@ -151,7 +153,7 @@ def _check(source: Source, precision: str, method: str, percentile: float) -> No
         raise ModelError(f"percentile {percentile:g}: expected 90 to 100, e.g. {PERCENTILE}")
     for node in source.model.graph.all_nodes():
         if "Quantize" in node.op_type or "QLinear" in node.op_type or node.op_type.endswith("Integer"):
-            raise ModelError(f"the network is quantised already (node {node.name!r}, {node.op_type}); give the float one")
+            raise ModelError(f"quantised already (node {node.name!r}, {node.op_type}); give the float network")
     for value in source.model.graph.initializers.values():
         if value.const_value is not None and value.const_value.dtype.name in ("FLOAT16", "BFLOAT16", "DOUBLE"):
             name = value.const_value.dtype.name.lower()
@@ -167,6 +169,12 @@ def _kept(model: ir.Model, exclude: Sequence[str]) -> list[str]:
             raise ModelError(f"no node {wish!r} to exclude; nodes that compute: {some[:300]}")
         found += named
     return list(dict.fromkeys(found))
+
+
+def _weightless(model: ir.Model) -> list[str]:
+    """Products of two activations: int8-dynamic shrinks weights, and these have none."""
+    products = [n for n in model.graph if n.op_type in ("MatMul", "Gemm")]
+    return [n.name or "" for n in products if not any(v is not None and v.is_initializer() for v in n.inputs[:2])]
 
 
 def _static(
