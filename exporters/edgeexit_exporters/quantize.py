@@ -141,7 +141,28 @@ def prepared(source: Source) -> ir.Model:
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         out = Path(folder, "prepared.onnx")
         measure.session(raw, optimized=str(out), level="BASIC")
-        return onnx_graph.prepare(onnx.shape_inference.infer_shapes(onnx.load(out)), "the prepared network")
+        proto = onnx.shape_inference.infer_shapes(onnx.load(out))
+    model = onnx_graph.prepare(proto, "the prepared network")
+    _split_products(model.graph)
+    return model
+
+
+def _split_products(graph: ir.Graph) -> None:
+    """Gemm that adds an activation becomes MatMul and Add again: int8 kernels add constants only."""
+    for node in [n for n in graph if n.op_type == "Gemm" and len(n.inputs) > 2]:
+        plain = all(a.name in ("alpha", "beta") and a.as_float() == 1 for a in node.attributes.values() if a.value)
+        a, b, c = node.inputs[:3]
+        if c is None or c.is_initializer() or not plain:
+            continue
+        product = ir.node("MatMul", [a, b], name=f"{node.name}_product")
+        total = ir.node("Add", [product.outputs[0], c], name=f"{node.name}_sum")
+        old, new = node.outputs[0], total.outputs[0]
+        product.outputs[0].name = f"{old.name}_product"
+        product.outputs[0].type, product.outputs[0].shape = old.type, old.shape
+        graph.insert_before(node, [product, total])
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        new.name, new.type, new.shape = old.name, old.type, old.shape
 
 
 def _check(source: Source, precision: str, method: str, percentile: float) -> None:
