@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx_models import CLASSES, Net, random_dag, save
 
 import edgeexit
 from edgeexit.errors import DataError, ModelError
@@ -16,7 +17,6 @@ from edgeexit_exporters import check, exporting, kernels, layouts, onnx_graph
 from edgeexit_exporters.calibration import LEAST_ROWS
 from edgeexit_exporters.quantize import prepared, quantize
 from edgeexit_exporters.source import Source, from_onnx
-from onnx_models import CLASSES, Net, random_dag, save
 
 ROWS = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
 CALIBRATION = {"x": ROWS[:40]}
@@ -73,7 +73,8 @@ def test_every_layout_gives_the_same_bits(bundle: edgeexit.Bundle) -> None:
         assert artifact.check.max_error == (0, 0, 0)
         assert artifact.check.tolerance == check.TOLERANCE["int8"]
     fused, chain = (edgeexit.load(bundle, artifact=w, warmup=0) for w in ("fused", "chain"))
-    for a, b in zip(fused.driver.all_exits([ROWS[40:41]]).outputs, chain.driver.all_exits([ROWS[40:41]]).outputs):
+    both = [e.driver.all_exits([ROWS[40:41]]).outputs for e in (fused, chain)]
+    for a, b in zip(*both, strict=True):
         assert np.array_equal(a, b)
     assert all(v.passed for v in verify(bundle) if v.passed is not None)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx_models import CLASSES, Net, save
 
 from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters.quantize import quantize
 from edgeexit_exporters.sensitivity import layer_sensitivity, refuse_drop, sensitivity
 from edgeexit_exporters.source import Source, from_onnx
-from onnx_models import CLASSES, Net, save
 
 ROWS = np.random.default_rng(1).standard_normal((400, 8)).astype(np.float32)
 
