@@ -78,7 +78,11 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
 
 
 def precision(source: Source) -> str:
-    """int8 where the graph is quantised, fp16 where its weights are, else fp32."""
+    """int8 where the graph is quantised (int8-dynamic where ranges are found while it runs), fp16 or fp32 else."""
+    if source.quantized is not None:
+        return source.quantized.precision
+    if any(n.op_type == "DynamicQuantizeLinear" for n in source.model.graph.all_nodes()):
+        return "int8-dynamic"
     if any("Quantize" in n.op_type or "QLinear" in n.op_type for n in source.model.graph.all_nodes()):
         return "int8"
     kinds = [v.const_value.dtype for v in source.model.graph.initializers.values() if v.const_value is not None]

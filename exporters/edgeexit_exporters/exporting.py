@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
-import edgeexit
-from edgeexit.bundle import Bundle, describe, write_bundle
-from edgeexit.errors import BackendMissing, BundleError, ExportMismatch, ModelError
+from edgeexit.bundle import Bundle, write_bundle
+from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
-from edgeexit.manifest import LAYOUTS, Artifact, Check, Manifest
+from edgeexit.manifest import LAYOUTS
 from edgeexit.scores import NAMES
-from edgeexit_exporters import check, onnx_graph
-from edgeexit_exporters import describe as describing
-from edgeexit_exporters import layouts as building
-from edgeexit_exporters.answers import Answer, reference_answers, vectors
-from edgeexit_exporters.entries import entries
-from edgeexit_exporters.inputs import InputSpec, make_inputs, parse_input
-from edgeexit_exporters.measure import node_costs
-from edgeexit_exporters.probe import probe
+from edgeexit_exporters.inputs import InputSpec, parse_input
+from edgeexit_exporters.onnx_artifacts import onnx_artifacts
 from edgeexit_exporters.source import Source, from_onnx
-from edgeexit_exporters.stages import Stage, stages
+from edgeexit_exporters.survey import survey
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +57,8 @@ def export(
         score: the score inside the fused graph, one of `edgeexit.scores.NAMES`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
-        tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2.
+        tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
+            for int8 1e-4 here and 3e-2 on other machines.
         data: example inputs (by input name, or "x") that are checked besides random ones.
         labels: class names.
         name: the bundle's name; None = that of `out`.
@@ -139,97 +129,13 @@ def export_source(
     Raises:
         ModelError, BundleError: as `export`.
     """
-    if found.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
-        found.reference(make_inputs(found.inputs, 1, seed=0))
     progress("finding the stages")
-    parts = stages_of(found)
-    whole = building.all_exits(found.model, found.tensors)
-    cuts = [n for p in parts for n in p.cuts]
-    seen = probe(found, ir.to_proto(whole), [*found.tensors, *cuts])
-    onnx_graph.annotate(found.model.graph, seen.tensors)
-    costs = node_costs(found.model, seen.inputs)
-    specs = describing.exits(found, seen, costs)
-    if lacking := [e.name for e in specs if not e.gives(score)]:
-        needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
-        raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
-    if labels is not None and len(labels) != specs[-1].answer.shape[-1]:
-        raise ModelError(f"{len(labels)} labels for {specs[-1].answer.shape[-1]} classes")
-    manifest = Manifest(
-        name or out.name.removesuffix(".edgeexit"),
-        task,
-        seen.batch,
-        tuple(i.tensor for i in found.inputs),
-        specs,
-        describing.stages(found, parts, seen, costs),
-        tuple(seen.tensors[n] for n in cuts),
-        (),
-        labels=None if labels is None else tuple(labels),
-        provenance=_provenance(found, seen.note),
+    known = survey(
+        found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
     )
-    answers = reference_answers(found, seen, data)
-    precision = describing.precision(found)
-    if tolerance is None:
-        tolerance = check.TOLERANCE.get(precision, 1e-4)
-    vectors_path = f"vectors/onnx-{precision}.npz"
-    contents = {vectors_path: vectors(found, manifest, score)}
-    artifacts = []
-    for layout in [w for w in LAYOUTS if w in layouts]:
-        progress(f"writing and checking layout {layout}")
-        artifact = f"onnx-{layout}-{precision}"
-        comparison = check.Comparison(artifact, specs, tolerance, score, exact)
-        files, comparison = _built(layout, found, parts, comparison, answers)
-        contents.update({f"artifacts/{artifact}/{n}": raw for n, raw in files.items()})
-        described = [describe(f"artifacts/{artifact}/{n}", raw) for n, raw in files.items()]
-        artifacts.append(
-            Artifact(
-                artifact,
-                "onnx",
-                layout,
-                precision,
-                score if layout == "fused" else None,
-                (1.0,) * len(parts),
-                tuple(f for f in described if f.path.endswith(".onnx")),
-                tuple(f for f in described if not f.path.endswith(".onnx")),
-                vectors=describe(vectors_path, contents[vectors_path]),
-                check=Check(tolerance, tuple(comparison.errors), comparison.inputs),
-            )
-        )
+    made = onnx_artifacts(known, layouts, score, tolerance=tolerance, exact=exact, progress=progress)
     progress("writing the bundle")
-    return write_bundle(out, contents, replace(manifest, artifacts=tuple(artifacts)), overwrite=overwrite)
-
-
-def _built(
-    layout: str, source: Source, parts: Sequence[Stage], comparison: check.Comparison, answers: Sequence[Answer]
-) -> tuple[dict[str, bytes], check.Comparison]:
-    """A layout's files and how they compare: bit for bit at the exits that are `exact`, where there is a way.
-
-    Raises:
-        ExportMismatch: see `check.compare`.
-    """
-
-    def built(of: Source, stages: Sequence[Stage]) -> tuple[dict[str, bytes], check.Comparison]:
-        files = building.build(layout, of, stages, comparison.exits, comparison.score or "maxprob")
-        found = replace(comparison)
-        check.compare(layout, files, answers, found)
-        return files, found
-
-    plain = built(source, parts)
-    if plain[1].exactly or layout not in ("chain", "fused"):
-        return plain
-    for model in entries(source.model, parts):
-        try:
-            other = built(replace(source, model=model), stages_of(replace(source, model=model)))
-        except ExportMismatch:
-            continue
-        if other[1].exactly:
-            return other
-    return plain
-
-
-def stages_of(source: Source) -> tuple[Stage, ...]:
-    return stages(
-        onnx_graph.view(source.model.graph), [e.answer for e in source.exits], [e.extras for e in source.exits]
-    )
+    return write_bundle(out, made.contents, made.into(known.manifest), overwrite=overwrite)
 
 
 def open_source(
@@ -268,12 +174,3 @@ def open_source(
     if weights is not None:
         notes["weights_sha256"] = sha256(Path(weights))
     return torch_source.from_torch(source, specs, exits, notes, outputs, single)
-
-
-def _provenance(source: Source, note: str | None) -> dict[str, Any]:
-    versions = {
-        "edgeexit": edgeexit.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "python": platform.python_version(),
-    }
-    return {**source.provenance, **versions, **({"batch_note": note} if note else {})}

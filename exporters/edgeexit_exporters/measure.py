@@ -19,12 +19,17 @@ from edgeexit_exporters.onnx_graph import COMPUTE
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def session(data: bytes | str, threads: int = 1) -> onnxruntime.InferenceSession:
+def session(
+    data: bytes | str, threads: int = 1, optimized: str = "", level: str = "ALL"
+) -> onnxruntime.InferenceSession:
     """An onnxruntime session, with one thread for checks and measurements.
 
     Args:
         data: the model, or its file.
         threads: within one operation; 0 = onnxruntime's choice.
+        optimized: where to write the graph that really runs; empty = nowhere.
+        level: how far onnxruntime rewrites it: BASIC holds on every machine, EXTENDED makes this engine's kernels of
+            it, ALL also changes how tensors lie in memory.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -32,6 +37,9 @@ def session(data: bytes | str, threads: int = 1) -> onnxruntime.InferenceSession
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    if optimized:
+        options.optimized_model_filepath = optimized
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:

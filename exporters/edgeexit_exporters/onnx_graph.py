@@ -38,6 +38,9 @@ COMPUTE = {
     "Einsum", "LSTM", "GRU", "RNN", "Attention",
 }  # fmt: skip
 """Operations whose multiply-accumulates count; never repeated as free."""
+_REPEATED = {"DequantizeLinear", "DynamicQuantizeLinear"}
+"""Repeated by each stage that reads them, so that the cut lies where int8 kernels begin: an engine fuses
+DequantizeLinear, Conv, QuantizeLinear only within one graph."""
 
 
 def read(path: Path | str) -> ir.Model:
@@ -102,14 +105,22 @@ def weight_bytes(initializers: Iterable[ir.Value]) -> int:
 
 
 def parameter_count(initializers: Iterable[ir.Value]) -> int:
-    """Numbers in floating or small-integer initializers: no shapes and indices (int64), no constants of `join`."""
+    """Numbers in floating or small-integer initializers: no shapes and indices (int64), no scales and zero points of
+    a quantised graph, no constants of `join`."""
     return sum(
         math.prod(v.const_value.shape.numpy())
         for v in initializers
         if v.const_value is not None
         and v.const_value.dtype not in (ir.DataType.INT64, ir.DataType.BOOL)
         and not (v.name or "").startswith(JOIN)
+        and not _is_scale(v)
     )
+
+
+def _is_scale(value: ir.Value) -> bool:
+    """Whether it only says how numbers are quantised."""
+    uses = value.uses()
+    return bool(uses) and all(u.node.op_type in ("QuantizeLinear", "DequantizeLinear") and u.idx > 0 for u in uses)
 
 
 def view(graph: ir.Graph) -> GraphView:
@@ -128,6 +139,8 @@ def view(graph: ir.Graph) -> GraphView:
         outputs = [v for v in node.outputs if v.name]
         if is_free:
             free.update(outputs)
+        elif node.op_type in _REPEATED and node.domain in ("", "ai.onnx", "com.microsoft"):
+            is_free = True  # what is computed from its output costs something, and is not
         nodes.append(ViewNode(tuple(_name(v) for v in reads), tuple(_name(v) for v in outputs), is_free))
     return GraphView(tuple(_name(v) for v in graph.inputs), tuple(nodes))
 

@@ -63,7 +63,12 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
     if sizes and not free:
         axes = ", ".join(sizes[0])
         raise ModelError(f"axis {axes} is free in the model, but it runs with its example size only: {failure}")
-    batch_axes, note = _batch_axes(source.inputs, proto, names) if batch == "dynamic" else ({}, None)
+    batch_axes: Mapping[str, int | None] = {}
+    note = None
+    if batch == "dynamic" and any(n.op_type == "DynamicQuantizeLinear" for n in proto.graph.node):
+        note = "int8-dynamic finds one range for all inputs of a batch, so an answer would depend on its neighbours"
+    elif batch == "dynamic":
+        batch_axes, note = _batch_axes(source.inputs, proto, names)
     if note is not None:
         batch = "one"
     axis_names = _sizes_by_axis(source.inputs)

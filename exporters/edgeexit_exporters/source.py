@@ -25,6 +25,16 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """How a network was quantised; see `quantize`."""
+
+    precision: str
+    """int8 or int8-dynamic."""
+    kept: tuple[str, ...] = ()
+    """Nodes that were left in float on purpose."""
+
+
+@dataclass(frozen=True)
 class Source:
     """A multi-exit network ready for surgery, with the untouched original to compare with."""
 
@@ -38,6 +48,8 @@ class Source:
     provenance: Mapping[str, Any]
     module: nn.Module | None = None
     """The torch module; None = an ONNX file."""
+    quantized: Quantized | None = None
+    """None = it is as the user gave it."""
 
     @property
     def exits(self) -> tuple[JoinedExit, ...]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from edgeexit_exporters import layouts, measure, onnx_graph
 from edgeexit_exporters.entries import entries
-from edgeexit_exporters.exporting import stages_of
 from edgeexit_exporters.inputs import parse_input
 from edgeexit_exporters.probe import probe
+from edgeexit_exporters.survey import stages_of
 from edgeexit_exporters.torch_source import from_torch
 
 

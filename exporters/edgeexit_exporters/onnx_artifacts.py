@@ -1,0 +1,123 @@
+"""ONNX files of every layout, compared with the source model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from edgeexit.bundle import describe
+from edgeexit.errors import ExportMismatch
+from edgeexit.manifest import LAYOUTS, Artifact, Check, Manifest
+from edgeexit_exporters import check, kernels
+from edgeexit_exporters import describe as describing
+from edgeexit_exporters import layouts as building
+from edgeexit_exporters.answers import vectors
+from edgeexit_exporters.entries import entries
+from edgeexit_exporters.source import Source
+from edgeexit_exporters.stages import Stage
+from edgeexit_exporters.survey import Survey, stages_of
+
+
+@dataclass
+class Made:
+    """Files, and the artifacts they are."""
+
+    contents: dict[str, bytes] = field(default_factory=dict)
+    artifacts: list[Artifact] = field(default_factory=list)
+    kernels: dict[str, list[list[int]]] = field(default_factory=dict)
+    """Artifact -> per stage (or exit, where files are whole) how many operations run quantized, and how many there are."""
+
+    def add(self, other: Made) -> None:
+        self.contents |= other.contents
+        self.artifacts += other.artifacts
+        self.kernels |= other.kernels
+
+    def into(self, manifest: Manifest) -> Manifest:
+        """A survey's manifest with these artifacts."""
+        notes = {"int8_kernels": self.kernels} if self.kernels else {}
+        return replace(manifest, artifacts=tuple(self.artifacts), provenance={**manifest.provenance, **notes})
+
+
+def onnx_artifacts(
+    known: Survey,
+    layouts: Sequence[str],
+    score: str,
+    *,
+    tolerance: float | None = None,
+    exact: Sequence[int] = (),
+    progress: Callable[[str], None] = lambda text: None,
+) -> Made:
+    """Write and check the layouts of one precision.
+
+    Args:
+        known: of the network; quantised already where int8 is wanted.
+        layouts: of `edgeexit.manifest.LAYOUTS`.
+        score: inside the fused graph.
+        tolerance: see `exporting.export`.
+        exact: exits that are computed as in the source model, so that they may differ in their last bits at most.
+        progress: called with each step's name.
+
+    Raises:
+        ModelError: a layout cannot hold this network, or a stage would run in float where int8 was asked.
+        ExportMismatch: an exit differs from the source model.
+    """
+    source, exits = known.source, known.manifest.exits
+    precision = describing.precision(source)
+    stated = tolerance if tolerance is not None else check.TOLERANCE.get(precision, 1e-4)
+    allowed = tolerance if tolerance is not None else check.ONE_ENGINE.get(precision, stated)
+    vectors_path = f"vectors/onnx-{precision}.npz"
+    made = Made({vectors_path: vectors(source, known.manifest, score)})
+    for layout in [w for w in LAYOUTS if w in layouts]:
+        name = f"onnx-{layout}-{precision}"
+        progress(f"writing and checking {name}")
+        comparison = check.Comparison(name, exits, allowed, score, exact)
+        files, comparison = _built(layout, known, comparison)
+        if source.quantized is not None:
+            ran = kernels.count_kernels(layout, files)
+            kernels.check_kernels(name, ran, source.quantized.kept)
+            made.kernels[name] = [[stage.quantized, stage.compute] for stage in ran]
+        made.contents.update({f"artifacts/{name}/{n}": raw for n, raw in files.items()})
+        described = [describe(f"artifacts/{name}/{n}", raw) for n, raw in files.items()]
+        made.artifacts.append(
+            Artifact(
+                name,
+                "onnx",
+                layout,
+                precision,
+                score if layout == "fused" else None,
+                (1.0,) * len(exits),
+                tuple(f for f in described if f.path.endswith(".onnx")),
+                tuple(f for f in described if not f.path.endswith(".onnx")),
+                vectors=describe(vectors_path, made.contents[vectors_path]),
+                check=Check(stated, tuple(comparison.errors), comparison.inputs),
+                cuts=None if source.quantized is None else known.manifest.cuts,
+            )
+        )
+    return made
+
+
+def _built(layout: str, known: Survey, comparison: check.Comparison) -> tuple[dict[str, bytes], check.Comparison]:
+    """A layout's files and how they compare: bit for bit at the exits that are `exact`, where there is a way.
+
+    Raises:
+        ExportMismatch: see `check.compare`.
+    """
+
+    def built(of: Source, stages: Sequence[Stage]) -> tuple[dict[str, bytes], check.Comparison]:
+        files = building.build(layout, of, stages, comparison.exits, comparison.score or "maxprob")
+        found = replace(comparison)
+        check.compare(layout, files, known.answers, found)
+        return files, found
+
+    plain = built(known.source, known.stages)
+    if plain[1].exactly or layout not in ("chain", "fused"):
+        return plain
+    for model in entries(known.source.model, known.stages):
+        entered = replace(known.source, model=model)
+        try:
+            other = built(entered, stages_of(entered))
+        except ExportMismatch:
+            continue
+        if other[1].exactly:
+            return other
+    return plain

@@ -1,0 +1,209 @@
+"""What int8 costs each exit, and which layer costs most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeexit.checks import InputCheck, data_inputs, relative_error
+from edgeexit.errors import DataError, ExportMismatch, ModelError
+from edgeexit_exporters import layouts, measure
+from edgeexit_exporters.inputs import batch_kind
+from edgeexit_exporters.join import join
+from edgeexit_exporters.onnx_graph import COMPUTE, constant
+from edgeexit_exporters.quantize import prepared
+from edgeexit_exporters.source import Source
+
+Arrays = Mapping[str, NDArray[Any]]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class ExitSensitivity:
+    """One exit in float and quantised, on the same rows."""
+
+    exit: str
+    rows: int
+    error: float
+    """Root mean square of the answers' difference, as a fraction of that of the float answers."""
+    worst: float
+    """Largest difference, as a fraction of the largest float answer."""
+    agreement: float
+    """Share of rows (and positions) with the same largest class."""
+    accuracy_float: float | None = None
+    """None = no labels were given."""
+    accuracy: float | None = None
+    """Of the quantised exit."""
+
+    @property
+    def drop(self) -> float | None:
+        """Accuracy lost, as a fraction; negative where quantising gained."""
+        return None if self.accuracy is None or self.accuracy_float is None else self.accuracy_float - self.accuracy
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What quantising one operation alone does to every exit."""
+
+    node: str
+    operation: str
+    errors: tuple[float, ...]
+    """`(exits,)` as `ExitSensitivity.error`; 0 at exits that do not need it."""
+
+
+def sensitivity(
+    source: Source, quantized: Source, data: Arrays, labels: NDArray[Any] | None = None
+) -> tuple[ExitSensitivity, ...]:
+    """Compare every exit of a quantised network with the float one.
+
+    Args:
+        source: the float network.
+        quantized: what `quantize` made of it.
+        data: rows by input name, or ``x``; others than those of the calibration.
+        labels: `(rows,)` class numbers, or one per position; None = no accuracies.
+
+    Raises:
+        DataError: rows or labels that do not fit.
+    """
+    rows = _rows(source, data)
+    before, after = (_answers(s.model, s, rows) for s in (source, quantized))
+    found = []
+    for exit in source.exits:
+        a, b = before[exit.answer], after[exit.answer]
+        if labels is not None and labels.shape != a.shape[:-1]:
+            raise DataError(f"labels of shape {labels.shape}; exit {exit.name!r} needs {a.shape[:-1]}")
+        top, low = a.argmax(-1), b.argmax(-1)
+        found.append(
+            ExitSensitivity(
+                exit.name,
+                len(a),
+                _rms(b, a),
+                relative_error(b, a),
+                float((top == low).mean()),
+                None if labels is None else float((top == labels).mean()),
+                None if labels is None else float((low == labels).mean()),
+            )
+        )
+    return tuple(found)
+
+
+def layer_sensitivity(
+    source: Source,
+    quantized: Source,
+    data: Arrays,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[LayerSensitivity, ...]:
+    """Quantise one convolution or product at a time, inputs and weights, and see what every exit says; worst first.
+
+    The rest stays float, so that an error has one cause, and one run of the network per layer is enough: scales are
+    those of the whole quantised network. Where a layer stands out, exclude it (`quantize(exclude=...)`).
+
+    Args:
+        source: the float network.
+        quantized: what `quantize` made of it, with precision "int8".
+        data: rows by input name, or ``x``.
+        progress: called with each layer's name.
+
+    Raises:
+        ModelError: not an int8 network.
+        DataError: rows that do not fit.
+    """
+    if quantized.quantized is None or quantized.quantized.precision != "int8":
+        raise ModelError("layers are compared for int8 networks with fixed ranges; quantise with precision int8")
+    rows = _rows(source, data)
+    model = prepared(source)
+    join(model, source.joint.raw, source.joint.kinds[0] if len(set(source.joint.kinds)) == 1 else "auto")
+    expected = _answers(model, source, rows)
+    rounded = {n.name: n for n in quantized.model.graph if n.op_type in COMPUTE}
+    found = []
+    for node in [n for n in model.graph if n.op_type in COMPUTE and n.name in rounded]:
+        given = list(node.inputs)
+        added = _round_inputs(model.graph, node, rounded[node.name])
+        if not added:
+            continue
+        progress(f"layer {node.name}")
+        answers = _answers(model, source, rows)
+        for k, value in enumerate(given):
+            node.replace_input_with(k, value)
+        model.graph.remove(added, safe=True)
+        errors = tuple(_rms(answers[e.answer], expected[e.answer]) for e in source.exits)
+        found.append(LayerSensitivity(node.name or "", node.op_type, errors))
+    return tuple(sorted(found, key=lambda layer: -max(layer.errors)))
+
+
+def refuse_drop(report: Sequence[ExitSensitivity], most: float) -> None:
+    """The gate: refuse a quantised network that lost more accuracy than allowed.
+
+    Args:
+        report: of `sensitivity`, with labels.
+        most: accuracy that an exit may lose, as a fraction: 0.01 is one point.
+
+    Raises:
+        ExportMismatch: names the exit that lost most.
+        DataError: the report was made without labels.
+    """
+    drops = [e.drop for e in report if e.drop is not None]
+    if len(drops) < len(report):
+        raise DataError("accuracy cannot be compared without labels; give them with the data")
+    worst = max(range(len(drops)), key=lambda k: drops[k])
+    if drops[worst] > most:
+        e = report[worst]
+        raise ExportMismatch(
+            f"exit {e.exit!r} loses {100 * drops[worst]:.2f} points of accuracy to int8 ({e.accuracy_float:.2%} to "
+            f"{e.accuracy:.2%} on {e.rows} rows); allowed are {100 * most:g}: calibrate on more rows or by another "
+            "method, exclude the layers that cost most, or allow more"
+        )
+
+
+def _rows(source: Source, data: Arrays) -> dict[str, NDArray[Any]]:
+    specs = [i.tensor for i in source.inputs]
+    rows = data_inputs(data, specs, "evaluation data")
+    InputCheck(specs).many(rows)
+    return rows
+
+
+def _answers(model: ir.Model, source: Source, rows: Arrays) -> dict[str, NDArray[Any]]:
+    """All exits' answers, in batches where the network takes them."""
+    names = [e.answer for e in source.exits]
+    session = measure.session(layouts.to_bytes(layouts.all_exits(model, names), "the network"))
+    dynamic = any(n.op_type == "DynamicQuantizeLinear" for n in model.graph)
+    size = _BATCH if batch_kind(source.inputs) == "dynamic" and not dynamic else 1
+    count = len(next(iter(rows.values())))
+    parts = [measure.run(session, {n: a[i : i + size] for n, a in rows.items()}) for i in range(0, count, size)]
+    return {n: np.concatenate([p[n] for p in parts]) for n in names}
+
+
+def _round_inputs(graph: ir.Graph, node: ir.Node, rounded: ir.Node) -> list[ir.Node]:
+    """Give a float node the rounded inputs that its twin in the quantised network has; the nodes added."""
+    added: list[ir.Node] = []
+    for k, (value, twin) in enumerate(zip(node.inputs, rounded.inputs, strict=False)):
+        dequantize = twin.producer() if twin is not None else None
+        if value is None or dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        held = [v.const_value.numpy() for v in dequantize.inputs if v is not None and v.const_value is not None]
+        chain: list[ir.Node] = []
+        if len(held) == len(dequantize.inputs):  # weights: as they are stored
+            inputs = [constant(f"edgeexit_layer_{k}_{i}", array) for i, array in enumerate(held)]
+        else:
+            scale = [constant(f"edgeexit_layer_{k}_{i}", array) for i, array in enumerate(held[-2:])]
+            chain.append(ir.node("QuantizeLinear", [value, *scale], name=f"edgeexit_layer_{k}_quantize"))
+            chain[0].outputs[0].name = f"edgeexit_layer_{k}_rounded"
+            inputs = [chain[0].outputs[0], *scale]
+        chain.append(ir.node("DequantizeLinear", inputs, attributes=dequantize.attributes, name=f"edgeexit_layer_{k}"))
+        chain[-1].outputs[0].name = f"edgeexit_layer_{k}_given"
+        for v in {v for n in chain for v in n.inputs if v is not None and v.const_value is not None}:
+            graph.initializers[v.name or ""] = v
+        graph.insert_before(node, chain)
+        node.replace_input_with(k, chain[-1].outputs[0])
+        added += chain
+    return added
+
+
+def _rms(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    difference, size = found.astype(np.float64) - expected, expected.astype(np.float64)
+    return float(np.sqrt((difference**2).mean() / max((size**2).mean(), 1e-12)))

@@ -1,0 +1,107 @@
+"""What has to be known of a network before files are made of it: stages, tensors, costs, answers."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+import edgeexit
+from edgeexit.errors import ModelError
+from edgeexit.manifest import Manifest
+from edgeexit_exporters import describe, onnx_graph
+from edgeexit_exporters import layouts as building
+from edgeexit_exporters.answers import Answer, reference_answers
+from edgeexit_exporters.inputs import make_inputs
+from edgeexit_exporters.measure import node_costs
+from edgeexit_exporters.probe import Probe, probe
+from edgeexit_exporters.source import Source
+from edgeexit_exporters.stages import Stage, stages
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A source, looked at."""
+
+    source: Source
+    stages: tuple[Stage, ...]
+    seen: Probe
+    manifest: Manifest
+    """Without artifacts."""
+    answers: list[Answer]
+    """What every artifact is compared with."""
+
+
+def survey(
+    source: Source,
+    *,
+    name: str,
+    task: str = "classification",
+    labels: Sequence[str] | None = None,
+    data: Mapping[str, NDArray[Any]] | None = None,
+    score: str = "maxprob",
+) -> Survey:
+    """Find the stages, run the network, count its costs.
+
+    Args:
+        source: its graph is annotated with the shapes that were seen.
+        name, task, labels: for the manifest.
+        data: example inputs that files are compared on besides random ones.
+        score: that every exit has to give.
+
+    Raises:
+        ModelError: the network cannot be exported, or lacks the score.
+        DataError: `data` does not fit.
+    """
+    if source.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
+        source.reference(make_inputs(source.inputs, 1, seed=0))
+    parts = stages_of(source)
+    whole = building.all_exits(source.model, source.tensors)
+    cuts = [n for p in parts for n in p.cuts]
+    seen = probe(source, ir.to_proto(whole), [*source.tensors, *cuts])
+    onnx_graph.annotate(source.model.graph, seen.tensors)
+    costs = node_costs(source.model, seen.inputs)
+    exits = describe.exits(source, seen, costs)
+    if lacking := [e.name for e in exits if not e.gives(score)]:
+        needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
+        raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
+    if labels is not None and len(labels) != exits[-1].answer.shape[-1]:
+        raise ModelError(f"{len(labels)} labels for {exits[-1].answer.shape[-1]} classes")
+    manifest = Manifest(
+        name,
+        task,
+        seen.batch,
+        tuple(i.tensor for i in source.inputs),
+        exits,
+        describe.stages(source, parts, seen, costs),
+        tuple(seen.tensors[n] for n in cuts),
+        (),
+        labels=None if labels is None else tuple(labels),
+        provenance=_provenance(source, seen.note),
+    )
+    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data))
+
+
+def stages_of(source: Source) -> tuple[Stage, ...]:
+    """The stages of a source's graph.
+
+    Raises:
+        ModelError: see `stages.stages`.
+    """
+    return stages(
+        onnx_graph.view(source.model.graph), [e.answer for e in source.exits], [e.extras for e in source.exits]
+    )
+
+
+def _provenance(source: Source, note: str | None) -> dict[str, Any]:
+    versions = {
+        "edgeexit": edgeexit.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+    return {**source.provenance, **versions, **({"batch_note": note} if note else {})}
