@@ -25,7 +25,7 @@ class Made:
     contents: dict[str, bytes] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
     kernels: dict[str, list[list[int]]] = field(default_factory=dict)
-    """Artifact -> per stage (or exit, where files are whole) how many operations run quantized, and how many there are."""
+    """Artifact -> per stage (or exit, where files are whole): how many operations run quantized, of how many."""
 
     def add(self, other: Made) -> None:
         self.contents |= other.contents
