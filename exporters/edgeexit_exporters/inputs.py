@@ -24,6 +24,9 @@ class InputSpec:
     tensor: TensorSpec
     sizes: Mapping[str, int]
     """Free axis -> example size, the batch axis left out."""
+    center: float = 0.0
+    spread: float = 1.0
+    """Mean and standard deviation of example numbers, where they are floating-point."""
 
     def shape(self, batch: int, free: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """A concrete shape; `free` overrides the example sizes."""
@@ -92,7 +95,7 @@ def make_inputs(
     for spec in inputs:
         shape, dtype = spec.shape(batch, free), np.dtype(spec.tensor.dtype)
         if dtype.kind == "f":
-            found[spec.tensor.name] = rng.standard_normal(shape).astype(dtype)
+            found[spec.tensor.name] = (rng.standard_normal(shape) * spec.spread + spec.center).astype(dtype)
         else:
             found[spec.tensor.name] = rng.integers(0, 2, shape).astype(dtype)
     return found

@@ -79,16 +79,17 @@ def check_kernels(artifact: str, kernels: Sequence[Kernels], kept: Sequence[str]
         ModelError: names the stage and the node.
     """
     for k, stage in enumerate(kernels):
-        left = [n for n in stage.floating if not any(_is(n, name) for name in kept)]
+        left = [n for n in stage.floating if not any(is_node(n, name) for name in kept)]
         if left:
             raise ModelError(
-                f"{artifact}: stage {k} was left in float: {stage.quantized} of {stage.compute} convolutions and "
-                f"products run in int8, not {', '.join(repr(n) for n in left[:4])}. onnxruntime has no int8 kernel for "
-                "it here: leave it in float knowingly (exclude it by that name), or export this network in float"
+                f"{artifact}: stage {k} was left in float: {stage.quantized} of {stage.compute} convolutions, products "
+                f"and recurrences run in int8, not {', '.join(repr(n) for n in left[:4])}. onnxruntime has no int8 "
+                "kernel for it here: leave it in float knowingly (exclude it by that name), or export this network in "
+                "float"
             )
 
 
-def _is(found: str, name: str) -> bool:
+def is_node(found: str, name: str) -> bool:
     """Whether a node of the graph that runs was the node `name`: onnxruntime's fusions add to names."""
     return found == name or found.startswith((f"{name}/", f"{name}_token_"))
 

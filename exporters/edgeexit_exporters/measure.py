@@ -115,7 +115,7 @@ def node_costs(model: ir.Model, inputs: Arrays) -> NodeCost:
     macs: dict[str, int | None] = {}
     for node in model.graph:
         key = node.outputs[0].name or ""
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") and node.op_type != "DynamicQuantizeLSTM":
             macs[key] = None
         elif node.op_type in COMPUTE:
             macs[key] = _count(node, [shape(v) for v in node.inputs], [shape(v) for v in node.outputs])
@@ -147,7 +147,7 @@ def _count(node: ir.Node, i: list[tuple[int, ...]], o: list[tuple[int, ...]]) ->
     if op == "Gemm":
         transposed = "transA" in node.attributes and node.attributes["transA"].as_int() == 1
         return out * i[0][0 if transposed else 1]
-    if op in ("LSTM", "GRU", "RNN"):
+    if op in ("LSTM", "DynamicQuantizeLSTM", "GRU", "RNN"):
         steps = i[0][0] * i[0][1]  # time x batch, in either layout
         return steps * (math.prod(i[1]) + math.prod(i[2]))
     if op == "Einsum":

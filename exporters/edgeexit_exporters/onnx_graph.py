@@ -35,7 +35,7 @@ _RANDOM = {
 }
 COMPUTE = {
     "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul",
-    "Einsum", "LSTM", "GRU", "RNN", "Attention",
+    "Einsum", "LSTM", "DynamicQuantizeLSTM", "GRU", "RNN", "Attention",
 }  # fmt: skip
 """Operations whose multiply-accumulates count; never repeated as free."""
 _REPEATED = {"DequantizeLinear", "DynamicQuantizeLinear"}

@@ -28,7 +28,9 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters import layouts, measure, onnx_graph
 from edgeexit_exporters.calibration import Rows, calibration_rows
 from edgeexit_exporters.float_heads import float_heads, last_float_nodes
+from edgeexit_exporters.inputs import InputSpec
 from edgeexit_exporters.join import join
+from edgeexit_exporters.kernels import is_node
 from edgeexit_exporters.source import Quantized, Source
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -120,6 +122,7 @@ def quantize(
         note |= {"percentile": percentile} if method == "percentile" else {}
     return replace(
         source,
+        inputs=tuple(_like(i, rows) for i in source.inputs),
         model=found,
         joint=joint,
         raw_reference=reference,
@@ -181,10 +184,18 @@ def _check(source: Source, precision: str, method: str, percentile: float) -> No
             raise ModelError(f"int8 starts from a float32 network; weight {value.name!r} is {name}")
 
 
+def _like(spec: InputSpec, rows: Arrays) -> InputSpec:
+    """The input with examples that lie as the calibration rows do: others would use a few steps of 255, or clip."""
+    array = rows.get(spec.tensor.name)
+    if array is None or array.dtype.kind != "f":
+        return spec
+    return replace(spec, center=float(array.mean(dtype=np.float64)), spread=float(array.std(dtype=np.float64)))
+
+
 def _kept(model: ir.Model, exclude: Sequence[str]) -> list[str]:
     found = []
     for wish in exclude:
-        named = [n.name or "" for n in model.graph if wish in (n.name, n.op_type)]
+        named = [n.name or "" for n in model.graph if wish == n.op_type or is_node(wish, n.name or "")]
         if not named:
             some = ", ".join(n.name or "" for n in model.graph if n.op_type in onnx_graph.COMPUTE)
             raise ModelError(f"no node {wish!r} to exclude; nodes that compute: {some[:300]}")
