@@ -13,7 +13,7 @@ from edgeexit.errors import BackendMissing, BundleError
 
 try:
     import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated
 except ImportError as e:
     raise BackendMissing(
         f"reading .tflite files needs ai-edge-litert ({e}): pip install 'edgeexit[tflite-export]'"
@@ -21,8 +21,10 @@ except ImportError as e:
 
 from edgeexit_exporters.tflite.checked import check
 
+schema: Any = schema_py_generated
+"""The format's tables, constants and object tree, as its owners generate them; without types."""
 Model = Any
-"""`ModelT` of the schema package, which has no types."""
+"""`ModelT` of the schema."""
 
 IDENTIFIER = b"TFL3"
 MAX_BYTES = 2**31 - 1
@@ -45,11 +47,7 @@ def read(data: bytes | Path) -> Model:
         BundleError: not a .tflite file, or one that is truncated, contradicts itself, counts more than its size can
             hold, or keeps weights outside the flatbuffer.
     """
-    if isinstance(data, Path):
-        try:
-            data = data.read_bytes()
-        except OSError as e:
-            raise BundleError(f"cannot read {data}: {e.strerror}") from e
+    data = _bytes(data)
     if len(data) < 16 or data[4:8] != IDENTIFIER:
         raise BundleError(
             f"not a .tflite file: {len(data)} bytes, {bytes(data[4:8])!r} where {IDENTIFIER!r} is expected"
@@ -67,6 +65,15 @@ def read(data: bytes | Path) -> Model:
         raise BundleError(f"damaged .tflite file: its structure points outside of it ({type(e).__name__}: {e})") from e
     check(model, len(data))
     return model
+
+
+def _bytes(data: bytes | Path) -> bytes:
+    if not isinstance(data, Path):
+        return data
+    try:
+        return data.read_bytes()
+    except OSError as e:
+        raise BundleError(f"cannot read {data}: {e.strerror}") from e
 
 
 def write(model: Model) -> bytes:

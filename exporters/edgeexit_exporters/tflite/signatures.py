@@ -122,6 +122,21 @@ def split(data: bytes | Path, name: str) -> bytes:
     return write(part(model, name))
 
 
+def without_names(data: bytes | Path, keep: str = "") -> bytes:
+    """The same file without its tensors' names, which no engine needs and which cost flash; signatures keep theirs.
+
+    Args:
+        data: the file.
+        keep: names that begin so stay.
+    """
+    model = read(data)
+    for graph in model.subgraphs:
+        for t in graph.tensors:
+            if not (keep and text(t.name).startswith(keep)):
+                t.name = None
+    return write(model)
+
+
 def part(model: Model, name: str) -> Model:
     """`split` between object trees; weights are shared with `model`, everything else is a copy."""
     wanted = signature(model, name)
