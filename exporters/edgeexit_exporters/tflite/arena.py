@@ -27,7 +27,7 @@ _MAX_VISITS = 10_000
 _INT = 4
 _REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX"}
 _SUMMED_WIDER = {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16}
-_PER_CHANNEL = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"}
+_CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
 _BASE, _TENSOR, _OPERATOR, _CHANNEL = 1024, 24, 160, 8
 """Bytes of tables: per file, tensor, operator and output channel."""
 _PLANNED = {"IF", "WHILE", "CALL_ONCE"}
@@ -90,15 +90,21 @@ def _memory(model: Model, flash: int) -> Memory:
 
 
 def _tables(model: Model) -> int:
-    channels = operators = 0
-    for graph in model.subgraphs:
-        operators += len(graph.operators)
-        for o in graph.operators:
-            axes = shape(graph.tensors[indices(o.outputs)[0]]) if indices(o.outputs) else ()
-            if axes and op_name(model.operatorCodes[o.opcodeIndex]) in _PER_CHANNEL:
-                channels += axes[-1]
     tensors = sum(len(g.tensors) for g in model.subgraphs)
+    operators = sum(len(g.operators) for g in model.subgraphs)
+    channels = sum(_channels(model, g, o) for g in model.subgraphs for o in g.operators)
     return _round(_BASE + _TENSOR * tensors + _OPERATOR * operators + _CHANNEL * channels)
+
+
+def _channels(model: Model, graph: Any, operator: Any) -> int:
+    """Output channels for which the interpreter keeps multipliers: of convolutions, and where scales are per channel."""
+    reads, makes = indices(operator.inputs), indices(operator.outputs)
+    if not makes or len(reads) < 2 or reads[1] < 0:
+        return 0
+    axes, q = shape(graph.tensors[makes[0]]), graph.tensors[reads[1]].quantization
+    per_channel = q is not None and q.scale is not None and len(q.scale) > 1
+    convolves = op_name(model.operatorCodes[operator.opcodeIndex]) in _CONVOLUTIONS
+    return axes[-1] if axes and (convolves or per_channel) else 0
 
 
 class _Lifetimes:
