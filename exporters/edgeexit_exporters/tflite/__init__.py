@@ -1,1 +1,1 @@
-"""Export to TFLite: one file with a signature per stage, or one graph that decides by itself."""
+"""TFLite (LiteRT) files from the same stages."""

@@ -97,7 +97,7 @@ def _tables(model: Model) -> int:
 
 
 def _channels(model: Model, graph: Any, operator: Any) -> int:
-    """Output channels for which the interpreter keeps multipliers: of convolutions, and where scales are per channel."""
+    """Output channels for which the interpreter keeps multipliers: convolutions, and scales per channel."""
     reads, makes = indices(operator.inputs), indices(operator.outputs)
     if not makes or len(reads) < 2 or reads[1] < 0:
         return 0

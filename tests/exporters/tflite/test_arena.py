@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the extra tflite-export")
 
-from tflite_nets import EXITS, STAGES, chain, passing_chain
+from tflite_chains import EXITS, STAGES, chain, passing_chain
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures

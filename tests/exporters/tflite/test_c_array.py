@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the extra tflite-export")
 
-from tflite_nets import CLASSES, EXITS, chain
+from tflite_chains import CLASSES, EXITS, chain
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the extra tflite-export")
 
 from ai_edge_litert.interpreter import Interpreter
-from tflite_nets import EXITS, READS, STAGES, chain, fed, images, passing_chain, run_chain
+from tflite_chains import EXITS, READS, STAGES, chain, fed, images, passing_chain, run_chain
 
 from edgeexit.errors import BundleError, EdgeExitError, ModelError
 from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures

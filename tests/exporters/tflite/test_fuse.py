@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 pytest.importorskip("ai_edge_litert", reason="runs .tflite; in the extra tflite-export")
 
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from tflite_nets import EXITS, STAGES, answers, chain, decided, fed, images, passing_chain
+from tflite_chains import EXITS, STAGES, answers, chain, decided, fed, images, passing_chain
 
 from edgeexit import scores
 from edgeexit.errors import ModelError, PolicyError
