@@ -1,0 +1,180 @@
+"""A .tflite file as a C header and source, for TensorFlow Lite Micro on a device without a file system."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeexit.errors import ModelError
+from edgeexit_exporters.tflite.checked import indices, text
+from edgeexit_exporters.tflite.flatbuffer import Model, read
+from edgeexit_exporters.tflite.fuse import FUSED, OUTPUTS, THRESHOLDS
+from edgeexit_exporters.tflite.signatures import Tensor, reached, signatures, tensor
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+_PER_LINE = 16
+
+
+@dataclass(frozen=True)
+class CSource:
+    """Two texts that belong together."""
+
+    header: str
+    """For `<name>.h`."""
+    source: str
+    """For `<name>.c`, which is valid C99 and C++."""
+
+
+def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequence[float], arena_bytes: int) -> CSource:
+    """Write a file as C.
+
+    The header declares the array, 16-byte aligned, and the default thresholds, and tells in macros (`<NAME>_...`) what
+    a program has to know: how many exits, which score, the arena, and for every input and output its place, dtype,
+    shape and quantization. The same arguments give the same texts.
+
+    Args:
+        data: a .tflite that runs from its first subgraph: a fused one, one exit's, or one stage's.
+        name: of the array and the files: lower case letters, digits and `_`.
+        exits: how many it can answer at.
+        score: what its thresholds are compared with.
+        thresholds: the default for every exit but the last; inf and -inf are allowed.
+        arena_bytes: RAM for the interpreter, for instance `arena + tables` of `arena.memory`.
+
+    Raises:
+        BundleError: `data` is damaged.
+        ModelError: a name that is no identifier, numbers that do not fit each other or the file, or a file that a
+            microcontroller cannot open.
+    """
+    if not _NAME.match(name):
+        raise ModelError(f"{name!r} cannot name a C array: 1 to 63 of a-z 0-9 _, beginning with a letter")
+    if exits < 1 or len(thresholds) != exits - 1:
+        raise ModelError(f"{len(thresholds)} thresholds for {exits} exits; there is one for every exit but the last")
+    if any(math.isnan(t) for t in thresholds):
+        raise ModelError("a threshold is NaN; use inf to forbid an exit and -inf to force it")
+    if arena_bytes < 1:
+        raise ModelError(f"an arena of {arena_bytes} bytes; ask edgeexit_exporters.tflite.arena.memory for the size")
+    if not re.fullmatch(r"[a-z_0-9]{1,32}", score):
+        raise ModelError(f"{score!r} is no score's name")
+    model = read(data)
+    if len(reached(model, 0)) != len(model.subgraphs):
+        raise ModelError(
+            "the first subgraph does not run all others: split the signatures of a chain, or use the fused layout"
+        )
+    inputs, outputs = _ends(model)
+    _check_fused(inputs, outputs, exits)
+    return CSource(
+        _header(name, len(data), exits, score, arena_bytes, inputs, outputs), _source(name, data, thresholds)
+    )
+
+
+def _ends(model: Model) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs and outputs in the order in which an interpreter without signatures numbers them."""
+    graph = model.subgraphs[0]
+    named: dict[tuple[str, int], str] = {}
+    for s in (s for s in signatures(model).values() if s.subgraph == 0):
+        named |= {("in", t.index): n for n, t in s.inputs.items()} | {("out", t.index): n for n, t in s.outputs.items()}
+
+    def all_of(side: str, numbers: Any) -> list[Tensor]:
+        return [tensor(graph, i, named.get((side, i)) or text(graph.tensors[i].name)) for i in indices(numbers)]
+
+    return all_of("in", graph.inputs), all_of("out", graph.outputs)
+
+
+def _check_fused(inputs: list[Tensor], outputs: list[Tensor], exits: int) -> None:
+    """A file with several exits must be a fused one, for as many."""
+    thresholds = [t for t in inputs if t.name == THRESHOLDS]
+    found = thresholds[0].shape[0] + 1 if thresholds else 1
+    if found != exits:
+        raise ModelError(f"the file decides between {found} exits, not {exits}")
+    if exits > 1 and tuple(t.name for t in outputs) != OUTPUTS:
+        raise ModelError(f"the file has no {FUSED} outputs {', '.join(OUTPUTS)}; it has {[t.name for t in outputs]}")
+
+
+def _header(
+    name: str, size: int, exits: int, score: str, arena: int, inputs: list[Tensor], outputs: list[Tensor]
+) -> str:
+    up = name.upper()
+    lines = [
+        "/* Made by EdgeExit. Do not edit. */",
+        f"#ifndef {up}_H_",
+        f"#define {up}_H_",
+        "",
+        f"#define {up}_MODEL_BYTES {size}",
+        f"#define {up}_ARENA_BYTES {arena}",
+        f"#define {up}_EXITS {exits}",
+        f'#define {up}_SCORE "{score}"',
+        f"#define {up}_SCORE_{score.upper()} 1",
+    ]
+    for side, tensors in (("INPUT", inputs), ("OUTPUT", outputs)):
+        lines += ["", f"#define {up}_{side}S {len(tensors)}"]
+        for i, t in enumerate(tensors):
+            lines += _described(f"{up}_{side}_{i}", t)
+    lines += [
+        "",
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+        "",
+        f"extern const unsigned char {name}_model[{up}_MODEL_BYTES];",
+    ]
+    if exits > 1:
+        lines.append(f"extern const float {name}_thresholds[{up}_EXITS - 1];")
+    lines += ["", "#ifdef __cplusplus", "}", "#endif", "", f"#endif /* {up}_H_ */", ""]
+    return "\n".join(lines)
+
+
+def _described(prefix: str, t: Tensor) -> list[str]:
+    count = math.prod(t.shape)
+    lines = [
+        f'#define {prefix}_NAME "{_quoted(t.name)}"',
+        f'#define {prefix}_DTYPE "{t.dtype}"',
+        f"#define {prefix}_RANK {len(t.shape)}",
+        f"#define {prefix}_SHAPE {{{', '.join(map(str, t.shape))}}}",
+        f"#define {prefix}_ELEMENTS {count}",
+    ]
+    if t.scale is not None:
+        lines += [f"#define {prefix}_SCALE {_float(t.scale)}", f"#define {prefix}_ZERO_POINT ({t.zero_point})"]
+    return lines
+
+
+def _quoted(name: str) -> str:
+    """A name for a C string: what would need escaping or begin a trigraph becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9_.:/+ -]", "_", name)
+
+
+def _float(value: float) -> str:
+    """A float32 as a C literal that reads back as the same bits."""
+    if math.isinf(value):
+        return "HUGE_VALF" if value > 0 else "-HUGE_VALF"
+    short = np.format_float_scientific(np.float32(value), unique=True, trim="0")
+    return f"{short}f"
+
+
+def _source(name: str, data: bytes, thresholds: Sequence[float]) -> str:
+    lines = [
+        "/* Made by EdgeExit. Do not edit. */",
+        f'#include "{name}.h"',
+        "",
+        "#include <math.h>",
+        "",
+        "#if defined(__cplusplus)",
+        "#define EDGEEXIT_ALIGNED alignas(16)",
+        "#elif defined(__GNUC__)",
+        "#define EDGEEXIT_ALIGNED __attribute__((aligned(16)))",
+        "#else",
+        "#define EDGEEXIT_ALIGNED _Alignas(16)",
+        "#endif",
+        "",
+    ]
+    if thresholds:
+        values = ", ".join(_float(float(np.float32(t))) for t in thresholds)
+        lines += [f"const float {name}_thresholds[{name.upper()}_EXITS - 1] = {{{values}}};", ""]
+    lines.append(f"EDGEEXIT_ALIGNED const unsigned char {name}_model[{name.upper()}_MODEL_BYTES] = {{")
+    for i in range(0, len(data), _PER_LINE):
+        lines.append("  " + ", ".join(f"0x{b:02x}" for b in data[i : i + _PER_LINE]) + ",")
+    return "\n".join([*lines, "};", ""])
