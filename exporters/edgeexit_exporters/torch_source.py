@@ -82,7 +82,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path}: the weights do not fit the model: {' '.join(str(e).split())[:300]}") from e
 
 
-class _Exits(nn.Module):
+class Exits(nn.Module):
     """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
 
     def __init__(self, module: nn.Module, single: bool = False) -> None:
@@ -102,7 +102,7 @@ class _Exits(nn.Module):
         values = list(found.values()) if isinstance(found, Mapping) else found
         if self.single and isinstance(found, Tensor):
             values = [found]
-        exits = [_parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
+        exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
             raise ModelError(
                 f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits in "
@@ -112,7 +112,7 @@ class _Exits(nn.Module):
         return [e for e in exits if e is not None]
 
 
-def _parts(exit: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+def parts(exit: Any) -> tuple[list[Tensor], list[Tensor]] | None:
     """Heads and learned score of what one exit gave; None = it is no exit."""
     learned: list[Any] = []
     if isinstance(exit, Mapping) and set(exit) == {"output", "score"}:
@@ -162,8 +162,8 @@ def from_torch(
     Raises:
         ModelError: no input spec, not a multi-exit module, or not exportable by torch; see also `join`.
     """
-    specs = tuple(inputs) or _own_inputs(module)
-    wrapped = _Exits(module, single)
+    specs = tuple(inputs) or own_inputs(module)
+    wrapped = Exits(module, single)
     training = {m: m.training for m in module.modules()}
     wrapped.eval()
     try:
@@ -215,7 +215,12 @@ def from_torch(
     )
 
 
-def _own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
+def own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
+    """What a module says it takes (`input_spec`).
+
+    Raises:
+        ModelError: it does not say.
+    """
     spec = getattr(module, "input_spec", None)
     if not isinstance(spec, Mapping) or not spec:
         raise ModelError(
@@ -229,7 +234,7 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
     free = {a for s in specs for a in s.tensor.shape if isinstance(a, str)}
     dims = {name: torch.export.Dim(name) for name in sorted(free)}
     shapes = tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 module,
@@ -251,7 +256,7 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns about its own internals and about packages that nobody here uses."""
     loggers = [logging.getLogger("torch.onnx"), logging.getLogger("torch.export"), logging.getLogger("onnxscript")]
     levels = [log.level for log in loggers]

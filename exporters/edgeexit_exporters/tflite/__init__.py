@@ -1,0 +1,1 @@
+"""TFLite (LiteRT) files from the same stages."""
