@@ -44,6 +44,15 @@ def quantizer() -> Any:
     return _get("ai-edge-quantizer", "ai_edge_quantizer.quantizer", "quantizing TFLite files")
 
 
+def recipes() -> Any:
+    """The module `ai_edge_quantizer.recipe`.
+
+    Raises:
+        BackendMissing: not installed, or of another version.
+    """
+    return _get("ai-edge-quantizer", "ai_edge_quantizer.recipe", "quantizing TFLite files")
+
+
 def interpreter() -> Any:
     """The module `ai_edge_litert.interpreter`.
 
