@@ -143,7 +143,9 @@ def check_rows(
     found: dict[str, NDArray[Any]] = {}
     for name, (shape, dtype) in inputs.items():
         if name not in rows:
-            raise DataError(f"the calibration data has no array for input {name!r}; it holds {', '.join(rows) or 'none'}")
+            raise DataError(
+                f"the calibration data has no array for input {name!r}; it holds {', '.join(rows) or 'none'}"
+            )
         array = np.asarray(rows[name])
         wanted = f"(n, {', '.join(map(str, shape[1:]))}) {dtype}"
         if array.shape[1:] != shape[1:] or array.ndim != len(shape):

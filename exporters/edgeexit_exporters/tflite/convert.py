@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.torch_stages import Piece, TorchStages
+from edgeexit_exporters.tflite.torch_pieces import Piece, source_line
+from edgeexit_exporters.tflite.torch_stages import TorchStages
 
-_OP = re.compile(r"(?:aten|torch\.ops\.aten|prims)[.:]+(\w+)|Lowering not found: (\w+)")
+_OP = re.compile(r"Lowering not found: (?:\w+\.)?(\w+)|call_function\[target=torch\.ops\.\w+\.(\w+)")
 
 
 def convert_chain(found: TorchStages) -> bytes:
@@ -57,10 +58,9 @@ def _reason(error: Exception, said: str, pieces: Sequence[Piece], name: str) -> 
     where = f"{pieces[0].name} of {name}" if len(pieces) == 1 else name
     for match in _OP.finditer(f"{error}\n{said}"):
         op = match[1] or match[2]
-        lines = [at for found, at in pieces[0].lines if found == op]
-        at = f" (called in {lines[0]})" if lines else ""
+        lines = [source_line(str(error)), *(at for found, at in pieces[0].lines if found == op)]
+        at = next((f" (called in {line})" for line in lines if line), "")
         return (
-            f"{where}: litert-torch cannot convert the operation {op!r}{at}: {message[:160]}. Replace it in the model, "
-            "or export to ONNX"
+            f"{where}: litert-torch cannot convert the operation {op!r}{at}; replace it in the model, or export to ONNX"
         )
     return f"{where}: litert-torch cannot convert it: {message[:200] or type(error).__name__}. Export to ONNX instead"

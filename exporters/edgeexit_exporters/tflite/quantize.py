@@ -159,8 +159,8 @@ def _pinned(files: Sequence[bytes], precision: str, limits: list[dict[str, tuple
                 contents[reader.file] = _write_scale(contents[reader.file], reader, name, wanted.scale)
             elif key in pinned or wanted is None:
                 raise ModelError(
-                    f"{reader.name}: cut tensor {name!r} is read with {_said(found)} and made with {_said(wanted)}: the "
-                    "quantizer does not give both sides one scale. Cut elsewhere, or export the files as prefixes"
+                    f"{reader.name}: cut tensor {name!r} is read with {_said(found)} and made with {_said(wanted)}: "
+                    "the quantizer does not give both sides one scale. Cut elsewhere, or export the files as prefixes"
                 )
             else:
                 pinned.add(key)
@@ -230,6 +230,8 @@ def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[st
                 "model, allow them by name, or use precision dynamic"
             )
         if not static and not counts.quantized:
-            raise ModelError(f"{signature.name}: no weight was quantized ({precision}); it has {counts.total} operations")
+            raise ModelError(
+                f"{signature.name}: no weight was quantized ({precision}); it has {counts.total} operations"
+            )
         found[signature.file].append(counts)
     return [Quantized(c, tuple(k)) for c, k in zip(contents, found, strict=True)]

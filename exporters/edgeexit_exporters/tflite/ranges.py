@@ -81,9 +81,7 @@ def _shrunk() -> NDArray[np.float64]:
     return np.linspace(1.0, 0.2, _STEPS)  # the largest first: it wins a tie
 
 
-def _error(
-    x: NDArray[np.float64], counts: NDArray[np.int64], low: float, high: float, levels: int
-) -> float:
+def _error(x: NDArray[np.float64], counts: NDArray[np.int64], low: float, high: float, levels: int) -> float:
     low, high = min(low, 0.0), max(high, 0.0)  # zero is always representable
     step = (high - low) / (levels - 1)
     if step <= 0:

@@ -1,4 +1,4 @@
-"""The converter, the quantizer and the interpreter: imported when asked, with the versions this package is written for."""
+"""The converter, the quantizer and the interpreter: imported when asked, in the versions that our tests hold."""
 
 from __future__ import annotations
 

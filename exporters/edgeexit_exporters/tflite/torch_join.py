@@ -31,7 +31,7 @@ class Joined(nn.Module):
 
 
 def together(heads: Sequence[Tensor], kind: str) -> list[Tensor]:
-    """Mean of the heads' probabilities `(batch, ..., classes)`, and `(batch,)` mean total-variation distance from it."""
+    """Mean of the heads' probabilities `(batch, ..., classes)`, and `(batch,)` mean total-variation distance."""
     p = [torch.softmax(h, -1) for h in heads] if kind == "logits" else list(heads)
     mean = _sum(p) * (1 / len(p))
     # max(d, -d): int8 kernels know Maximum, and leave Abs in float

@@ -7,6 +7,8 @@ import operator
 import torch
 from torch import fx
 
+NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Axes that bring channels last, and first again."""
 _PICTURE_OPS = {
     "conv2d", "convolution", "_convolution", "conv_transpose2d", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d",
     "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "batch_norm", "_native_batch_norm_legit",
@@ -35,6 +37,16 @@ def value(node: fx.Node) -> torch.Tensor | None:
     """The example of the tensor that a node gives (shape and type only); None = it gives none, or several."""
     found = node.meta.get("val")
     return found if isinstance(found, torch.Tensor) else None
+
+
+def permute(graph: fx.Graph, node: fx.Node, axes: tuple[int, ...]) -> fx.Node:
+    return graph.call_function(torch.ops.aten.permute.default, (node, list(axes)))
+
+
+def graph_outputs(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that a graph returns, flat."""
+    (last,) = [n for n in graph.nodes if n.op == "output"]
+    return [n for n in torch.utils._pytree.tree_leaves(last.args[0]) if isinstance(n, fx.Node)]
 
 
 def pictures(graph: fx.Graph) -> set[fx.Node]:
@@ -103,15 +115,28 @@ def channels_last(graph: fx.Graph, node: fx.Node, last: dict[fx.Node, fx.Node]) 
             return None
         width, height, channels = (list(amounts) + [0] * 6)[0:2], (list(amounts) + [0] * 6)[2:4], list(amounts)[4:6]
         args[1] = [*(channels or [0, 0]), *width, *height]
+    elif name == "cat":
+        axis = args[1] if len(args) > 1 else 0
+        if not isinstance(axis, int):
+            return None
+        args[1:] = [NHWC.index(axis % 4)]
     elif name not in _ANY_AXES:
         return None
-    found = graph.call_function(
+    return graph.call_function(
         node.target,  # type: ignore[arg-type]
-        tuple(fx.map_arg(a, lambda n: last[n]) for a in args),
-        {k: fx.map_arg(a, lambda n: last[n]) for k, a in node.kwargs.items()},
+        fx.map_arg(tuple(args), lambda n: last[n]),
+        fx.map_arg(dict(node.kwargs), lambda n: last[n]),
     )
-    found.meta = {k: v for k, v in node.meta.items() if k != "val"}
-    return found
+
+
+def pooled(node: fx.Node, spatial: set[fx.Node]) -> list[int] | None:
+    """For a mean (sum, maximum) over all places of pictures: its axes where channels come last; else None."""
+    if op_name(node) not in {"mean", "sum", "amax", "amin"} or len(node.args) < 2 or node.args[0] not in spatial:
+        return None
+    axes, keep = node.args[1], node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+    if keep or not isinstance(axes, list | tuple) or {int(str(a)) % 4 for a in axes} != {2, 3}:
+        return None
+    return [1, 2]
 
 
 def rows_last_channels(weight: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
