@@ -82,7 +82,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path}: the weights do not fit the model: {' '.join(str(e).split())[:300]}") from e
 
 
-class _Exits(nn.Module):
+class Exits(nn.Module):
     """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
 
     def __init__(self, module: nn.Module, single: bool = False) -> None:
@@ -102,7 +102,7 @@ class _Exits(nn.Module):
         values = list(found.values()) if isinstance(found, Mapping) else found
         if self.single and isinstance(found, Tensor):
             values = [found]
-        exits = [_parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
+        exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
             raise ModelError(
                 f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits in "
@@ -112,7 +112,7 @@ class _Exits(nn.Module):
         return [e for e in exits if e is not None]
 
 
-def _parts(exit: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+def parts(exit: Any) -> tuple[list[Tensor], list[Tensor]] | None:
     """Heads and learned score of what one exit gave; None = it is no exit."""
     learned: list[Any] = []
     if isinstance(exit, Mapping) and set(exit) == {"output", "score"}:
@@ -162,8 +162,8 @@ def from_torch(
     Raises:
         ModelError: no input spec, not a multi-exit module, or not exportable by torch; see also `join`.
     """
-    specs = tuple(inputs) or _own_inputs(module)
-    wrapped = _Exits(module, single)
+    specs = tuple(inputs) or own_inputs(module)
+    wrapped = Exits(module, single)
     training = {m: m.training for m in module.modules()}
     wrapped.eval()
     try:
@@ -216,7 +216,12 @@ def from_torch(
     )
 
 
-def _own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
+def own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
+    """What a module says it takes (`input_spec`).
+
+    Raises:
+        ModelError: it does not say.
+    """
     spec = getattr(module, "input_spec", None)
     if not isinstance(spec, Mapping) or not spec:
         raise ModelError(
@@ -238,8 +243,8 @@ def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModul
     Raises:
         ModelError: torch cannot trace it.
     """
-    wrapped = _Exits(module, single=True)
-    with _quiet(), warnings.catch_warnings():
+    wrapped = Exits(module, single=True)
+    with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.eval()
         example = tuple(torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values())
@@ -258,7 +263,7 @@ def _free_sizes(specs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
 
 
 def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 module,
@@ -279,7 +284,7 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns about its own internals and about packages that nobody here uses."""
     loggers = [logging.getLogger("torch.onnx"), logging.getLogger("torch.export"), logging.getLogger("onnxscript")]
     levels = [log.level for log in loggers]

@@ -1,0 +1,237 @@
+"""Float .tflite files -> integer ones, with ai-edge-quantizer and our own ranges.
+
+Stages hand integers on: a cut tensor has one scale and zero point on both its sides, or there is no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError, ModelError
+from edgeexit_exporters.tflite import tools
+from edgeexit_exporters.tflite.calibration import LEAST_ROWS, FloatChain, Signature, check_rows, parse, signatures
+from edgeexit_exporters.tflite.counts import Counts, count
+from edgeexit_exporters.tflite.ranges import estimate
+
+PRECISIONS = {
+    "int8": "static_wi8_ai8",
+    "int16x8": "static_wi8_ai16",
+    "dynamic": "dynamic_wi8_afp32",
+    "weight-only": "weight_only_wi8_afp32",
+}
+"""Our name -> the quantizer's recipe. The first two compute in integers only; the others take and give floats."""
+_BITS = {"int8": 8, "int16x8": 16}
+_ULPS = 1e-6
+"""Relative difference of scales that is rounding: then the producer's scale is written into the reader."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized file."""
+
+    content: bytes
+    counts: tuple[Counts, ...]
+    """Per signature, in the order of the chain."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a tensor's integers are read: `(integer - zero_point) * scale`."""
+
+    scale: float
+    zero_point: int
+
+
+def quantize_chain(
+    files: Sequence[bytes],
+    rows: Arrays | None,
+    precision: str = "int8",
+    ranges: str = "minmax",
+    least_rows: int = LEAST_ROWS,
+    allow_float: Sequence[str] = (),
+) -> list[Quantized]:
+    """Quantize float files that follow each other: one with a signature per stage, a file per stage, or one prefix.
+
+    Args:
+        files: of `convert_chain`, `convert_stage_files`, or one of `convert_prefixes`.
+        rows: calibration inputs by model input name, `(n, ...)`, as the files take them (pictures channels last); None
+            where `precision` needs none.
+        precision: one of `PRECISIONS`.
+        ranges: how activations' ranges are estimated, one of `ranges.METHODS`.
+        least_rows: fewer rows are refused.
+        allow_float: operations that may stay in float in a static file, e.g. "GATHER".
+
+    Raises:
+        DataError: calibration data that does not fit; unknown `precision` or `ranges`.
+        ModelError: an operation would stay in float, a file cannot be quantized, or scales differ across a cut.
+        BackendMissing: no quantizer or interpreter, or another version of it.
+    """
+    if precision not in PRECISIONS:
+        raise DataError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    static = precision in _BITS
+    if not static:
+        contents = [_quantize(f, precision, None) for f in files]
+        return _counted(contents, precision, allow_float)
+    if rows is None:
+        raise DataError(f"precision {precision} needs calibration data: at least {least_rows} real inputs")
+    chain = FloatChain(files)
+    data = check_rows(rows, chain.inputs, least_rows)
+    found = estimate(lambda: ((f"{f}/{n}", a) for f, n, a in chain.values(data)), ranges, 2 ** _BITS[precision])
+    limits: list[dict[str, tuple[float, float]]] = [{} for _ in files]
+    for key, limit in found.items():
+        file, _, name = key.partition("/")
+        limits[int(file)][name] = limit
+    return _counted(_pinned(files, precision, limits), precision, allow_float)
+
+
+def quantize_prefixes(
+    files: Sequence[bytes],
+    rows: Arrays | None,
+    precision: str = "int8",
+    ranges: str = "minmax",
+    least_rows: int = LEAST_ROWS,
+    allow_float: Sequence[str] = (),
+) -> list[Quantized]:
+    """Quantize files that each stand for themselves (`convert_prefixes`); arguments and errors as `quantize_chain`."""
+    return [quantize_chain([f], rows, precision, ranges, least_rows, allow_float)[0] for f in files]
+
+
+def scales(content: bytes) -> dict[str, dict[str, Scale | None]]:
+    """Per signature, name of an input or output -> its scale; None = it is not quantized."""
+    model = parse(content)
+    return {s.name: _scales(model, s, {**s.inputs, **s.outputs}) for s in signatures([model])}
+
+
+def _scales(model: Any, signature: Signature, tensors: Mapping[str, int]) -> dict[str, Scale | None]:
+    return {n: _scale(model.subgraphs[signature.subgraph].tensors[i]) for n, i in tensors.items()}
+
+
+def _scale(tensor: Any) -> Scale | None:
+    q = tensor.quantization
+    if q is None or q.scale is None or len(q.scale) != 1:
+        return None
+    return Scale(float(q.scale[0]), int(q.zeroPoint[0]) if q.zeroPoint is not None and len(q.zeroPoint) else 0)
+
+
+def _quantize(content: bytes, precision: str, limits: Mapping[str, tuple[float, float]] | None) -> bytes:
+    lib = tools.quantizer()
+    statistics = None
+    if limits is not None:
+        statistics = {
+            n: {"min": np.array([[low]], np.float32), "max": np.array([[high]], np.float32)}
+            for n, (low, high) in limits.items()
+        }
+    try:
+        with tools.quiet():
+            recipe = getattr(tools.recipes(), PRECISIONS[precision])()
+            made = lib.Quantizer(bytearray(content), recipe)
+            result = made.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+        return bytes(result.quantized_model)
+    except Exception as e:
+        raise ModelError(f"ai-edge-quantizer cannot make {precision} of it: {' '.join(str(e).split())[:300]}") from e
+
+
+def _pinned(files: Sequence[bytes], precision: str, limits: list[dict[str, tuple[float, float]]]) -> list[bytes]:
+    """Quantize until every cut tensor has one scale: a reader with another gets its producer's range, in order.
+
+    They differ where the producer's scale is fixed (tanh, sigmoid, softmax) or taken over from its input (max pooling).
+    """
+    contents = [_quantize(f, precision, own) for f, own in zip(files, limits, strict=True)]
+    pinned: set[tuple[int, str, str]] = set()
+    while True:
+        models = [parse(c) for c in contents]
+        chain = signatures(models)
+        unequal = _unequal(models, chain)
+        if not unequal:
+            return contents
+        first = unequal[0][0]
+        again: set[int] = set()
+        for reader, name, wanted, found in (u for u in unequal if u[0] is first):
+            key = (reader.file, reader.name, name)
+            if found is not None and wanted is not None and _close(wanted, found):
+                contents[reader.file] = _write_scale(contents[reader.file], reader, name, wanted.scale)
+            elif key in pinned or wanted is None:
+                raise ModelError(
+                    f"{reader.name}: cut tensor {name!r} is read with {_said(found)} and made with {_said(wanted)}: "
+                    "the quantizer does not give both sides one scale. Cut elsewhere, or export the files as prefixes"
+                )
+            else:
+                pinned.add(key)
+                limits[reader.file][_float_name(files[reader.file], reader, name)] = _range(wanted, precision)
+                again.add(reader.file)
+        for file in again:
+            contents[file] = _quantize(files[file], precision, limits[file])
+
+
+def _unequal(
+    models: Sequence[Any], chain: Sequence[Signature]
+) -> list[tuple[Signature, str, Scale | None, Scale | None]]:
+    made: dict[str, Scale | None] = {}
+    found = []
+    for signature in chain:
+        model = models[signature.file]
+        for name, scale in _scales(model, signature, signature.inputs).items():
+            if name not in made:
+                made[name] = scale  # a model input: later stages read it with the same scale too
+            elif made[name] != scale:
+                found.append((signature, name, made[name], scale))
+        made.update(_scales(model, signature, signature.outputs))
+    return found
+
+
+def _close(a: Scale, b: Scale) -> bool:
+    return a.zero_point == b.zero_point and abs(a.scale - b.scale) <= _ULPS * a.scale
+
+
+def _range(scale: Scale, precision: str) -> tuple[float, float]:
+    if precision == "int16x8":
+        return -32767 * scale.scale, 32767 * scale.scale
+    return (-128 - scale.zero_point) * scale.scale, (127 - scale.zero_point) * scale.scale
+
+
+def _float_name(content: bytes, reader: Signature, name: str) -> str:
+    """The input tensor's name in the float file; the quantizer may have put another in its place."""
+    model = parse(content)
+    (own,) = [s for s in signatures([model]) if s.name == reader.name]
+    return str(model.subgraphs[own.subgraph].tensors[own.inputs[name]].name.decode())
+
+
+def _write_scale(content: bytes, reader: Signature, name: str, scale: float) -> bytes:
+    """Change one number of the file in place."""
+    raw = bytearray(content)
+    tensor = tools.schema().Model.GetRootAs(raw, 0).Subgraphs(reader.subgraph).Tensors(reader.inputs[name])
+    tensor.Quantization().ScaleAsNumpy()[0] = scale
+    return bytes(raw)
+
+
+def _said(scale: Scale | None) -> str:
+    return "no scale (float)" if scale is None else f"scale {scale.scale:.6g}, zero point {scale.zero_point}"
+
+
+def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[str]) -> list[Quantized]:
+    static = precision in _BITS
+    models = [parse(c) for c in contents]
+    found: list[list[Counts]] = [[] for _ in contents]
+    for signature in signatures(models):
+        counts = count(models[signature.file], signature, static)
+        left = [(op, tensor) for op, tensor in counts.floats if op not in allow_float]
+        if static and left:
+            ops = ", ".join(dict.fromkeys(op for op, _ in left))
+            raise ModelError(
+                f"{signature.name}: {len(left)} of {counts.total} operations would stay in float ({ops}; first "
+                f"{left[0][0]} for {left[0][1]!r}): the quantizer has no {precision} for them. Replace them in the "
+                "model, allow them by name, or use precision dynamic"
+            )
+        if not static and not counts.quantized:
+            raise ModelError(
+                f"{signature.name}: no weight was quantized ({precision}); it has {counts.total} operations"
+            )
+        found[signature.file].append(counts)
+    return [Quantized(c, tuple(k)) for c, k in zip(contents, found, strict=True)]

@@ -1,0 +1,125 @@
+"""What the exits of a torch module give, and the module's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgeexit.errors import ModelError
+from edgeexit_exporters.join import JoinedExit
+from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name, value
+from edgeexit_exporters.torch_source import Exits, quiet
+
+Given = Sequence[tuple[list[Tensor], list[Tensor]]]
+"""Per exit, its heads and its learned score, if it has one."""
+
+
+def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
+    """The exits' tensors for an example.
+
+    Raises:
+        ModelError: the module does not run on it, or gives no exits.
+    """
+    try:
+        with torch.no_grad():
+            return source.exits(*example)
+    except ModelError:
+        raise
+    except Exception as e:
+        shapes = ", ".join(str(list(t.shape)) for t in example)
+        raise ModelError(
+            f"{type(source.module).__name__} does not run on inputs of {shapes}: {_first_line(e)[:200]}; TFLite files "
+            "are made with batch 1"
+        ) from e
+
+
+def exit_names(given: Given) -> tuple[JoinedExit, ...]:
+    """exit0, exit1, ..., with `_uncertainty` and `_score` behind what they give besides."""
+    found = []
+    for k, (heads, learned) in enumerate(given):
+        name = f"exit{k}"
+        uncertainty = f"{name}_uncertainty" if len(heads) > 1 else None
+        found.append(JoinedExit(name, name, len(heads), uncertainty, f"{name}_score" if learned else None))
+    return tuple(found)
+
+
+def check_exits(given: Given, names: Sequence[JoinedExit], module: str) -> None:
+    """Whether the names fit the exits.
+
+    Raises:
+        ModelError: another number of exits, heads or scores; or heads of unlike shapes.
+    """
+    if len(names) != len(given):
+        raise ModelError(f"{len(names)} exit names for {module}, a module with {len(given)} exits")
+    for exit, (heads, learned) in zip(names, given, strict=True):
+        if exit.members != len(heads) or (exit.learned is not None) != bool(learned):
+            raise ModelError(
+                f"exit {exit.name!r}: {exit.members} heads{' and a learned score' if exit.learned else ''} named, and "
+                f"the module gives {len(heads)}{' and a learned score' if learned else ''}"
+            )
+        if len({tuple(h.shape) for h in heads}) > 1:
+            raise ModelError(
+                f"exit {exit.name!r}: heads that answer together have one shape, found "
+                f"{', '.join(str(list(h.shape)) for h in heads)}"
+            )
+
+
+def exit_kinds(source: Exits, given: Given, example: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """ "probs" of an exit whose heads end in a softmax, else "logits".
+
+    Raises:
+        ModelError: an exit that mixes them.
+    """
+    if all(len(heads) == 1 for heads, _ in given):
+        return ("logits",) * len(given)  # a single head is left as it is
+    graph = to_graph(source, example, type(source.module).__name__)
+    flat = iter(graph_outputs(graph.graph))
+    kinds = []
+    for k, (heads, learned) in enumerate(given):
+        found = {"probs" if _ends_in_softmax(next(flat)) else "logits" for _ in heads}
+        for _ in learned:
+            next(flat)
+        if len(found) > 1:
+            raise ModelError(f"exit {k}: some heads end in a Softmax and some do not; give all of one kind")
+        kinds.append(found.pop())
+    return tuple(kinds)
+
+
+def _ends_in_softmax(node: fx.Node) -> bool:
+    while op_name(node) in {"view", "reshape", "squeeze", "flatten", "clone", "_to_copy"}:
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            return False
+        node = source
+    found = value(node)
+    if op_name(node) not in {"softmax", "_softmax", "_safe_softmax"} or found is None:
+        return False
+    return node.args[1] in (-1, found.ndim - 1)
+
+
+def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.GraphModule:
+    """One graph without operations in place (a value means the same wherever it is read).
+
+    Raises:
+        ModelError: torch cannot export it, or it changes its own buffers.
+    """
+    with quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(module, example, strict=False).run_decompositions({})
+            changed = sorted(set(program.graph_signature.buffers_to_mutate.values()))
+            found = program.module()
+        except Exception as e:
+            raise ModelError(f"torch cannot export {name}: {_first_line(e)[:200]}") from e
+    if changed:
+        raise ModelError(
+            f"{name}: forward changes {changed[0].removeprefix('exits.module.')!r}; TFLite files carry no state: make "
+            "it an input and an output"
+        )
+    assert isinstance(found, fx.GraphModule)
+    return found
+
+
+def _first_line(e: BaseException) -> str:
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)

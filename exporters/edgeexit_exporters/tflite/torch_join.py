@@ -1,0 +1,50 @@
+"""Heads that answer together, as a torch module: the same formulas as `join.py` writes into ONNX graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edgeexit_exporters.torch_source import Exits
+
+
+class Joined(nn.Module):
+    """Positional inputs in; out, per exit in order, its answer, its heads' uncertainty, its learned score, flat.
+
+    Args:
+        exits: the source module.
+        kinds: what every exit's heads give: "logits" or "probs".
+    """
+
+    def __init__(self, exits: Exits, kinds: Sequence[str]) -> None:
+        super().__init__()
+        self.exits, self.kinds = exits, tuple(kinds)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found: list[Tensor] = []
+        for (heads, learned), kind in zip(self.exits.exits(*inputs), self.kinds, strict=True):
+            found += together(heads, kind) if len(heads) > 1 else heads
+            found += [_per_input(score) for score in learned]
+        return tuple(found)
+
+
+def together(heads: Sequence[Tensor], kind: str) -> list[Tensor]:
+    """Mean of the heads' probabilities `(batch, ..., classes)`, and `(batch,)` mean total-variation distance."""
+    p = [torch.softmax(h, -1) for h in heads] if kind == "logits" else list(heads)
+    mean = _sum(p) * (1 / len(p))
+    # max(d, -d): int8 kernels know Maximum, and leave Abs in float
+    distance = _sum([torch.maximum(member - mean, mean - member) for member in p])
+    return [mean, _per_input(distance.sum(-1) * (0.5 / len(p)))]
+
+
+def _per_input(value: Tensor) -> Tensor:
+    return value if value.ndim == 1 else value.reshape(value.shape[0], -1).mean(-1)
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    found = terms[0]
+    for term in terms[1:]:
+        found = found + term
+    return found

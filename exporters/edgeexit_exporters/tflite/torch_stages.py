@@ -1,0 +1,146 @@
+"""torch modules -> stages: torch.export's graph, divided by `stages.stages`, each stage a module of its own.
+
+The edges of stages are as TFLite files have them: batch 1, fixed sizes, pictures channels last.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from edgeexit.errors import ModelError
+from edgeexit_exporters.inputs import InputSpec, batch_kind, make_inputs
+from edgeexit_exporters.join import JoinedExit
+from edgeexit_exporters.stages import GraphView, ViewNode, stages
+from edgeexit_exporters.tflite.torch_exits import check_exits, evaluate, exit_kinds, exit_names, to_graph
+from edgeexit_exporters.tflite.torch_join import Joined
+from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name
+from edgeexit_exporters.tflite.torch_pieces import Builder, Edge, Piece, source_line
+from edgeexit_exporters.torch_source import Exits, own_inputs
+
+
+@dataclass(frozen=True)
+class TorchStages:
+    """A multi-exit network in pieces."""
+
+    name: str
+    """The module's class."""
+    exits: tuple[JoinedExit, ...]
+    inputs: tuple[Edge, ...]
+    """All model inputs, in the order of `forward`."""
+    stages: tuple[Piece, ...]
+    prefixes: tuple[Piece, ...]
+    """Per exit, everything that it needs, from the model inputs."""
+    whole: nn.Module = field(repr=False)
+    """The joined source: positional inputs as the module takes them; all exits' tensors in order."""
+
+
+def divide(
+    module: nn.Module,
+    inputs: Sequence[InputSpec] = (),
+    exits: Sequence[JoinedExit] | None = None,
+    kinds: Sequence[str] | None = None,
+) -> TorchStages:
+    """Divide a torch module that returns its exits in order (`torch_source.from_torch` says what an exit may be).
+
+    Args:
+        module: evaluated in eval mode; its mode is put back.
+        inputs: in the order of `forward`; empty = the module's own `input_spec`.
+        exits: the names that the exits' tensors get (`Source.exits`); None = exit0, exit1, ... with `_uncertainty` and
+            `_score` behind them.
+        kinds: what the exits' heads give, "logits" or "probs" (`Joint.kinds`); None = probs where they end in one.
+
+    Raises:
+        ModelError: free axes besides the batch, a type that TFLite files do not get, state that forward changes, a
+            module that torch cannot export; see also `stages.stages`.
+    """
+    specs = tuple(inputs) or own_inputs(module)
+    _check_inputs(specs)
+    source = Exits(module, single=True)
+    modes = {m: m.training for m in module.modules()}
+    source.eval()
+    try:
+        example = tuple(torch.from_numpy(a) for a in make_inputs(specs, 1, seed=0).values())
+        given = evaluate(source, example)
+        names = tuple(exits) if exits is not None else exit_names(given)
+        check_exits(given, names, type(module).__name__)
+        if kinds is None:
+            kinds = exit_kinds(source, given, example)
+        whole = Joined(source, kinds)
+        graph = to_graph(whole, example, type(module).__name__)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    places = [n.name for n in graph.graph.nodes if n.op == "placeholder"]
+    builder = Builder(graph, dict(zip(places, [s.tensor.name for s in specs], strict=True)), _answers(graph, names))
+    by_name = {v: k for k, v in builder.answers.items()}
+    groups = [[by_name[n] for n in e.outputs] for e in names]
+    found = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups])
+    return TorchStages(
+        type(module).__name__,
+        names,
+        tuple(builder.edge(n) for n in places),
+        tuple(builder.piece(f"stage_{k}", s.inputs, s.outputs) for k, s in enumerate(found)),
+        tuple(builder.piece(f"exit_{k}", places, g) for k, g in enumerate(groups)),
+        whole,
+    )
+
+
+def _check_inputs(specs: Sequence[InputSpec]) -> None:
+    batch_kind(specs)
+    for spec in specs:
+        t = spec.tensor
+        if free := [a for a in t.shape[1:] if isinstance(a, str)]:
+            fixed = ",".join(str(spec.sizes.get(a, a)) if isinstance(a, str) else str(a) for a in t.shape[1:])
+            raise ModelError(
+                f"TFLite files have fixed sizes, and axis {free[0]!r} of input {t.name!r} is free: fix it, e.g. "
+                f"--input '{t.name}:{t.dtype}[batch,{fixed}]'"
+            )
+        if not t.name.isidentifier():
+            raise ModelError(
+                f"input {t.name!r}: inputs of TFLite files get names of letters, digits and _; name it with --input"
+            )
+
+
+def _answers(graph: fx.GraphModule, exits: Sequence[JoinedExit]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node, name in zip(graph_outputs(graph.graph), [n for e in exits for n in e.outputs], strict=True):
+        if node.name in found:
+            raise ModelError(f"{name!r} is the same tensor as {found[node.name]!r}; exits must differ")
+        found[node.name] = name
+    return found
+
+
+def view(graph: fx.Graph) -> GraphView:
+    """The graph as the stage algorithm sees it.
+
+    Weights are left out; what depends on no input is free. An operation that gives several tensors stands as one node
+    with those of them that are read, so that no cut goes between it and them.
+
+    Raises:
+        ModelError: control flow.
+    """
+    nodes: list[ViewNode] = []
+    alive: set[fx.Node] = set()  # depends on a model input
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    alive |= set(inputs)
+    for node in graph.nodes:
+        if node.op != "call_function" or node.target is operator.getitem:
+            continue
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            at = source_line(str(node.meta.get("stack_trace") or ""))
+            raise ModelError(
+                f"the network decides by itself with {op_name(node)!r}{f' ({at})' if at else ''}: control flow inside "
+                "a network cannot go to TFLite; exits are where EdgeExit decides"
+            )
+        gives = [u for u in node.users if u.target is operator.getitem] or [node]
+        depends = any(n in alive for n in node.all_input_nodes)
+        if depends:
+            alive |= {node, *gives}
+        reads = [n.name for n in node.all_input_nodes if n.op != "get_attr"]
+        nodes.append(ViewNode(tuple(reads), tuple(n.name for n in gives), free=not depends))
+    return GraphView(tuple(n.name for n in inputs), tuple(nodes))

@@ -1,0 +1,193 @@
+"""Quantized files: integers from end to end, one scale on both sides of every cut, honest counts, checked data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("litert_torch", reason="litert-torch is not installed", exc_type=ImportError)
+pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed", exc_type=ImportError)
+
+import tflite_nets as nets
+
+from edgeexit.errors import DataError, ModelError
+from edgeexit_exporters.tflite.calibration import FloatChain, parse, signatures
+from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes, scales
+from edgeexit_exporters.tflite.ranges import estimate
+
+ROWS = {"image": nets.pictures(64)}
+SMALL = {"x": np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)}
+
+
+def joined(content: bytes) -> list[tuple[str, str]]:
+    """Cut tensors and the signatures that read them; asserts that both sides have one scale."""
+    found = scales(content)
+    made: dict[str, object] = {}
+    read = []
+    for s in signatures([parse(content)]):
+        for name in s.inputs:
+            if name in made:
+                assert made[name] is not None and found[s.name][name] == made[name], (s.name, name)
+                read.append((s.name, name))
+        made.update({n: found[s.name][n] for n in s.outputs})
+    return read
+
+
+@pytest.mark.parametrize(("precision", "error"), [("int8", 0.01), ("int16x8", 0.004)])
+def test_integers_from_end_to_end(precision: str, error: float) -> None:
+    _, _, chain = nets.converted(nets.TwoHeads)
+    (made,) = quantize_chain([chain], ROWS, precision)
+    assert [(c.name, c.quantized == c.total > 10, c.floats) for c in made.counts] == [
+        (f"stage_{k}", True, ()) for k in range(3)
+    ]
+    assert joined(made.content) == [("stage_1", "cut_relu"), ("stage_2", "cut_relu"), ("stage_2", "cut_tanh")]
+    assert all(s is not None for own in scales(made.content).values() for s in own.values())
+    x = {"image": nets.pictures(16, seed=1)}
+    whole, found = nets.Chain(chain)(x), nets.Chain(made.content)(x)
+    for name, array in found.items():
+        assert np.abs(array - whole[name]).max() < (error if name.startswith("exit") else 8 * error), name
+    (again,) = quantize_chain([chain], ROWS, precision)
+    assert again == made, "the same bytes"
+
+
+def test_a_tanh_whose_scale_is_fixed_is_pinned_in_its_readers() -> None:
+    """The quantizer alone would read `cut_tanh` with the range seen, and write it with 1/128."""
+    _, _, chain = nets.converted(nets.TwoHeads)
+    (made,) = quantize_chain([chain], ROWS)
+    assert scales(made.content)["stage_1"]["cut_tanh"] == scales(made.content)["stage_2"]["cut_tanh"]
+    found = scales(made.content)["stage_2"]["cut_tanh"]
+    assert found is not None and (found.scale, found.zero_point) == (1 / 128, 0)
+    seen = np.abs(FloatChain([chain]).outputs(ROWS)["cut_tanh"]).max()
+    assert seen < 0.9, "the test says nothing when the range seen is the fixed one"
+
+
+def test_chain_files_and_prefixes_give_the_same_integers() -> None:
+    _, _, chain = nets.converted(nets.Pools)
+    separate, alone = nets.separate(nets.Pools)
+    rows, x = {"image": nets.pictures(40, shape=(8, 8, 3))}, {"image": nets.pictures(24, 5, (8, 8, 3))}
+    (made,) = quantize_chain([chain], rows)
+    assert joined(made.content) == [("stage_1", "cut_max_pool2d")]
+    files = quantize_chain(separate, rows)
+    prefixes = quantize_prefixes(alone, rows)
+    expected = nets.Chain(made.content)(x, raw=True)
+    assert expected["exit1"].dtype == np.int8
+    for contents in (files, prefixes):
+        given = nets.Chain(*(q.content for q in contents))(x, raw=True)
+        for name in ("exit0", "exit1"):
+            np.testing.assert_array_equal(given[name], expected[name])
+    assert [c.total for q in files for c in q.counts] == [c.total for c in made.counts]
+
+
+@pytest.mark.parametrize("precision", ["dynamic", "weight-only"])
+def test_weights_only(precision: str) -> None:
+    _, _, chain = nets.converted(nets.Pools)
+    (made,) = quantize_chain([chain], None, precision)
+    assert [(c.quantized, c.total) for c in made.counts] == [(2, 4), (2, 5)]
+    assert not any(s for own in scales(made.content).values() for s in own.values())
+    x = {"image": nets.pictures(8, shape=(8, 8, 3))}
+    whole, found = nets.Chain(chain)(x), nets.Chain(made.content)(x)
+    assert 0 < np.abs(found["exit1"] - whole["exit1"]).max() < 0.05
+
+
+def test_an_operation_left_in_float_is_an_error_that_names_it() -> None:
+    _, _, chain = nets.converted(nets.Absolute)
+    with pytest.raises(ModelError, match=r"stage_1: 1 of 2 operations would stay in float \(ABS"):
+        quantize_chain([chain], SMALL)
+    (made,) = quantize_chain([chain], SMALL, allow_float=["ABS"])
+    assert [(c.quantized, c.total) for c in made.counts] == [(2, 2), (1, 2)]
+    assert [op for op, _ in made.counts[1].floats] == ["ABS"]
+
+
+@pytest.mark.parametrize(("ranges", "outliers"), [("percentile", 1), ("mse", 0)])
+def test_ranges_that_clip(ranges: str, outliers: int) -> None:
+    _, _, chain = nets.converted(nets.Pools)
+    rows = nets.pictures(200, shape=(8, 8, 3))
+    rows[:outliers, 0, 0, 0] = 40.0
+    wide, narrow = (quantize_chain([chain], {"image": rows}, ranges=r)[0] for r in ("minmax", ranges))
+    steps = [scales(q.content)["stage_0"]["image"].scale for q in (wide, narrow)]  # type: ignore[union-attr]
+    if outliers:
+        assert steps[0] > 40 / 256 and steps[1] < 12 / 256
+    else:
+        assert 0.5 * steps[0] < steps[1] < 0.95 * steps[0]
+    joined(narrow.content)
+    x = {"image": nets.pictures(32, 9, (8, 8, 3))}
+    whole = nets.Chain(chain)(x)["exit0"]
+    errors = [np.abs(nets.Chain(q.content)(x)["exit0"] - whole).mean() for q in (wide, narrow)]
+    assert not outliers or errors[1] < 0.7 * errors[0]
+
+
+def test_ranges_are_true_extremes_over_all_parts() -> None:
+    parts = [("a", np.array([1.0, 2.0])), ("a", np.array([-3.0, 0.5])), ("b", np.zeros(3)), ("a", np.array([0.0]))]
+    assert estimate(lambda: parts, "minmax", 256) == {"a": (-3.0, 2.0), "b": (0.0, 0.0)}
+    assert estimate(lambda: parts, "mse", 256)["b"] == (0.0, 0.0)
+    with pytest.raises(DataError, match="unknown range estimate 'ema'"):
+        estimate(lambda: parts, "ema", 256)
+    with pytest.raises(DataError, match="'a' holds values that are not finite"):
+        estimate(lambda: [("a", np.array([np.inf]))], "minmax", 256)
+
+
+def test_the_mse_range_is_the_best_of_a_fine_search() -> None:
+    x = np.random.default_rng(0).laplace(size=100_000)
+    low, high = estimate(lambda: [("x", x)], "mse", 256)["x"]
+
+    def error(a: float, b: float) -> float:
+        step = (b - a) / 255
+        return float(((np.clip(np.round((x - a) / step), 0, 255) * step + a - x) ** 2).mean())
+
+    best = min(error(x.min() * s, x.max() * t) for s in np.linspace(0.2, 1, 15) for t in np.linspace(0.2, 1, 15))
+    assert error(low, high) < 1.05 * best < error(x.min(), x.max())
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({}, "no array for input 'image'"),
+        ({"image": nets.pictures(64).transpose(0, 3, 1, 2)}, r"\(64, 3, 12, 10\), expected \(n, 12, 10, 3\) .*last"),
+        ({"image": nets.pictures(64)[..., :2]}, r"shape \(64, 12, 10, 2\), expected"),
+        ({"image": nets.pictures(64)[0]}, "has shape"),
+        ({"image": nets.pictures(64).astype(np.complex64)}, "is complex64, expected"),
+        ({"image": nets.pictures(64).astype(str)}, "expected"),
+        ({"image": nets.pictures(31)}, "at least 32 rows, found 31"),
+        ({"image": nets.pictures(0)}, "at least 32 rows, found 0"),
+        ({"image": np.full((64, 12, 10, 3), 3.0)}, "every value is the same"),
+        ({"image": np.repeat(nets.pictures(1), 64, 0)}, "every row is the same"),
+        ({"image": np.where(np.arange(64)[:, None, None, None] % 32, nets.pictures(64), np.nan)}, "2 of 64 rows"),
+        (None, "needs calibration data: at least 32"),
+    ],
+)  # fmt: skip
+def test_calibration_data_that_does_not_fit(rows: dict[str, np.ndarray] | None, words: str) -> None:
+    _, _, chain = nets.converted(nets.TwoHeads)
+    with pytest.raises(DataError, match=words):
+        quantize_chain([chain], rows)
+
+
+def test_unknown_names() -> None:
+    _, _, chain = nets.converted(nets.TwoHeads)
+    with pytest.raises(DataError, match="unknown precision 'int4'; known: int8, int16x8, dynamic, weight-only"):
+        quantize_chain([chain], ROWS, "int4")
+    with pytest.raises(DataError, match="unknown range estimate 'ema'"):
+        quantize_chain([chain], ROWS, ranges="ema")
+
+
+@pytest.mark.slow
+def test_trecx_resnet8_in_int8_keeps_its_accuracy() -> None:
+    from edgeexit_exporters.tflite.convert import convert_chain
+    from edgeexit_exporters.tflite.torch_stages import divide
+    from edgeexit_models import load_trecx
+    from shared_data import cifar10_test, trecx_weights
+
+    pictures, labels = cifar10_test()
+    x = np.ascontiguousarray(pictures.astype(np.float32).transpose(0, 2, 3, 1))
+    found = divide(load_trecx(trecx_weights("resnet8")))
+    chain = convert_chain(found)
+    (made,) = quantize_chain([chain], {"image": x[9000:9200]})
+    assert [(c.quantized, c.total) for c in made.counts] == [(7, 7), (7, 7), (6, 6)]
+    assert len(joined(made.content)) == 2
+    rows = {"image": x[:600]}
+    whole, small = nets.Chain(chain)(rows), nets.Chain(made.content)(rows)
+    for k in range(3):
+        a, b = whole[f"exit{k}"].argmax(1), small[f"exit{k}"].argmax(1)
+        assert (a == b).mean() > 0.93
+        assert abs((a == labels[:600]).mean() - (b == labels[:600]).mean()) < 0.02
+    assert len(made.content) < len(chain) / 3
