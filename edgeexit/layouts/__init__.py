@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from edgeexit.backends import Backend, Runnable
 from edgeexit.bundle import Bundle
@@ -12,9 +14,9 @@ from edgeexit.layouts.chain import Chain
 from edgeexit.layouts.fused import Fused
 from edgeexit.layouts.ports import Ported
 from edgeexit.layouts.single import AllExits, Prefix
-from edgeexit.manifest import Artifact
+from edgeexit.manifest import Artifact, Manifest
 
-__all__ = ["Driver", "make", "one_by_one"]
+__all__ = ["Driver", "drive", "make", "one_by_one"]
 
 _DRIVERS: dict[str, type[Chain] | type[Fused] | type[Prefix] | type[AllExits]] = {
     "chain": Chain,
@@ -30,9 +32,23 @@ def make(bundle: Bundle, artifact: Artifact, backend: Backend, threads: int, clo
     Raises:
         BundleError: the engine cannot load them, or they are not what the manifest says.
     """
-    models: list[Runnable] = [m for f in artifact.models for m in backend.load(bundle.file(f), threads)]
-    if artifact.layout == "chain" and len(models) != (stages := len(bundle.manifest.exits)):
-        raise BundleError(f"artifact {artifact.name}: its files hold {len(models)} stages, the manifest {stages}")
+    paths = [bundle.file(f) for f in artifact.models]
+    return drive(bundle.manifest, artifact, paths, backend, threads, clock)
+
+
+def drive(
+    manifest: Manifest,
+    artifact: Artifact,
+    paths: Sequence[Path],
+    backend: Backend,
+    threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Driver:
+    """As `make`, for files that are in no bundle yet."""
+    models: list[Runnable] = [m for path in paths for m in backend.load(path, threads)]
+    expected = len(manifest.exits) if artifact.layout in ("chain", "prefix") else 1
+    if len(models) != expected:
+        raise BundleError(f"artifact {artifact.name}: its files hold {len(models)} networks, expected {expected}")
     if artifact.ports:
-        models = [Ported(m, artifact.ports, bundle.manifest) for m in models]
-    return _DRIVERS[artifact.layout](bundle.manifest, artifact, models, clock)
+        models = [Ported(m, artifact.ports, manifest) for m in models]
+    return _DRIVERS[artifact.layout](manifest, artifact, models, clock)

@@ -50,10 +50,10 @@ class Fused(Base):
         values = [*inputs, thresholds]
         found = self.models[0].run([values[i] for i in self.order])
         output, index, sure, *told = (found[i] for i in self.picks)
-        k = int(index)
+        k = int(index.item())  # ONNX gives scalars, TFLite arrays of one
         if not 0 <= k < self.count:
             raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
-        return k, output, float(sure), None if self.uncertain[k] is None else float(told[0])
+        return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0])
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         compared = policy.compared if isinstance(policy, Threshold) else ()

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from edgeexit.bundle import describe
 from edgeexit.errors import ExportMismatch
-from edgeexit.manifest import LAYOUTS, Artifact, Check, Manifest
+from edgeexit.manifest import LAYOUTS, Artifact, Check
 from edgeexit_exporters import check, kernels
 from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import vectors
 from edgeexit_exporters.entries import entries
+from edgeexit_exporters.made import Made
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 from edgeexit_exporters.survey import Survey, stages_of
-
-
-@dataclass
-class Made:
-    """Files, and the artifacts they are."""
-
-    contents: dict[str, bytes] = field(default_factory=dict)
-    artifacts: list[Artifact] = field(default_factory=list)
-    kernels: dict[str, list[list[int]]] = field(default_factory=dict)
-    """Artifact -> per stage (or exit, where files are whole): how many operations run quantized, of how many."""
-
-    def add(self, other: Made) -> None:
-        self.contents |= other.contents
-        self.artifacts += other.artifacts
-        self.kernels |= other.kernels
-
-    def into(self, manifest: Manifest) -> Manifest:
-        """A survey's manifest with these artifacts."""
-        notes = {"int8_kernels": self.kernels} if self.kernels else {}
-        return replace(manifest, artifacts=tuple(self.artifacts), provenance={**manifest.provenance, **notes})
 
 
 def onnx_artifacts(

@@ -1,0 +1,243 @@
+"""TFLite files of every layout, compared with the source model by the engine that will run them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit import backends
+from edgeexit.bundle import describe
+from edgeexit.errors import ModelError
+from edgeexit.layouts import Driver, drive
+from edgeexit.manifest import Artifact, Check, Manifest, Port, TensorSpec
+from edgeexit_exporters import check
+from edgeexit_exporters.answers import Answer, vectors
+from edgeexit_exporters.made import Made
+from edgeexit_exporters.survey import Survey
+from edgeexit_exporters.tflite import flatbuffer
+from edgeexit_exporters.tflite.arena import Memory, memory, stage_memory
+from edgeexit_exporters.tflite.convert import convert_chain, convert_prefixes, convert_stage_files
+from edgeexit_exporters.tflite.fuse import fuse
+from edgeexit_exporters.tflite.quantize import Quantized, quantize_chain, quantize_prefixes
+from edgeexit_exporters.tflite.signatures import Tensor, signatures
+from edgeexit_exporters.tflite.torch_pieces import Edge
+from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
+
+Arrays = Mapping[str, NDArray[Any]]
+LAYOUTS = ("fused", "chain", "prefix")
+"""There is no file of all exits: chain records them as well."""
+PRECISIONS = ("int8", "int16x8", "dynamic", "weight-only")
+"""Besides fp32."""
+_NHWC = (0, 2, 3, 1)
+_TOLERANCE = {"fp32": 1e-4, "int16x8": 1e-2}
+_KERNELS = 5e-2
+"""Of the 8-bit precisions: between the kernels of two engines or processors, as a fraction of the largest output."""
+
+
+def tflite_artifacts(
+    known: Survey,
+    layouts: Sequence[str],
+    score: str,
+    precisions: Sequence[str],
+    rows: Arrays | None = None,
+    *,
+    ranges: str = "minmax",
+    stage_files: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Made:
+    """Convert, quantize, fuse and check.
+
+    What quantized files are compared with is the quantized chain: all layouts of one precision answer alike. How far
+    they are from the float network is measured by `refit`.
+
+    Args:
+        known: of the float network, which must come from a torch module.
+        layouts: which of `LAYOUTS`; `all` is left out.
+        score: inside the fused graph.
+        precisions: "fp32" and any of `PRECISIONS`.
+        rows: calibration inputs by name, as the network takes them.
+        ranges: how activations' ranges are found; see `tflite.quantize`.
+        stage_files: the chain as one file per stage, for devices that never run the last stages.
+        progress: called with each step's name.
+
+    Raises:
+        ModelError: an ONNX source, an operation that cannot be converted or would stay in float, a score that the
+            fused graph cannot hold.
+        DataError: calibration rows that do not fit.
+        ExportMismatch: an exit differs.
+        BackendMissing: no converter or no engine.
+    """
+    source = known.source
+    if source.module is None:
+        raise ModelError(
+            "TFLite files are made from torch modules; no kept converter brings a bare .onnx to TFLite beside this "
+            "toolkit's libraries (onnx2tf needs an environment of its own, with one signature per file): give the "
+            "torch module, or export --format onnx"
+        )
+    engine = backends.get("tflite")
+    progress("dividing the torch module into stages")
+    found = divide(source.module, source.inputs, source.exits, source.joint.kinds)
+    wanted = [w for w in LAYOUTS if w in layouts]
+    progress("converting to TFLite")
+    one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
+    chain = convert_stage_files(found) if stage_files else one
+    prefixes = convert_prefixes(found) if "prefix" in wanted else []
+    made = Made()
+    for precision in precisions:
+        progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
+        files = _files(found, known.manifest, one, chain, prefixes, precision, score, rows, ranges)
+        with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
+            _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, progress)
+    return made
+
+
+Files = dict[str, tuple[list[bytes], list[Quantized]]]
+
+
+def _files(
+    found: TorchStages, manifest: Manifest, one: list[bytes], chain: list[bytes], prefixes: list[bytes],
+    precision: str, score: str, rows: Arrays | None, ranges: str,
+) -> Files:  # fmt: skip
+    """Layout -> files, and how much of them is quantized."""
+    counted: Files = {"chain": (chain, []), "prefix": (prefixes, [])}
+    if precision != "fp32":
+        last = None if rows is None else {e.name: _as_file(rows[e.name], e) for e in found.inputs}
+        done = quantize_chain(chain, last, precision, ranges)
+        joined = done if one is chain else (quantize_chain(one, last, precision, ranges) if one else [])
+        alone = quantize_prefixes(prefixes, last, precision, ranges)
+        counted = {"chain": ([q.content for q in done], done), "prefix": ([q.content for q in alone], alone)}
+        one = [q.content for q in joined]
+        counted["fused"] = ([], joined)
+    if one and all(len(e.outputs) == 1 for e in manifest.exits):
+        kinds: list[Any] = [e.kind for e in manifest.exits]
+        fused = fuse(one[0], [e.answer.name for e in manifest.exits], score, kinds=kinds)
+        counted["fused"] = ([fused], counted.get("fused", ([], []))[1])
+    elif one:
+        counted["fused"] = ([], [])
+    return counted
+
+
+def _artifacts(
+    made: Made, known: Survey, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
+    engine: backends.Backend, wanted: Sequence[str], progress: Callable[[str], None],
+) -> None:  # fmt: skip
+    manifest = known.manifest
+    if "fused" in wanted and not files["fused"][0]:
+        raise ModelError(
+            "a fused TFLite graph gives an answer and a score, and an exit of this network gives more (an uncertainty "
+            "or a learned score): ask for --layouts chain,prefix"
+        )
+    cuts = _cuts(files["chain"][0], manifest)
+    reference: Callable[[Arrays], Arrays] | None = None
+    answers = [a for a in known.answers if a.batch == 1]
+    vectors_path = f"vectors/tflite-{precision}.npz"
+    for layout in ("chain", *(w for w in wanted if w != "chain")):
+        name = f"tflite-{layout}-{precision}"
+        progress(f"checking {name}")
+        contents, counted = files[layout]
+        paths = _written(folder / layout, contents, layout)
+        draft = Artifact(
+            name, "tflite", layout, precision, score if layout == "fused" else None, (1.0,) * len(manifest.exits),
+            tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=cuts,
+            ports=_ports(contents, found, manifest, layout),
+        )  # fmt: skip
+        driver = drive(manifest, draft, paths, engine)
+        if reference is None:
+            reference = _reference(driver, manifest)
+            if precision != "fp32":
+                answers = [Answer(a.inputs, reference(a.inputs), 1) for a in answers]
+            made.contents[vectors_path] = vectors(
+                known.source, manifest, score, reference if precision != "fp32" else None
+            )
+        if layout not in wanted:
+            continue
+        stated = _TOLERANCE.get(precision, _KERNELS)
+        errors = check.Comparison(name, manifest.exits, stated if layout == "prefix" else min(stated, 1e-4))
+        for answer in answers:
+            outputs = _reference(driver, manifest)(answer.inputs)
+            for k in range(len(manifest.exits)):
+                errors.add(k, outputs, answer)
+        made.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
+        spec = describe(vectors_path, made.contents[vectors_path])
+        made.artifacts.append(replace(draft, vectors=spec, check=Check(stated, tuple(errors.errors), errors.inputs)))
+        if counted:
+            made.kernels[name] = [[c.quantized, c.total] for q in counted for c in q.counts]
+        made.memory[name] = [_memory(m) for m in _memories(layout, contents)]
+
+
+def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[str, NDArray[Any]]]:
+    """Inputs -> what every exit gives, by name."""
+
+    def run(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        given = driver.all_exits([inputs[t.name] for t in manifest.inputs])
+        found: dict[str, NDArray[Any]] = {}
+        for k, exit in enumerate(manifest.exits):
+            found[exit.answer.name] = given.outputs[k]
+            for name, values in ((exit.uncertainty, given.uncertainties[k]), (exit.learned, given.learned[k])):
+                if name is not None and values is not None:
+                    found[name] = values
+        return found
+
+    return run
+
+
+def _written(folder: Path, contents: Sequence[bytes], layout: str) -> list[Path]:
+    folder.mkdir()
+    stem = {"prefix": "exit", "chain": "stage"}.get(layout, "model")
+    names = ["model.tflite"] if len(contents) == 1 and layout != "prefix" else []
+    names = names or [f"{stem}_{k}.tflite" for k in range(len(contents))]
+    for name, raw in zip(names, contents, strict=True):
+        (folder / name).write_bytes(raw)
+    return [folder / name for name in names]
+
+
+def _tensors(contents: Sequence[bytes]) -> dict[str, Tensor]:
+    """Every input and output of every signature, by name."""
+    found: dict[str, Tensor] = {}
+    for raw in contents:
+        for s in signatures(flatbuffer.read(raw)).values():
+            for name, tensor in {**s.inputs, **s.outputs}.items():
+                before = found.setdefault(name, tensor)
+                if (before.scale, before.zero_point) != (tensor.scale, tensor.zero_point):
+                    raise ModelError(f"TFLite tensor {name!r} has two scales, {before.scale} and {tensor.scale}")
+    return found
+
+
+def _ports(contents: Sequence[bytes], found: TorchStages, manifest: Manifest, layout: str) -> tuple[Port, ...]:
+    tensors = _tensors(contents)
+    specs = {t.name: t for t in (*manifest.inputs, *(t for e in manifest.exits for t in e.outputs))}
+    pictures = {e.name for piece in (*found.stages, *found.prefixes) for e in (*piece.inputs, *piece.outputs) if e.nhwc}
+    ports = []
+    for name, spec in specs.items():
+        t = tensors.get(name)
+        if t is None:  # a fused graph calls the exits' answers `output`
+            continue
+        order = _NHWC if name in pictures else None
+        if order is not None or t.scale is not None or t.dtype != spec.dtype:
+            ports.append(Port(name, t.dtype, order, t.scale, t.zero_point))
+    return tuple(ports)
+
+
+def _cuts(contents: Sequence[bytes], manifest: Manifest) -> tuple[TensorSpec, ...]:
+    own = {t.name for t in (*manifest.inputs, *(t for e in manifest.exits for t in e.outputs))}
+    return tuple(TensorSpec(n, t.dtype, t.shape) for n, t in _tensors(contents).items() if n not in own)
+
+
+def _as_file(array: NDArray[Any], edge: Edge) -> NDArray[Any]:
+    return np.ascontiguousarray(array.transpose(_NHWC) if edge.nhwc else array, edge.dtype)
+
+
+def _memories(layout: str, contents: Sequence[bytes]) -> list[Memory]:
+    if layout == "chain" and len(contents) == 1:
+        return list(stage_memory(contents[0]).values())
+    return [memory(raw) for raw in contents]
+
+
+def _memory(m: Memory) -> dict[str, int]:
+    return {"flash": m.flash, "arena": m.arena, "tables": m.tables}
