@@ -103,9 +103,9 @@ def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
     known = values(add.graph)
     parts: list[ir.Value] = []
     for tensor, kind, size in zip(place.tensors, place.kinds, place.sizes, strict=True):
-        for name in (tensor, place.mask):
+        for what, name in (("place", tensor), ("mask", place.mask)):
             if name is not None and name not in known:
-                raise no_such_tensor(name, list(known))
+                raise no_such_tensor(name, list(known), what)
         ways, x = _ways(kind, pool), add.floats(known[tensor])
         real = Masked(add, x, kind, known[place.mask]) if place.mask is not None and kind in LENGTH else None
         for way in ways:
