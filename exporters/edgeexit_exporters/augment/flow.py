@@ -60,7 +60,10 @@ def places_of(
     example = make_inputs(source.inputs, 1, seed=0)
     costs = measure.node_costs(source.model, example)
     total = costs.total(source.model.graph)
-    everywhere = find_places(source.model, source.exits[0].answer, example, costs, aside=aside, mask=mask)
+    unfit: dict[str, str] = {}
+    everywhere = find_places(
+        source.model, source.exits[0].answer, example, costs, aside=aside, mask=mask, refused=unfit
+    )
     if not total:
         raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
     found = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
@@ -68,6 +71,7 @@ def places_of(
         raise ModelError(
             f"nothing separates the network's inputs from its answer before {100 * DEEPEST:g} % of the cost: it is too "
             "shallow, or an input such as a mask reaches every block; set that one aside (--aside NAME, --mask NAME)"
+            + "".join([f"; {n!r} {why}" for n, why in unfit.items() if f"mask {mask!r}" in why][:3])
         )
     single = [p for p in found if len(p.tensors) == 1]
     # A cut of several tensors often runs through what an engine fuses, and the last exit then differs in its last bits.

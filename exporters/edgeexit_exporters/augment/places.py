@@ -54,6 +54,7 @@ def find_places(
     widest: int = 3,
     aside: Collection[str] = (),
     mask: str | None = None,
+    refused: dict[str, str] | None = None,
 ) -> tuple[Place, ...]:
     """Find the places where an early exit can stand.
 
@@ -74,6 +75,7 @@ def find_places(
             mask goes past every block but the last, and hides the others' places.
         mask: a tensor or model input (b, t), nonzero where a position is real. It is set aside, and noted at the
             places, whose sequences are all as long as it is: other sequences and pictures carry no exit.
+        refused: is told of tensors that separate and carry no exit, and why.
 
     Returns:
         Shallow to deep: by known multiply-accumulates, then in the graph's order.
@@ -100,6 +102,8 @@ def find_places(
     if mask is not None:  # a head must not wait for what is computed behind its place
         cost = paths.counted_above([mask])
         seen.update((n, f"is there before mask {mask!r} is computed") for n in seen if cost & ~paths.counted_above([n]))
+    if refused is not None:
+        refused.update((n, why) for n, why in seen.items() if isinstance(why, str))
     chosen: dict[int, Cut] = {}
     for group in (_groups(paths, singles), _groups(paths, cuts)):
         for key, members in group.items():

@@ -175,10 +175,10 @@ def test_more_padding_changes_no_feature(network: tuple[Encoder, Source], pool: 
 def test_from_padded_rows_to_a_bundle(network: tuple[Encoder, Source], tmp_path: Path) -> None:
     module, source = network
     x, y = task(900)
-    plain = augment(source, x, y, tmp_path / "p.edgeexit", drop=0.1, candidates=4, aside=["mask"], layouts=["all"])
+    plain = augment(source, x, y, tmp_path / "p.edgeexit", drop=0.1, candidates=4, aside=["mask"], layouts=["fused"])
     found = augment(source, x, y, tmp_path / "a.edgeexit", drop=0.1, candidates=4, mask="mask")
     assert [c.place.name for c in found.candidates] == [c.place.name for c in plain.candidates]
-    assert all(a.accuracy > b.accuracy for a, b in zip(found.candidates, plain.candidates, strict=True))
+    assert found.candidates[0].accuracy > plain.candidates[0].accuracy + 0.1  # loud padding drowns the mean
     assert found.bundle is not None and found.bundle.manifest.provenance["mask"] == "mask"
     assert all("mask" in stage.inputs for stage in found.bundle.manifest.stages)
     assert all(v.passed for v in verify(found.bundle))
@@ -311,4 +311,9 @@ def test_a_mask_that_comes_late_covers_nothing_before_it(tmp_path: Path) -> None
     net.head("mean", 8, "y")
     model = net.model({"x": ["batch", 6, 4]}, {"y": ["batch", 3]})
     source = open_source(save(model, tmp_path), single=True)
-    assert [p.name for p in places_of(source, mask="real")[0]] == ["b"]
+    assert [(p.name, p.mask) for p in places_of(source, aside=["real"])[0]] == [
+        ("a", None),
+        ("b", None),
+        ("kept", None),
+    ]
+    assert [(p.name, p.mask) for p in places_of(source, mask="real")[0]] == [("b", "real"), ("kept", "real")]

@@ -45,6 +45,8 @@ class Stacked(nn.Module):
 
 
 class Free(Stacked):
+    """torch leaves the length free where it is batch first and reads one way; else it takes the example's."""
+
     input_spec = {"x": ("float32", ("batch", "time", 4))}  # noqa: RUF012
 
 
@@ -81,11 +83,6 @@ def test_every_layer_but_the_last_is_a_place(kind: str, batch_first: bool, bidir
     gates, ways = {"LSTM": 4, "GRU": 3}[kind], 2 if bidirectional else 1
     macs = [ways * gates * 16 * (4 + 16) * STEPS, ways * gates * 16 * (wide + 16) * STEPS]
     assert [p.macs for p in found] == [macs[0], sum(macs)] and total == macs[0] + 2 * macs[1] + 3 * wide
-
-
-def test_a_free_length_is_no_channel_axis() -> None:
-    found, _ = places_of(from_torch(Free(), single=True))
-    assert of_layers(found) == [("steps", 16, (), 16 * 16 * 4)] * 2
 
 
 def file(batch: int | str, ways: int = 1) -> Net:
@@ -132,8 +129,13 @@ def test_what_counts_inputs_elsewhere_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[Stacked, Source]:
-    module = trained(Stacked())
+    module = trained(Free())
     return module, from_torch(module, single=True)
+
+
+def test_a_free_length_is_no_channel_axis(network: tuple[Stacked, Source]) -> None:
+    found, _ = places_of(network[1])
+    assert of_layers(found) == [("steps", 16, (), 16 * 16 * 4)] * 2
 
 
 @pytest.mark.parametrize("pool", ["last", "avgmax"])
@@ -147,6 +149,6 @@ def test_from_a_trained_lstm_to_a_bundle(network: tuple[Stacked, Source], pool: 
     assert all(v.passed for v in verify(found.bundle))
     cuts = {t.name: t for t in found.bundle.manifest.cuts}
     used = [c.place.name for c in found.candidates if c.used]
-    assert [(cuts[n].batch_axis, cuts[n].shape) for n in used] == [(1, (STEPS, "batch", 16))] * len(used)
+    assert [(cuts[n].batch_axis, cuts[n].shape) for n in used] == [(1, ("time", "batch", 16))] * len(used)
     last_answers_as_before(found.bundle, {"x": x[:20]}, module(torch.from_numpy(x[:20])).detach().numpy())
     batches_answer_as_single_inputs(found.bundle, {"x": x[:40]})
