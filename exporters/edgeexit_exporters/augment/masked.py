@@ -84,7 +84,7 @@ def check_mask(model: ir.Model, mask: str, inputs: Mapping[str, NDArray[Any]], b
         return
     session = measure.session(to_bytes(prefix(model, [mask]), f"what computes mask {mask!r}"))
     rows = len(next(iter(inputs.values())))
-    size = batch if all(isinstance(i.shape[0], str) for i in session.get_inputs()) else 1
+    size = 1 if any(isinstance(i.shape[0], int) for i in session.get_inputs()) else batch
     for start in range(0, rows, size):
         found = measure.run(session, {n: a[start : start + size] for n, a in inputs.items()}, [mask])
         _check_values(mask, found[mask], start)
