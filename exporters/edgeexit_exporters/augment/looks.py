@@ -66,7 +66,7 @@ def looks(
     everything = [n for n in onnx_graph.values(model.graph) if n not in inputs]
     one = _arrays(measure.all_values(proto, everything, inputs))
     asked = names if mask is None or mask in inputs else [mask, *names]
-    other = _other_sizes(model, proto, asked, inputs)
+    other = _other_sizes(model, proto, asked, inputs, mask is not None)
     batch = _batch_axes(model, proto, [*asked, output], inputs)
     axes = channel_axes(model.graph, {n: a.shape for n, a in {**one, **inputs}.items()})
     last = {v.name for n in model.graph if n.op_type in _RECURRENT for v in n.outputs[1:]}
@@ -113,6 +113,8 @@ def _uncovered(look: Look, a: NDArray[Any], b: NDArray[Any], mask: str, lengths:
     axis = LENGTH[look.kind]
     if (a.shape[axis], b.shape[axis]) == lengths:
         return None
+    if a.shape[axis] == lengths[0]:
+        return f"{list(a.shape)} has other positions than mask {mask!r}: their lengths differ at other sizes"
     return f"{list(a.shape)} has {a.shape[axis]} positions, mask {mask!r} has {lengths[0]}"
 
 
@@ -193,18 +195,28 @@ def _rows(a: NDArray[Any], count: int) -> NDArray[Any]:
     return np.concatenate([np.roll(a, k, axis=-1) if a.ndim > 1 else a for k in range(count)])
 
 
-def _other_sizes(model: ir.Model, proto: onnx.ModelProto, names: Sequence[str], inputs: Arrays) -> Arrays:
-    """Inputs and tensors with every free axis but the batch axis at another size; unchanged where none is free."""
+def _other_sizes(model: ir.Model, proto: onnx.ModelProto, names: Sequence[str], inputs: Arrays, apart: bool) -> Arrays:
+    """Inputs and tensors with every free axis but the batch axis at another size; unchanged where none is free.
+
+    With `apart`, axes of different names get different sizes where the model runs so.
+    """
     free: dict[tuple[str, int], int] = {}
+    label: dict[tuple[str, int], str] = {}
     for value in model.graph.inputs:
         name = value.name or ""
-        dims = list(value.shape or ())
-        free.update({(name, k): inputs[name].shape[k] for k, d in enumerate(dims) if k and not isinstance(d, int)})
+        for k, d in enumerate(value.shape or ()):
+            if k and not isinstance(d, int):
+                free[name, k], label[name, k] = inputs[name].shape[k], d.value or f"axis {k} of {name}"
+    ranks = {n: i for i, n in enumerate(dict.fromkeys(label.values()))}
+    attempts = [(change, 0) for change in _CHANGES]
+    if apart and len(ranks) > 1:
+        attempts.insert(0, (_CHANGES[0], 1))
     failure: ModelError | None = None
-    for change in _CHANGES:
+    for change, distance in attempts:
         x = dict(inputs)
         for (name, k), size in free.items():
-            x[name] = np.take(x[name], np.arange(change(size)) % size, axis=k)
+            new = change(size) + distance * ranks[label[name, k]]
+            x[name] = np.take(x[name], np.arange(new) % size, axis=k)
         try:
             return {**x, **_arrays(measure.all_values(proto, names, x))}
         except ModelError as e:

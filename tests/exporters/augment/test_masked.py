@@ -297,6 +297,26 @@ def test_places_of_another_length_are_left_out(time: int | str, tmp_path: Path) 
         places_of(open_source(save(model, tmp_path), single=True), mask="mask")
 
 
+@pytest.mark.parametrize(("other", "covered"), [("time", True), ("memory", False)])
+def test_lengths_that_are_equal_in_the_example_only(other: str, covered: bool, tmp_path: Path) -> None:
+    """Two free axes of one example size: a mask along one says nothing of the other."""
+    net = Net()
+    net.op("MatMul", ["x", net.weight("w0", 4, 4)], "a")
+    net.op("MatMul", ["a", net.weight("w1", 4, 4)], "b")
+    net.op("MatMul", ["b", net.weight("w2", 4, 4)], "c")
+    net.op("ReduceMean", ["c", net.ints("one", 1)], "mean", keepdims=0)
+    net.op("ReduceMean", ["mask", net.ints("one", 1)], "share", keepdims=1)
+    net.op("Mul", ["mean", "share"], "scaled")
+    net.head("scaled", 4, "y")
+    model = net.model({"x": ["batch", "time", 4], "mask": ["batch", other]}, {"y": ["batch", 3]})
+    source = open_source(save(model, tmp_path), single=True)
+    if covered:
+        assert [p.name for p in places_of(source, mask="mask")[0]] == ["a", "b"]
+    else:
+        with pytest.raises(ModelError, match=r"'a' \[1, 16, 4\] has other positions than mask 'mask'"):
+            places_of(source, mask="mask")
+
+
 def test_a_mask_that_comes_late_covers_nothing_before_it(tmp_path: Path) -> None:
     net = Net()
     net.op("MatMul", ["x", net.weight("w0", 4, 4)], "a")
