@@ -107,12 +107,13 @@ def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
             if name is not None and name not in known:
                 raise no_such_tensor(name, list(known), what)
         ways, x = _ways(kind, pool), add.floats(known[tensor])
-        real = Masked(add, x, kind, known[place.mask]) if place.mask is not None and kind in LENGTH else None
+        masked = place.mask is not None and kind in LENGTH and ways != ("first",)
+        real = Masked(add, x, kind, known[place.mask or ""]) if masked else None
         for way in ways:
             if way == "windows":
                 window = _window(place, size)
                 parts.append(add.op("Flatten", add.op("AveragePool", x, kernel_shape=window, strides=window), axis=1))
-            elif real is not None and way != "first":
+            elif real is not None:
                 parts.append({"mean": real.mean, "max": real.max, "last": real.last}[way]())
             else:
                 parts.append(_over_all(add, x, kind, way))
