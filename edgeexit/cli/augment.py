@@ -47,8 +47,11 @@ if TYPE_CHECKING:
     "--aside", multiple=True, metavar="NAME", help="An input or tensor that exits need not see, e.g. an attention mask."
 )
 @click.option(
-    "--pool", type=click.Choice(["average", "avgmax", "grid", "first"]), default="avgmax", show_default=True,
-    help="How features become a vector; grid keeps coarse positions, first is the class token.",
+    "--mask", metavar="NAME", help="An input or tensor (b, t), 1 where a token is real: heads leave padding out."
+)
+@click.option(
+    "--pool", type=click.Choice(["average", "avgmax", "grid", "first", "last"]), default="avgmax", show_default=True,
+    help="How features become a vector; grid keeps coarse positions, first is the class token, last the last step.",
 )  # fmt: skip
 @click.option(
     "--head",
@@ -83,6 +86,7 @@ def augment(
     exits: int,
     candidates: int,
     aside: tuple[str, ...],
+    mask: str | None,
     pool: Any,
     head: str,
     finetune: bool,
@@ -119,7 +123,7 @@ def augment(
         raise DataError("augment takes --data and --out, or --list alone")
     opened = open_source(source, [output] if output else None, weights, inputs, single=True)
     if list_only:
-        places, total = flow.places_of(opened, candidates, aside)
+        places, total = flow.places_of(opened, candidates, aside, mask)
         if as_json:
             print_json({"macs": total, "places": [{"name": p.name, **asdict(p)} for p in places]})
         else:
@@ -139,6 +143,7 @@ def augment(
         exits=exits,
         candidates=candidates,
         aside=aside,
+        mask=mask,
         pool=pool,
         head=head,
         score=score,

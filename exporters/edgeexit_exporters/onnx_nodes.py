@@ -68,12 +68,17 @@ class Nodes:
         """The value in float32; as it is where it is known to be."""
         return value if value.dtype == ir.DataType.FLOAT else self.op("Cast", value, to=int(ir.DataType.FLOAT))
 
+    def axes(self, axes: Sequence[int]) -> ir.Value:
+        """Axes as the input that operations take them from."""
+        return self.weight(f"{self.prefix}_axis_{'_'.join(str(a) for a in axes)}", np.array(axes, np.int64))
+
     def reduce(self, kind: str, value: ir.Value, axes: Sequence[int], name: str | None = None) -> ir.Value:
-        """ReduceMean or ReduceMax over `axes`, which are dropped; the axes became an input in opset 18."""
-        if self.opset >= 18:
-            label = "_".join(str(a) for a in axes)
-            weight = self.weight(f"{self.prefix}_axis_{label}", np.array(axes, np.int64))
-            return self.op(kind, value, weight, name=name, keepdims=0)
+        """ReduceMean, ReduceMax, ReduceMin or ReduceSum over `axes`, which are dropped.
+
+        Axes became an input in opset 18, of ReduceSum in 13.
+        """
+        if self.opset >= 18 or kind == "ReduceSum":
+            return self.op(kind, value, self.axes(axes), name=name, keepdims=0)
         return self.op(kind, value, name=name, axes=list(axes), keepdims=0)
 
     def per_input(self, value: ir.Value, name: str) -> ir.Value:

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("scipy")
+from onnx_models import Net, save
 
 STRANGER = Path(__file__).parents[2] / "models/bundles/digits.edgeexit/artifacts/onnx-prefix-fp32/exit_2.onnx"
 DIGITS = Path(__file__).parents[2] / "models/edgeexit_models/data/optdigits.npz"
@@ -42,6 +43,29 @@ def test_whole(cli: Any, tmp_path: Path) -> None:
     assert hindsight["0.05"] <= hindsight["0.02"] and document["test"]["verdict"]["exit_rates"]
     assert cli("inspect", out).code == 0
     assert "exists already" in cli("augment", STRANGER, *options).error
+
+
+def test_a_mask_is_noted_at_the_places(cli: Any, tmp_path: Path) -> None:
+    net = Net()
+    net.op("MatMul", ["x", net.weight("w0", 4, 8)], "a")
+    net.op("MatMul", ["a", net.weight("w1", 8, 8)], "b")
+    net.op("Unsqueeze", ["mask", net.ints("two", 2)], "wide")
+    net.op("Mul", ["b", "wide"], "kept")
+    net.op("MatMul", ["kept", net.weight("w2", 8, 8)], "c")
+    net.op("ReduceMean", ["c", net.ints("one", 1)], "mean", keepdims=0)
+    net.head("mean", 8, "y")
+    model = save(net.model({"x": ["batch", "time", 4], "mask": ["batch", "time"]}, {"y": ["batch", 3]}), tmp_path)
+    bare = cli("augment", model, "--list", "--json").json["places"]
+    assert [(p["name"], p["mask"]) for p in bare] == [("kept", None)]
+    places = cli("augment", model, "--list", "--mask", "mask", "--json").json["places"]
+    assert [(p["name"], p["mask"]) for p in places] == [("a", "mask"), ("kept", "mask")]
+    assert "'musk' cannot be set aside" in cli("augment", model, "--list", "--mask", "musk").error
+    rng = np.random.default_rng(0)
+    shift = np.where(rng.random((60, 5)) < 0.5, 0, -np.float32(1e4)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=rng.standard_normal((60, 5, 4)).astype(np.float32), mask=shift)
+    options = ("--data", tmp_path / "d.npz", "--out", tmp_path / "a.edgeexit", "--mask", "mask", "--pool", "last")
+    refused = cli("augment", model, *options)
+    assert refused.code == 1 and "An additive mask (0 and -inf) is not supported" in refused.err
 
 
 def test_refused(cli: Any, tmp_path: Path) -> None:

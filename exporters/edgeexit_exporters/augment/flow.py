@@ -20,6 +20,7 @@ from edgeexit_exporters.augment.choose import Found, Scored, Setting, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
+from edgeexit_exporters.augment.masked import check_mask
 from edgeexit_exporters.augment.measured import Rows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
@@ -39,7 +40,9 @@ DEEPEST = 0.95
 Tell = Callable[[str], None]
 
 
-def places_of(source: Source, most: int = CANDIDATES, aside: Sequence[str] = ()) -> tuple[tuple[Place, ...], int]:
+def places_of(
+    source: Source, most: int = CANDIDATES, aside: Sequence[str] = (), mask: str | None = None
+) -> tuple[tuple[Place, ...], int]:
     """Candidate places, and the network's MACs.
 
     Args:
@@ -47,6 +50,7 @@ def places_of(source: Source, most: int = CANDIDATES, aside: Sequence[str] = ())
         most: where there are more, they are thinned out evenly. Cuts of several tensors count only where there are not
             two places of one tensor.
         aside: inputs or tensors that exits need not see, such as an attention mask; see `places.find_places`.
+        mask: the input or tensor (b, t) that says which positions are real; see there, too.
 
     Raises:
         ModelError: more than one exit, nothing separates input from output, or MACs are unknown.
@@ -56,14 +60,18 @@ def places_of(source: Source, most: int = CANDIDATES, aside: Sequence[str] = ())
     example = make_inputs(source.inputs, 1, seed=0)
     costs = measure.node_costs(source.model, example)
     total = costs.total(source.model.graph)
-    everywhere = find_places(source.model, source.exits[0].answer, example, costs, aside=aside)
+    unfit: dict[str, str] = {}
+    everywhere = find_places(
+        source.model, source.exits[0].answer, example, costs, aside=aside, mask=mask, refused=unfit
+    )
     if not total:
         raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
     found = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
     if not found:
         raise ModelError(
             f"nothing separates the network's inputs from its answer before {100 * DEEPEST:g} % of the cost: it is too "
-            "shallow, or an input such as a mask reaches every block; set that one aside (--aside NAME)"
+            "shallow, or an input such as a mask reaches every block; set that one aside (--aside NAME, --mask NAME)"
+            + "".join([f"; {n!r} {why}" for n, why in unfit.items() if f"mask {mask!r}" in why][:3])
         )
     single = [p for p in found if len(p.tensors) == 1]
     # A cut of several tensors often runs through what an engine fuses, and the last exit then differs in its last bits.
@@ -84,6 +92,7 @@ def augment(
     exits: int = 3,
     candidates: int = CANDIDATES,
     aside: Sequence[str] = (),
+    mask: str | None = None,
     pool: str = "avgmax",
     head: str = "linear",
     score: str = "maxprob",
@@ -111,7 +120,9 @@ def augment(
         drop: accuracy (or agreement) that may be lost, in [0, 1).
         exits: at most so many before the network's own answer.
         candidates: at most so many places are tried.
-        aside: inputs or tensors that exits need not see, such as an attention mask. Heads pool over all tokens.
+        aside: inputs or tensors that exits need not see, such as an attention mask.
+        mask: the input or tensor (b, t) that is 1 where a position is real and 0 where it is padding: heads pool over
+            real positions only. It is set aside, too.
         pool: how features become vectors, one of `features.POOLS`.
         head: "linear", or "mlp" (needs torch).
         score: what thresholds compare.
@@ -141,11 +152,13 @@ def augment(
         check_wish(beside(out), layouts, score, overwrite)
     clock = _Clock(progress)
     clock("looking for places")
-    places, total = places_of(source, candidates, aside)
+    places, total = places_of(source, candidates, aside, mask)
     inputs = from_data(source.inputs, data, max(len(a) for a in data.values()))
     n = len(InputCheck([s.tensor for s in source.inputs]).many(inputs)[0])  # shapes, NaN, one count of rows
     if labels is not None and len(labels) != n:
         raise DataError(f"{len(labels)} labels for {n} rows")
+    if mask is not None:
+        check_mask(source.model, mask, inputs)
     _same_as_source(source, inputs)
     parts = _split(n, seed)
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:

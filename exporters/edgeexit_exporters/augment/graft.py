@@ -43,6 +43,7 @@ def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: 
     add = Nodes(model.graph, PREFIX)
     for name, place, head in zip(names, places, heads, strict=True):
         add_head(add, add_pooled(add, place, pool), head, name)
+    mask = next((p.mask for p in places if p.mask is not None), None)
     joint = Joint(
         tuple(RawExit(n, (n,)) for n in (*names, final.answer)),
         tuple(JoinedExit(n, n) for n in (*names, final.answer)),
@@ -53,7 +54,12 @@ def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: 
         joint,
         source.inputs,
         _reference(source.model, final.answer, names, places, heads, pool),
-        {**source.provenance, "augmented_at": [p.name for p in places], "pool": pool},
+        {
+            **source.provenance,
+            "augmented_at": [p.name for p in places],
+            "pool": pool,
+            **({"mask": mask} if mask else {}),
+        },
     )
 
 

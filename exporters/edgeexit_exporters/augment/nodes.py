@@ -6,7 +6,6 @@ The same nodes are measured for fitting and shipped afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +13,8 @@ import onnx_ir as ir
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.augment.heads import Head, MlpHead
+from edgeexit_exporters.augment.looks import LENGTH
+from edgeexit_exporters.augment.masked import Masked
 from edgeexit_exporters.onnx_graph import values
 from edgeexit_exporters.onnx_nodes import Nodes
 from edgeexit_exporters.stages import no_such_tensor
@@ -33,7 +34,8 @@ class Place(Protocol):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Of every tensor: "picture" `(b, c, h, w)`, "signal" `(b, c, t)`, "tokens" `(b, t, c)`, "vector" `(b, c)`."""
+        """Of every tensor: "picture" `(b, c, h, w)`, "signal" `(b, c, t)`, "tokens" `(b, t, c)`, "steps" `(t, b, c)`,
+        "vector" `(b, c)`."""
 
     @property
     def channels(self) -> tuple[int, ...]: ...
@@ -42,36 +44,27 @@ class Place(Protocol):
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         """Of every tensor: (h, w) or (t,) where they are fixed; empty where they are free, or there are none."""
 
-
-Pool = Callable[[Nodes, ir.Value], list[ir.Value]]
-
-
-def _flat(kind: str) -> Callable[[Nodes, ir.Value], ir.Value]:
-    return lambda add, x: add.op("Flatten", add.op(kind, x), axis=1)
+    @property
+    def mask(self) -> str | None:
+        """The input or tensor `(b, t)` that is nonzero where a position of the sequences is real; None = all are."""
 
 
-def _over_tokens(kind: str) -> Callable[[Nodes, ir.Value], ir.Value]:
-    return lambda add, x: add.reduce(kind, x, [1])
-
-
-def _first(add: Nodes, x: ir.Value) -> ir.Value:
-    return add.op("Gather", x, add.weight(f"{PREFIX}_first", np.array(0, np.int64)), axis=1)
-
-
-_AVERAGE, _LARGEST = _flat("GlobalAveragePool"), _flat("GlobalMaxPool")
-_MEAN_TOKEN, _MAX_TOKEN = _over_tokens("ReduceMean"), _over_tokens("ReduceMax")
-
-_TABLE: dict[str, dict[str, tuple[Callable[[Nodes, ir.Value], ir.Value], ...]]] = {
-    # pool: of a map (picture or signal), of tokens; a vector is taken as it is
-    "average": {"map": (_AVERAGE,), "tokens": (_MEAN_TOKEN,)},
-    "avgmax": {"map": (_AVERAGE, _LARGEST), "tokens": (_MEAN_TOKEN, _MAX_TOKEN)},
-    "grid": {"map": (_LARGEST,), "tokens": (_MEAN_TOKEN, _MAX_TOKEN)},
-    "first": {"map": (_AVERAGE,), "tokens": (_first,)},
+_TABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    # pool: of a picture, of a signal, of tokens and steps; a vector is taken as it is
+    "average": {"picture": ("mean",), "signal": ("mean",), "tokens": ("mean",)},
+    "avgmax": {"picture": ("mean", "max"), "signal": ("mean", "max"), "tokens": ("mean", "max")},
+    "grid": {"picture": ("windows", "max"), "signal": ("windows", "max"), "tokens": ("mean", "max")},
+    "first": {"picture": ("mean",), "signal": ("mean",), "tokens": ("first",)},
+    "last": {"picture": ("mean",), "signal": ("last",), "tokens": ("last",)},
 }
 POOLS = tuple(_TABLE)
 """How a tensor becomes a vector: the mean of every channel; mean and maximum side by side; means over a grid of windows
-(T-RECX 2023), which keep coarse positions, and the maximum, for tokens as avgmax; of tokens the first, and of pictures
-and signals the mean."""
+(T-RECX 2023), which keep coarse positions, and the maximum, for tokens and steps as avgmax; of tokens and steps the
+first, and of pictures and signals the mean; the last token, step or sample, and of pictures the mean.
+
+With a mask, mean and maximum are over real positions, and the last is the last real one; the first stays the first.
+The last step of a recurrent layer has read the whole sequence. Of a bidirectional one, only its forward half has; the
+backward half of that vector has read the last step alone, so that avgmax says more."""
 GRID = 4
 """Windows along an axis, at most."""
 
@@ -80,14 +73,13 @@ def pooled_width(place: Place, pool: str) -> int:
     """How many numbers `add_pooled` makes of the place for one input.
 
     Raises:
-        ModelError: an unknown pool or kind, or a grid over positions that are not fixed.
+        ModelError: an unknown pool or kind, or a grid over positions that are not fixed, or masked.
     """
     width = 0
     for c, kind, size in zip(place.channels, place.kinds, place.sizes, strict=True):
-        if pool == "grid" and kind in ("picture", "signal"):
-            width += c * (1 + math.prod(s // k for s, k in zip(size, _window(place, size), strict=True)))
-        else:
-            width += c * max(len(_ways(kind, pool)), 1)
+        ways = _ways(kind, pool)
+        grid = math.prod(s // k for s, k in zip(size, _window(place, size), strict=True)) if "windows" in ways else 0
+        width += c * (max(len(ways), 1) + max(grid - 1, 0))
     return width
 
 
@@ -95,6 +87,8 @@ def _window(place: Place, size: tuple[int, ...]) -> list[int]:
     """Sides of the windows that leave at most `GRID` along every axis."""
     if not size:
         raise ModelError(f"pool grid needs positions of fixed size; those of {place.name!r} are free: choose avgmax")
+    if place.mask is not None:
+        raise ModelError(f"pool grid knows no mask, and {place.name!r} has mask {place.mask!r}: choose avgmax")
     return [-(-s // GRID) for s in size]
 
 
@@ -109,18 +103,35 @@ def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
     known = values(add.graph)
     parts: list[ir.Value] = []
     for tensor, kind, size in zip(place.tensors, place.kinds, place.sizes, strict=True):
-        if tensor not in known:
-            raise no_such_tensor(tensor, list(known))
+        for what, name in (("place", tensor), ("mask", place.mask)):
+            if name is not None and name not in known:
+                raise no_such_tensor(name, list(known), what)
         ways, x = _ways(kind, pool), add.floats(known[tensor])
-        if pool == "grid" and kind in ("picture", "signal"):
-            window = _window(place, size)
-            parts.append(add.op("Flatten", add.op("AveragePool", x, kernel_shape=window, strides=window), axis=1))
-        parts.extend(way(add, x) for way in ways)
+        masked = place.mask is not None and kind in LENGTH and ways != ("first",)
+        real = Masked(add, x, kind, known[place.mask or ""]) if masked else None
+        for way in ways:
+            if way == "windows":
+                window = _window(place, size)
+                parts.append(add.op("Flatten", add.op("AveragePool", x, kernel_shape=window, strides=window), axis=1))
+            elif real is not None:
+                parts.append({"mean": real.mean, "max": real.max, "last": real.last}[way]())
+            else:
+                parts.append(_over_all(add, x, kind, way))
         if not ways:
             parts.append(x)
     found = parts[0] if len(parts) == 1 else add.op("Concat", *parts, axis=1)
     found.dtype = ir.DataType.FLOAT
     return found
+
+
+def _over_all(add: Nodes, x: ir.Value, kind: str, way: str) -> ir.Value:
+    """One way to make `(b, c)` of a tensor whose positions are all real."""
+    if kind in ("picture", "signal") and way in ("mean", "max"):
+        return add.op("Flatten", add.op("GlobalAveragePool" if way == "mean" else "GlobalMaxPool", x), axis=1)
+    if way in ("mean", "max"):
+        return add.reduce("ReduceMean" if way == "mean" else "ReduceMax", x, [LENGTH[kind]])
+    index = add.weight(f"{PREFIX}_{way}", np.array(0 if way == "first" else -1, np.int64))
+    return add.op("Gather", x, index, axis=LENGTH[kind])
 
 
 def add_head(add: Nodes, feature: ir.Value, head: Head, name: str) -> ir.Value:
@@ -148,11 +159,12 @@ def add_head(add: Nodes, feature: ir.Value, head: Head, name: str) -> ir.Value:
     return found
 
 
-def _ways(kind: str, pool: str) -> tuple[Callable[[Nodes, ir.Value], ir.Value], ...]:
+def _ways(kind: str, pool: str) -> tuple[str, ...]:
+    """How the numbers of a tensor are made; none of a vector, which is one already."""
     if pool not in _TABLE:
         raise ModelError(f"unknown pool {pool!r}: choose one of {', '.join(POOLS)}")
     row = {**_TABLE[pool], "vector": ()}
-    family = "map" if kind in ("picture", "signal") else kind
-    if family not in row or kind == "map":
-        raise ModelError(f"unknown kind of tensor {kind!r}; known are picture, signal, tokens and vector")
-    return row[family]
+    row["steps"] = row["tokens"]
+    if kind not in row:
+        raise ModelError(f"unknown kind of tensor {kind!r}; known are picture, signal, tokens, steps and vector")
+    return row[kind]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters import onnx_graph
-from edgeexit_exporters.augment.looks import Look, looks
+from edgeexit_exporters.augment.looks import LENGTH, Look, looks
 from edgeexit_exporters.augment.separators import Paths
 from edgeexit_exporters.measure import NodeCost
 from edgeexit_exporters.stages import GraphView
@@ -27,7 +27,8 @@ class Place:
     tensors: tuple[str, ...]
     """One, or a small cut of several that run side by side, in the order they are computed."""
     kinds: tuple[str, ...]
-    """Per tensor: "picture" (b, c, h, w), "signal" (b, c, t), "tokens" (b, t, c) or "vector" (b, c)."""
+    """Per tensor: "picture" (b, c, h, w), "signal" (b, c, t), "tokens" (b, t, c), "steps" (t, b, c), as recurrent
+    networks have them, or "vector" (b, c)."""
     channels: tuple[int, ...]
     """Per tensor: c."""
     macs: int | None
@@ -36,6 +37,8 @@ class Place:
     """Of these tensors for one input."""
     sizes: tuple[tuple[int, ...], ...] = ()
     """Per tensor: (h, w) or (t,) where they are fixed; empty where they are free, or there are none."""
+    mask: str | None = None
+    """The input or tensor (b, t) that says which positions of the sequences are real; None = all are."""
 
     @property
     def name(self) -> str:
@@ -50,6 +53,8 @@ def find_places(
     *,
     widest: int = 3,
     aside: Collection[str] = (),
+    mask: str | None = None,
+    refused: dict[str, str] | None = None,
 ) -> tuple[Place, ...]:
     """Find the places where an early exit can stand.
 
@@ -68,14 +73,18 @@ def find_places(
             of the cuts, those that advance parallel branches together and that no part of would separate.
         aside: tensors or model inputs that an exit need not see, so that no path leads through them: an attention
             mask goes past every block but the last, and hides the others' places.
+        mask: a tensor or model input (b, t), nonzero where a position is real. It is set aside, and noted at the
+            places, whose sequences are all as long as it is: other sequences and pictures carry no exit.
+        refused: is told of tensors that separate and carry no exit, and why.
 
     Returns:
         Shallow to deep: by known multiply-accumulates, then in the graph's order.
 
     Raises:
-        ModelError: `output` or `aside` is not in the graph, nothing separates, what separates cannot carry an exit,
-            or the model does not run on the example.
+        ModelError: `output`, `aside` or `mask` is not in the graph, nothing separates, what separates cannot carry an
+            exit, or the model does not run on the example.
     """
+    aside = aside if mask is None else (*aside, mask)
     view = onnx_graph.view(model.graph)
     _check_names(view, output, aside)
     nodes = list(model.graph)
@@ -89,7 +98,12 @@ def find_places(
 
     singles: list[Cut] = [(name,) for name in paths.single() if between((name,))]
     cuts = [cut for cut in paths.cuts(widest) if between(cut)]
-    seen = looks(model, [n for cut in (*singles, *cuts) for n in cut], inputs, output)
+    seen = looks(model, [n for cut in (*singles, *cuts) for n in cut], inputs, output, mask)
+    if mask is not None:  # a head must not wait for what is computed behind its place
+        cost = paths.counted_above([mask])
+        seen.update((n, f"is there before mask {mask!r} is computed") for n in seen if cost & ~paths.counted_above([n]))
+    if refused is not None:
+        refused.update((n, why) for n, why in seen.items() if isinstance(why, str))
     chosen: dict[int, Cut] = {}
     for group in (_groups(paths, singles), _groups(paths, cuts)):
         for key, members in group.items():
@@ -112,6 +126,7 @@ def find_places(
             costs.total(needed),
             sum(k.bytes for k in found_looks),
             tuple(k.sizes for k in found_looks),
+            mask if any(k.kind in LENGTH for k in found_looks) else None,
         )
         places.append((known, max(order[n] for n in cut), place))
     return tuple(place for *_, place in sorted(places, key=lambda p: p[:2]))

@@ -16,7 +16,7 @@ from torch.nn import functional
 from edgeexit.errors import ModelError
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.heads import Head, LinearHead, MlpHead
-from edgeexit_exporters.augment.nodes import GRID
+from edgeexit_exporters.augment.nodes import GRID, POOLS
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.torch_source import from_torch, traced
@@ -163,15 +163,16 @@ def _pooled(place: Place, pool: str, seen: Mapping[str, Tensor]) -> Tensor:
     parts: list[Tensor] = []
     for name, kind, size in zip(place.tensors, place.kinds, place.sizes, strict=True):
         x = seen[name].float()
-        axes = {"picture": (2, 3), "signal": (2,), "tokens": (1,), "vector": ()}.get(kind)
-        if axes is None or pool not in ("average", "avgmax", "grid", "first"):
-            raise ModelError(f"heads with pool {pool!r} on a tensor of kind {kind!r} cannot be fine-tuned")
+        axes = {"picture": (2, 3), "signal": (2,), "tokens": (1,), "steps": (0,), "vector": ()}.get(kind)
+        if axes is None or pool not in POOLS or place.mask is not None:
+            masked = " with a mask" if place.mask is not None else ""
+            raise ModelError(f"heads with pool {pool!r} on {kind}{masked} cannot be fine-tuned")
         if not axes:
             parts.append(x)
-        elif pool == "first" and kind == "tokens":
-            parts.append(x[:, 0])
+        elif pool in ("first", "last") and kind not in ("picture", "signal") or (pool == "last" and kind == "signal"):
+            parts.append(x.select(axes[0], 0 if pool == "first" else -1))
         else:
-            if pool == "grid" and kind != "tokens":
+            if pool == "grid" and kind in ("picture", "signal"):
                 window = [-(-s // GRID) for s in size]
                 grid = functional.avg_pool2d if kind == "picture" else functional.avg_pool1d
                 parts.append(grid(x, window, window).flatten(1))

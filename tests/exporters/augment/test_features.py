@@ -24,8 +24,8 @@ from edgeexit_exporters.augment.nodes import POOLS, PREFIX, add_head, add_pooled
 from edgeexit_exporters.layouts import to_bytes
 from edgeexit_exporters.onnx_nodes import Nodes
 
-SHAPES = {"picture": (5, 9, 3), "signal": (5, 7), "tokens": (7, 5), "vector": (5,)}
-"""Of one input; every kind has 5 channels."""
+SHAPES = {"picture": (5, 9, 3), "signal": (5, 7), "tokens": (7, 5), "steps": (7, 5), "vector": (5,)}
+"""Of one input; every kind has 5 channels. Steps are turned to (t, b, c) within the network."""
 DTYPES = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
@@ -38,6 +38,7 @@ class At:
     tensors: tuple[str, ...]
     kinds: tuple[str, ...]
     name: str = "here"
+    mask: str | None = None
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -45,7 +46,7 @@ class At:
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
-        fixed = {"picture": (9, 3), "signal": (7,), "tokens": (7,)}
+        fixed = {"picture": (9, 3), "signal": (7,), "tokens": (7,), "steps": (7,)}
         return tuple(fixed.get(kind, ()) for kind in self.kinds)
 
 
@@ -56,8 +57,12 @@ def network(
     net = onnx_models.Net()
     parts = []
     for kind in kinds:
-        net.op("Cos" if dtype == TensorProto.FLOAT else "Neg", [f"x_{kind}"], f"turned_{kind}")
-        flat = net.op("Flatten", [f"turned_{kind}"], f"flat_{kind}", axis=1)
+        first = f"{'first' if kind == 'steps' else 'turned'}_{kind}"
+        net.op("Cos" if dtype == TensorProto.FLOAT else "Neg", [f"x_{kind}"], first)
+        if kind == "steps":
+            net.op("Transpose", [first], f"turned_{kind}", perm=[1, 0, 2])
+            first = net.op("Transpose", [f"turned_{kind}"], f"back_{kind}", perm=[1, 0, 2])
+        flat = net.op("Flatten", [first], f"flat_{kind}", axis=1)
         single = net.op("Cast", [flat], f"single_{kind}", to=TensorProto.FLOAT)
         parts.append(net.head(single, int(np.prod(SHAPES[kind])), f"part_{kind}"))
     net.op("Sum", parts, "y")
@@ -79,9 +84,11 @@ def in_numpy(x: NDArray[Any], kind: str, pool: str) -> NDArray[np.float32]:
     x = x.astype(np.float32)
     if kind == "vector":
         return x
-    axes = {"picture": (2, 3), "signal": (2,), "tokens": (1,)}[kind]
-    if pool == "first" and kind == "tokens":
-        return x[:, 0]
+    axes = {"picture": (2, 3), "signal": (2,), "tokens": (1,), "steps": (1,)}[kind]
+    if pool in ("first", "last") and kind in ("tokens", "steps"):
+        return x[:, 0 if pool == "first" else -1]
+    if pool == "last" and kind == "signal":
+        return x[:, :, -1]
     if pool == "grid" and kind == "picture":  # windows of 3 x 1
         return np.concatenate([x.reshape(-1, 5, 3, 3, 3).mean(3).reshape(len(x), -1), x.max((2, 3))], 1)
     if pool == "grid" and kind == "signal":  # windows of 2, the last position is dropped
@@ -106,7 +113,7 @@ def test_pooled_as_in_numpy(opset: int, pool: str) -> None:
     pooled = pooled_graph(model, places, pool)
     assert to_bytes(model, "net") == before  # left as it is
     found = run(pooled, x)
-    assert list(found) == ["y", *(module.feature_name(k) for k in range(5))]
+    assert list(found) == ["y", *(module.feature_name(k) for k in range(len(SHAPES) + 1))]
     np.testing.assert_allclose(found["y"], run(model, x)["y"], atol=1e-5)
     parts = [in_numpy(np.cos(x[f"x_{kind}"]), kind, pool) for kind in SHAPES]
     for k, expected in enumerate([*parts, np.concatenate(parts, 1)]):

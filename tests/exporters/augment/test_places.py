@@ -328,18 +328,14 @@ def test_control_flow_is_one_opaque_step_of_unknown_cost() -> None:
 
 def test_what_separates_but_carries_no_exit_is_explained() -> None:
     net = Net()
-    net.op("MatMul", ["x", net.weight("w", 4, 4)], "a")
-    net.op("Transpose", ["a"], "turned", perm=[1, 0, 2])  # the batch axis moves
-    net.op("Cast", ["turned"], "b", to=TensorProto.INT64)
+    net.op("Reshape", ["x", net.ints("merged", -1, 4)], "rows")  # positions of all inputs, one below the other
+    net.op("MatMul", ["rows", net.weight("w", 4, 4)], "a")
+    net.op("Cast", ["a"], "b", to=TensorProto.INT64)
     net.op("Cast", ["b"], "c", to=TensorProto.FLOAT)
     net.op("MatMul", ["c", net.weight("w2", 4, 4)], "d")
-    net.op("ReduceMean", ["d", net.ints("axis", 0)], "y", keepdims=0)
-    assert names(places(net, {"x": ["batch", 6, 4]}, "y")) == ["a"]
-    net.op("Transpose", ["x"], "x_turned", perm=[1, 0, 2])
-    net.nodes.insert(0, net.nodes.pop())
-    net.nodes[1].input[0] = "x_turned"
-    next(n for n in net.nodes if n.output[0] == "turned").attribute[0].ints[:] = [0, 1, 2]
-    with pytest.raises(ModelError, match=r"'a' .* does not count inputs on axis 0; .*'b' holds int64"):
+    net.op("Reshape", ["d", net.ints("split", -1, 6, 4)], "e")
+    net.op("ReduceMean", ["e", net.ints("axis", 1)], "y", keepdims=0)
+    with pytest.raises(ModelError, match=r"'a' .* does not count inputs on axis 0, .*'b' holds int64"):
         places(net, {"x": ["batch", 6, 4]}, "y")
 
 
