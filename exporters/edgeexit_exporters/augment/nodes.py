@@ -77,7 +77,7 @@ def pooled_width(place: Place, pool: str) -> int:
     """
     width = 0
     for c, kind, size in zip(place.channels, place.kinds, place.sizes, strict=True):
-        ways = _ways(kind, pool)
+        ways = ways_of(kind, pool)
         grid = math.prod(s // k for s, k in zip(size, _window(place, size), strict=True)) if "windows" in ways else 0
         width += c * (max(len(ways), 1) + max(grid - 1, 0))
     return width
@@ -106,7 +106,7 @@ def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
         for what, name in (("place", tensor), ("mask", place.mask)):
             if name is not None and name not in known:
                 raise no_such_tensor(name, list(known), what)
-        ways, x = _ways(kind, pool), add.floats(known[tensor])
+        ways, x = ways_of(kind, pool), add.floats(known[tensor])
         masked = place.mask is not None and kind in LENGTH and ways != ("first",)
         real = Masked(add, x, kind, known[place.mask or ""]) if masked else None
         for way in ways:
@@ -159,7 +159,7 @@ def add_head(add: Nodes, feature: ir.Value, head: Head, name: str) -> ir.Value:
     return found
 
 
-def _ways(kind: str, pool: str) -> tuple[str, ...]:
+def ways_of(kind: str, pool: str) -> tuple[str, ...]:
     """How the numbers of a tensor are made; none of a vector, which is one already."""
     if pool not in _TABLE:
         raise ModelError(f"unknown pool {pool!r}: choose one of {', '.join(POOLS)}")

@@ -16,7 +16,8 @@ from torch.nn import functional
 from edgeexit.errors import ModelError
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.heads import Head, LinearHead, MlpHead
-from edgeexit_exporters.augment.nodes import GRID, POOLS
+from edgeexit_exporters.augment.looks import LENGTH
+from edgeexit_exporters.augment.nodes import GRID, ways_of
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.torch_source import from_torch, traced
@@ -158,26 +159,21 @@ def _pooled(place: Place, pool: str, seen: Mapping[str, Tensor]) -> Tensor:
     """As `nodes.add_pooled`, in torch.
 
     Raises:
-        ModelError: a pool or a kind of tensor that is not known here.
+        ModelError: a place with a mask.
     """
+    if place.mask is not None:
+        raise ModelError(f"the head at {place.name!r} leaves padding out by a mask; such heads cannot be fine-tuned")
     parts: list[Tensor] = []
     for name, kind, size in zip(place.tensors, place.kinds, place.sizes, strict=True):
         x = seen[name].float()
-        axes = {"picture": (2, 3), "signal": (2,), "tokens": (1,), "steps": (0,), "vector": ()}.get(kind)
-        if axes is None or pool not in POOLS or place.mask is not None:
-            masked = " with a mask" if place.mask is not None else ""
-            raise ModelError(f"heads with pool {pool!r} on {kind}{masked} cannot be fine-tuned")
-        if not axes:
-            parts.append(x)
-        elif pool in ("first", "last") and kind not in ("picture", "signal") or (pool == "last" and kind == "signal"):
-            parts.append(x.select(axes[0], 0 if pool == "first" else -1))
-        else:
-            if pool == "grid" and kind in ("picture", "signal"):
+        axes = (2, 3) if kind == "picture" else (LENGTH.get(kind, 0),)
+        for way in ways_of(kind, pool) or ("itself",):
+            if way == "windows":
                 window = [-(-s // GRID) for s in size]
                 grid = functional.avg_pool2d if kind == "picture" else functional.avg_pool1d
                 parts.append(grid(x, window, window).flatten(1))
+            elif way in ("first", "last"):
+                parts.append(x.select(axes[0], 0 if way == "first" else -1))
             else:
-                parts.append(x.mean(axes))
-            if pool in ("avgmax", "grid"):
-                parts.append(x.amax(axes))
+                parts.append(x.mean(axes) if way == "mean" else x.amax(axes) if way == "max" else x)
     return torch.cat(parts, 1)

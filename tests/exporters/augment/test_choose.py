@@ -12,7 +12,7 @@ from edgeexit.errors import PolicyError
 from edgeexit.policy import Threshold, fixed_exit
 from edgeexit.records import outcome, replay
 from edgeexit_exporters.augment.choose import Scored, choose
-from edgeexit_exporters.augment.verdict import judge
+from edgeexit_exporters.augment.verdict import Ratio, judge
 
 CLASSES = 4
 
@@ -102,14 +102,18 @@ def test_verdicts() -> None:
     found = choose(rows, 0.02)
     records = new.records(found.best.exits)
     assert found.best.policy is not None
-    good = judge(found.best.policy, records, 100.0, 0.02, time_ratios=[0.5] * (len(found.best.exits) + 1))
+    count = len(found.best.exits) + 1
+    good = judge(
+        found.best.policy, records, 100.0, 0.02, time_ratios=[Ratio(0.5, 0.4, 0.6)] * (len(found.best.exits) + 1)
+    )
     assert good.worth and good.text.startswith("Worth it: ") and "50 % less time" in good.text
     assert good.cost == pytest.approx(found.best.cost, abs=0.05) and good.n == 1500 and good.drop < 0.03
     assert good.drop == pytest.approx(good.untouched - good.accuracy, abs=1e-6)
     assert good.drop_low <= good.drop <= good.drop_high
-    slow = judge(found.best.policy, records, 100.0, 0.02, time_ratios=[1.2] * (len(found.best.exits) + 1))
+    slow = judge(
+        found.best.policy, records, 100.0, 0.02, time_ratios=[Ratio(1.2, 1.1, 1.3)] * (len(found.best.exits) + 1)
+    )
     assert not slow.worth and "call overhead" in slow.text and "20 % more time" in slow.text
-    count = len(found.best.exits) + 1
     late = judge(fixed_exit(count - 1, count), records, 100.0, 0.02)
     assert not late.worth and "hardly anything is saved" in late.text and late.cost > 1
     early = judge(fixed_exit(0, count), records, 100.0, 0.02)
