@@ -24,6 +24,9 @@ OLDEST_OPSET = 13
 JOIN = "edgeexit_join"
 """Begins the names of what `join` adds."""
 
+TURN_BACK = "edgeexit_channels_first"
+"""Begins the names of nodes that turn a cut tensor back; see `channels_last`. Each stage repeats them."""
+
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",
@@ -139,7 +142,9 @@ def view(graph: ir.Graph) -> GraphView:
         outputs = [v for v in node.outputs if v.name]
         if is_free:
             free.update(outputs)
-        elif node.op_type in _REPEATED and node.domain in ("", "ai.onnx", "com.microsoft"):
+        elif (node.op_type in _REPEATED and node.domain in ("", "ai.onnx", "com.microsoft")) or (
+            node.name or ""
+        ).startswith(TURN_BACK):
             is_free = True  # what is computed from its output costs something, and is not
         nodes.append(ViewNode(tuple(_name(v) for v in reads), tuple(_name(v) for v in outputs), is_free))
     return GraphView(tuple(_name(v) for v in graph.inputs), tuple(nodes))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import ModelError
 from edgeexit_exporters import layouts, measure, onnx_graph
 from edgeexit_exporters.calibration import Rows, calibration_rows
+from edgeexit_exporters.channels_last import channels_last_cuts
 from edgeexit_exporters.float_heads import float_heads, last_float_nodes
 from edgeexit_exporters.inputs import InputSpec
 from edgeexit_exporters.join import join
@@ -112,6 +113,9 @@ def quantize(
     joint = join(found, source.joint.raw, kinds.pop() if len(kinds) == 1 else "auto")
     if joint.kinds != source.joint.kinds or joint.exits != source.joint.exits:
         raise ModelError("the quantised network's exits came out otherwise than the float network's; name --outputs")
+
+    if static:
+        channels_last_cuts(found, joint.exits)
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
         return measure.all_values(raw, tensors, arrays)

@@ -13,7 +13,7 @@ from onnx_models import CLASSES, Net, random_dag, save
 import edgeexit
 from edgeexit.errors import DataError, ModelError
 from edgeexit.verify import verify
-from edgeexit_exporters import check, exporting, kernels, layouts, onnx_graph
+from edgeexit_exporters import check, exporting, kernels, layouts, measure, onnx_graph
 from edgeexit_exporters.calibration import LEAST_ROWS
 from edgeexit_exporters.quantize import prepared, quantize
 from edgeexit_exporters.source import Source, from_onnx
@@ -101,6 +101,21 @@ def test_cuts_are_quantised_and_costs_are_those_of_the_float_network(
     assert [e.answer.dtype for e in found.exits] == ["float32"] * 3
     kinds = {n.op_type for n in quantised.model.graph}
     assert "BatchNormalization" not in kinds and "Relu" not in kinds
+
+
+def test_cuts_lie_channels_last_so_that_no_stage_turns_them(bundle: edgeexit.Bundle, tmp_path: Path) -> None:
+    manifest = bundle.manifest
+    chain = next(a for a in manifest.artifacts if a.layout == "chain")
+    cuts = {n for s in manifest.stages[1:] for n in s.inputs}
+    assert cuts == {"r0_QuantizeLinear_Output_channels_last", "r1_QuantizeLinear_Output_channels_last"}
+    for k in (1, 2):
+        optimized = tmp_path / f"{k}.onnx"
+        session = measure.session(str(bundle.file(chain.models[k])), optimized=str(optimized))
+        assert {i.name for i in session.get_inputs()} <= cuts
+        assert {(i.type, tuple(i.shape[1:])) for i in session.get_inputs()} == {("tensor(uint8)", (8, 8, 8))}
+        nodes = onnx.load(optimized).graph.node
+        before = [n.op_type for n in nodes[: [n.op_type for n in nodes].index("QLinearConv")]]
+        assert "Transpose" not in before
 
 
 def test_a_float_cut_is_refused(
