@@ -156,8 +156,9 @@ def test_scores_are_those_of_the_library_on_every_kernel_set_and_nan_goes_on(
         assert sure == pytest.approx(expected[exit_], abs=3e-6, nan_ok=True), row
         np.testing.assert_array_equal(output, row)
         if not np.isnan(expected[0]):
-            assert run(np.array([expected[0] - 1e-4], np.float32), x0=row, x1=row)[1] == 0
-            assert run(np.array([expected[0] + 1e-4], np.float32), x0=row, x1=row)[1] == 1
+            at = np.array([sure], np.float32)  # the score itself stops, one step above it does not
+            assert run(at, x0=row, x1=row)[1] == 0
+            assert run(np.nextafter(at, np.float32(2)), x0=row, x1=row)[1] == 1
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
