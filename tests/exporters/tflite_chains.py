@@ -140,26 +140,37 @@ def decided(logits: Sequence[NDArray[np.float32]], score: str, thresholds: NDArr
     return k, found[k]
 
 
-def passing_chain(axes: Sequence[int], count: int = 2, extra: str | None = None) -> bytes:
+def passing_chain(
+    axes: Sequence[int], count: int = 2, extra: str | None = None, dtype: str = "float32", chained: bool = False
+) -> bytes:
     """Stages that give their own input back, `x<k>` as `y<k>`: the model has one input per exit.
 
     Args:
         axes: shape of every exit.
         count: exits.
         extra: name of a second output of stage 0, which nobody reads.
+        dtype: of all tensors; integers have scale 0.25 and, if of 8 bits, zero point 3.
+        chained: stage k reads the answer of the one before, `y<k-1>`, which thus is exit and cut.
     """
     from edgeexit_exporters.tflite import flatbuffer
     from edgeexit_exporters.tflite.building import Scope
+    from edgeexit_exporters.tflite.signatures import DTYPES
 
     schema = flatbuffer.schema
+    kind = next(k for k, name in DTYPES.items() if name == dtype)
+    scale = schema.QuantizationParametersT(scale=[0.25], zeroPoint=[0 if dtype == "int16" else 3])
     model = schema.ModelT(version=3, subgraphs=[], operatorCodes=[], buffers=[schema.BufferT()], signatureDefs=[])
     for k in range(count):
         graph = schema.SubGraphT(tensors=[], inputs=[], outputs=[], operators=[], name=f"stage_{k}")
         model.subgraphs.append(graph)
         scope = Scope(model, graph, {})
-        graph.inputs = [scope.tensor(f"x{k}", axes)]
+        read = f"y{k - 1}" if chained and k else f"x{k}"
+        graph.inputs = [scope.tensor(read, axes, kind)]
         outputs = {name: scope.copied(0) for name in (f"y{k}", *([extra] if extra and k == 0 else []))}
         graph.outputs = list(outputs.values())
-        sides = [[schema.TensorMapT(n, i) for n, i in side.items()] for side in ({f"x{k}": 0}, outputs)]
+        if dtype != "float32":
+            for tensor in (graph.tensors[i] for i in (*graph.inputs, *graph.outputs)):
+                tensor.quantization = scale
+        sides = [[schema.TensorMapT(n, i) for n, i in side.items()] for side in ({read: 0}, outputs)]
         model.signatureDefs.append(schema.SignatureDefT(*sides, f"stage_{k}", k))
     return flatbuffer.write(model)

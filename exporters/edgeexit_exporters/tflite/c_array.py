@@ -14,10 +14,21 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite.checked import indices, text
 from edgeexit_exporters.tflite.flatbuffer import Model, read
 from edgeexit_exporters.tflite.fuse import FUSED, OUTPUTS, THRESHOLDS
-from edgeexit_exporters.tflite.signatures import Tensor, reached, signatures, tensor
+from edgeexit_exporters.tflite.signatures import Tensor, op_counts, reached, signatures, tensor
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _PER_LINE = 16
+_METHODS = {
+    "AVERAGE_POOL_2D": "AveragePool2D",
+    "BATCH_MATMUL": "BatchMatMul",
+    "CONV_2D": "Conv2D",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2D",
+    "L2_POOL_2D": "L2Pool2D",
+    "MAX_POOL_2D": "MaxPool2D",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
+"""Where the resolver's method is not called like the operator."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,17 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
         thresholds: the default for every exit but the last; inf and -inf are allowed.
         arena_bytes: RAM for the interpreter, for instance `arena + tables` of `arena.memory`.
 
+    A program in C++ registers exactly the operators that the file uses::
+
+        tflite::MicroMutableOpResolver<KWS_OPERATORS> resolver;
+        KWS_REGISTER(resolver);
+        alignas(16) static uint8_t arena[KWS_ARENA_BYTES];
+        tflite::MicroInterpreter interpreter(tflite::GetModel(kws_model), resolver, arena, sizeof arena);
+
     Raises:
         BundleError: `data` is damaged.
-        ModelError: a name that is no identifier, numbers that do not fit each other or the file, or a file that a
-            microcontroller cannot open.
+        ModelError: a name that is no identifier, numbers that do not fit each other or the file, a custom operator, or
+            a file that a microcontroller cannot open.
     """
     if not _NAME.match(name):
         raise ModelError(f"{name!r} cannot name a C array: 1 to 63 of a-z 0-9 _, beginning with a letter")
@@ -68,7 +86,8 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
     inputs, outputs = _ends(model)
     _check_fused(inputs, outputs, exits)
     return CSource(
-        _header(name, len(data), exits, score, arena_bytes, inputs, outputs), _source(name, data, thresholds)
+        _header(name, len(data), exits, score, arena_bytes, inputs, outputs, _operators(model)),
+        _source(name, data, thresholds),
     )
 
 
@@ -95,8 +114,24 @@ def _check_fused(inputs: list[Tensor], outputs: list[Tensor], exits: int) -> Non
         raise ModelError(f"the file has no {FUSED} outputs {', '.join(OUTPUTS)}; it has {[t.name for t in outputs]}")
 
 
+def _operators(model: Model) -> list[str]:
+    """The methods of TensorFlow Lite Micro's resolver that register what the file uses, in alphabetical order."""
+    names = {n for i in range(len(model.subgraphs)) for n in op_counts(model, i)}
+    unknown = sorted(n for n in names if not re.fullmatch("[A-Z0-9_]+", n))
+    if unknown:
+        raise ModelError(f"the .tflite uses {unknown[0]!r}, which is no builtin operator of TensorFlow Lite Micro")
+    return sorted("Add" + _METHODS.get(n, "".join(part.capitalize() for part in n.split("_"))) for n in names)
+
+
 def _header(
-    name: str, size: int, exits: int, score: str, arena: int, inputs: list[Tensor], outputs: list[Tensor]
+    name: str,
+    size: int,
+    exits: int,
+    score: str,
+    arena: int,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    operators: list[str],
 ) -> str:
     up = name.upper()
     lines = [
@@ -114,6 +149,9 @@ def _header(
         lines += ["", f"#define {up}_{side}S {len(tensors)}"]
         for i, t in enumerate(tensors):
             lines += _described(f"{up}_{side}_{i}", t)
+    lines += ["", f"#define {up}_OPERATORS {len(operators)}", f"#define {up}_REGISTER(resolver) \\", "  do { \\"]
+    lines += [f"    (resolver).{method}(); \\" for method in operators]
+    lines += ["  } while (0)"]
     lines += [
         "",
         "#ifdef __cplusplus",

@@ -27,7 +27,7 @@ import numpy as np
 from edgeexit import scores
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite.building import BOOL, FLOAT, INT32, Scope
-from edgeexit_exporters.tflite.checked import text
+from edgeexit_exporters.tflite.checked import MAX_DEPTH, text
 from edgeexit_exporters.tflite.flatbuffer import Model, read, schema, write
 from edgeexit_exporters.tflite.score_ops import TEMPERATURE, add_score, check_score
 from edgeexit_exporters.tflite.signatures import KEPT_METADATA, Signature, Tensor, compact, signatures
@@ -95,7 +95,7 @@ def with_temperatures(fused: bytes | Path, temperatures: Sequence[float]) -> byt
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
             name = text(tensor.name)
-            if not name.startswith(TEMPERATURE) or data is None or tensor.type != FLOAT:
+            if not name.startswith(TEMPERATURE) or tensor.type != FLOAT or data is None or len(data) != 4:
                 continue
             if name not in left:
                 raise ModelError(f"the fused file has {name!r}, but {len(temperatures)} temperatures were given")
@@ -210,6 +210,8 @@ def _index(scope: Scope, k: int) -> int:
 
 def _stages(model: Model, exits: Sequence[str]) -> list[Signature]:
     """The stages' signatures, proven to fit each other and the contract."""
+    if len(exits) > MAX_DEPTH:
+        raise ModelError(f"{len(exits)} exits; a fused .tflite nests one decision in another, at most {MAX_DEPTH} deep")
     found = signatures(model)
     names = [f"{STAGE}{k}" for k in range(len(exits))]
     if not exits or set(found) != set(names):
@@ -275,8 +277,10 @@ def _check_answer(k: int, answer: Tensor, first: Tensor) -> None:
             f"exit {k} gives shape {list(answer.shape)}, exit 0 {list(first.shape)}; a fused .tflite has one output "
             "for all exits: use --layouts chain"
         )
-    if answer.shape[:1] != (1,):
-        raise ModelError(f"exit {k} gives shape {list(answer.shape)}; a fused file answers one input per call")
+    if answer.shape[:1] != (1,) or min(answer.shape) < 0:
+        raise ModelError(
+            f"exit {k} gives shape {list(answer.shape)}; a fused .tflite has fixed sizes and one input a call"
+        )
 
 
 def _check_temperatures(temperatures: Sequence[float], count: int) -> None:

@@ -76,6 +76,22 @@ def test_the_header_tells_inputs_and_outputs() -> None:
     assert (told["CIFAR_INPUT_0_DTYPE"], told["CIFAR_OUTPUT_1_DTYPE"]) == ('"int8"', '"int32"')
 
 
+def test_the_header_registers_the_operators_that_the_file_uses() -> None:
+    fused, made = _made()
+    registered = re.findall(r"\(resolver\)\.(\w+)\(\);", made.header)
+    assert registered == [
+        "AddConcatenation", "AddConv2D", "AddDequantize", "AddDiv", "AddFullyConnected", "AddGreaterEqual", "AddIf",
+        "AddMean", "AddPad", "AddReduceMax", "AddReshape", "AddSlice", "AddSoftmax", "AddTranspose",
+    ]  # fmt: skip
+    assert f"#define CIFAR_OPERATORS {len(registered)}\n" in made.header
+    model = flatbuffer.read(fused)
+    for i, code in enumerate(model.operatorCodes):
+        if signatures.op_name(code) == "MEAN":
+            model.operatorCodes[i] = flatbuffer.schema.OperatorCodeT(32, "Mine", 1, 32)
+    with pytest.raises(ModelError, match="'Mine', which is no builtin"):
+        c_source(flatbuffer.write(model), "kws", 3, "maxprob", [0, 0], 9000)
+
+
 def test_the_same_file_gives_the_same_texts() -> None:
     assert _made() == _made()
 

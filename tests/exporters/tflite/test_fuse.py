@@ -156,8 +156,9 @@ def test_scores_are_those_of_the_library_on_every_kernel_set_and_nan_goes_on(
         assert sure == pytest.approx(expected[exit_], abs=3e-6, nan_ok=True), row
         np.testing.assert_array_equal(output, row)
         if not np.isnan(expected[0]):
-            assert run(np.array([expected[0] - 1e-4], np.float32), x0=row, x1=row)[1] == 0
-            assert run(np.array([expected[0] + 1e-4], np.float32), x0=row, x1=row)[1] == 1
+            at = np.array([sure], np.float32)  # the score itself stops, one step above it does not
+            assert run(at, x0=row, x1=row)[1] == 0
+            assert run(np.nextafter(at, np.float32(2)), x0=row, x1=row)[1] == 1
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
@@ -168,6 +169,29 @@ def test_one_exit_has_no_thresholds_and_says_0(engine: str) -> None:
     output, exit_, sure = ENGINES[engine](fused)(np.zeros(0, np.float32), x0=row)
     np.testing.assert_array_equal(output, row)
     assert (exit_, sure) == (0, pytest.approx(float(scores.score(row)[0]), abs=1e-6))
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+@pytest.mark.parametrize("kind", ["logits", "probs"])
+def test_integer_answers_are_dequantized(engine: str, dtype: str, kind: scores.Kind) -> None:
+    for score in SCORES:
+        run = ENGINES[engine](fuse.fuse(passing_chain((1, 4), dtype=dtype), ["y0", "y1"], score, kinds=[kind] * 2))
+        row = np.array([[3, 9, 4, 7]], dtype)
+        real = (row.astype(np.float32) - (0 if dtype == "int16" else 3)) * np.float32(0.25)
+        output, exit_, sure = run(np.array([-np.inf], np.float32), x0=row, x1=row)
+        np.testing.assert_array_equal(output, real)
+        assert (exit_, sure) == (0, pytest.approx(float(scores.score(real, score, kind=kind)[0]), abs=3e-6))
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_an_answer_that_the_next_stage_reads_is_exit_and_cut(engine: str) -> None:
+    run = ENGINES[engine](fuse.fuse(passing_chain((1, 4), count=3, chained=True), ["y0", "y1", "y2"]))
+    row = np.array([[1, 2, 3, 4]], np.float32)
+    for k in range(3):
+        output, exit_, _ = run(forced(k), x0=row)
+        np.testing.assert_array_equal(output, row)
+        assert exit_ == k
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -242,8 +266,18 @@ def test_an_unknown_score_and_one_class_are_refused() -> None:
         fuse.fuse(passing_chain((1, 4)), ["y0", "y1"], "best")
     with pytest.raises(ModelError, match="at least 2 classes"):
         fuse.fuse(passing_chain((1, 1)), ["y0", "y1"])
-    with pytest.raises(ModelError, match="one input per call"):
+    with pytest.raises(ModelError, match="one input a call"):
         fuse.fuse(passing_chain((2, 4)), ["y0", "y1"])
+
+
+def test_many_exits_nest_up_to_the_limit_of_the_reader() -> None:
+    names = [f"y{k}" for k in range(65)]
+    run = litert(fuse.fuse(passing_chain((1, 3), count=64), names[:64]))
+    row = np.array([[0, 1, 2]], np.float32)
+    thresholds = np.array([np.inf] * 40 + [-np.inf] * 23, np.float32)
+    assert run(thresholds, **{f"x{k}": row for k in range(64)})[1] == 40
+    with pytest.raises(ModelError, match="65 exits"):
+        fuse.fuse(passing_chain((1, 3), count=65), names)
 
 
 def test_temperatures_of_another_file_are_refused() -> None:
