@@ -124,6 +124,8 @@ def test_a_module_that_takes_channels_last_itself() -> None:
         (nets.Plain, "x:float32[batch,time=6]", r"axis 'time' of input 'x' is free: fix it, .*x:float32\[batch,6\]"),
         (nets.Plain, "x:float32[3,6]", "a first axis of 3"),
         (nets.Plain, "x.y:float32[batch,6]", "letters, digits and _"),
+        (nets.Plain, "class:float32[batch,6]", "no word of Python's"),
+        (nets.Plain, "exit1:float32[batch,6]", "two tensors would be called 'exit1'"),
         (nets.Plain, "x:float32[batch,7]", "does not run on inputs of"),
         (nets.Decides, None, r"'cond' \(tflite_nets.py:\d+\): control flow"),
         (nets.Remembers, None, "forward changes 'seen'"),
