@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections import Counter
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("litert_torch", reason="litert-torch is not installed", exc_type=ImportError)
+# not importorskip: importing it here would cost every run seconds
+if find_spec("litert_torch") is None:
+    pytest.skip("the TFLite export tools are not installed", allow_module_level=True)
 import tflite_nets as nets
 import torch
 from torch import nn

@@ -141,6 +141,18 @@ def test_half_precision_is_refused() -> None:
         divide(nets.made(nets.Plain).half(), [make_spec(TensorSpec("x", "float16", ("batch", 6)))])
 
 
+def test_an_exit_that_a_later_stage_reads() -> None:
+    class Reads(nets.Plain):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            first = self.head(self.body(x))
+            return first, first.sigmoid()
+
+    found = divide(nets.made(Reads))
+    assert [e.name for e in found.stages[0].outputs] == [e.name for e in found.stages[1].inputs] == ["exit0"]
+    with pytest.raises(ModelError, match=r"'head\.0' is read by a stage"):
+        divide(nets.made(Reads), exits=[JoinedExit("head.0", "head.0"), JoinedExit("head.1", "head.1")])
+
+
 def test_wrong_order_of_exits() -> None:
     class Turned(nets.Plain):
         def forward(self, x):  # type: ignore[no-untyped-def]
