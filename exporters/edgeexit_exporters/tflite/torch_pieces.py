@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ _DTYPES = {
     torch.bool: "bool",
 }
 """torch's type -> the type in the file: the converter makes 32 bits of 64."""
+
+
+_TAKEN = {"self", "torch", "device", "inf", "nan", "operator", "fx_pytree", "pytree"}
+"""What the text of a graph module uses itself."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Builder:
         self.module, self.inputs, self.answers = module, inputs, answers
         self.nodes = {n.name: n for n in module.graph.nodes}
         self.pictures = pictures(module.graph)
+        self._given: dict[str, str] = {}  # edge -> node
 
     def edge(self, name: str) -> Edge:
         """How a node's tensor looks at an edge. Answers are left as they are: their classes stand last.
@@ -92,6 +98,8 @@ class Builder:
             raise ModelError(
                 f"{edge!r} is {kind}, and TFLite files are made of float32 networks: convert it with .float()"
             )
+        if self._given.setdefault(edge, name) != name:
+            raise ModelError(f"two tensors would be called {edge!r}: name inputs and exits differently")
         shape = tuple(int(n) for n in found.shape)
         nhwc = node in self.pictures and name not in self.answers
         return Edge(edge, _DTYPES[found.dtype], tuple(shape[a] for a in NHWC) if nhwc else shape, nhwc)
@@ -136,6 +144,7 @@ class _Copy:
         self.last: dict[fx.Node, fx.Node] = {}  # pictures that are at hand channels last
 
     def enter(self, node: fx.Node, edge: Edge) -> None:
+        check_name(edge.name)
         place = self.new[node] = self.graph.placeholder(edge.name)
         if edge.nhwc:
             self.last[node], self.new[node] = place, permute(self.graph, place, NCHW)
@@ -216,6 +225,19 @@ class _Copy:
                 at.add_module(folder, nn.Module())
             at = at.get_submodule(folder)
         at.register_buffer(name, tensor.detach())
+
+
+def check_name(name: str) -> None:
+    """Whether a tensor that a stage reads can be called so: in the stage's module it is an argument.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
+        raise ModelError(
+            f"{name!r} is read by a stage of a TFLite file, and its name must be of letters, digits and _, and no word "
+            "of Python's: give it another with --input or --exits"
+        )
 
 
 def _named(new: fx.Node, node: fx.Node) -> fx.Node:

@@ -19,7 +19,7 @@ from edgeexit_exporters.stages import GraphView, ViewNode, stages
 from edgeexit_exporters.tflite.torch_exits import check_exits, evaluate, exit_kinds, exit_names, to_graph
 from edgeexit_exporters.tflite.torch_join import Joined
 from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name
-from edgeexit_exporters.tflite.torch_pieces import Builder, Edge, Piece, source_line
+from edgeexit_exporters.tflite.torch_pieces import Builder, Edge, Piece, check_name, source_line
 from edgeexit_exporters.torch_source import Exits, own_inputs
 
 
@@ -100,10 +100,7 @@ def _check_inputs(specs: Sequence[InputSpec]) -> None:
                 f"TFLite files have fixed sizes, and axis {free[0]!r} of input {t.name!r} is free: fix it, e.g. "
                 f"--input '{t.name}:{t.dtype}[batch,{fixed}]'"
             )
-        if not t.name.isidentifier():
-            raise ModelError(
-                f"input {t.name!r}: inputs of TFLite files get names of letters, digits and _; name it with --input"
-            )
+        check_name(t.name)
 
 
 def _answers(graph: fx.GraphModule, exits: Sequence[JoinedExit]) -> dict[str, str]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("litert_torch", reason="litert-torch is not installed", exc_type=ImportError)
-pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed", exc_type=ImportError)
+# not importorskip: importing them here would cost every run seconds
+if find_spec("litert_torch") is None or find_spec("ai_edge_quantizer") is None:
+    pytest.skip("the TFLite export tools are not installed", allow_module_level=True)
 
 import tflite_nets as nets
 
 from edgeexit.errors import DataError, ModelError
+from edgeexit_exporters.tflite import quantize
 from edgeexit_exporters.tflite.calibration import FloatChain, parse, signatures
 from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes, scales
 from edgeexit_exporters.tflite.ranges import estimate
@@ -79,6 +83,25 @@ def test_chain_files_and_prefixes_give_the_same_integers() -> None:
     assert [c.total for q in files for c in q.counts] == [c.total for c in made.counts]
 
 
+def test_one_number_of_a_file_is_written_in_place() -> None:
+    """What `quantize` does where two scales differ by rounding only."""
+    _, _, chain = nets.converted(nets.Pools)
+    (made,) = quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
+    (reader,) = [s for s in signatures([parse(made.content)]) if s.name == "stage_1"]
+    changed = quantize._write_scale(made.content, reader, "cut_max_pool2d", 0.25)
+    before, after = scales(made.content), scales(changed)
+    assert after["stage_1"].pop("cut_max_pool2d").scale == 0.25  # type: ignore[union-attr]
+    before["stage_1"].pop("cut_max_pool2d")
+    assert after == before and len(changed) == len(made.content)
+
+
+def test_scales_that_stay_unequal_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, chain = nets.converted(nets.Pools)
+    monkeypatch.setattr(quantize, "_range", lambda scale, precision: (-9.0, 9.0))  # as if pinning had no effect
+    with pytest.raises(ModelError, match=r"stage_1: cut tensor 'cut_max_pool2d' is read with scale .* made with scale"):
+        quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
+
+
 @pytest.mark.parametrize("precision", ["dynamic", "weight-only"])
 def test_weights_only(precision: str) -> None:
     _, _, chain = nets.converted(nets.Pools)
@@ -95,7 +118,7 @@ def test_an_operation_left_in_float_is_an_error_that_names_it() -> None:
     with pytest.raises(ModelError, match=r"stage_1: 1 of 2 operations would stay in float \(ABS"):
         quantize_chain([chain], SMALL)
     (made,) = quantize_chain([chain], SMALL, allow_float=["ABS"])
-    assert [(c.quantized, c.total) for c in made.counts] == [(2, 2), (1, 2)]
+    assert [(c.quantized, c.total) for c in made.counts] == [(3, 3), (1, 2)]
     assert [op for op, _ in made.counts[1].floats] == ["ABS"]
 
 

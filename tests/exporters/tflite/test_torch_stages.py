@@ -124,6 +124,8 @@ def test_a_module_that_takes_channels_last_itself() -> None:
         (nets.Plain, "x:float32[batch,time=6]", r"axis 'time' of input 'x' is free: fix it, .*x:float32\[batch,6\]"),
         (nets.Plain, "x:float32[3,6]", "a first axis of 3"),
         (nets.Plain, "x.y:float32[batch,6]", "letters, digits and _"),
+        (nets.Plain, "class:float32[batch,6]", "no word of Python's"),
+        (nets.Plain, "exit1:float32[batch,6]", "two tensors would be called 'exit1'"),
         (nets.Plain, "x:float32[batch,7]", "does not run on inputs of"),
         (nets.Decides, None, r"'cond' \(tflite_nets.py:\d+\): control flow"),
         (nets.Remembers, None, "forward changes 'seen'"),
@@ -137,6 +139,18 @@ def test_refused_in_words(kind: type[nn.Module], spec: str | None, words: str) -
 def test_half_precision_is_refused() -> None:
     with pytest.raises(ModelError, match=r"float16, and TFLite files are made of float32"):
         divide(nets.made(nets.Plain).half(), [make_spec(TensorSpec("x", "float16", ("batch", 6)))])
+
+
+def test_an_exit_that_a_later_stage_reads() -> None:
+    class Reads(nets.Plain):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            first = self.head(self.body(x))
+            return first, first.sigmoid()
+
+    found = divide(nets.made(Reads))
+    assert [e.name for e in found.stages[0].outputs] == [e.name for e in found.stages[1].inputs] == ["exit0"]
+    with pytest.raises(ModelError, match=r"'head\.0' is read by a stage"):
+        divide(nets.made(Reads), exits=[JoinedExit("head.0", "head.0"), JoinedExit("head.1", "head.1")])
 
 
 def test_wrong_order_of_exits() -> None:
