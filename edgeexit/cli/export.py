@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import edgeexit
-from edgeexit.cli.common import json_option, names, print_json, say
+from edgeexit.cli.common import json_option, labels_of, names, print_json, say
 from edgeexit.cli.inspect import describe, exits_table
-from edgeexit.errors import EdgeExitError
+from edgeexit.cli.refit_shown import refit_text
+from edgeexit.errors import BackendMissing, EdgeExitError
 from edgeexit.files import read_npz
 from edgeexit.manifest import LAYOUTS
 from edgeexit.scores import NAMES
+
+if TYPE_CHECKING:
+    from edgeexit_exporters.forms import Forms
+    from edgeexit_exporters.refit import Refit
 
 
 @click.command()
@@ -48,11 +55,31 @@ from edgeexit.scores import NAMES
     help="What exits give; auto = probs where one ends in a Softmax.",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="An .npz whose first rows are checked besides random inputs."
-)
+    "--data", type=click.Path(path_type=Path),
+    help="An .npz with x (and y): checked besides random inputs; int8 is calibrated and measured on it.",
+)  # fmt: skip
 @click.option(
     "--tolerance", type=float, help="Allowed error, of an exit's largest output. [default: 1e-4, half precision 1e-2]"
 )
+@click.option("--format", "formats", default="onnx", show_default=True, metavar="F,G", help="onnx, tflite, or both.")
+@click.option(
+    "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q",
+    help="fp32, int8, int8-dynamic; tflite also int16x8, weight-only. The others than fp32 are measured with --data.",
+)  # fmt: skip
+@click.option(
+    "--ranges", type=click.Choice(["minmax", "percentile", "mse", "entropy"]),
+    help="How int8 ranges are read off the data. [default: percentile for onnx, minmax for tflite]",
+)  # fmt: skip
+@click.option(
+    "--drop", type=float, default=0.01, show_default=True,
+    help="Accuracy below the last exit that the stored operating points may lose.",
+)  # fmt: skip
+@click.option(
+    "--max-drop",
+    type=float,
+    help="Refuse the bundle if an exit loses more accuracy than this against float, e.g. 0.01.",
+)
+@click.option("--stage-files", is_flag=True, help="TFLite chain as one file per stage.")
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option
@@ -68,6 +95,12 @@ def export(
     outputs: str,
     data: Path | None,
     tolerance: float | None,
+    formats: str,
+    precisions: str,
+    ranges: str | None,
+    drop: float,
+    max_drop: float | None,
+    stage_files: bool,
     labels: str | None,
     overwrite: bool,
     as_json: bool,
@@ -79,16 +112,24 @@ def export(
     spread is the uncertainty), or dicts of output and score (a learned score in [0, 1]). Every layout is compared
     with the source model at every exit; a difference above the tolerance refuses the bundle.
 
+    With --precision int8, a quarter of --data gives the ranges, the rest chooses and measures: accuracy of every exit
+    in float and int8, and exit rates with the float network's thresholds and with its own, which are stored.
+    TFLite is made from torch modules (fused, chain, prefix); a chain is one file with a signature per stage.
+
     \b
     Examples:
       edgeexit export model.onnx --exits y0,y1,y2 --out my.edgeexit
       edgeexit export model.onnx --exits y0,y1+y2+y3 --scores s0,s1 --score learned --out my.edgeexit
       edgeexit export edgeexit_models:resnet8 --weights w.safetensors --out resnet8.edgeexit
+      edgeexit export net:make --weights w.pt --format onnx,tflite --precision fp32,int8 --data cal.npz --out n.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
     """
     wanted = names(layouts) or []
     if not wanted or any(w not in LAYOUTS for w in wanted):
         raise EdgeExitError(f"--layouts {layouts}: choose from {', '.join(LAYOUTS)}")
+    arrays = None if data is None else read_npz(data)
+    forms = _forms(formats, precisions, ranges, drop, max_drop, stage_files, arrays, data)
+    measured: list[Refit] = []
     bundle = edgeexit.export(
         source,
         out,
@@ -100,18 +141,34 @@ def export(
         score=score,
         outputs=outputs,
         tolerance=tolerance,
-        data=None if data is None else read_npz(data),
+        data=None if arrays is None else {k: v for k, v in arrays.items() if k not in ("y", "labels")},
         labels=class_names(labels),
+        forms=forms,
         overwrite=overwrite,
         progress=say,
+        report=measured.append,
     )
     if as_json:
-        print_json(describe(bundle))
+        print_json({**describe(bundle), "refit": asdict(measured[0]) if measured else None})
     else:
+        if measured:
+            click.echo(refit_text(measured[0]) + "\n")
         click.echo(exits_table(bundle))
         if note := bundle.manifest.provenance.get("batch_note"):
             click.echo(f"note: takes one input per call: {note}")
         click.echo(f"wrote {out}")
+
+
+def _forms(
+    formats: str, precisions: str, ranges: str | None, drop: float, max_drop: float | None, stage_files: bool,
+    arrays: dict[str, Any] | None, data: Path | None,
+) -> Forms:  # fmt: skip
+    try:
+        from edgeexit_exporters.forms import Forms
+    except ImportError as e:
+        raise BackendMissing(f"exporting needs the workstation extras ({e}): pip install 'edgeexit[export]'") from e
+    classes = None if arrays is None or data is None else labels_of(arrays, data)
+    return Forms(names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files)
 
 
 def class_names(text: str | None) -> list[str] | None:

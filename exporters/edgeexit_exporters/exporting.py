@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import LAYOUTS
 from edgeexit.scores import NAMES
+from edgeexit_exporters.forms import Forms, float_answers, make
 from edgeexit_exporters.inputs import InputSpec, parse_input
-from edgeexit_exporters.onnx_artifacts import onnx_artifacts
+from edgeexit_exporters.refit import Refit, refit, refuse_drop
 from edgeexit_exporters.source import Source, from_onnx
 from edgeexit_exporters.survey import survey
 
@@ -40,8 +42,10 @@ def export(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
+    report: Callable[[Refit], None] = lambda found: None,
 ) -> Bundle:
     """Export a multi-exit network to a bundle, checked against the source model exit by exit.
 
@@ -59,19 +63,26 @@ def export(
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
         tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
             for int8 1e-4 here and 3e-2 on other machines.
-        data: example inputs (by input name, or "x") that are checked besides random ones.
+        data: example inputs (by input name, or "x") that are checked besides random ones, and what quantized files
+            are calibrated and measured on.
         labels: class names.
         name: the bundle's name; None = that of `out`.
         task: noted in the manifest.
+        forms: formats and precisions; None = ONNX in the network's own.
         overwrite: replace a bundle that is there.
         progress: called with each step's name.
+        report: is given what quantizing did to every exit, where `forms` asked for it and there are rows.
 
     Raises:
-        ModelError: the source cannot be exported; `ExportMismatch` where an exit differs from it.
+        ModelError: the source cannot be exported; `ExportMismatch` where an exit differs from it, or loses more than
+            `forms` allows.
+        DataError: data that does not fit, or too few rows to calibrate on.
         BundleError: `out` exists, or cannot be written.
     """
     out = Path(out)
     check_wish(out, layouts, score, overwrite)
+    if forms is not None:
+        forms.check(data)
     progress("reading the source model")
     found = open_source(source, exits, weights, inputs, scores, outputs)
     return export_source(
@@ -84,8 +95,10 @@ def export(
         labels=labels,
         name=name,
         task=task,
+        forms=forms,
         overwrite=overwrite,
         progress=progress,
+        report=report,
     )
 
 
@@ -117,8 +130,10 @@ def export_source(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
+    report: Callable[[Refit], None] = lambda found: None,
     exact: Sequence[int] = (),
 ) -> Bundle:
     """As `export`, for a source that is read already.
@@ -133,9 +148,25 @@ def export_source(
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
     )
-    made = onnx_artifacts(known, layouts, score, tolerance=tolerance, exact=exact, progress=progress)
-    progress("writing the bundle")
-    return write_bundle(out, made.contents, made.into(known.manifest), overwrite=overwrite)
+    wanted = forms or Forms()
+    rows = wanted.rows(found, data)
+    made = make(known, layouts, score, wanted, rows, tolerance=tolerance, exact=exact, progress=progress)
+    manifest = made.into(known.manifest)
+    if rows is None:
+        progress("writing the bundle")
+        return write_bundle(out, made.contents, manifest, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # what loses too much is not written
+        draft = write_bundle(Path(folder, "draft.edgeexit"), made.contents, manifest)
+        reference = float_answers(found, known.manifest.batch == "dynamic")
+        draft, measured = refit(
+            draft, rows.inputs, rows.labels, rows.parts, reference, score=score, drop=wanted.drop, progress=progress
+        )
+        if wanted.max_drop is not None:
+            refuse_drop(measured, wanted.max_drop)
+        report(measured)
+        progress("writing the bundle")
+        contents = {f.path: draft.file(f).read_bytes() for f in draft.manifest.files}
+        return write_bundle(out, contents, draft.manifest, overwrite=overwrite)
 
 
 def open_source(

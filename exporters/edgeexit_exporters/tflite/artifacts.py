@@ -32,7 +32,7 @@ from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
 Arrays = Mapping[str, NDArray[Any]]
 LAYOUTS = ("fused", "chain", "prefix")
 """There is no file of all exits: chain records them as well."""
-PRECISIONS = ("int8", "int16x8", "dynamic", "weight-only")
+PRECISIONS = ("int8", "int16x8", "int8-dynamic", "weight-only")
 """Besides fp32."""
 _NHWC = (0, 2, 3, 1)
 _TOLERANCE = {"fp32": 1e-4, "int16x8": 1e-2}

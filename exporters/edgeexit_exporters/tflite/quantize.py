@@ -21,7 +21,7 @@ from edgeexit_exporters.tflite.ranges import estimate
 PRECISIONS = {
     "int8": "static_wi8_ai8",
     "int16x8": "static_wi8_ai16",
-    "dynamic": "dynamic_wi8_afp32",
+    "int8-dynamic": "dynamic_wi8_afp32",
     "weight-only": "weight_only_wi8_afp32",
 }
 """Our name -> the quantizer's recipe. The first two compute in integers only; the others take and give floats."""
@@ -227,7 +227,7 @@ def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[st
             raise ModelError(
                 f"{signature.name}: {len(left)} of {counts.total} operations would stay in float ({ops}; first "
                 f"{left[0][0]} for {left[0][1]!r}): the quantizer has no {precision} for them. Replace them in the "
-                "model, allow them by name, or use precision dynamic"
+                "model, allow them by name, or use precision int8-dynamic"
             )
         if not static and not counts.quantized:
             raise ModelError(

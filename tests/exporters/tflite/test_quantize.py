@@ -102,7 +102,7 @@ def test_scales_that_stay_unequal_are_an_error(monkeypatch: pytest.MonkeyPatch) 
         quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
 
 
-@pytest.mark.parametrize("precision", ["dynamic", "weight-only"])
+@pytest.mark.parametrize("precision", ["int8-dynamic", "weight-only"])
 def test_weights_only(precision: str) -> None:
     _, _, chain = nets.converted(nets.Pools)
     (made,) = quantize_chain([chain], None, precision)

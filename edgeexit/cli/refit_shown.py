@@ -1,0 +1,46 @@
+"""What quantizing did, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeexit.cli.common import count, percent, table
+
+if TYPE_CHECKING:
+    from edgeexit_exporters.refit import Outcome, Refit
+
+
+def refit_text(found: Refit) -> str:
+    """Accuracy per exit and form; then where inputs leave, with float thresholds and with the form's own."""
+    labelled = any(e.accuracy is not None for f in found.forms for e in f.exits)
+    rows = [["exit", "form", *["accuracy"] * labelled, "as float", "file alone", "MACs"]]
+    for k, exit in enumerate(found.forms[0].exits):
+        for f in found.forms:
+            e = f.exits[k]
+            size = "-" if e.bytes is None else f"{e.bytes / 1024:.1f} KiB"
+            accuracy = [percent(e.accuracy, 2)] * labelled
+            rows.append([exit.name, _form(f.artifact), *accuracy, percent(e.agreement, 2), size, count(e.macs)])
+    lines = [f"On {found.held_out:,} rows that neither ranges nor thresholds were chosen on:"]
+    lines.append(table(rows, right=range(2, len(rows[0]))))
+    rows = [["form", "size", "thresholds", found.measure, "cost", "exit rates"]]
+    for f in found.forms:
+        size = f"{f.bytes / 1024:.1f} KiB"
+        rows.append([f.artifact, size, "of the float network", *_outcome(f.before)])
+        rows.append(["", "", "its own" if f.point is None else f"its own, {f.point!r}", *_outcome(f.after)])
+    lines += ["", f"At most {100 * found.drop:g} points below the last exit (chosen on {found.design:,} other rows):"]
+    lines.append(table(rows, right=(1, 3, 4)))
+    if any(f.after is None for f in found.forms):
+        lines.append("(- : no thresholds of this artifact keep that drop, or its layout does not decide)")
+    return "\n".join(lines)
+
+
+def _form(artifact: str) -> str:
+    format_, _, precision = artifact.split("-", 2)
+    return f"{format_} {precision}"
+
+
+def _outcome(found: Outcome | None) -> list[str]:
+    if found is None:
+        return ["-", "-", "-"]
+    rates = " ".join(percent(r, 0) for r in found.rates)
+    return [percent(found.right, 2), percent(found.cost), rates]
