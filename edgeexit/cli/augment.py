@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 @click.option(
     "--guarantee", metavar="LOSS<=A@C", help="A bound to be proven on the last part of the rows; see calibrate."
 )
+@click.option(
+    "--groups", metavar="NAME",
+    help="An array of --data, e.g. speakers: rows of one group are not split between fitting, choosing and measuring.",
+)  # fmt: skip
 @click.option("--exits", type=click.IntRange(1), default=3, show_default=True, help="At most so many are added.")
 @click.option(
     "--candidates", type=click.IntRange(1), default=12, show_default=True, help="At most so many places tried."
@@ -83,6 +87,7 @@ def augment(
     inputs: tuple[str, ...],
     drop: float,
     guarantee: str | None,
+    groups: str | None,
     exits: int,
     candidates: int,
     aside: tuple[str, ...],
@@ -140,6 +145,7 @@ def augment(
         labels_of(arrays, data),
         out,
         drop=drop,
+        groups=None if groups is None else _groups(arrays, groups, data),
         exits=exits,
         candidates=candidates,
         aside=aside,
@@ -169,6 +175,12 @@ def augment(
         for bundle in (found.bundle, None if found.tuned is None else found.tuned.bundle):
             if bundle is not None:
                 click.echo(f"wrote {bundle.path}: edgeexit run {bundle.path} --input ...")
+
+
+def _groups(arrays: dict[str, Any], name: str, path: Path) -> Any:
+    if name not in arrays:
+        raise DataError(f"{path}: no array {name!r} for --groups; it holds {', '.join(arrays)}")
+    return arrays[name]
 
 
 def _inputs(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def augment(
     drop: float = 0.01,
     exits: int = 3,
     candidates: int = CANDIDATES,
+    groups: NDArray[Any] | None = None,
     aside: Sequence[str] = (),
     mask: str | None = None,
     pool: str = "avgmax",
@@ -120,6 +121,8 @@ def augment(
         drop: accuracy (or agreement) that may be lost, in [0, 1).
         exits: at most so many before the network's own answer.
         candidates: at most so many places are tried.
+        groups: `(n,)` of rows that belong together, such as a speaker's: no group is in two of the three parts, as rows
+            of one group are alike, and what is chosen on them looks better than it is. None = every row for itself.
         aside: inputs or tensors that exits need not see, such as an attention mask.
         mask: the input or tensor (b, t) that is 1 where a position is real and 0 where it is padding: heads pool over
             real positions only. It is set aside, too.
@@ -160,7 +163,7 @@ def augment(
     if mask is not None:
         check_mask(source.model, mask, inputs)
     _same_as_source(source, inputs)
-    parts = _split(n, seed)
+    parts = _split(n, seed, groups)
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         clock(f"reading features at {len(places)} places of {n:,} rows")
         seen, said = features(source.model, places, inputs, Path(folder), pool=pool, threads=threads)
@@ -216,13 +219,24 @@ class _Clock:
         return self.seconds
 
 
-def _split(n: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    order = np.random.default_rng(seed).permutation(n)
-    first, second = round(SPLIT[0] * n), round((SPLIT[0] + SPLIT[1]) * n)
-    found = {"fit": order[:first], "choose": order[first:second], "certify": order[second:]}
+def _split(n: int, seed: int, groups: NDArray[Any] | None) -> dict[str, NDArray[np.int64]]:
+    if groups is not None and groups.shape != (n,):
+        raise DataError(f"groups of shape {list(groups.shape)} for {n} rows: one name or number for each")
+    _, member = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
+    place = np.argsort(np.random.default_rng(seed).permutation(member.max() + 1))[member]  # of its group, at random
+    order = np.argsort(place, kind="stable")
+    # Shares are of rows; a group belongs where most of it is.
+    ends = [0, *(_between_groups(place[order], round(share * n)) for share in np.cumsum(SPLIT[:-1])), n]
+    found = {name: order[a:b] for name, a, b in zip(("fit", "choose", "certify"), ends, ends[1:], strict=False)}
     if any(not len(part) for part in found.values()):
         raise DataError(f"{n} rows cannot be split into rows to fit, to choose and to certify on")
     return {name: np.sort(part) for name, part in found.items()}
+
+
+def _between_groups(ordered: NDArray[np.int64], at: int) -> int:
+    """The border between two groups that is nearest to `at`."""
+    borders = np.flatnonzero(np.diff(ordered)) + 1
+    return int(borders[np.abs(borders - at).argmin()]) if len(borders) else 0
 
 
 def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]]) -> None:

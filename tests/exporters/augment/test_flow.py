@@ -17,7 +17,7 @@ from edgeexit.calibrate.risk import Guarantee
 from edgeexit.errors import BundleError, DataError, Infeasible, ModelError
 from edgeexit.verify import verify
 from edgeexit_exporters import measure
-from edgeexit_exporters.augment.flow import augment, places_of
+from edgeexit_exporters.augment.flow import _split, augment, places_of
 from edgeexit_exporters.augment.result import Augmented
 from edgeexit_exporters.exporting import open_source
 from edgeexit_models.optdigits import load_optdigits
@@ -189,3 +189,19 @@ def test_a_mask_may_be_set_aside(tmp_path: Path) -> None:
     with_it, without = (places_of(source, aside=aside)[0] for aside in ((), ("mask",)))
     assert without[0].macs is not None and with_it[0].macs is not None
     assert without[0].macs < with_it[0].macs and len(with_it) < len(without)
+
+
+def test_rows_of_a_group_stay_together(tmp_path: Path) -> None:
+    """Choosing on speakers that heads were fitted on would promise too much."""
+    groups = np.random.default_rng(0).integers(0, 31, 1000)
+    parts = _split(1000, 0, groups)
+    assert sum(map(len, parts.values())) == 1000 and 550 < len(parts["fit"]) < 650
+    for a, b in (("fit", "choose"), ("fit", "certify"), ("choose", "certify")):
+        assert not set(groups[parts[a]]) & set(groups[parts[b]])
+    alone = _split(1000, 0, None)
+    assert np.array_equal(alone["fit"], np.sort(np.random.default_rng(0).permutation(1000)[:600]))
+    x, y = rows(60)
+    with pytest.raises(DataError, match=r"groups of shape \[3\] for 60 rows"):
+        augment(STRANGER, x, y, tmp_path / "a.edgeexit", groups=np.zeros(3))
+    with pytest.raises(DataError, match="cannot be split"):
+        augment(STRANGER, x, y, tmp_path / "a.edgeexit", groups=np.zeros(60))
