@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib import metadata
 from typing import Any
 
 import click
@@ -15,15 +16,22 @@ PARTS = (
     # module, what for, extra
     ("numpy", "everything", None),
     ("onnxruntime", "run ONNX bundles", "onnx"),
+    ("ai_edge_litert", "run TFLite bundles", "tflite"),
+    ("tflite_runtime", "run TFLite bundles on 32-bit ARM, in place of ai_edge_litert", "tflite"),
     ("onnx", "export from ONNX files", "onnx-export"),
     ("onnx_ir", "export from ONNX files", "onnx-export"),
     ("torch", "export torch modules, train", "export"),
     ("onnxscript", "export torch modules", "export"),
+    ("litert_torch", "export to TFLite", "tflite-export"),
+    ("ai_edge_quantizer", "export to TFLite in int8", "tflite-export"),
     ("safetensors", "read .safetensors weights", "export"),
     ("scipy", "fit heads to a network without exits", "augment"),
     ("matplotlib", "plots", "plots"),
     ("PIL", "read pictures", "plots"),
 )
+_ENGINES = ("onnxruntime", "ai_edge_litert", "tflite_runtime")
+_HEAVY = ("litert_torch", "ai_edge_quantizer")
+"""Only looked up, as importing them takes seconds and prints pages."""
 
 
 @click.command()
@@ -34,7 +42,7 @@ def doctor(as_json: bool) -> None:
     Exit code 1 if no engine can run a bundle.
     """
     found = [_look(module, use, extra) for module, use, extra in PARTS]
-    runnable = any(p["name"] == "onnxruntime" and p["version"] for p in found)
+    runnable = any(p["name"] in _ENGINES and p["version"] for p in found)
     if as_json:
         print_json({"environment": environment(), "parts": found, "can_run_bundles": runnable})
     else:
@@ -49,7 +57,11 @@ def doctor(as_json: bool) -> None:
 def _look(module: str, use: str, extra: str | None) -> dict[str, Any]:
     version = problem = None
     try:
-        version = str(getattr(importlib.import_module(module), "__version__", "unknown version"))
+        if module in _HEAVY:
+            version = metadata.version(module.replace("_", "-"))
+        else:
+            found = importlib.import_module(module)
+            version = str(getattr(found, "__version__", None) or metadata.version(module.replace("_", "-")))
     except ImportError as e:
         problem = str(e)
     except Exception as e:  # a broken install raises anything

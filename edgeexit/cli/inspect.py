@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgeexit.cli.common import (
 )
 from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BundleError
+from edgeexit.manifest import Manifest
 from edgeexit.manifest_json import to_json
 from edgeexit.verify import verify as verify_bundle
 
@@ -81,6 +83,44 @@ def exits_table(bundle: Bundle) -> str:
     return table(rows, right=range(2, 9))
 
 
+def _artifacts(m: Manifest) -> str:
+    """Size and error; where known, how much runs quantized, and what a microcontroller needs."""
+    kernels, memory = _noted(m, "int8_kernels", _is_count), _noted(m, "tflite_memory", _is_memory)
+    memory = {n: f for n, f in memory.items() if m.artifact(n).precision != "fp32"} or memory
+    rows = [["artifact", "size", "largest error", "score", *["quantized"] * bool(kernels)]]
+    for a in m.artifacts:
+        worst = "-" if a.check is None else f"{max(a.check.max_error):.1e}"
+        counted = " ".join(f"{q}/{n}" for q, n in kernels.get(a.name, []))
+        rows.append([a.name, f"{a.bytes / 1024:.1f} KiB", worst, a.score or "any", *[counted] * bool(kernels)])
+    lines = [table(rows, right=(1, 2))]
+    if memory:
+        rows = [["on a microcontroller", "flash", "tensor arena", "with tables"]]
+        for name, files in memory.items():
+            for k, f in enumerate(files):
+                which = f"{name}, {'exit' if '-prefix-' in name else 'stage'} {k}" if len(files) > 1 else name
+                sizes = f["flash"], f["arena"], f["arena"] + f["tables"]
+                rows.append([which, *(f"{size / 1024:.1f} KiB" for size in sizes)])
+        lines.append("\n" + table(rows, right=(1, 2, 3)))
+    return "\n".join(lines)
+
+
+def _noted(m: Manifest, key: str, fits: Callable[[Any], bool]) -> dict[str, Any]:
+    """What the exporter noted about artifacts; a bundle's notes are free JSON, so nothing is taken for granted."""
+    noted = m.provenance.get(key)
+    if not isinstance(noted, dict):
+        return {}
+    names = {a.name for a in m.artifacts}
+    return {n: v for n, v in noted.items() if n in names and isinstance(v, list) and all(fits(e) for e in v)}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) for n in value)
+
+
+def _is_memory(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(n), int) for n in ("flash", "arena", "tables"))
+
+
 @click.command()
 @bundle_argument
 @json_option
@@ -100,11 +140,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     lines = [f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n", exits_table(opened)]
     if known := accuracies(opened):
         lines.append(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
-    rows = [["artifact", "size", "largest error", "score"]]
-    for a in m.artifacts:
-        worst = "-" if a.check is None else f"{max(a.check.max_error):.1e}"
-        rows.append([a.name, f"{a.bytes / 1024:.1f} KiB", worst, a.score or "any"])
-    lines.append("\n" + table(rows, right=(1, 2)))
+    lines.append("\n" + _artifacts(m))
     if m.policies:
         rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
         for name in m.policies:
@@ -121,7 +157,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
                 ]
             )
         lines.append("\n" + table(rows, right=(3,)))
-    source = ", ".join(f"{k} {v}" for k, v in m.provenance.items() if "sha256" not in k)
+    shown = {k: v for k, v in m.provenance.items() if "sha256" not in k and not isinstance(v, dict | list)}
+    source = ", ".join(f"{k} {v}" for k, v in shown.items())
     lines.append(f"\nmade from: {printable(source)}")
     click.echo("\n".join(lines))  # at once: a damaged file is an error, not half an answer
 
