@@ -101,9 +101,9 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 "vectors": file(a.vectors),
                 "calibration": file(a.calibration),
                 "check": check(a.check),
-                "batch": a.batch,
-                "cuts": None if a.cuts is None else [tensor(t, batch=True) for t in a.cuts],
-                "ports": [port(p) for p in a.ports],
+                **({"batch": a.batch} if a.batch is not None else {}),
+                **({"cuts": [tensor(t, batch=True) for t in a.cuts]} if a.cuts is not None else {}),
+                **({"ports": [port(p) for p in a.ports]} if a.ports else {}),
             }
             for a in manifest.artifacts
         ],

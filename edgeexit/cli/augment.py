@@ -116,7 +116,7 @@ def augment(
     Examples:
       edgeexit augment model.onnx --list
       edgeexit augment model.onnx --data train.npz --test test.npz --out adaptive.edgeexit
-      edgeexit augment mynet:make --weights w.pt --data train.npz --head mlp --finetune --out adaptive.edgeexit
+      edgeexit augment mynet:make --weights w.pt --data train.npz --finetune --out my.edgeexit
       edgeexit augment model.onnx --data d.npz --guarantee "accuracy_gap<=0.02@0.95" --out my.edgeexit
     """
     try:

@@ -121,7 +121,7 @@ def export(
       edgeexit export model.onnx --exits y0,y1,y2 --out my.edgeexit
       edgeexit export model.onnx --exits y0,y1+y2+y3 --scores s0,s1 --score learned --out my.edgeexit
       edgeexit export edgeexit_models:resnet8 --weights w.safetensors --out resnet8.edgeexit
-      edgeexit export net:make --weights w.pt --format onnx,tflite --precision fp32,int8 --data cal.npz --out n.edgeexit
+      edgeexit export net:make --format onnx,tflite --precision int8 --data d.npz --out my.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
     """
     wanted = names(layouts) or []

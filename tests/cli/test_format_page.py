@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgeexit import bundle, files, manifest, scores
+from edgeexit.manifest_json import from_json, to_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
@@ -53,6 +54,7 @@ TABLES: dict[str, type] = {
     "**exit**": manifest.ExitSpec,
     "**stage**": manifest.StageSpec,
     "**artifact**": manifest.Artifact,
+    "**port**": manifest.Port,
     "**check**": manifest.Check,
     "**file**": manifest.FileSpec,
     "## manifest.json": manifest.Manifest,
@@ -75,7 +77,10 @@ def properties(schema: Any, name: str) -> set[str]:
 
 def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     schema = json.loads((Path(manifest.__file__).parent / "bundle.schema.json").read_text())
-    document = json.loads((tiny / "manifest.json").read_text())
+    read = from_json(json.loads((tiny / "manifest.json").read_text()))
+    port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3)
+    full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,))
+    document = to_json(dataclasses.replace(read, artifacts=(full, *read.artifacts[1:])))
     assert set(schema["properties"]) == set(document)
     for name, example in {
         "tensor": document["cuts"][0],
@@ -83,6 +88,7 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
         "stage": document["stages"][0],
         "artifact": document["artifacts"][0],
         "check": document["artifacts"][0]["check"],
+        "port": document["artifacts"][0]["ports"][0],
         "file": document["policies"]["half-fused"],
     }.items():
         assert properties(schema, name) == set(example), name
