@@ -13,12 +13,12 @@ from edgeexit.cli.common import json_option, labels_of, names, print_json, say
 from edgeexit.cli.inspect import describe, exits_table
 from edgeexit.cli.refit_shown import refit_text
 from edgeexit.errors import BackendMissing, EdgeExitError
-from edgeexit.files import read_npz
+from edgeexit.files import read_npz, write_atomic
 from edgeexit.manifest import LAYOUTS
 from edgeexit.scores import NAMES
 
 if TYPE_CHECKING:
-    from edgeexit_exporters.forms import Forms
+    from edgeexit.bundle import Bundle
     from edgeexit_exporters.refit import Refit
 
 
@@ -79,7 +79,16 @@ if TYPE_CHECKING:
     type=float,
     help="Refuse the bundle if an exit loses more accuracy than this against float, e.g. 0.01.",
 )
+@click.option(
+    "--keep-float", multiple=True, metavar="NAME",
+    help="A node or operation that stays float in int8 (of TFLite in capitals: GATHER). Repeat for several.",
+)  # fmt: skip
+@click.option("--layers", is_flag=True, help="Also show which layer costs which exit most in ONNX int8.")
 @click.option("--stage-files", is_flag=True, help="TFLite chain as one file per stage.")
+@click.option(
+    "--c-array", type=click.Path(path_type=Path), metavar="DIR",
+    help="Also write the fused TFLite graph as a C header and source, for TFLite Micro.",
+)  # fmt: skip
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option
@@ -100,7 +109,10 @@ def export(
     ranges: str | None,
     drop: float,
     max_drop: float | None,
+    keep_float: tuple[str, ...],
+    layers: bool,
     stage_files: bool,
+    c_array: Path | None,
     labels: str | None,
     overwrite: bool,
     as_json: bool,
@@ -128,7 +140,12 @@ def export(
     if not wanted or any(w not in LAYOUTS for w in wanted):
         raise EdgeExitError(f"--layouts {layouts}: choose from {', '.join(LAYOUTS)}")
     arrays = None if data is None else read_npz(data)
-    forms = _forms(formats, precisions, ranges, drop, max_drop, stage_files, arrays, data)
+    classes = None if arrays is None or data is None else labels_of(arrays, data)
+    forms = _exporters().Forms(
+        names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files, keep_float, layers
+    )
+    if c_array is not None and ("tflite" not in forms.formats or "fused" not in wanted):
+        raise EdgeExitError("--c-array writes a fused TFLite graph: ask for --format tflite and layout fused")
     measured: list[Refit] = []
     bundle = edgeexit.export(
         source,
@@ -148,27 +165,41 @@ def export(
         progress=say,
         report=measured.append,
     )
+    sources = [] if c_array is None else _c_files(bundle, c_array)
     if as_json:
-        print_json({**describe(bundle), "refit": asdict(measured[0]) if measured else None})
+        print_json(
+            {
+                **describe(bundle),
+                "c_files": [str(p) for p in sources],
+                "refit": asdict(measured[0]) if measured else None,
+            }
+        )
     else:
         if measured:
             click.echo(refit_text(measured[0]) + "\n")
         click.echo(exits_table(bundle))
         if note := bundle.manifest.provenance.get("batch_note"):
             click.echo(f"note: takes one input per call: {note}")
-        click.echo(f"wrote {out}")
+        click.echo("\n".join([f"wrote {out}", *(f"wrote {p}" for p in sources)]))
 
 
-def _forms(
-    formats: str, precisions: str, ranges: str | None, drop: float, max_drop: float | None, stage_files: bool,
-    arrays: dict[str, Any] | None, data: Path | None,
-) -> Forms:  # fmt: skip
+def _exporters() -> Any:
     try:
-        from edgeexit_exporters.forms import Forms
+        from edgeexit_exporters import forms
     except ImportError as e:
         raise BackendMissing(f"exporting needs the workstation extras ({e}): pip install 'edgeexit[export]'") from e
-    classes = None if arrays is None or data is None else labels_of(arrays, data)
-    return Forms(names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files)
+    return forms
+
+
+def _c_files(bundle: Bundle, folder: Path) -> list[Path]:
+    from edgeexit_exporters.tflite.c_array import c_source_of
+
+    found = c_source_of(bundle)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{found.name}.h", folder / f"{found.name}.c"]
+    for path, text in zip(paths, (found.header, found.source), strict=True):
+        write_atomic(path, text)
+    return paths
 
 
 def class_names(text: str | None) -> list[str] | None:

@@ -13,13 +13,23 @@ if TYPE_CHECKING:
 def refit_text(found: Refit) -> str:
     """Accuracy per exit and form; then where inputs leave, with float thresholds and with the form's own."""
     labelled = any(e.accuracy is not None for f in found.forms for e in f.exits)
-    rows = [["exit", "form", *["accuracy"] * labelled, "as float", "file alone", "MACs"]]
+    rows = [["exit", "form", *["accuracy"] * labelled, "as float", "error", "file alone", "MACs"]]
     for k, exit in enumerate(found.forms[0].exits):
         for f in found.forms:
             e = f.exits[k]
             size = "-" if e.bytes is None else f"{e.bytes / 1024:.1f} KiB"
             accuracy = [percent(e.accuracy, 2)] * labelled
-            rows.append([exit.name, _form(f.artifact), *accuracy, percent(e.agreement, 2), size, count(e.macs)])
+            rows.append(
+                [
+                    exit.name,
+                    _form(f.artifact),
+                    *accuracy,
+                    percent(e.agreement, 2),
+                    percent(e.error),
+                    size,
+                    count(e.macs),
+                ]
+            )
     lines = [f"On {found.held_out:,} rows that neither ranges nor thresholds were chosen on:"]
     lines.append(table(rows, right=range(2, len(rows[0]))))
     rows = [["form", "size", "thresholds", found.measure, "cost", "exit rates"]]
@@ -31,6 +41,13 @@ def refit_text(found: Refit) -> str:
     lines.append(table(rows, right=(1, 3, 4)))
     if any(f.after is None for f in found.forms):
         lines.append("(- : no thresholds of this artifact keep that drop, or its layout does not decide)")
+    if found.layers:
+        rows = [["layer", "operation", *(e.name for e in found.forms[0].exits)]]
+        rows += [[layer.node, layer.operation, *(percent(e, 2) for e in layer.errors)] for layer in found.layers[:12]]
+        lines += ["", "Error of every exit with this layer alone in int8, the worst first:"]
+        lines.append(table(rows, right=range(2, len(rows[0]))))
+        if len(found.layers) > 12:
+            lines.append(f"and {len(found.layers) - 12} more; all with --json")
     return "\n".join(lines)
 
 

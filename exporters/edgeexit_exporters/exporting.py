@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def export_source(
         )
         if wanted.max_drop is not None:
             refuse_drop(measured, wanted.max_drop)
-        report(measured)
+        report(replace(measured, layers=made.layers))
         progress("writing the bundle")
         contents = {f.path: draft.file(f).read_bytes() for f in draft.manifest.files}
         return write_bundle(out, contents, draft.manifest, overwrite=overwrite)

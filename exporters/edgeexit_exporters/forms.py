@@ -15,6 +15,7 @@ from edgeexit_exporters.calibration import LEAST_ROWS, calibration_rows
 from edgeexit_exporters.made import Made
 from edgeexit_exporters.onnx_artifacts import onnx_artifacts
 from edgeexit_exporters.refit import Parts, divide_rows
+from edgeexit_exporters.sensitivity import layer_sensitivity
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.survey import Survey, survey
 
@@ -59,6 +60,11 @@ class Forms:
     """Accuracy that an exit may lose against the float one; None = it is shown only."""
     stage_files: bool = False
     """A TFLite chain as one file per stage, for devices that never run the last ones."""
+    keep_float: Sequence[str] = ()
+    """What stays float in int8: nodes or operations of the ONNX graph, and TFLite operations (GATHER), which are in
+    capitals."""
+    layers: bool = False
+    """Also find which layer costs which exit most, in ONNX int8."""
     seed: int = 0
     """Of the division of rows."""
 
@@ -82,6 +88,8 @@ class Forms:
         for method, only in (("mse", "tflite"), ("entropy", "onnx")):
             if self.ranges == method and tuple(self.formats) != (only,):
                 raise ModelError(f"ranges {method!r} are for format {only} alone; choose minmax or percentile")
+        if self.layers and ("onnx" not in self.formats or "int8" not in self.precisions):
+            raise ModelError("layers are compared in ONNX int8: ask for --format onnx and --precision int8 as well")
         for what, value in (("drop", self.drop), ("max_drop", self.max_drop)):
             if value is not None and not 0 <= value < 1:
                 raise ModelError(f"{what} is a fraction in [0, 1), found {value!r}; 0.01 is one point")
@@ -138,8 +146,12 @@ def make(
         if precision != "fp32":
             progress(f"onnx {precision}: quantizing")
             source = onnx_int8.quantize(
-                known.source, given, precision=precision, method=ranges or "percentile", progress=progress
-            )
+                known.source, given, precision=precision, method=ranges or "percentile", progress=progress,
+                exclude=[n for n in wanted.keep_float if not n.isupper()],
+            )  # fmt: skip
+            if wanted.layers and precision == "int8" and rows is not None:
+                held_out = {n: a[rows.parts.held_out] for n, a in rows.inputs.items()}
+                made.layers = layer_sensitivity(known.source, source, held_out, progress)
             this = survey(source, name=known.manifest.name, data=given, score=score)
         files = onnx_artifacts(this, layouts, score, tolerance=tolerance, exact=exact, progress=progress)
         if (this.manifest.batch, known.manifest.batch) == ("one", "dynamic"):
@@ -154,7 +166,7 @@ def make(
         made.add(
             tflite_artifacts(
                 known, layouts, score, mine, given, ranges=ranges or "minmax", stage_files=wanted.stage_files,
-                progress=progress,
+                allow_float=[n for n in wanted.keep_float if n.isupper()], progress=progress,
             )
         )  # fmt: skip
     return made

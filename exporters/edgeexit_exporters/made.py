@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeexit.manifest import Artifact, Manifest
+from edgeexit_exporters.sensitivity import LayerSensitivity
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Made:
     """Artifact -> per stage (or exit, where files are whole): how many operations run quantized, of how many."""
     memory: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     """TFLite artifact -> per file or stage: bytes of flash and of the tensor arena, as TFLite Micro plans it."""
+    layers: tuple[LayerSensitivity, ...] = ()
 
     def add(self, other: Made) -> None:
         self.contents |= other.contents

@@ -71,7 +71,7 @@ def quantize(
 
     Returns:
         A source whose reference is the quantised graph itself, run as one piece by onnxruntime. How far it is from
-        the float network is what `sensitivity` measures.
+        the float network is what `refit` measures.
 
     Raises:
         ModelError: quantised already, not float32, nothing in it can be quantised, or an unknown word.

@@ -24,6 +24,7 @@ from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy
 from edgeexit.records import Records, outcome, replay
 from edgeexit_exporters.calibration import LEAST_ROWS
+from edgeexit_exporters.sensitivity import LayerSensitivity
 
 Arrays = Mapping[str, NDArray[Any]]
 MOST_RANGES = 512
@@ -50,6 +51,8 @@ class FormExit:
     """None = no labels."""
     agreement: float
     """Share of rows with the same class as the float exit."""
+    error: float
+    """Root mean square of the difference to the float exit's answers, over that of those."""
     bytes: int | None
     """Of a file that answers at this exit alone; None = layout prefix was not made."""
     macs: int | None
@@ -96,6 +99,8 @@ class Refit:
     """accuracy, or agreement with the last exit."""
     forms: tuple[Form, ...]
     """The float one first."""
+    layers: tuple[LayerSensitivity, ...] = ()
+    """Of ONNX int8, the worst first; empty where it was not asked for."""
 
 
 def divide_rows(n: int, seed: int = 0) -> Parts:
@@ -250,6 +255,7 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
         ),
         None,
     )
+    errors = [_error(a, b) for a, b in zip(rows.outputs, exact.outputs, strict=True)]
     agree = (rows.predictions == exact.predictions).reshape(rows.exits, -1).mean(1)
     right = None if rows.labels is None else rows.correct.mean(1, dtype=np.float64)
     return tuple(
@@ -257,8 +263,14 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
             e.name,
             None if right is None else float(right[k]),
             float(agree[k]),
+            errors[k],
             None if alone is None else alone.models[k].bytes,
             e.macs,
         )
         for k, e in enumerate(bundle.manifest.exits)
     )
+
+
+def _error(found: NDArray[Any], exact: NDArray[Any]) -> float:
+    difference = np.square(found.astype(np.float64) - exact).mean()
+    return float(np.sqrt(difference / max(np.square(exact.astype(np.float64)).mean(), np.finfo(np.float64).tiny)))

@@ -1,8 +1,8 @@
-"""What int8 costs each exit, and which layer costs most."""
+"""Which layer of an int8 network costs which exit most."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeexit.checks import InputCheck, data_inputs, relative_error
-from edgeexit.errors import DataError, ExportMismatch, ModelError
+from edgeexit.checks import InputCheck, data_inputs
+from edgeexit.errors import ModelError
 from edgeexit_exporters import layouts, measure
 from edgeexit_exporters.inputs import batch_kind
 from edgeexit_exporters.join import join
@@ -24,72 +24,13 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class ExitSensitivity:
-    """One exit in float and quantised, on the same rows."""
-
-    exit: str
-    rows: int
-    error: float
-    """Root mean square of the answers' difference, as a fraction of that of the float answers."""
-    worst: float
-    """Largest difference, as a fraction of the largest float answer."""
-    agreement: float
-    """Share of rows (and positions) with the same largest class."""
-    accuracy_float: float | None = None
-    """None = no labels were given."""
-    accuracy: float | None = None
-    """Of the quantised exit."""
-
-    @property
-    def drop(self) -> float | None:
-        """Accuracy lost, as a fraction; negative where quantising gained."""
-        return None if self.accuracy is None or self.accuracy_float is None else self.accuracy_float - self.accuracy
-
-
-@dataclass(frozen=True)
 class LayerSensitivity:
     """What quantising one operation alone does to every exit."""
 
     node: str
     operation: str
     errors: tuple[float, ...]
-    """`(exits,)` as `ExitSensitivity.error`; 0 at exits that do not need it."""
-
-
-def sensitivity(
-    source: Source, quantized: Source, data: Arrays, labels: NDArray[Any] | None = None
-) -> tuple[ExitSensitivity, ...]:
-    """Compare every exit of a quantised network with the float one.
-
-    Args:
-        source: the float network.
-        quantized: what `quantize` made of it.
-        data: rows by input name, or ``x``; others than those of the calibration.
-        labels: `(rows,)` class numbers, or one per position; None = no accuracies.
-
-    Raises:
-        DataError: rows or labels that do not fit.
-    """
-    rows = _rows(source, data)
-    before, after = (_answers(s.model, s, rows) for s in (source, quantized))
-    found = []
-    for exit in source.exits:
-        a, b = before[exit.answer], after[exit.answer]
-        if labels is not None and labels.shape != a.shape[:-1]:
-            raise DataError(f"labels of shape {labels.shape}; exit {exit.name!r} needs {a.shape[:-1]}")
-        top, low = a.argmax(-1), b.argmax(-1)
-        found.append(
-            ExitSensitivity(
-                exit.name,
-                len(a),
-                _rms(b, a),
-                relative_error(b, a),
-                float((top == low).mean()),
-                None if labels is None else float((top == labels).mean()),
-                None if labels is None else float((low == labels).mean()),
-            )
-        )
-    return tuple(found)
+    """`(exits,)` root mean square of the difference to the float answers, over that of those; 0 = it does not need it."""
 
 
 def layer_sensitivity(
@@ -134,30 +75,6 @@ def layer_sensitivity(
         errors = tuple(_rms(answers[e.answer], expected[e.answer]) for e in source.exits)
         found.append(LayerSensitivity(node.name or "", node.op_type, errors))
     return tuple(sorted(found, key=lambda layer: -max(layer.errors)))
-
-
-def refuse_drop(report: Sequence[ExitSensitivity], most: float) -> None:
-    """The gate: refuse a quantised network that lost more accuracy than allowed.
-
-    Args:
-        report: of `sensitivity`, with labels.
-        most: accuracy that an exit may lose, as a fraction: 0.01 is one point.
-
-    Raises:
-        ExportMismatch: names the exit that lost most.
-        DataError: the report was made without labels.
-    """
-    drops = [e.drop for e in report if e.drop is not None]
-    if len(drops) < len(report):
-        raise DataError("accuracy cannot be compared without labels; give them with the data")
-    worst = max(range(len(drops)), key=lambda k: drops[k])
-    if drops[worst] > most:
-        e = report[worst]
-        raise ExportMismatch(
-            f"exit {e.exit!r} loses {100 * drops[worst]:.2f} points of accuracy to int8 ({e.accuracy_float:.2%} to "
-            f"{e.accuracy:.2%} on {e.rows} rows); allowed are {100 * most:g}: calibrate on more rows or by another "
-            "method, exclude the layers that cost most, or allow more"
-        )
 
 
 def _rows(source: Source, data: Arrays) -> dict[str, NDArray[Any]]:

@@ -49,6 +49,7 @@ def tflite_artifacts(
     *,
     ranges: str = "minmax",
     stage_files: bool = False,
+    allow_float: Sequence[str] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Convert, quantize, fuse and check.
@@ -64,6 +65,7 @@ def tflite_artifacts(
         rows: calibration inputs by name, as the network takes them.
         ranges: how activations' ranges are found; see `tflite.quantize`.
         stage_files: the chain as one file per stage, for devices that never run the last stages.
+        allow_float: operations that may stay float in int8 files.
         progress: called with each step's name.
 
     Raises:
@@ -91,7 +93,7 @@ def tflite_artifacts(
     made = Made()
     for precision in precisions:
         progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
-        files = _files(found, known.manifest, one, chain, prefixes, precision, score, rows, ranges)
+        files = _files(found, known.manifest, one, chain, prefixes, precision, score, rows, ranges, allow_float)
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, progress)
     return made
@@ -102,15 +104,17 @@ Files = dict[str, tuple[list[bytes], list[Quantized]]]
 
 def _files(
     found: TorchStages, manifest: Manifest, one: list[bytes], chain: list[bytes], prefixes: list[bytes],
-    precision: str, score: str, rows: Arrays | None, ranges: str,
+    precision: str, score: str, rows: Arrays | None, ranges: str, allow: Sequence[str],
 ) -> Files:  # fmt: skip
     """Layout -> files, and how much of them is quantized."""
     counted: Files = {"chain": (chain, []), "prefix": (prefixes, [])}
     if precision != "fp32":
         last = None if rows is None else {e.name: _as_file(rows[e.name], e) for e in found.inputs}
-        done = quantize_chain(chain, last, precision, ranges)
-        joined = done if one is chain else (quantize_chain(one, last, precision, ranges) if one else [])
-        alone = quantize_prefixes(prefixes, last, precision, ranges)
+        done = quantize_chain(chain, last, precision, ranges, allow_float=allow)
+        joined = (
+            done if one is chain else (quantize_chain(one, last, precision, ranges, allow_float=allow) if one else [])
+        )
+        alone = quantize_prefixes(prefixes, last, precision, ranges, allow_float=allow)
         counted = {"chain": ([q.content for q in done], done), "prefix": ([q.content for q in alone], alone)}
         one = [q.content for q in joined]
         counted["fused"] = ([], joined)

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from edgeexit.bundle import Bundle
 from edgeexit.errors import ModelError
+from edgeexit.policy import Threshold
+from edgeexit_exporters.tflite.arena import memory
 from edgeexit_exporters.tflite.checked import indices, text
 from edgeexit_exporters.tflite.flatbuffer import Model, read
 from edgeexit_exporters.tflite.fuse import FUSED, OUTPUTS, THRESHOLDS
@@ -35,6 +38,7 @@ _METHODS = {
 class CSource:
     """Two texts that belong together."""
 
+    name: str
     header: str
     """For `<name>.h`."""
     source: str
@@ -86,9 +90,35 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
     inputs, outputs = _ends(model)
     _check_fused(inputs, outputs, exits)
     return CSource(
+        name,
         _header(name, len(data), exits, score, arena_bytes, inputs, outputs, _operators(model)),
         _source(name, data, thresholds),
     )
+
+
+def c_source_of(bundle: Bundle) -> CSource:
+    """The fused TFLite graph of a bundle as C, int8 where there is one.
+
+    Default thresholds are those of an operating point that was made for it; without one, no exit but the last answers.
+
+    Raises:
+        ModelError: no fused TFLite artifact, or see `c_source`.
+    """
+    fused = [a for a in bundle.manifest.artifacts if (a.format, a.layout) == ("tflite", "fused")]
+    if not fused:
+        raise ModelError(f"{bundle.path} holds no fused TFLite artifact to write as C")
+    artifact = next((a for a in fused if a.precision == "int8"), fused[0])
+    data = bundle.file(artifact.models[0]).read_bytes()
+    exits = len(bundle.manifest.exits)
+    thresholds: tuple[float, ...] = (math.inf,) * (exits - 1)
+    for name in bundle.manifest.policies:
+        point = bundle.operating_point(name)
+        if point.artifact == artifact.name and isinstance(point.policy, Threshold):
+            thresholds = tuple(float(t) for t in point.policy.compared)
+    needed = memory(data)
+    name = re.sub(r"[^a-z0-9_]+", "_", bundle.manifest.name.lower())
+    name = name if name[:1].isalpha() else f"net_{name}"
+    return c_source(data, name[:63], exits, artifact.score or "maxprob", thresholds, needed.arena + needed.tables)
 
 
 def _ends(model: Model) -> tuple[list[Tensor], list[Tensor]]:
