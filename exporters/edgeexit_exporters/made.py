@@ -20,15 +20,19 @@ class Made:
     memory: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     """TFLite artifact -> per file or stage: bytes of flash and of the tensor arena, as TFLite Micro plans it."""
     layers: tuple[LayerSensitivity, ...] = ()
+    remarks: list[str] = field(default_factory=list)
+    """What its user should know."""
 
     def add(self, other: Made) -> None:
         self.contents |= other.contents
         self.artifacts += other.artifacts
         self.kernels |= other.kernels
         self.memory |= other.memory
+        self.remarks += other.remarks
 
     def into(self, manifest: Manifest) -> Manifest:
         """A survey's manifest with these artifacts."""
         notes: dict[str, Any] = {"int8_kernels": self.kernels} if self.kernels else {}
         notes |= {"tflite_memory": self.memory} if self.memory else {}
+        notes |= {"remark": "; ".join(self.remarks)} if self.remarks else {}
         return replace(manifest, artifacts=tuple(self.artifacts), provenance={**manifest.provenance, **notes})

@@ -30,7 +30,7 @@ class LayerSensitivity:
     node: str
     operation: str
     errors: tuple[float, ...]
-    """`(exits,)` root mean square of the difference to the float answers, over that of those; 0 = it does not need it."""
+    """`(exits,)` root mean square of the difference to the float answers, over that of those; 0 = no part of it."""
 
 
 def layer_sensitivity(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgeexit.bundle import Bundle, describe
-from edgeexit.errors import ModelError
+from edgeexit.errors import BackendMissing, ModelError
 from edgeexit.manifest import Artifact
 from edgeexit_exporters.fuse import set_temperatures
 
@@ -26,7 +26,7 @@ def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[flo
     changed: dict[str, bytes] = {}
     models = found.models
     if found.layout == "fused":
-        raw = set_temperatures(bundle.file(models[0]).read_bytes(), temperatures)
+        raw = _rewritten(found.format, bundle.file(models[0]).read_bytes(), temperatures)
         models = (describe(models[0].path, raw),)
         changed[models[0].path] = raw
     new = replace(found, temperatures=tuple(float(t) for t in temperatures), models=models, calibration=None)
@@ -36,6 +36,16 @@ def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[flo
         policies={n: f for n, f in bundle.manifest.policies.items() if not _made_on(bundle, n, found)},
     )
     return bundle.rewrite(changed, manifest)
+
+
+def _rewritten(format_: str, data: bytes, temperatures: Sequence[float]) -> bytes:
+    if format_ == "onnx":
+        return set_temperatures(data, temperatures)
+    try:
+        from edgeexit_exporters.tflite.fuse import with_temperatures
+    except ImportError as e:
+        raise BackendMissing(f"rewriting a .tflite needs {e.name or e}: pip install 'edgeexit[tflite-export]'") from e
+    return with_temperatures(data, temperatures)
 
 
 def _made_on(bundle: Bundle, name: str, artifact: Artifact) -> bool:

@@ -91,6 +91,13 @@ def tflite_artifacts(
     chain = convert_stage_files(found) if stage_files else one
     prefixes = convert_prefixes(found) if "prefix" in wanted else []
     made = Made()
+    for layer in found.unrolled:
+        note = (
+            f"{layer} is written out step by step: a large file, which TFLite Micro refuses. Give it one step, "
+            "with its state as an input, to avoid that"
+        )
+        progress(f"note: {note}")
+        made.remarks.append(note)
     for precision in precisions:
         progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
         files = _files(found, known.manifest, one, chain, prefixes, precision, score, rows, ranges, allow_float)

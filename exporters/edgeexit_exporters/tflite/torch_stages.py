@@ -5,9 +5,11 @@ The edges of stages are as TFLite files have them: batch 1, fixed sizes, picture
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -37,6 +39,8 @@ class TorchStages:
     """Per exit, everything that it needs, from the model inputs."""
     whole: nn.Module = field(repr=False)
     """The joined source: positional inputs as the module takes them; all exits' tensors in order."""
+    unrolled: tuple[str, ...] = ()
+    """Recurrent layers that the converter writes out step by step, in words."""
 
 
 def divide(
@@ -65,7 +69,8 @@ def divide(
     source.eval()
     try:
         example = tuple(torch.from_numpy(a) for a in make_inputs(specs, 1, seed=0).values())
-        given = evaluate(source, example)
+        with _steps(module) as unrolled:
+            given = evaluate(source, example)
         names = tuple(exits) if exits is not None else exit_names(given)
         check_exits(given, names, type(module).__name__)
         if kinds is None:
@@ -87,7 +92,28 @@ def divide(
         tuple(builder.piece(f"stage_{k}", s.inputs, s.outputs) for k, s in enumerate(found)),
         tuple(builder.piece(f"exit_{k}", places, g) for k, g in enumerate(groups)),
         whole,
+        tuple(f"{name} ({kind}) over {steps} steps" for name, (kind, steps) in unrolled.items()),
     )
+
+
+@contextlib.contextmanager
+def _steps(module: nn.Module) -> Iterator[dict[str, tuple[str, int]]]:
+    """While it is open: recurrent layers that run over several steps, name -> (kind, steps)."""
+    found: dict[str, tuple[str, int]] = {}
+
+    def look(name: str, layer: nn.RNNBase, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        steps = int(x.shape[1 if layer.batch_first and x.dim() == 3 else 0])
+        if steps > 1:
+            found[name] = (type(layer).__name__, steps)
+
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.RNNBase)]
+    hooks = [m.register_forward_pre_hook(lambda m, x, n=n: look(n, m, x)) for n, m in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_inputs(specs: Sequence[InputSpec]) -> None:

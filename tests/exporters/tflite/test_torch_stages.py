@@ -167,3 +167,19 @@ def test_the_examples_are_zeros_of_the_files_sizes() -> None:
     (first, _) = divide(nets.made(nets.Pools)).stages
     assert {n: tuple(t.shape) for n, t in first.example.items()} == {"image": (1, 8, 8, 3)}
     assert not np.any(first.example["image"].numpy())
+
+
+def test_recurrent_layers_over_steps_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.a, self.b = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3), nn.Linear(6, 3)
+            self.deep = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            y = self.rnn(x)[0][:, -1]
+            return [self.a(y), self.b(torch.relu(self.deep(y)))]
+
+    several = divide(Recurrent(), [parse_input("x:float32[batch,5,4]", "x")])
+    assert several.unrolled == ("rnn (GRU) over 5 steps",)
+    assert divide(Recurrent(), [parse_input("x:float32[batch,1,4]", "x")]).unrolled == ()
