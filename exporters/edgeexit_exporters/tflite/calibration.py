@@ -15,46 +15,33 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import tools
+from edgeexit_exporters.tflite.flatbuffer import read
+from edgeexit_exporters.tflite.signatures import Signature, signatures
 
 LEAST_ROWS = 32
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Signature:
-    """One signature of one of the files."""
+class Linked(Signature):
+    """A signature of one of the files of a chain."""
 
-    file: int
-    name: str
-    subgraph: int
-    inputs: Mapping[str, int]
-    """Name -> tensor index in the subgraph."""
-    outputs: Mapping[str, int]
+    file: int = 0
 
 
-def signatures(models: Sequence[Any]) -> list[Signature]:
-    """The signatures of parsed files in the order of the chain: by file, then by the number at the end of their names.
+def linked(models: Sequence[Any]) -> list[Linked]:
+    """The signatures of files in the order of the chain: by file, then by the number at the end of their names.
 
     Raises:
         ModelError: a file has none.
     """
-    found: list[Signature] = []
+    found: list[Linked] = []
     for i, model in enumerate(models):
-        own = []
-        for s in model.signatureDefs or []:
-            inputs = {t.name.decode(): int(t.tensorIndex) for t in s.inputs or []}
-            outputs = {t.name.decode(): int(t.tensorIndex) for t in s.outputs or []}
-            own.append(Signature(i, s.signatureKey.decode(), int(s.subgraphIndex), inputs, outputs))
+        own = [Linked(s.name, s.subgraph, s.inputs, s.outputs, i) for s in signatures(model).values()]
         if not own:
             raise ModelError("the .tflite file has no signature: export it with named stages")
         found += sorted(own, key=lambda s: (int((re.findall(r"(\d+)$", s.name) or ["0"])[0]), s.name))
     return found
-
-
-def parse(content: bytes) -> Any:
-    """A file that our converter made, as objects of the schema package."""
-    schema = tools.schema()
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
 
 
 class FloatChain:
@@ -66,8 +53,8 @@ class FloatChain:
 
     def __init__(self, files: Sequence[bytes]) -> None:
         lib = tools.interpreter()
-        self.models = [parse(f) for f in files]
-        self.signatures = signatures(self.models)
+        self.models = [read(f) for f in files]
+        self.signatures = linked(self.models)
         self._interpreters: list[Any] = []
         with tools.quiet():
             for content in files:
@@ -115,7 +102,7 @@ class FloatChain:
                     found.setdefault(n, []).append(a.copy())
         return {n: np.concatenate(parts) for n, parts in found.items()}
 
-    def _floats(self, signature: Signature) -> list[tuple[int, str]]:
+    def _floats(self, signature: Linked) -> list[tuple[int, str]]:
         model, float32 = self.models[signature.file], tools.schema().TensorType.FLOAT32
         tensors = model.subgraphs[signature.subgraph].tensors
         constant = {i for i, t in enumerate(tensors) if _holds_data(model, t)}

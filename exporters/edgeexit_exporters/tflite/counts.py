@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.calibration import Signature
+from edgeexit_exporters.tflite.signatures import Signature, op_name
 
 _GLUE = {"QUANTIZE", "DEQUANTIZE"}
 
@@ -30,15 +29,14 @@ class Counts:
 def count(model: Any, signature: Signature, static: bool) -> Counts:
     """Count the operations of a signature of a parsed file."""
     graph = model.subgraphs[signature.subgraph]
-    names = operators()
     tensors = graph.tensors
     float_types = {tools.schema().TensorType.FLOAT32, tools.schema().TensorType.FLOAT16}
-    expanded = {int(op.outputs[0]) for op in graph.operators if _name(model, op, names) == "DEQUANTIZE"} & {
+    expanded = {int(op.outputs[0]) for op in graph.operators if _name(model, op) == "DEQUANTIZE"} & {
         int(op.outputs[0]) for op in graph.operators if len(op.inputs) and _is_constant(model, tensors[op.inputs[0]])
     }
     quantized, integer, floats = 0, 0, []
     for op in graph.operators:
-        name = _name(model, op, names)
+        name = _name(model, op)
         used = [int(i) for i in (*op.inputs, *op.outputs) if i >= 0]
         in_float = any(tensors[i].type in float_types for i in used)
         if name in _GLUE or not (in_float or any(_has_scale(tensors[i]) for i in used)):
@@ -52,22 +50,13 @@ def count(model: Any, signature: Signature, static: bool) -> Counts:
     return Counts(signature.name, integer if static else quantized, integer + len(floats), tuple(floats))
 
 
-@cache
-def operators() -> dict[int, str]:
-    """Number of a built-in operation -> its name."""
-    return {v: k for k, v in vars(tools.schema().BuiltinOperator).items() if isinstance(v, int)}
-
-
-def _name(model: Any, op: Any, names: dict[int, str]) -> str:
-    code = model.operatorCodes[op.opcodeIndex]
-    # small numbers stand in the old field too, large ones in the new field only
-    return names.get(max(int(code.builtinCode), int(code.deprecatedBuiltinCode)), "CUSTOM")
-
-
 def operation_names(model: Any, signature: Signature) -> Sequence[str]:
     """The operations of a signature in order."""
-    names = operators()
-    return [_name(model, op, names) for op in model.subgraphs[signature.subgraph].operators]
+    return [_name(model, op) for op in model.subgraphs[signature.subgraph].operators]
+
+
+def _name(model: Any, op: Any) -> str:
+    return op_name(model.operatorCodes[op.opcodeIndex])
 
 
 def _has_scale(tensor: Any) -> bool:

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.calibration import LEAST_ROWS, FloatChain, Signature, check_rows, parse, signatures
+from edgeexit_exporters.tflite.calibration import LEAST_ROWS, FloatChain, Linked, check_rows, linked
+from edgeexit_exporters.tflite.checked import text
 from edgeexit_exporters.tflite.counts import Counts, count
+from edgeexit_exporters.tflite.flatbuffer import read
 from edgeexit_exporters.tflite.ranges import estimate
+from edgeexit_exporters.tflite.signatures import Tensor
 
 PRECISIONS = {
     "int8": "static_wi8_ai8",
@@ -105,19 +108,13 @@ def quantize_prefixes(
 
 def scales(content: bytes) -> dict[str, dict[str, Scale | None]]:
     """Per signature, name of an input or output -> its scale; None = it is not quantized."""
-    model = parse(content)
-    return {s.name: _scales(model, s, {**s.inputs, **s.outputs}) for s in signatures([model])}
+    return {s.name: _scales({**s.inputs, **s.outputs}) for s in linked([read(content)])}
 
 
-def _scales(model: Any, signature: Signature, tensors: Mapping[str, int]) -> dict[str, Scale | None]:
-    return {n: _scale(model.subgraphs[signature.subgraph].tensors[i]) for n, i in tensors.items()}
-
-
-def _scale(tensor: Any) -> Scale | None:
-    q = tensor.quantization
-    if q is None or q.scale is None or len(q.scale) != 1:
-        return None
-    return Scale(float(q.scale[0]), int(q.zeroPoint[0]) if q.zeroPoint is not None and len(q.zeroPoint) else 0)
+def _scales(tensors: Mapping[str, Tensor]) -> dict[str, Scale | None]:
+    return {
+        n: None if t.scale is None or t.zero_point is None else Scale(t.scale, t.zero_point) for n, t in tensors.items()
+    }
 
 
 def _quantize(content: bytes, precision: str, limits: Mapping[str, tuple[float, float]] | None) -> bytes:
@@ -146,9 +143,7 @@ def _pinned(files: Sequence[bytes], precision: str, limits: list[dict[str, tuple
     contents = [_quantize(f, precision, own) for f, own in zip(files, limits, strict=True)]
     pinned: set[tuple[int, str, str]] = set()
     while True:
-        models = [parse(c) for c in contents]
-        chain = signatures(models)
-        unequal = _unequal(models, chain)
+        unequal = _unequal(linked([read(c) for c in contents]))
         if not unequal:
             return contents
         first = unequal[0][0]
@@ -170,19 +165,16 @@ def _pinned(files: Sequence[bytes], precision: str, limits: list[dict[str, tuple
             contents[file] = _quantize(files[file], precision, limits[file])
 
 
-def _unequal(
-    models: Sequence[Any], chain: Sequence[Signature]
-) -> list[tuple[Signature, str, Scale | None, Scale | None]]:
+def _unequal(chain: Sequence[Linked]) -> list[tuple[Linked, str, Scale | None, Scale | None]]:
     made: dict[str, Scale | None] = {}
     found = []
     for signature in chain:
-        model = models[signature.file]
-        for name, scale in _scales(model, signature, signature.inputs).items():
+        for name, scale in _scales(signature.inputs).items():
             if name not in made:
                 made[name] = scale  # a model input: later stages read it with the same scale too
             elif made[name] != scale:
                 found.append((signature, name, made[name], scale))
-        made.update(_scales(model, signature, signature.outputs))
+        made.update(_scales(signature.outputs))
     return found
 
 
@@ -196,17 +188,17 @@ def _range(scale: Scale, precision: str) -> tuple[float, float]:
     return (-128 - scale.zero_point) * scale.scale, (127 - scale.zero_point) * scale.scale
 
 
-def _float_name(content: bytes, reader: Signature, name: str) -> str:
+def _float_name(content: bytes, reader: Linked, name: str) -> str:
     """The input tensor's name in the float file; the quantizer may have put another in its place."""
-    model = parse(content)
-    (own,) = [s for s in signatures([model]) if s.name == reader.name]
-    return str(model.subgraphs[own.subgraph].tensors[own.inputs[name]].name.decode())
+    model = read(content)
+    (own,) = [s for s in linked([model]) if s.name == reader.name]
+    return text(model.subgraphs[own.subgraph].tensors[own.inputs[name].index].name)
 
 
-def _write_scale(content: bytes, reader: Signature, name: str, scale: float) -> bytes:
+def _write_scale(content: bytes, reader: Linked, name: str, scale: float) -> bytes:
     """Change one number of the file in place."""
     raw = bytearray(content)
-    tensor = tools.schema().Model.GetRootAs(raw, 0).Subgraphs(reader.subgraph).Tensors(reader.inputs[name])
+    tensor = tools.schema().Model.GetRootAs(raw, 0).Subgraphs(reader.subgraph).Tensors(reader.inputs[name].index)
     tensor.Quantization().ScaleAsNumpy()[0] = scale
     return bytes(raw)
 
@@ -217,9 +209,9 @@ def _said(scale: Scale | None) -> str:
 
 def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[str]) -> list[Quantized]:
     static = precision in _BITS
-    models = [parse(c) for c in contents]
+    models = [read(c) for c in contents]
     found: list[list[Counts]] = [[] for _ in contents]
-    for signature in signatures(models):
+    for signature in linked(models):
         counts = count(models[signature.file], signature, static)
         left = [(op, tensor) for op, tensor in counts.floats if op not in allow_float]
         if static and left:

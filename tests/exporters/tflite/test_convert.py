@@ -24,16 +24,17 @@ from torch import nn
 from edgeexit.errors import BackendMissing, ModelError
 from edgeexit_exporters.inputs import make_inputs, parse_input
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.calibration import parse, signatures
+from edgeexit_exporters.tflite.calibration import linked
 from edgeexit_exporters.tflite.convert import convert_chain, convert_stage_files
 from edgeexit_exporters.tflite.counts import operation_names
+from edgeexit_exporters.tflite.flatbuffer import read
 from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
 from edgeexit_exporters.torch_source import own_inputs
 
 
 def operations(content: bytes) -> list[Counter[str]]:
-    model = parse(content)
-    return [Counter(operation_names(model, s)) for s in signatures([model])]
+    model = read(content)
+    return [Counter(operation_names(model, s)) for s in linked([model])]
 
 
 def agrees(found: TorchStages, net: nn.Module, *contents: bytes, count: int = 4) -> None:
@@ -62,7 +63,7 @@ def test_our_networks_in_every_form_without_transposes(name: str) -> None:
     found = divide(net)
     chain = convert_chain(found)
     agrees(found, net, chain)
-    assert [s.name for s in signatures([parse(chain)])] == [p.name for p in found.stages]
+    assert [s.name for s in linked([read(chain)])] == [p.name for p in found.stages]
     every = sum(operations(chain), Counter())
     assert every["TRANSPOSE"] == 0 and every["PAD"] == 0, every
     assert every["CONV_2D"] + every["DEPTHWISE_CONV_2D"] == sum(isinstance(m, nn.Conv2d) for m in net.modules())
@@ -74,8 +75,8 @@ def test_heads_that_answer_together_and_a_skip_across_cuts() -> None:
     net, found, chain = nets.converted(nets.TwoHeads)
     agrees(found, net, chain)
     assert all(not c["TRANSPOSE"] for c in operations(chain))
-    model = parse(chain)
-    found_names = [(set(s.inputs), set(s.outputs)) for s in signatures([model])]
+    model = read(chain)
+    found_names = [(set(s.inputs), set(s.outputs)) for s in linked([model])]
     assert found_names[2] == ({"cut_relu", "cut_tanh"}, {"exit2", "exit2_uncertainty", "exit2_score"})
     names = [t.name for graph in model.subgraphs for t in graph.tensors]
     assert max(map(len, names)) < 60, "long names are a fifth of a small file"
@@ -87,7 +88,7 @@ def test_files_per_stage_and_per_exit() -> None:
     files, prefixes = nets.separate(nets.Pools)
     agrees(found, net, *files)
     agrees(found, net, *prefixes)
-    assert [[s.name for s in signatures([parse(c)])] for c in (*files, *prefixes)] == [
+    assert [[s.name for s in linked([read(c)])] for c in (*files, *prefixes)] == [
         ["stage_0"], ["stage_1"], ["exit_0"], ["exit_1"]
     ]  # fmt: skip
     assert sum(operations(chain), Counter()) == sum((operations(f)[0] for f in files), Counter())

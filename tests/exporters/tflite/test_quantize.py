@@ -16,7 +16,8 @@ import tflite_nets as nets
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import quantize
-from edgeexit_exporters.tflite.calibration import FloatChain, parse, signatures
+from edgeexit_exporters.tflite.calibration import FloatChain, linked
+from edgeexit_exporters.tflite.flatbuffer import read
 from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes, scales
 from edgeexit_exporters.tflite.ranges import estimate
 
@@ -28,14 +29,14 @@ def joined(content: bytes) -> list[tuple[str, str]]:
     """Cut tensors and the signatures that read them; asserts that both sides have one scale."""
     found = scales(content)
     made: dict[str, object] = {}
-    read = []
-    for s in signatures([parse(content)]):
+    readers = []
+    for s in linked([read(content)]):
         for name in s.inputs:
             if name in made:
                 assert made[name] is not None and found[s.name][name] == made[name], (s.name, name)
-                read.append((s.name, name))
+                readers.append((s.name, name))
         made.update({n: found[s.name][n] for n in s.outputs})
-    return read
+    return readers
 
 
 @pytest.mark.parametrize(("precision", "error"), [("int8", 0.01), ("int16x8", 0.004)])
@@ -87,7 +88,7 @@ def test_one_number_of_a_file_is_written_in_place() -> None:
     """What `quantize` does where two scales differ by rounding only."""
     _, _, chain = nets.converted(nets.Pools)
     (made,) = quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
-    (reader,) = [s for s in signatures([parse(made.content)]) if s.name == "stage_1"]
+    (reader,) = [s for s in linked([read(made.content)]) if s.name == "stage_1"]
     changed = quantize._write_scale(made.content, reader, "cut_max_pool2d", 0.25)
     before, after = scales(made.content), scales(changed)
     assert after["stage_1"].pop("cut_max_pool2d").scale == 0.25  # type: ignore[union-attr]
@@ -187,7 +188,7 @@ def test_calibration_data_that_does_not_fit(rows: dict[str, np.ndarray] | None, 
 
 def test_unknown_names() -> None:
     _, _, chain = nets.converted(nets.TwoHeads)
-    with pytest.raises(DataError, match="unknown precision 'int4'; known: int8, int16x8, dynamic, weight-only"):
+    with pytest.raises(DataError, match="unknown precision 'int4'; known: int8, int16x8, int8-dynamic, weight-only"):
         quantize_chain([chain], ROWS, "int4")
     with pytest.raises(DataError, match="unknown range estimate 'ema'"):
         quantize_chain([chain], ROWS, ranges="ema")
