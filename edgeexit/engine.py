@@ -25,6 +25,10 @@ from edgeexit.scores import Kind, probabilities, uncertainty_score
 from edgeexit.sets import ConformalSets
 
 RUN_LAYOUTS = ("fused", "chain")
+_FORGET = 0.05
+"""Weight of the latest input in the slow-down."""
+_SLOWEST = 100.0
+"""One input that was interrupted for seconds must not rule the next hundred."""
 
 
 class Engine:
@@ -65,6 +69,14 @@ class Engine:
         self._sets: ConformalSets | None = None
         self.seconds: tuple[float, ...] | None = None
         """Measured at load: seconds per stage (chain) or to each exit (fused, prefix); None = `warmup=0`."""
+        self.slowdown = 1.0
+        """How much longer inputs take now than the profile says: an exponential average over the latest ones. Deadlines
+        look ahead with it."""
+        self.missed = 0
+        """Inputs that were answered after their deadline."""
+        self.observer: Callable[[Decision], None] | None = None
+        """Is shown every decision of `run`; must be quick. A governor sets it."""
+        self._expected: tuple[float, ...] | None = None
         if warmup:
             self.profile(warmup)
 
@@ -148,11 +160,19 @@ class Engine:
         drifted = None if drift is None else drift.see(k, score)
         accepted = bool(policy.accepts(score)) if isinstance(policy, Window) else None
         seconds = self.clock() - start
+        if self._expected is not None:
+            self.slowdown += _FORGET * (min(seconds / self._expected[k], _SLOWEST) - self.slowdown)
+            self.driver.slowdown = max(self.slowdown, 1.0)
         late = None if deadline_s is None else seconds > deadline_s
+        if late:
+            self.missed += 1
         kept = None if self._sets is None else self._set_of(self._sets, k, output, reason)
-        return Decision(
+        decision = Decision(
             k, output[0], score, reason, seconds, self._macs[k], late, None, kept, uncertainty, accepted, drifted
         )
+        if self.observer is not None:
+            self.observer(decision)
+        return decision
 
     def follow(self, point: OperatingPoint) -> None:
         """Take over an operating point's policy and its prediction sets; without sets, none are given.
@@ -254,9 +274,30 @@ class Engine:
     def profile(self, repeats: int = 3) -> tuple[float, ...]:
         """Measure stage times on this device (warm-up included) for deadlines; median of `repeats`."""
         found = self.example()
-        self.seconds = self.driver.profile(found, repeats)
-        self.driver.seconds = self.seconds
+        self.use_profile(self.driver.profile(found, repeats))
+        assert self.seconds is not None
         return self.seconds
+
+    def use_profile(self, seconds: Sequence[float], ahead: Sequence[float] | None = None) -> None:
+        """Take over stage times that were measured before, on this device and this artifact.
+
+        Args:
+            seconds: typical ones, as `profile` gives them.
+            ahead: cautious ones, such as 90th percentiles, for looking ahead at deadlines; None = the typical ones.
+
+        Raises:
+            PolicyError: not one positive number per exit.
+        """
+        for times in (seconds, ahead or seconds):
+            if len(times) != self.exits or not all(0 < s < float("inf") for s in times):
+                raise PolicyError(
+                    f"a profile of {self.artifact.name} has {self.exits} positive times, found {times!r:.80}"
+                )
+        self.seconds = tuple(float(s) for s in seconds)
+        self.driver.seconds = tuple(float(s) for s in ahead or seconds)
+        chain = self.artifact.layout == "chain"
+        self._expected = tuple(np.cumsum(self.seconds).tolist()) if chain else self.seconds
+        self.slowdown = self.driver.slowdown = 1.0
 
     def example(self) -> list[NDArray[Any]]:
         """One input that fits: the first of the shipped vectors, or zeros."""

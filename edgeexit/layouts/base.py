@@ -72,6 +72,8 @@ class Driver(Protocol):
 
     seconds: tuple[float, ...] | None
     """What `profile` measured; deadlines look ahead with it."""
+    slowdown: float
+    """By how much longer everything takes just now, at least 1."""
 
     def fits(self, policy: Policy) -> None:
         """Raise PolicyError unless this artifact can follow the policy."""
@@ -104,6 +106,7 @@ class Base:
         self.any_uncertain = any(self.uncertain)
         self.kinds: list[Kind] = ["probs" if e.kind == "probs" else "logits" for e in manifest.exits]
         self.seconds: tuple[float, ...] | None = None
+        self.slowdown = 1.0
 
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):

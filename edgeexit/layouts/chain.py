@@ -57,7 +57,7 @@ class Chain(Base):
                 labels.append(np.argmax(output, -1))
             if policy.stop(scores, labels):
                 return Found(k, output, float(sure), stopped(policy, k, sure), told)
-            if left is not None and self.seconds is not None and self.seconds[k + 1] > left():
+            if left is not None and self.seconds is not None and self.slowdown * self.seconds[k + 1] > left():
                 return Found(k, output, float(sure), "deadline", told)
             known.update(zip(model.outputs, found, strict=True))
         raise AssertionError("the last stage answers")

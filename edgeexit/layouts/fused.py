@@ -60,7 +60,7 @@ class Fused(Base):
         thresholds = np.array(compared, np.float32)
         most = self.count - 1
         if left is not None and self.seconds is not None:
-            time_left = left()
+            time_left = left() / self.slowdown
             # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
             most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
             thresholds[most:] = -np.inf

@@ -1,0 +1,174 @@
+"""`edgeexit soak` and `edgeexit report`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+import edgeexit
+from edgeexit.checks import data_inputs
+from edgeexit.cli.common import (
+    artifact_option,
+    bundle_argument,
+    count,
+    json_option,
+    labels_of,
+    percent,
+    print_json,
+    say,
+    table,
+    threads_option,
+)
+from edgeexit.environment import environment_line
+from edgeexit.events import EventLog, read_events
+from edgeexit.files import read_npz, write_atomic
+from edgeexit.governor import DEFAULT_CURVES, Settings, read_curves
+from edgeexit.monitor import default_reader
+from edgeexit.soak import Span
+from edgeexit.soak import soak as run_soak
+
+
+@click.command()
+@bundle_argument
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz with x (n, ...), and y if known.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="A folder for events.jsonl, soak.json, .png."
+)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Per phase.")
+@click.option(
+    "--governor", type=click.Choice(["off", "on", "both"]), default="both", show_default=True,
+    help="Phases: without it, with it, or one after the other.",
+)  # fmt: skip
+@click.option("--latency-ms", type=float, help="Set-point of the latency's 90th percentile, in milliseconds.")
+@click.option("--temperature-c", type=float, help="Set-point of the temperature.")
+@click.option("--curves", type=click.Path(path_type=Path), help="A .json or .toml of curves; see docs/governor.md.")
+@click.option("--compete", type=click.IntRange(0), default=0, show_default=True,
+              help="Busy processes beside the engine in the middle third of every phase.")  # fmt: skip
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Inputs per second. [default: no pause]")
+@click.option("--deadline-ms", type=float, help="Deadline of every input; misses are counted.")
+@click.option("--policy", metavar="NAME", help="Operating point where the governor is off.")
+@artifact_option
+@threads_option
+@json_option
+def soak(
+    bundle: Path,
+    data: Path,
+    out: Path,
+    minutes: float,
+    governor: str,
+    latency_ms: float | None,
+    temperature_c: float | None,
+    curves: Path | None,
+    compete: int,
+    rate: float | None,
+    deadline_ms: float | None,
+    policy: str | None,
+    artifact: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Put a sustained load on this machine and watch: temperature, budget, exits, latency, accuracy.
+
+    The bundle's artifact must have been calibrated, so that the governor can solve for budgets. Everything goes to
+    OUT/events.jsonl while it runs; the figure is drawn at the end (and again by `edgeexit report`).
+
+    \b
+    Examples:
+      edgeexit soak my.edgeexit --data val.npz --minutes 30 --out soak
+      edgeexit soak my.edgeexit --data val.npz --latency-ms 2 --compete 2 --out soak
+    """
+    settings = Settings(
+        curves=DEFAULT_CURVES if curves is None else read_curves(curves),
+        latency_p90_s=None if latency_ms is None else latency_ms / 1000,
+        temperature_c=temperature_c,
+    )
+    engine = edgeexit.load(bundle, artifact=artifact, policy=policy, threads=threads, warmup=20)
+    arrays = read_npz(data)
+    labels = labels_of(arrays, data)
+    specs = engine.bundle.manifest.inputs
+    found = data_inputs(arrays, specs, str(data))
+    rows = {t.name: found[t.name].astype(t.dtype, copy=False) for t in specs}
+    out.mkdir(parents=True, exist_ok=True)
+    events = out / "events.jsonl"
+    events.unlink(missing_ok=True)
+    phases = {"off": (False,), "on": (True,), "both": (False, True)}[governor]
+    with EventLog(events, engine) as log:
+        spans = run_soak(
+            engine, rows, labels, default_reader(), settings, log, seconds=60 * minutes, governed=phases,
+            compete=compete, rate=rate, deadline_s=None if deadline_ms is None else deadline_ms / 1000, progress=say,
+        )  # fmt: skip
+    lines = read_events(events)
+    document = {
+        "spans": [asdict(s) for s in spans],
+        "environment": lines[0]["environment"],
+        "artifact": engine.artifact.name,
+        "setpoint_ms": latency_ms,
+    }
+    write_atomic(out / "soak.json", _json(document))
+    _draw(lines, out / "soak.png")
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(_spans(spans))
+        click.echo(environment_line(lines[0]["environment"]))
+        click.echo(f"wrote {out}: events.jsonl, soak.json, soak.png")
+
+
+@click.command()
+@click.argument("events", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The .png. [default: beside the log]")
+@json_option
+def report(events: Path, out: Path | None, as_json: bool) -> None:
+    """Draw an event log: temperature, budget, exit mix and latency over time.
+
+    \b
+    Example:
+      edgeexit report soak/events.jsonl
+    """
+    lines = read_events(events)
+    path = out or events.with_suffix(".png")
+    _draw(lines, path)
+    windows = [e for e in lines if e["event"] == "window"]
+    moves = [e for e in lines if e["event"] == "move"]
+    found = {
+        "seconds": lines[-1]["at"], "inputs": sum(int(w.get("n", 0)) for w in windows), "steps": len(moves),
+        "changes": sum(bool(m.get("changed")) for m in moves), "missed": sum(int(w.get("missed", 0)) for w in windows),
+        "figure": str(path),
+    }  # fmt: skip
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(", ".join(f"{k} {v}" for k, v in found.items()))
+
+
+def _draw(lines: list[dict[str, Any]], path: Path) -> None:
+    from edgeexit.report.events_png import events_png
+
+    first = lines[0]
+    where = first.get("environment")
+    foot = environment_line(where) if isinstance(where, dict) else ""
+    write_atomic(path, events_png(lines, f"{first.get('bundle')}, {first.get('artifact')}", foot))
+
+
+def _json(document: Any) -> str:
+    import json
+
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _spans(spans: list[Span]) -> str:
+    rows = [["governor", "beside", "inputs", "p50", "p90", "p99", "missed", "exit rates", "MACs", "accuracy", "budget",
+             "settled after"]]  # fmt: skip
+    for s in spans:
+        times = [f"{1000 * t:.2f} ms" for t in (s.p50_s, s.p90_s, s.p99_s)]
+        rates = " ".join(percent(r, 0) for r in s.exit_rates)
+        macs = None if s.macs is None else round(s.macs)
+        rows.append(
+            ["on" if s.governor else "off", str(s.competing), f"{s.n:,}", *times,
+             "-" if s.missed is None else str(s.missed), rates, count(macs), percent(s.accuracy, 2), percent(s.budget),
+             "-" if s.settled_after is None else f"{s.settled_after} inputs"]
+        )  # fmt: skip
+    return table(rows, right=(1, 2, 3, 4, 5, 6, 8, 9, 10))

@@ -1,0 +1,273 @@
+"""The governor: beside a running engine, a few times a second, from readings to the policy."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgeexit.calibrate.on_device import exit_seconds
+from edgeexit.decision import Decision
+from edgeexit.engine import Engine
+from edgeexit.errors import PolicyError
+from edgeexit.governor.curves import DEFAULT_CURVES, Curve
+from edgeexit.governor.ladder import Ladder
+from edgeexit.governor.loop import Loop
+from edgeexit.monitor import Reading
+
+LATENCIES = 64
+"""Decisions that a latency quantile is of."""
+_LEAST_LATENCIES = 8
+
+
+class Reader(Protocol):
+    """Gives readings, such as `edgeexit.monitor.LinuxReader`."""
+
+    def read(self) -> Reading: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a governor behaves."""
+
+    curves: tuple[Curve, ...] = DEFAULT_CURVES
+    latency_p90_s: float | None = None
+    """Set-point of a closed loop over the latest decisions; None = no such loop."""
+    temperature_c: float | None = None
+    """Set-point of a closed loop; None = the curve alone."""
+    battery_hours: float | None = None
+    """The battery should last so long from the start: its joules left, over the hours left, are the power allowed."""
+    floor: float = 0.05
+    """Budget, as a fraction of the last exit's cost, that is never gone below; the first exit is always there."""
+    ceiling: float = 1.0
+    fall_per_s: float = 0.5
+    """How fast the budget may fall."""
+    rise_per_s: float = 0.1
+    """How fast it may rise: slower, or it swings."""
+    dead_band: float = 0.03
+    """Smaller changes of the budget are not followed, but for the way to floor and ceiling."""
+    interval_s: float = 0.25
+    """Between two readings."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.floor <= self.ceiling <= 1:
+            raise PolicyError(f"0 < floor <= ceiling <= 1; found {self.floor!r}, {self.ceiling!r}")
+        if not (self.fall_per_s > 0 and self.rise_per_s > 0 and 0 <= self.dead_band < 1 and self.interval_s > 0):
+            raise PolicyError("rates and the interval are above 0, the dead band in [0, 1)")
+        if self.battery_hours is not None and not 0 < self.battery_hours < math.inf:
+            raise PolicyError(f"battery_hours is a positive number, found {self.battery_hours!r}")
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one step came to."""
+
+    at_seconds: float
+    wish: float
+    """The budget that the signals leave."""
+    budget: float
+    """After rate limit and dead band."""
+    cost: float
+    """Of the policy that was taken, at most the budget where there is one so cheap."""
+    because: str
+    """The signal that leaves least; "nothing" where none limits."""
+    pinned: bool
+    """The budget asks for less than the cheapest policy that may be taken."""
+    changed: bool
+    """The engine got another policy."""
+    reading: Reading | None
+    """None = the reader failed."""
+    problems: tuple[str, ...] = ()
+    point: str | None = None
+    """The operating point that was taken, where only proven ones may be."""
+
+
+class Governor:
+    """Chooses an engine's policy from readings of the machine.
+
+    The engine's policy is replaced between inputs: a run in progress keeps the one it began with. With a certified
+    ladder only operating points with a promise are taken, and `Move.pinned` says when that is dearer than it should be.
+
+    Use it as a context manager, or call `start` and `stop`; `step` alone does one round in the caller's thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        reader: Reader,
+        settings: Settings | None = None,
+        *,
+        ladder: Ladder | None = None,
+        on_move: Callable[[Move], None] = lambda move: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            engine: whose policy is governed; its policy before comes back with `stop`.
+            reader: of the machine.
+            settings: None = the default curves, no set-point.
+            ladder: policies to choose among; None = solved for budgets from the scores in the bundle.
+            on_move: is told every step, in the governor's thread.
+            clock: seconds, monotone.
+
+        Raises:
+            PolicyError: settings that cannot be met, or a bundle without scores for the artifact.
+        """
+        self.engine, self.reader, self.on_move, self.clock = engine, reader, on_move, clock
+        self.settings = settings or Settings()
+        self.ladder = ladder or Ladder.solved(engine)
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._loops = self._make_loops()
+        self._before = engine.policy
+        self._observer = engine.observer
+        self._budget = self.settings.ceiling
+        self._rung = -1
+        self._last: float | None = None
+        self._begin: float | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _make_loops(self) -> dict[str, Loop]:
+        s = self.settings
+        limits = {"floor": s.floor, "ceiling": s.ceiling}
+        found: dict[str, Loop] = {}
+        if s.latency_p90_s is not None:
+            known = exit_seconds(self.engine)
+            if known is not None and s.latency_p90_s < known[0]:
+                raise PolicyError(
+                    f"a latency set-point of {1000 * s.latency_p90_s:g} ms is below the first exit's own time, "
+                    f"{1000 * known[0]:.3g} ms as measured here: no budget reaches it"
+                )
+            found["latency"] = Loop(s.latency_p90_s, **limits)
+        if s.temperature_c is not None:
+            found["temperature"] = Loop(s.temperature_c, proportional=4.0, integral=0.2, **limits)
+        return found
+
+    def __enter__(self) -> Governor:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to govern, in a thread of its own.
+
+        Raises:
+            PolicyError: it runs already.
+        """
+        if self._thread is not None:
+            raise PolicyError("this governor runs already")
+        self._watch()
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="edgeexit-governor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and give the engine the policy it had before; without effect where it does not run."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.engine.observer = self._observer
+        self.engine.policy = self._before
+
+    def _watch(self) -> None:
+        """Latencies come from the engine's own decisions."""
+        before = self._observer
+
+        def see(decision: Decision) -> None:
+            self.latencies.append(decision.seconds)
+            if before is not None:
+                before(decision)
+
+        self.engine.observer = see
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = self.clock()
+            try:
+                self.step()
+            except Exception as e:  # a governor that dies leaves the last budget in force for ever
+                self.on_move(self._failed(e))
+            self._stop.wait(max(self.settings.interval_s - (self.clock() - started), 0.01))
+
+    def step(self) -> Move:
+        """Read, decide, and give the engine its policy."""
+        now = self.clock()
+        # A clock that jumps, or a machine that slept, must not integrate minutes at once.
+        passed = 0.0 if self._last is None else min(max(now - self._last, 0.0), 5 * self.settings.interval_s)
+        self._last = now
+        self._begin = now if self._begin is None else self._begin
+        reading, problems = self._read()
+        wishes = self._wishes(reading, passed, now)
+        because, wish = min(wishes.items(), key=lambda w: w[1], default=("nothing", self.settings.ceiling))
+        wish = min(max(wish, self.settings.floor), self.settings.ceiling)
+        if wish >= self.settings.ceiling:
+            because = "nothing"
+        self._budget = self._limited(wish, passed)
+        k = self.ladder.at(self._budget)
+        rung, changed = self.ladder.rungs[k], k != self._rung
+        if changed:
+            self.engine.policy = rung.policy
+            self._rung = k
+        pinned = rung.cost > self._budget + 1e-9
+        move = Move(now, wish, self._budget, rung.cost, because, pinned, changed, reading, problems, rung.point)
+        self.on_move(move)
+        return move
+
+    def _read(self) -> tuple[Reading | None, tuple[str, ...]]:
+        try:
+            reading = self.reader.read()
+        except Exception as e:
+            return None, (f"the reader failed: {type(e).__name__}: {e}"[:200],)
+        return reading, tuple(reading.problems)
+
+    def _wishes(self, reading: Reading | None, passed: float, now: float) -> dict[str, float]:
+        """Signal -> the budget it leaves; signals that are not known leave everything."""
+        found: dict[str, float] = {}
+        for curve in self.settings.curves if reading is not None else ():
+            value = getattr(reading, curve.signal)
+            if value is not None and not (curve.on_battery_only and not getattr(reading, "on_battery", None)):
+                found[curve.signal] = min(curve.budget(float(value)), found.get(curve.signal, 1.0))
+        temperature = None if reading is None else reading.temperature_c
+        if "temperature" in self._loops and temperature is not None:
+            found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
+        if "latency" in self._loops and len(self.latencies) >= _LEAST_LATENCIES:
+            p90 = float(np.quantile(np.array(self.latencies), 0.9))
+            found["latency set-point"] = self._loops["latency"].step(p90, passed)
+        power = self._power_allowed(reading, now)
+        if power is not None and reading is not None and reading.power_w is not None:
+            loop = self._loops.setdefault(
+                "battery", Loop(power, floor=self.settings.floor, ceiling=self.settings.ceiling)
+            )
+            loop.setpoint = power
+            found["battery life"] = loop.step(reading.power_w, passed)
+        return found
+
+    def _power_allowed(self, reading: Reading | None, now: float) -> float | None:
+        hours = self.settings.battery_hours
+        joules = None if reading is None else reading.battery_joules
+        if hours is None or joules is None or self._begin is None:
+            return None
+        left = hours * 3600 - (now - self._begin)
+        return max(joules / left, 1e-3) if left > 0 else None
+
+    def _limited(self, wish: float, passed: float) -> float:
+        s, before = self.settings, self._budget
+        at_end = wish in (s.floor, s.ceiling)
+        if abs(wish - before) < s.dead_band and not at_end:
+            return before
+        most_up, most_down = s.rise_per_s * passed, s.fall_per_s * passed
+        return min(max(wish, before - most_down), before + most_up)
+
+    def _failed(self, error: Exception) -> Move:
+        cost = self.ladder.rungs[max(self._rung, 0)].cost
+        text = f"the step failed: {type(error).__name__}: {error}"[:200]
+        return Move(self.clock(), self._budget, self._budget, cost, "nothing", False, False, None, (text,))

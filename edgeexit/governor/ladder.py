@@ -1,0 +1,80 @@
+"""The policies that a governor may choose among, cheap to dear; solved once, so that a move is a look-up."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeexit.bundle import Bundle
+from edgeexit.calibrate.budget import Budget
+from edgeexit.calibrate.on_device import exit_seconds, solve_budget
+from edgeexit.engine import Engine
+from edgeexit.errors import Infeasible, PolicyError
+from edgeexit.policy import Policy, fixed_exit
+
+STEPS = 24
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One policy."""
+
+    cost: float
+    """Mean cost as a fraction of the last exit's."""
+    policy: Policy
+    point: str | None = None
+    """The operating point it is, with its promise; None = solved for a budget, and nothing is promised."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Policies in order of cost."""
+
+    rungs: tuple[Rung, ...]
+    certified: bool
+    """Every rung carries a promise: the governor moves among proven points only."""
+
+    def __post_init__(self) -> None:
+        if not self.rungs:
+            raise PolicyError("a governor needs at least one policy to choose")
+
+    def at(self, budget: float) -> int:
+        """The dearest rung within the budget; 0, the cheapest, where none is."""
+        return max(bisect_right([r.cost for r in self.rungs], budget + 1e-9) - 1, 0)
+
+    @classmethod
+    def solved(cls, engine: Engine, steps: int = STEPS) -> Ladder:
+        """EERO's thresholds for evenly spaced budgets, from the scores in the bundle and this device's stage times.
+
+        Raises:
+            PolicyError: the bundle carries no scores for this artifact.
+        """
+        seconds = exit_seconds(engine)
+        cost = np.array(seconds) if seconds is not None else engine.costs()[0]
+        first = float(cost[0] / cost[-1])
+        rungs = [Rung(first, fixed_exit(0, engine.exits, engine.artifact.score or "maxprob"))]
+        for share in np.linspace(first, 1.0, steps + 1)[1:-1]:
+            wish = f"{share * seconds[-1]:.9f}s" if seconds is not None else f"{share:.6f}"
+            try:
+                rungs.append(Rung(float(share), solve_budget(engine, Budget.parse(wish))))
+            except Infeasible:
+                continue
+        last = engine.exits - 1
+        rungs.append(Rung(1.0, fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")))
+        return cls(tuple(rungs), False)
+
+    @classmethod
+    def certified_points(cls, bundle: Bundle, artifact: str) -> Ladder:
+        """The operating points of an artifact that carry a promise.
+
+        Raises:
+            PolicyError: there is none.
+        """
+        points = [bundle.operating_point(n) for n in bundle.manifest.policies]
+        proven = [p for p in points if p.promise is not None and p.artifact == artifact and "cost" in p.expected]
+        if not proven:
+            raise PolicyError(f"{bundle.path}: no operating point of {artifact} carries a promise; see --guarantee")
+        rungs = sorted((Rung(float(p.expected["cost"]), p.policy, p.name) for p in proven), key=lambda r: r.cost)
+        return cls(tuple(rungs), True)

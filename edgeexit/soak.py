@@ -1,0 +1,190 @@
+"""A sustained load on this machine, with the governor off and on: does it hold?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.engine import Engine
+from edgeexit.errors import DataError
+from edgeexit.events import EventLog
+from edgeexit.governor import Governor, Ladder, Move, Settings
+from edgeexit.governor.governor import Reader
+
+_BUSY = "while True: pass"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a soak in which the conditions stayed the same."""
+
+    governor: bool
+    competing: int
+    """Processes that did nothing but compute beside it."""
+    seconds: float
+    n: int
+    """Inputs answered."""
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    missed: int | None
+    """Deadlines; None = there were none."""
+    exit_rates: tuple[float, ...]
+    macs: float | None
+    """Mean per input."""
+    accuracy: float | None
+    """None = no labels."""
+    budget: float | None
+    """Mean over the governor's steps; None = it was off."""
+    settled_after: int | None
+    """Inputs until the 90th percentile over the latest 64 was at the set-point, and was so for nine in ten that follow;
+    None = no set-point, or not in the first half."""
+    temperature_c: float | None
+    """The highest seen; None = no sensor."""
+
+
+@dataclass
+class _Seen:
+    seconds: list[float] = field(default_factory=list)
+    exits: list[int] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    macs: list[int] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+
+
+def soak(
+    engine: Engine,
+    rows: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    reader: Reader,
+    settings: Settings,
+    log: EventLog,
+    *,
+    seconds: float,
+    governed: Sequence[bool] = (False, True),
+    compete: int = 0,
+    rate: float | None = None,
+    deadline_s: float | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Span]:
+    """Answer inputs one after the other, round and round.
+
+    Args:
+        engine: measured (`warmup > 0`); its policy is used where the governor is off.
+        rows: inputs `(n, ...)` by name.
+        labels: `(n,)`; None = no accuracy.
+        reader: of the machine; read in all phases.
+        settings: of the governor.
+        log: of the whole.
+        seconds: of each phase.
+        governed: one phase each, with or without the governor.
+        compete: busy processes beside the engine in the middle third of every phase.
+        rate: inputs per second; None = one after the other.
+        deadline_s: of every input.
+        progress: is told what begins.
+        clock: seconds, monotone.
+
+    Returns:
+        One span per phase, or three where something competes: before, during, after.
+
+    Raises:
+        DataError: no rows; PolicyError: see `Governor`.
+    """
+    count = len(next(iter(rows.values())))
+    if not count:
+        raise DataError("a soak needs at least one input")
+    ladder = Ladder.solved(engine) if any(governed) else None
+    names = [t.name for t in engine.bundle.manifest.inputs]
+    spans = []
+    at = 0
+    for on in governed:
+        with ExitStack() as stack:
+            seen = _Seen()
+
+            def moved(move: Move, seen: _Seen = seen) -> None:
+                seen.moves.append(move)
+                log.on_move(move)
+
+            if on:
+                stack.enter_context(Governor(engine, reader, settings, ladder=ladder, on_move=moved))
+            shares = [(0, seconds)] if not compete else [(n, seconds / 3) for n in (0, compete, 0)]
+            for competing, lasting in shares:
+                what = f"governor {'on' if on else 'off'}" + (f", {competing} beside" if competing else "")
+                progress(f"{what}, {lasting:.0f} s")
+                log.write("note", text=what)
+                seen.__init__()  # type: ignore[misc]
+                with _busy(competing):
+                    end = clock() + lasting
+                    missed = engine.missed
+                    while (now := clock()) < end:
+                        x = {n: rows[n][at % count] for n in names}
+                        decision = engine.run(x, deadline_s=deadline_s)
+                        seen.seconds.append(decision.seconds)
+                        seen.exits.append(decision.exit)
+                        if decision.macs is not None:
+                            seen.macs.append(decision.macs)
+                        if labels is not None:
+                            seen.right.append(bool(decision.label == labels[at % count]))
+                            log.answered(seen.right[-1])
+                        at += 1
+                        if rate is not None and (left := now + 1 / rate - clock()) > 0:
+                            time.sleep(left)
+                late = None if deadline_s is None else engine.missed - missed
+                reading = reader.read()
+                spans.append(_span(engine, seen, on, competing, lasting, late, settings, reading.temperature_c))
+    return spans
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """So many processes that only compute."""
+    running = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait()
+
+
+def _span(
+    engine: Engine, seen: _Seen, on: bool, competing: int, seconds: float, missed: int | None, settings: Settings,
+    last: float | None,
+) -> Span:  # fmt: skip
+    if not seen.seconds:
+        raise DataError(f"no input was answered in {seconds:g} s: give it longer")
+    times = np.array(seen.seconds)
+    p50, p90, p99 = (float(q) for q in np.quantile(times, (0.5, 0.9, 0.99)))
+    rates = np.bincount(seen.exits, minlength=engine.exits) / len(times)
+    warm = [
+        m.reading.temperature_c for m in seen.moves if m.reading is not None and m.reading.temperature_c is not None
+    ]
+    warm += [last] if last is not None else []
+    return Span(
+        on, competing, seconds, len(times), p50, p90, p99, missed, tuple(float(r) for r in rates),
+        float(np.mean(seen.macs)) if seen.macs else None, float(np.mean(seen.right)) if seen.right else None,
+        float(np.mean([m.budget for m in seen.moves])) if seen.moves else None,
+        settled_after(times, settings.latency_p90_s), max(warm) if warm else None,
+    )  # fmt: skip
+
+
+def settled_after(seconds: NDArray[np.float64], setpoint: float | None, last: int = 64) -> int | None:
+    """Inputs until the 90th percentile of the latest `last` is at the set-point, and is so for most that follow."""
+    if setpoint is None or len(seconds) < 2 * last:
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(seconds, last)
+    kept = np.quantile(windows, 0.9, axis=1) <= setpoint
+    # From the end: the share of later windows that keep it.
+    share = np.cumsum(kept[::-1])[::-1] / np.arange(len(kept), 0, -1)
+    good = np.flatnonzero(kept & (share >= 0.9))
+    return int(good[0]) + last if len(good) and good[0] <= len(kept) / 2 else None
