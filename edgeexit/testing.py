@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeexit.backends import Backend, Runnable
+from edgeexit.monitor import Reading
 
-__all__ = ["FakeClock", "PacedBackend"]
+__all__ = ["FakeClock", "PacedBackend", "ThermalBoard"]
 
 
 class FakeClock:
@@ -74,3 +76,55 @@ class _Paced:
         self.backend.ran.append(self.name)
         self.backend.clock.advance(self.backend.seconds.get(self.name, 0.0))
         return self.inner.run(values)
+
+
+class ThermalBoard:
+    """A board that warms up when it computes and slows down when it is hot: one resistance, one capacity (RC).
+
+    The temperature moves towards ``ambient + resistance * power`` with a time constant; above `limit_c` the frequency
+    falls in a straight line to `slowest` at `hard_c`. The default numbers are those of a Pi 4 in a closed case, as to
+    their order of magnitude; they were not fitted to one.
+    """
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        *,
+        ambient_c: float = 35.0,
+        resistance_c_per_w: float = 8.0,
+        constant_s: float = 90.0,
+        idle_w: float = 2.5,
+        busy_w: float = 7.0,
+        limit_c: float = 80.0,
+        hard_c: float = 85.0,
+        slowest: float = 0.4,
+    ) -> None:
+        self.clock, self.ambient_c, self.resistance_c_per_w = clock, ambient_c, resistance_c_per_w
+        self.constant_s, self.idle_w, self.busy_w = constant_s, idle_w, busy_w
+        self.limit_c, self.hard_c, self.slowest = limit_c, hard_c, slowest
+        self.temperature_c = ambient_c + resistance_c_per_w * idle_w
+        self.power_w = idle_w
+        self.hottest_c = self.temperature_c
+
+    @property
+    def frequency_ratio(self) -> float:
+        """Of the highest frequency."""
+        over = (self.temperature_c - self.limit_c) / (self.hard_c - self.limit_c)
+        return max(1 - (1 - self.slowest) * min(max(over, 0.0), 1.0), self.slowest)
+
+    def spend(self, busy_s: float, idle_s: float) -> None:
+        """Time that went by, computing and idle, in which power is taken as even."""
+        seconds = busy_s + idle_s
+        if seconds <= 0:
+            return
+        self.power_w = (busy_s * self.busy_w + idle_s * self.idle_w) / seconds
+        target = self.ambient_c + self.resistance_c_per_w * self.power_w
+        self.temperature_c = target + (self.temperature_c - target) * math.exp(-seconds / self.constant_s)
+        self.hottest_c = max(self.hottest_c, self.temperature_c)
+
+    def read(self) -> Reading:
+        """As a monitor would."""
+        return Reading(
+            at_seconds=self.clock(), temperature_c=self.temperature_c, cpu_frequency_ratio=self.frequency_ratio,
+            power_w=self.power_w,
+        )  # fmt: skip

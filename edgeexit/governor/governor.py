@@ -164,7 +164,7 @@ class Governor:
         """
         if self._thread is not None:
             raise PolicyError("this governor runs already")
-        self._watch()
+        self.attach()
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="edgeexit-governor", daemon=True)
         self._thread.start()
@@ -178,8 +178,8 @@ class Governor:
         self.engine.observer = self._observer
         self.engine.policy = self._before
 
-    def _watch(self) -> None:
-        """Latencies come from the engine's own decisions."""
+    def attach(self) -> None:
+        """Listen to the engine's decisions, for the latency loop; `start` does it."""
         before = self._observer
 
         def see(decision: Decision) -> None:
