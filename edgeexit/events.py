@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -81,9 +81,8 @@ class EventLog:
 
     def on_move(self, move: Move) -> None:
         """For `Governor(on_move=...)`."""
-        values = asdict(move)
-        values.pop("at_seconds")
-        self.write("move", **values)
+        values = {f.name: getattr(move, f.name) for f in fields(move) if f.name not in ("at_seconds", "reading")}
+        self.write("move", **values, reading=None if move.reading is None else move.reading.to_dict())
 
     def answered(self, right: bool) -> None:
         """Tell whether the latest decision was right, where that is known."""

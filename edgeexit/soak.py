@@ -17,7 +17,7 @@ from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.events import EventLog
 from edgeexit.governor import Governor, Ladder, Move, Settings
-from edgeexit.governor.governor import Reader
+from edgeexit.monitor import Reader
 
 _BUSY = "while True: pass"
 

@@ -72,8 +72,6 @@ DEFAULT_CURVES = (
     # Pressure stall information: share of the last 10 s in which some task waited, in per cent.
     Curve("cpu_pressure_avg10", ((20.0, 1.0), (60.0, 0.5), (90.0, 0.25))),
     Curve("memory_pressure_avg10", ((5.0, 1.0), (30.0, 0.5))),
-    # Of the highest frequency: a capped core needs longer for the same exit.
-    Curve("cpu_frequency_ratio", ((0.4, 0.4), (0.9, 1.0))),
     Curve("battery_percent", ((5.0, 0.2), (30.0, 1.0)), on_battery_only=True),
 )
 """What is used where nothing else is given; docs/governor.md says why."""

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -19,17 +18,11 @@ from edgeexit.errors import PolicyError
 from edgeexit.governor.curves import DEFAULT_CURVES, Curve
 from edgeexit.governor.ladder import Ladder
 from edgeexit.governor.loop import Loop
-from edgeexit.monitor import Reading
+from edgeexit.monitor import Reader, Reading
 
 LATENCIES = 64
 """Decisions that a latency quantile is of."""
 _LEAST_LATENCIES = 8
-
-
-class Reader(Protocol):
-    """Gives readings, such as `edgeexit.monitor.LinuxReader`."""
-
-    def read(self) -> Reading: ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +36,9 @@ class Settings:
     """Set-point of a closed loop; None = the curve alone."""
     battery_hours: float | None = None
     """The battery should last so long from the start: its joules left, over the hours left, are the power allowed."""
+    throttled: float | None = 0.5
+    """Budget while the firmware says that it throttles or caps the frequency (Raspberry Pi). A low frequency alone says
+    nothing: an idle processor clocks down, too. None = not heeded."""
     floor: float = 0.05
     """Budget, as a fraction of the last exit's cost, that is never gone below; the first exit is always there."""
     ceiling: float = 1.0
@@ -60,6 +56,8 @@ class Settings:
             raise PolicyError(f"0 < floor <= ceiling <= 1; found {self.floor!r}, {self.ceiling!r}")
         if not (self.fall_per_s > 0 and self.rise_per_s > 0 and 0 <= self.dead_band < 1 and self.interval_s > 0):
             raise PolicyError("rates and the interval are above 0, the dead band in [0, 1)")
+        if self.throttled is not None and not 0 < self.throttled <= 1:
+            raise PolicyError(f"throttled is a budget in (0, 1], found {self.throttled!r}")
         if self.battery_hours is not None and not 0 < self.battery_hours < math.inf:
             raise PolicyError(f"battery_hours is a positive number, found {self.battery_hours!r}")
 
@@ -236,6 +234,10 @@ class Governor:
             value = getattr(reading, curve.signal)
             if value is not None and not (curve.on_battery_only and not getattr(reading, "on_battery", None)):
                 found[curve.signal] = min(curve.budget(float(value)), found.get(curve.signal, 1.0))
+        flags = None if reading is None else reading.throttled
+        if self.settings.throttled is not None and flags is not None:
+            if flags.throttled_now or flags.frequency_capped_now:
+                found["throttled"] = self.settings.throttled
         temperature = None if reading is None else reading.temperature_c
         if "temperature" in self._loops and temperature is not None:
             found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
