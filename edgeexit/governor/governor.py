@@ -235,9 +235,9 @@ class Governor:
             if value is not None and not (curve.on_battery_only and not getattr(reading, "on_battery", None)):
                 found[curve.signal] = min(curve.budget(float(value)), found.get(curve.signal, 1.0))
         flags = None if reading is None else reading.throttled
-        if self.settings.throttled is not None and flags is not None:
-            if flags.throttled_now or flags.frequency_capped_now:
-                found["throttled"] = self.settings.throttled
+        slowed = flags is not None and (flags.throttled_now or flags.frequency_capped_now)
+        if slowed and self.settings.throttled is not None:
+            found["throttled"] = self.settings.throttled
         temperature = None if reading is None else reading.temperature_c
         if "temperature" in self._loops and temperature is not None:
             found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)

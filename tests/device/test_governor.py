@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,9 +90,9 @@ def test_curves_from_files(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps(table))
     first, second = read_curves(tmp_path / "c.json")
     assert first == Curve("temperature_c", ((60.0, 1.0), (70.0, 0.3))) and second.on_battery_only
-    toml = "temperature_c = [[60, 1.0], [70, 0.3]]\n[battery_percent]\npoints = [[5, 0.2], [30, 1.0]]\non_battery_only = true\n"
-    (tmp_path / "c.toml").write_text(toml)
-    if hasattr(__import__("sys"), "version_info") and __import__("sys").version_info >= (3, 11):
+    table_b = "[battery_percent]\npoints = [[5, 0.2], [30, 1.0]]\non_battery_only = true\n"
+    (tmp_path / "c.toml").write_text(f"temperature_c = [[60, 1.0], [70, 0.3]]\n{table_b}")
+    if sys.version_info >= (3, 11):
         assert read_curves(tmp_path / "c.toml") == (first, second)
     for text, message in (
         ('{"speed": [[1, 1], [2, 0.5]]}', "no such signal"),
@@ -191,7 +192,7 @@ def test_a_battery_that_should_last(engine: Engine, ladder: Ladder) -> None:
 
 
 def test_a_clock_that_jumps_back_or_far_ahead_does_no_harm(engine: Engine, ladder: Ladder) -> None:
-    governor, told, clock, moves = governed(engine, ladder, Reading(temperature_c=90.0), fall_per_s=0.1)
+    governor, _, clock, _ = governed(engine, ladder, Reading(temperature_c=90.0), fall_per_s=0.1)
     governor.step()
     clock.now -= 100
     assert governor.step().budget == 1.0
@@ -203,7 +204,7 @@ def test_certified_points_only(tiny: Path, tmp_path: Path, engine: Engine) -> No
     with pytest.raises(PolicyError, match="carries a promise"):
         Ladder.certified_points(engine.bundle, engine.artifact.name)
     proven = Ladder(tuple(Rung(c, fixed_exit(k + 1, 3), f"p{k}") for k, c in enumerate((0.6, 0.9))), True)
-    governor, told, clock, moves = governed(engine, proven, Reading(temperature_c=95.0), fall_per_s=100)
+    governor, _, clock, _ = governed(engine, proven, Reading(temperature_c=95.0), fall_per_s=100)
     governor.step()
     clock.advance(1)
     move = governor.step()
