@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgeexit.loading import load
     from edgeexit.operating_point import OperatingPoint
     from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
+    from edgeexit.profile import use_profile
     from edgeexit.records import Records, replay
     from edgeexit_exporters import export as export
     from edgeexit_exporters.augment.flow import augment as augment
@@ -54,6 +55,7 @@ __all__ = [
     "Threshold",
     "fixed_exit",
     "solve_budget",
+    "use_profile",
     # recorded outputs
     "Records",
     "replay",
@@ -78,6 +80,7 @@ _HOMES = {
     "edgeexit.operating_point": ("OperatingPoint",),
     "edgeexit.policy": ("Patience", "Policy", "Threshold", "fixed_exit"),
     "edgeexit.calibrate.on_device": ("solve_budget",),
+    "edgeexit.profile": ("use_profile",),
     "edgeexit.records": ("Records", "replay"),
     "edgeexit.errors": (
         "BackendMissing",

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeexit.bundle import Bundle
 from edgeexit.engine import Engine
-from edgeexit.errors import BundleError
+from edgeexit.errors import BackendMissing, BundleError
 from edgeexit.loading import load
 from edgeexit.policy import fixed_exit
 
@@ -30,7 +30,8 @@ class Timing:
     p90: float
     """Seconds."""
     ratio: float | None
-    """Median of the per-round ratios to the single-exit network; None = the bundle holds no prefix layout."""
+    """Median of the per-round ratios to the single-exit network of the same format and precision; None = no layout
+    prefix of it."""
     ratio_low: float | None
     """10th percentile of those ratios."""
     ratio_high: float | None
@@ -43,29 +44,43 @@ def bench(
 ) -> list[Timing]:
     """Time every layout at every exit, one call each per round, on the shipped vectors' first input.
 
-    The single-exit network is the prefix of the last exit: the same backbone without the earlier heads.
+    The single-exit network is the prefix of the last exit: the same backbone without the earlier heads. Artifacts whose
+    engine is not installed here are left out.
 
     Raises:
         BundleError: nothing in the bundle can be timed.
+        BackendMissing: no engine for any of it.
     """
     if n < 1:
         raise BundleError(f"n must be at least 1, found {n}")
     count = len(bundle.manifest.exits)
     cases: list[tuple[Engine, int, Callable[[], object]]] = []
+    missing: BackendMissing | None = None
     for artifact in bundle.manifest.artifacts:
         if artifact.layout not in LAYOUTS:
             continue
-        engine = load(bundle, artifact=artifact.name, threads=threads, warmup=0)
+        try:
+            engine = load(bundle, artifact=artifact.name, threads=threads, warmup=0)
+        except BackendMissing as e:
+            missing = e
+            continue
         x = engine.example()
         for k in range(count):
             policy = fixed_exit(k, count, artifact.score or "maxprob")
             cases.append((engine, k, lambda d=engine.driver, x=x, p=policy: d.run(x, p, None)))  # type: ignore[misc]
+    if not cases and missing is not None:
+        raise missing
     if not cases:
         raise BundleError(f"{bundle.path}: no fused, chain or prefix artifact to time")
     seconds = interleaved([call for _, _, call in cases], n, progress)
-    single = next((i for i, (e, k, _) in enumerate(cases) if e.artifact.layout == "prefix" and k == count - 1), None)
+    singles = {
+        (e.artifact.format, e.artifact.precision): i
+        for i, (e, k, _) in enumerate(cases)
+        if e.artifact.layout == "prefix" and k == count - 1
+    }
     found = []
     for (engine, k, _), spent in zip(cases, seconds, strict=True):
+        single = singles.get((engine.artifact.format, engine.artifact.precision))
         ratios = None if single is None else spent / seconds[single]
         low, mid, high = (
             (None, None, None) if ratios is None else (float(np.quantile(ratios, q)) for q in (0.1, 0.5, 0.9))

@@ -8,35 +8,46 @@ from pathlib import Path
 import click
 
 from edgeexit import backends
+from edgeexit.bench import LAYOUTS
 from edgeexit.bench import bench as bench_bundle
 from edgeexit.bundle import Bundle
 from edgeexit.cli.common import bundle_argument, json_option, milliseconds, print_json, steps, table, threads_option
 from edgeexit.environment import environment, environment_line
+from edgeexit.files import write_atomic
+from edgeexit.profile import profile_document, to_text
 
 
 @click.command()
 @bundle_argument
 @click.option("--n", type=click.IntRange(1), default=300, show_default=True, help="Rounds; each times every case once.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the stage times as a profile.json, for deadlines.")
 @threads_option
 @json_option
-def bench(bundle: Path, n: int, threads: int, as_json: bool) -> None:
+def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) -> None:
     """Time every layout at every exit beside the single-exit network, interleaved in one run.
 
-    The ratio is to the single-exit network (the prefix of the last exit), round by round: its median and, in
-    brackets, the 10th and 90th percentile. Compare ratios, not milliseconds of different runs.
+    The ratio is to the single-exit network (the prefix of the last exit, of the same format and precision), round by
+    round: its median and, in brackets, the 10th and 90th percentile. Compare ratios, not milliseconds of different runs.
+
+    --save keeps the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` look ahead with them.
     """
     opened = Bundle.open(bundle)
     with steps("timing") as tell:
         found = bench_bundle(opened, n=n, threads=threads, progress=tell)
+    if save is not None:
+        write_atomic(save, to_text(profile_document(found, opened.manifest.name, threads)))
     where = environment(backends.get(opened.manifest.artifact(found[0].artifact).format).version(), threads)
     if as_json:
         print_json({"environment": where, "timings": [asdict(t) for t in found]})
         return
-    rows = [["layout", "exit", "p50", "p90", "of the single-exit network"]]
+    rows = [["artifact", "exit", "p50", "p90", "of the single-exit network"]]
     last = len(opened.manifest.exits) - 1
     for t in found:
         ratio = "-" if t.ratio is None else f"{t.ratio:.3f} ({t.ratio_low:.3f}..{t.ratio_high:.3f})"
         single = " (single-exit network)" if t.layout == "prefix" and t.exit == last else ""
-        rows.append([t.layout + single, str(t.exit), milliseconds(t.p50), milliseconds(t.p90), ratio])
+        rows.append([t.artifact + single, str(t.exit), milliseconds(t.p50), milliseconds(t.p90), ratio])
     click.echo(table(rows, right=(1, 2, 3)))
+    timed = {t.artifact for t in found}
+    if left := [a.name for a in opened.manifest.artifacts if a.layout in LAYOUTS and a.name not in timed]:
+        click.echo(f"not timed, as their engine is not installed here: {', '.join(left)}")
     click.echo(f"n = {n} interleaved rounds, {environment_line(where)}")

@@ -24,6 +24,7 @@ from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import read_npz
 from edgeexit.loading import load
 from edgeexit.manifest import TensorSpec
+from edgeexit.profile import use_profile
 
 
 @click.command()
@@ -33,6 +34,7 @@ from edgeexit.manifest import TensorSpec
 @click.option("--policy", metavar="NAME", help="Operating point. [default: the only one stored for the artifact]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
 @click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
+@click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
 @click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
 @click.option(
     "--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255)."
@@ -47,6 +49,7 @@ def run(
     policy: str | None,
     exit_index: int | None,
     budget: str | None,
+    profile: Path | None,
     deadline_ms: float | None,
     scale: float,
     artifact: str | None,
@@ -62,6 +65,8 @@ def run(
       edgeexit run resnet8.edgeexit --input frog.png --budget 0.4
     """
     engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
+    if profile is not None:
+        use_profile(engine, profile)
     x = _read(source, row, engine, scale)
     with about(source):
         decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
