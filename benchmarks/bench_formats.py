@@ -4,9 +4,8 @@ Targets, fused forced to the last exit against the same network without exits: O
 TFLite float 1.05x, TFLite int8 1.10x. "whole" is the prefix of the last exit: the same backbone and precision, no early
 heads. Everything is timed through the driver that `edgeexit.load` uses, int8 inputs made from float ones included, all
 cases interleaved in one run. "whole" scores its answer, as every exit does, which a network that never stops need not:
-"no score" is its engine's call and nothing else. "-1 point" is the operating point stored for the fused artifact (another
-where the bundle was exported with another --drop); its latency is the mean over exits, weighted by the rates at which
-the rows leave.
+"no score" is its engine's call and nothing else. "-1 point" is the operating point that is stored for the fused
+artifact; its latency is the mean over exits, weighted by the rates at which the rows leave.
 """
 
 from __future__ import annotations
@@ -109,18 +108,18 @@ def _form(
         engine = engines["prefix"]
         size, alone = engine.artifact.models[last].bytes, f"{name}, {_BARE}"
         rows.append(Row(name, "whole", right and right[last], size, _forced(name, engine, last, cases)))
-        given, driver = engine.example(), engine.driver
-        cases[alone] = lambda: driver.call(given, last)  # type: ignore[attr-defined]
+        cases[alone] = lambda d=engine.driver, given=engine.example(): d.call(given, last)  # type: ignore[misc]
         rows.append(Row(name, _BARE, None, None, {alone: 1.0}))
     if "all" in engines:
-        engine = engines["all"]
-        given = engine.example()
-        cases[f"{name}, all exits"] = lambda: engine.driver.all_exits(given)
-        rows.append(Row(name, "all exits at once", None, engine.artifact.bytes, {f"{name}, all exits": 1.0}))
+        engine, case = engines["all"], f"{name}, all exits"
+        cases[case] = lambda d=engine.driver, given=engine.example(): d.all_exits(given)  # type: ignore[misc]
+        rows.append(Row(name, "all exits at once", None, engine.artifact.bytes, {case: 1.0}))
     if "chain" in engines:
         right = _accuracy(engines["chain"], x, y)
-        case = _forced(name, engines["chain"], last, cases)
-        rows.append(Row(name, f"chain, exit {last}", right and right[last], engines["chain"].artifact.bytes, case))
+        case_chain = _forced(name, engines["chain"], last, cases)
+        rows.append(
+            Row(name, f"chain, exit {last}", right and right[last], engines["chain"].artifact.bytes, case_chain)
+        )
     if "fused" not in engines:
         return rows
     engine = engines["fused"]
