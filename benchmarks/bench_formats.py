@@ -108,18 +108,18 @@ def _form(
         engine = engines["prefix"]
         size, alone = engine.artifact.models[last].bytes, f"{name}, {_BARE}"
         rows.append(Row(name, "whole", right and right[last], size, _forced(name, engine, last, cases)))
-        cases[alone] = lambda d=engine.driver, given=engine.example(): d.call(given, last)  # type: ignore[misc]
+        x0 = engine.example()
+        cases[alone] = lambda d=engine.driver, x0=x0: d.call(x0, last)  # type: ignore[misc]
         rows.append(Row(name, _BARE, None, None, {alone: 1.0}))
     if "all" in engines:
-        engine, case = engines["all"], f"{name}, all exits"
-        cases[case] = lambda d=engine.driver, given=engine.example(): d.all_exits(given)  # type: ignore[misc]
-        rows.append(Row(name, "all exits at once", None, engine.artifact.bytes, {case: 1.0}))
+        engine, title = engines["all"], f"{name}, all exits"
+        x0 = engine.example()
+        cases[title] = lambda d=engine.driver, x0=x0: d.all_exits(x0)  # type: ignore[misc]
+        rows.append(Row(name, "all exits at once", None, engine.artifact.bytes, {title: 1.0}))
     if "chain" in engines:
-        right = _accuracy(engines["chain"], x, y)
-        case_chain = _forced(name, engines["chain"], last, cases)
-        rows.append(
-            Row(name, f"chain, exit {last}", right and right[last], engines["chain"].artifact.bytes, case_chain)
-        )
+        engine = engines["chain"]
+        right, case = _accuracy(engine, x, y), _forced(name, engine, last, cases)
+        rows.append(Row(name, f"chain, exit {last}", right and right[last], engine.artifact.bytes, case))
     if "fused" not in engines:
         return rows
     engine = engines["fused"]
