@@ -107,7 +107,7 @@ def _form(
         right = _accuracy(engines["prefix"], x, y)
         engine = engines["prefix"]
         size, alone = engine.artifact.models[last].bytes, f"{name}, {_BARE}"
-        rows.append(Row(name, "whole", right and right[last], size, _forced(name, engine, last, cases)))
+        rows.append(Row(name, "whole", _at(right, last), size, _forced(name, engine, last, cases)))
         x0 = engine.example()
         cases[alone] = lambda d=engine.driver, x0=x0: d.call(x0, last)  # type: ignore[misc]
         rows.append(Row(name, _BARE, None, None, {alone: 1.0}))
@@ -119,7 +119,7 @@ def _form(
     if "chain" in engines:
         engine = engines["chain"]
         right, case = _accuracy(engine, x, y), _forced(name, engine, last, cases)
-        rows.append(Row(name, f"chain, exit {last}", right and right[last], engine.artifact.bytes, case))
+        rows.append(Row(name, f"chain, exit {last}", _at(right, last), engine.artifact.bytes, case))
     if "fused" not in engines:
         return rows
     engine = engines["fused"]
@@ -127,7 +127,7 @@ def _form(
     for k in range(last, -1, -1):
         case = _forced(name, engine, k, cases)
         size, target = (engine.artifact.bytes, TARGETS.get(form)) if k == last else (None, None)
-        rows.append(Row(name, f"fused, exit {k}", right and right[k], size, case, target))
+        rows.append(Row(name, f"fused, exit {k}", _at(right, k), size, case, target))
     for point in _points(bundle, engine.artifact):
         accuracy, rates = _followed(engine, point, x, y)
         shares = "/".join(f"{100 * r:.0f}" for r in rates)
@@ -141,6 +141,10 @@ def _accuracy(engine: Engine, x: Array | None, y: Array | None) -> list[float] |
     if x is None:
         return None
     return [float(a) for a in engine.record(x, y).correct.mean(1, dtype=np.float64)]
+
+
+def _at(accuracies: list[float] | None, k: int) -> float | None:
+    return None if accuracies is None else accuracies[k]
 
 
 def _forced(name: str, engine: Engine, k: int, cases: dict[str, Callable[[], object]]) -> dict[str, float]:
