@@ -33,11 +33,15 @@ def time_together(cases: dict[str, Callable[[], object]], n: int) -> dict[str, n
     return dict(zip(cases, interleaved(list(cases.values()), n, lambda i, m: None), strict=True))
 
 
-def finish(name: str, rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, **settings: Any) -> None:
-    """Print the rows under the environment line; keep them if asked."""
+def finish(
+    name: str, rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, text: str | None = None, **settings: Any
+) -> None:
+    """Print the rows (or `text`, which shows them better) under the environment line; keep them if asked."""
     where = environment(settings.pop("engine", None), settings.pop("threads", None))
     print(f"{name}: {environment_line(where)}, " + ", ".join(f"{k} {v}" for k, v in settings.items()))
-    for row in rows:
+    if text is not None:
+        print(text)
+    for row in rows if text is None else ():
         print("  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from edgeexit.errors import BundleError, DataError, first_line
 _PACKAGES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 """Tried in this order: module, distribution."""
 _MAGIC = b"TFL3"
+_FUSED = "fused"
+"""Signature of a file whose graph decides with `IF`."""
+_PLANS_ONCE = (2, 3)
+"""First ai-edge-litert measured to keep XNNPACK when all tensors are kept; in older ones that turns XNNPACK off."""
 
 
 class LitertBackend:
@@ -44,13 +49,12 @@ class LitertBackend:
             head = stream.read(8)
         if head[4:] != _MAGIC:
             raise BundleError(f"{path}: not a .tflite file: expected {_MAGIC!r} at byte 4, found {head[4:]!r}")
-        module, _ = _found()
         try:
-            interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+            interpreter, options = _interpreter(path, threads)
             # tflite-runtime applies XNNPACK only if this comes before the signatures
             interpreter.allocate_tensors()
             names = sorted(interpreter.get_signature_list(), key=_number)
-            found = [LitertRunnable(interpreter.get_signature_runner(n), interpreter) for n in names]
+            found = [LitertRunnable(interpreter.get_signature_runner(n), interpreter, options) for n in names]
         except Exception as e:  # the engine raises ValueError and RuntimeError for what it cannot load
             raise BundleError(f"{path}: LiteRT cannot load it: {first_line(e)}") from e
         if not found:
@@ -61,8 +65,10 @@ class LitertBackend:
 class LitertRunnable:
     """One signature of a loaded file."""
 
-    def __init__(self, runner: Any, interpreter: Any) -> None:
+    def __init__(self, runner: Any, interpreter: Any, options: Mapping[str, Any]) -> None:
         self.runner, self._keep = runner, interpreter  # a runner without its interpreter is a dangling pointer
+        self.options = dict(options)
+        """What the interpreter was opened with, for reports."""
         wanted, given = runner.get_input_details(), runner.get_output_details()
         self.inputs, self.outputs = tuple(sorted(wanted)), tuple(sorted(given))
         self._shapes = [tuple(int(s) for s in wanted[n]["shape"]) for n in self.inputs]
@@ -80,6 +86,26 @@ class LitertRunnable:
         except Exception as e:
             raise DataError(f"LiteRT refused the input: {first_line(e)}") from e
         return [found[n] for n in self.outputs]
+
+
+def _interpreter(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
+    """An interpreter with the options that the file's graph needs, and those options."""
+    module, name = _found()
+    options: dict[str, Any] = {"num_threads": threads}
+    interpreter = module.Interpreter(model_path=str(path), **options)
+    if _FUSED not in interpreter.get_signature_list() or not _plans_once(name, metadata.version(name)):
+        return interpreter, options
+    # IF frees the branch it ran and plans it anew at the next call, 2 to 5 us a stage, unless all tensors are kept.
+    options["experimental_preserve_all_tensors"] = True
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+        return module.Interpreter(model_path=str(path), **options), options
+
+
+def _plans_once(name: str, version: str) -> bool:
+    """Whether keeping all tensors is without harm in this distribution of LiteRT."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return name == "ai-edge-litert" and numbers is not None and tuple(map(int, numbers.groups())) >= _PLANS_ONCE
 
 
 def _found() -> tuple[Any, str]:

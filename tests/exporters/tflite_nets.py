@@ -54,6 +54,23 @@ class Pools(nn.Module):
         return self.a(x.flatten(1)), self.norm(self.b(y.flatten(1)))
 
 
+class Shortcut(nn.Module):
+    """A picture inside the second stage that an uneven padding and a 1x1 convolution beside it read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_spec = {"image": ("float32", ("batch", 3, 8, 8))}
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.strided, self.beside = nn.Conv2d(6, 8, 3, stride=2), nn.Conv2d(6, 8, 1, stride=2)
+        self.a, self.b = nn.Linear(6, 4), nn.Linear(8, 4)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = torch.relu(self.first(image))
+        y = torch.relu(self.second(x) + x)
+        z = torch.relu(self.strided(nn.functional.pad(y, (0, 1, 0, 1))) + self.beside(y))
+        return self.a(x.mean((2, 3))), self.b(z.mean((2, 3)))
+
+
 class Plain(nn.Module):
     """`(batch, 6)` -> two exits; a subclass says what stands before the second."""
 

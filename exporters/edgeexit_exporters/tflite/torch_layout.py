@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 
 import torch
 from torch import fx
@@ -98,7 +99,7 @@ def flat_for_linear(node: fx.Node, spatial: set[fx.Node]) -> tuple[int, int, int
     return (channels, height, width) if linear and fits and channels > 1 and height * width > 1 else None
 
 
-def channels_last(graph: fx.Graph, node: fx.Node, last: dict[fx.Node, fx.Node]) -> fx.Node | None:
+def channels_last(graph: fx.Graph, node: fx.Node, last: Mapping[fx.Node, fx.Node]) -> fx.Node | None:
     """The operation written for channels last, where all that it reads is at hand so (`last`); else None.
 
     The converter's greedy pass works from convolutions on, and would leave a transpose before a padding that reads

@@ -157,13 +157,21 @@ class _Copy:
     def add(self, node: fx.Node) -> None:
         if node in self.new:  # an edge
             return
-        moved = channels_last(self.graph, node, self.last)
+        moved = channels_last(self.graph, node, self._at_hand(node))
         if moved is not None:
             self.last[node] = _named(moved, node)
             self.new[node] = permute(self.graph, moved, NCHW)
         else:
             made = self._pooled(node) or self._flattened(node) or self._linear(node)
             self.new[node] = _named(made or self.graph.node_copy(node, self._get), node)
+
+    def _at_hand(self, node: fx.Node) -> Mapping[fx.Node, fx.Node]:
+        """What is there channels last: every picture that pictures are made of."""
+        # Else the converter leaves a transpose before a padding and one behind where its input has another reader.
+        if node not in self.spatial:
+            return self.last
+        sources = [n for n in node.all_input_nodes if n in self.spatial and n not in self.last]
+        return {**self.last, **{n: permute(self.graph, self._get(n), NHWC) for n in sources}}
 
     def finish(self, outputs: Mapping[str, fx.Node]) -> nn.Module:
         self.graph.output(dict(outputs))

@@ -94,6 +94,16 @@ def test_files_per_stage_and_per_exit() -> None:
     assert sum(operations(chain), Counter()) == sum((operations(f)[0] for f in files), Counter())
 
 
+def test_no_transpose_at_a_padding_beside_a_shortcut() -> None:
+    net, found, chain = nets.converted(nets.Shortcut)
+    _, prefixes = nets.separate(nets.Shortcut)
+    agrees(found, net, chain)
+    agrees(found, net, *prefixes)
+    for file in (chain, *prefixes):
+        every = sum(operations(file), Counter())
+        assert every["TRANSPOSE"] == 0 and every["PAD"] == 0, every
+
+
 @pytest.mark.parametrize("kind", [nets.Pools, nets.Chunks, nets.Mask])
 def test_other_networks(kind: type[nn.Module]) -> None:
     net, found, chain = nets.converted(kind)
