@@ -16,6 +16,7 @@ from edgeexit.cli.doctor import doctor
 from edgeexit.cli.export import export
 from edgeexit.cli.inspect import inspect, verify
 from edgeexit.cli.run import run
+from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
 from edgeexit.errors import EdgeExitError
 
@@ -40,7 +41,9 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (export, augment, inspect, verify, calibrate, run, bench, sweep, compare, demo, doctor):
+for command in (
+    export, augment, inspect, verify, calibrate, run, bench, sweep, compare, monitor, soak, report, demo, doctor
+):
     cli.add_command(command)
 
 

@@ -27,9 +27,9 @@ def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) 
     """Time every layout at every exit beside the single-exit network, interleaved in one run.
 
     The ratio is to the single-exit network (the prefix of the last exit, of the same format and precision), round by
-    round: its median and, in brackets, the 10th and 90th percentile. Compare ratios, not milliseconds of different runs.
+    round: its median and, in brackets, the 10th and 90th percentile. Compare ratios, not milliseconds of other runs.
 
-    --save keeps the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` look ahead with them.
+    --save keeps the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` use them.
     """
     opened = Bundle.open(bundle)
     with steps("timing") as tell:
