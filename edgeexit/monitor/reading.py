@@ -1,0 +1,177 @@
+"""What a monitor saw at one moment. Unknown is None, never 0; what a sensor said that cannot be is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+THROTTLE_BITS = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
+"""Bits 0 to 3 of the Raspberry Pi's `get_throttled` say what is so now, 16 to 19 what has been since boot."""
+
+PLAUSIBLE = {
+    # field: lowest, highest, unit
+    "temperature_c": (-40.0, 150.0, "C"),
+    "cpu_frequency_ratio": (1e-6, 4.0, ""),
+    "load_per_cpu": (0.0, 1e5, ""),
+    "cpu_pressure_avg10": (0.0, 100.0, "%"),
+    "memory_pressure_avg10": (0.0, 100.0, "%"),
+    "cpu_quota": (1e-6, 1e5, "CPUs"),
+    "available_bytes": (0, 1 << 50, "bytes"),
+    "battery_percent": (0.0, 100.0, "%"),
+    "battery_joules": (0.0, 1e12, "J"),
+    "power_w": (1e-6, 1e5, "W"),
+}
+"""What a value can be; beyond it a sensor lies. A processor's sensor at exactly 0 C is one that was never read."""
+_TRUTHS = ("under_voltage", "on_battery")
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """The throttling flags of a Raspberry Pi's firmware."""
+
+    bits: int
+    """As `vcgencmd get_throttled` gives them, e.g. 0x50005."""
+
+    def _now(self, bit: int) -> bool:
+        return bool(self.bits >> bit & 1)
+
+    @property
+    def under_voltage_now(self) -> bool:
+        return self._now(0)
+
+    @property
+    def frequency_capped_now(self) -> bool:
+        return self._now(1)
+
+    @property
+    def throttled_now(self) -> bool:
+        return self._now(2)
+
+    @property
+    def soft_temperature_limit_now(self) -> bool:
+        return self._now(3)
+
+    @property
+    def under_voltage_since_boot(self) -> bool:
+        return self._now(16)
+
+    @property
+    def frequency_capped_since_boot(self) -> bool:
+        return self._now(17)
+
+    @property
+    def throttled_since_boot(self) -> bool:
+        return self._now(18)
+
+    @property
+    def soft_temperature_limit_since_boot(self) -> bool:
+        return self._now(19)
+
+    @property
+    def now(self) -> tuple[str, ...]:
+        """The names of what is so at this moment, e.g. `("under_voltage", "throttled")`."""
+        return tuple(name for bit, name in enumerate(THROTTLE_BITS) if self._now(bit))
+
+    @property
+    def since_boot(self) -> tuple[str, ...]:
+        return tuple(name for bit, name in enumerate(THROTTLE_BITS) if self._now(bit + 16))
+
+    def __str__(self) -> str:
+        return f"0x{self.bits:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a monitor saw; every signal may be None, which says that this device cannot tell.
+
+    A reader of your own builds it with `Reading.checked`, which turns what cannot be into None and a problem.
+    """
+
+    at_seconds: float | None = None
+    """The reader's clock; only differences mean something."""
+    temperature_c: float | None = None
+    """Of the processor, the hottest of its sensors."""
+    throttled: Throttled | None = None
+    """The firmware's flags (Raspberry Pi)."""
+    under_voltage: bool | None = None
+    """Whether the supply is too weak at this moment (Raspberry Pi)."""
+    cpu_frequency_ratio: float | None = None
+    """Clock over the highest clock, (0, 1], a little more with turbo. An idle processor clocks down too: it says slow
+    only together with load."""
+    load_per_cpu: float | None = None
+    """Tasks that ran or wanted to over the last minute, per CPU that may be used."""
+    cpu_pressure_avg10: float | None = None
+    """Percent of the last 10 s in which some task waited for a CPU."""
+    memory_pressure_avg10: float | None = None
+    """Percent of the last 10 s in which some task waited for memory."""
+    cpu_quota: float | None = None
+    """CPUs' worth of time that this process may take: its control group's quota, at most the CPUs it may run on."""
+    available_bytes: int | None = None
+    """Memory to be had without swapping, within the control group's limit."""
+    battery_percent: float | None = None
+    on_battery: bool | None = None
+    """Whether a battery is being drained; False = mains, or a battery that is not."""
+    battery_joules: float | None = None
+    """Energy left in the batteries."""
+    power_w: float | None = None
+    """Raspberry Pi 5: sum of its regulator's rails, without what USB ports and 5 V pins feed. Elsewhere: what is drawn
+    from the battery while nothing charges it."""
+    problems: tuple[str, ...] = ()
+    """What a sensor that is here did wrong, as `field: what`; its field is None. Not being here is no problem."""
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], problems: Sequence[str] = ()) -> Reading:
+        """A reading without what cannot be.
+
+        Args:
+            values: fields by name; names that no reading has are refused.
+            problems: what went wrong before.
+
+        Raises:
+            TypeError: an unknown field.
+        """
+        kept = dict(values)
+        said = list(problems)
+        for name, value in values.items():
+            if value is not None and (why := implausible(name, value)) is not None:
+                kept[name] = None
+                said.append(f"{name}: {why}")
+        return cls(**kept, problems=tuple(said))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: `throttled` as its bits, all numbers finite where the reading was checked."""
+        found = asdict(self)
+        found["throttled"] = None if self.throttled is None else self.throttled.bits
+        found["problems"] = list(self.problems)
+        return found
+
+
+SIGNALS = tuple(f.name for f in fields(Reading) if f.name not in ("at_seconds", "problems"))
+"""The fields that a device may know or not."""
+
+
+def implausible(name: str, value: Any) -> str | None:
+    """Why a field cannot have this value; None = it can."""
+    if name in _TRUTHS:
+        return None if isinstance(value, bool) else f"expected true or false, found {value!r:.40}"
+    if name == "throttled":
+        fits = isinstance(value, Throttled) and 0 <= value.bits < 0xFFFFFFFF
+        return None if fits else f"{value!s:.40} is not a set of flags"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"expected a number, found {value!r:.40}"
+    low, high, unit = PLAUSIBLE.get(name, (-math.inf, math.inf, ""))
+    if not low <= value <= high or not math.isfinite(value):
+        return f"{value:.7g} {unit} cannot be".replace("  ", " ")
+    if name == "temperature_c" and value == 0:
+        return "exactly 0 C, as of a sensor that was never read"
+    return None
+
+
+class Reader(Protocol):
+    """Where readings come from. Small, so that a board with sensors of its own needs one method."""
+
+    def read(self) -> Reading:
+        """What is so now. Costs little and does not raise: what fails is None and a problem."""
+        ...
