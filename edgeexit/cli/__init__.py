@@ -42,7 +42,19 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
-    export, augment, inspect, verify, calibrate, run, bench, sweep, compare, monitor, soak, report, demo, doctor
+    export,
+    augment,
+    inspect,
+    verify,
+    calibrate,
+    run,
+    bench,
+    sweep,
+    compare,
+    soak,
+    report,
+    demo,
+    doctor,
 ):
     cli.add_command(command)
 
