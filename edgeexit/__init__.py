@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeexit.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
     from edgeexit.calibrate.on_device import solve_budget
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from edgeexit.records import Records, replay
     from edgeexit_exporters import export as export
     from edgeexit_exporters.augment.flow import augment as augment
-
-__version__ = "0.1.0"
 
 __all__ = [
     # the doorway; its other half, `export` and `augment`, stays out: a star import would need the exporter's libraries

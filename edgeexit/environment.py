@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import edgeexit
+from edgeexit.version import __version__
 
 
 def environment(engine: str | None = None, threads: int | None = None) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def environment(engine: str | None = None, threads: int | None = None) -> dict[s
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "edgeexit": edgeexit.__version__,
+        "edgeexit": __version__,
         "engine": engine,
         "threads": threads,
     }
