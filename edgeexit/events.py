@@ -1,7 +1,7 @@
 """A log of what an engine and its governor do, as JSON lines; off unless somebody makes one.
 
 Every line has `event` and `at`, seconds since the log began: `start` (once), `window` (a summary of some inputs),
-`move` (a step of the governor), `note` (what the program says itself).
+`move` (a step of the governor), `reading` (without one), `note` (what the program says itself).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edgeexit.engine import Engine
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.governor import Move
+from edgeexit.monitor import Reading
 
 SCHEMA = 1
 MAX_EVENTS = 1_000_000
@@ -83,6 +84,11 @@ class EventLog:
         """For `Governor(on_move=...)`."""
         values = {f.name: getattr(move, f.name) for f in fields(move) if f.name not in ("at_seconds", "reading")}
         self.write("move", **values, reading=None if move.reading is None else move.reading.to_dict())
+
+    def reading(self, reading: Reading) -> float | None:
+        """A reading without a governor; gives its temperature back."""
+        self.write("reading", reading=reading.to_dict())
+        return reading.temperature_c
 
     def answered(self, right: bool) -> None:
         """Tell whether the latest decision was right, where that is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from edgeexit.governor import Governor, Ladder, Move, Settings
 from edgeexit.monitor import Reader
 
 _BUSY = "while True: pass"
+_LOOK_S = 0.5
+"""Between readings while no governor reads."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class _Seen:
     exits: list[int] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
     macs: list[int] = field(default_factory=list)
+    warm: list[float | None] = field(default_factory=list)
+    """Temperatures."""
     moves: list[Move] = field(default_factory=list)
 
 
@@ -112,6 +117,7 @@ def soak(
 
             def moved(move: Move, seen: _Seen = seen) -> None:
                 seen.moves.append(move)
+                seen.warm.append(None if move.reading is None else move.reading.temperature_c)
                 log.on_move(move)
 
             if on:
@@ -124,8 +130,11 @@ def soak(
                 seen.__init__()  # type: ignore[misc]
                 with _busy(competing):
                     end = clock() + lasting
-                    missed = engine.missed
+                    missed, looked = engine.missed, -math.inf
                     while (now := clock()) < end:
+                        if not on and now - looked >= _LOOK_S:  # the governor reads for itself
+                            seen.warm.append(log.reading(reader.read()))
+                            looked = now
                         x = {n: rows[n][at % count] for n in names}
                         decision = engine.run(x, deadline_s=deadline_s)
                         seen.seconds.append(decision.seconds)
@@ -139,8 +148,7 @@ def soak(
                         if rate is not None and (left := now + 1 / rate - clock()) > 0:
                             time.sleep(left)
                 late = None if deadline_s is None else engine.missed - missed
-                reading = reader.read()
-                spans.append(_span(engine, seen, on, competing, lasting, late, settings, reading.temperature_c))
+                spans.append(_span(engine, seen, on, competing, lasting, late, settings))
     return spans
 
 
@@ -159,17 +167,13 @@ def _busy(count: int) -> Iterator[None]:
 
 def _span(
     engine: Engine, seen: _Seen, on: bool, competing: int, seconds: float, missed: int | None, settings: Settings,
-    last: float | None,
 ) -> Span:  # fmt: skip
     if not seen.seconds:
         raise DataError(f"no input was answered in {seconds:g} s: give it longer")
     times = np.array(seen.seconds)
     p50, p90, p99 = (float(q) for q in np.quantile(times, (0.5, 0.9, 0.99)))
     rates = np.bincount(seen.exits, minlength=engine.exits) / len(times)
-    warm = [
-        m.reading.temperature_c for m in seen.moves if m.reading is not None and m.reading.temperature_c is not None
-    ]
-    warm += [last] if last is not None else []
+    warm = [t for t in seen.warm if t is not None]
     return Span(
         on, competing, seconds, len(times), p50, p90, p99, missed, tuple(float(r) for r in rates),
         float(np.mean(seen.macs)) if seen.macs else None, float(np.mean(seen.right)) if seen.right else None,

@@ -45,6 +45,7 @@ from edgeexit.soak import soak as run_soak
 @click.option("--latency-ms", type=float, help="Set-point of the latency's 90th percentile, in milliseconds.")
 @click.option("--temperature-c", type=float, help="Set-point of the temperature.")
 @click.option("--curves", type=click.Path(path_type=Path), help="A .json or .toml of curves; see docs/governor.md.")
+@click.option("--no-curves", is_flag=True, help="Set-points alone.")
 @click.option("--compete", type=click.IntRange(0), default=0, show_default=True,
               help="Busy processes beside the engine in the middle third of every phase.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Inputs per second. [default: no pause]")
@@ -62,6 +63,7 @@ def soak(
     latency_ms: float | None,
     temperature_c: float | None,
     curves: Path | None,
+    no_curves: bool,
     compete: int,
     rate: float | None,
     deadline_ms: float | None,
@@ -81,7 +83,7 @@ def soak(
       edgeexit soak my.edgeexit --data val.npz --latency-ms 2 --compete 2 --out soak
     """
     settings = Settings(
-        curves=DEFAULT_CURVES if curves is None else read_curves(curves),
+        curves=() if no_curves else DEFAULT_CURVES if curves is None else read_curves(curves),
         latency_p90_s=None if latency_ms is None else latency_ms / 1000,
         temperature_c=temperature_c,
     )

@@ -32,7 +32,7 @@ def events_png(
     def draw(figure: Any) -> None:
         panels = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [1, 1, 1, 1.2]})
         figure.subplots_adjust(left=0.08, right=0.92, top=0.92, bottom=0.08, hspace=0.18)
-        _machine(panels[0], moves)
+        _machine(panels[0], [e for e in events if e["event"] in ("move", "reading")])
         _budget(panels[1], moves)
         _mix(panels[2], windows)
         _latency(panels[3], windows)
@@ -64,18 +64,20 @@ def _series(events: Sequence[dict[str, Any]], *keys: str) -> tuple[list[float], 
     return [t for t, _ in found], [v for _, v in found]
 
 
-def _machine(panel: Any, moves: Sequence[dict[str, Any]]) -> None:
-    temperature = _series(moves, "reading", "temperature_c")
+def _machine(panel: Any, seen: Sequence[dict[str, Any]]) -> None:
+    temperature = _series(seen, "reading", "temperature_c")
     lines = []
     if temperature[0]:
         lines += panel.plot(*temperature, color="#d62728", label="temperature, °C")
         panel.set_ylabel("°C")
+    else:
+        panel.set_yticks([])
     other = panel.twinx()
     for key, label, colour in (
         ("load_per_cpu", "load per CPU", "#1f77b4"),
         ("cpu_frequency_ratio", "frequency, of the highest", "#7f7f7f"),
     ):
-        series = _series(moves, "reading", key)
+        series = _series(seen, "reading", key)
         if series[0]:
             lines += other.plot(*series, color=colour, label=label)
     if lines:
