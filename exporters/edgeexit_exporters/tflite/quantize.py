@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import tools
+from edgeexit_exporters.tflite.bounds import probability_bounds
 from edgeexit_exporters.tflite.calibration import LEAST_ROWS, FloatChain, Signature, check_rows, parse, signatures
 from edgeexit_exporters.tflite.counts import Counts, count
 from edgeexit_exporters.tflite.ranges import estimate
@@ -88,6 +89,8 @@ def quantize_chain(
     for key, limit in found.items():
         file, _, name = key.partition("/")
         limits[int(file)][name] = limit
+    for own, model in zip(limits, chain.models, strict=True):
+        own.update(probability_bounds(model))
     return _counted(_pinned(files, precision, limits), precision, allow_float)
 
 
