@@ -248,4 +248,4 @@ def _memories(layout: str, contents: Sequence[bytes]) -> list[Memory]:
 
 
 def _memory(m: Memory) -> dict[str, int]:
-    return {"flash": m.flash, "arena": m.arena, "tables": m.tables}
+    return {"flash": m.flash, "arena": m.arena, "tables": m.total - m.arena}

@@ -53,14 +53,14 @@ def litert(content: bytes, kernels: str) -> Run:
     return run
 
 
-def micro(content: bytes) -> tuple[Any, Run]:
+def micro(content: bytes, arena: int) -> tuple[Any, Run]:
     """TensorFlow Lite Micro, which knows no names: inputs and outputs by number."""
     runtime = pytest.importorskip(
         "tflite_micro.python.tflite_micro.runtime", reason="the microcontroller check needs tflite-micro (pre-release)"
     )
     (signature,) = signatures.signatures(flatbuffer.read(content)).values()
     into_, out_of = list(signature.inputs), list(signature.outputs)
-    engine = runtime.Interpreter.from_bytes(content, arena_size=100_000)
+    engine = runtime.Interpreter.from_bytes(content, arena_size=arena)
 
     def run(x: NDArray[Any], thresholds: NDArray[np.float32]) -> tuple[NDArray[Any], int, float]:
         for i, name in enumerate(into_):
@@ -116,9 +116,9 @@ def test_kernel_sets_agree_within_steps(case: str, kernels: str) -> None:
 
 @pytest.mark.parametrize("case", ["residual", "separable"])
 def test_the_fused_file_runs_in_tflite_micro(case: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """At the same exits for 40 inputs, with activations in the memory that the bundle states."""
+    """At the same exits for 40 inputs, within the memory that the bundle states."""
     (stated,) = exported(case).bundles["tflite"].manifest.provenance["tflite_memory"]["tflite-fused-int8"]
-    engine, run = micro(file(case))
+    engine, run = micro(file(case), stated["arena"] + stated["tables"])
     taken = agree(case, litert(file(case), "AUTO"), run)
     assert len(taken) == N and len(set(taken)) > 1
     capfd.readouterr()
