@@ -27,6 +27,8 @@ PRECISIONS = {
 }
 """Our name -> the quantizer's recipe. The first two compute in integers only; the others take and give floats."""
 _BITS = {"int8": 8, "int16x8": 16}
+_NO_POWER = {"int8": 1.0, "int16x8": 1.01}
+"""Factor of known ranges: the engine's 16-bit sums fail where all scales are powers of two, or nearly."""
 _ULPS = 1e-6
 """Relative difference of scales that is rounding: then the producer's scale is written into the reader."""
 
@@ -90,7 +92,7 @@ def quantize_chain(
         file, _, name = key.partition("/")
         limits[int(file)][name] = limit
     for own, model in zip(limits, chain.models, strict=True):
-        own.update(probability_bounds(model))
+        own.update({n: (low, high * _NO_POWER[precision]) for n, (low, high) in probability_bounds(model).items()})
     return _counted(_pinned(files, precision, limits), precision, allow_float)
 
 

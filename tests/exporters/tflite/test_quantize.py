@@ -187,7 +187,7 @@ def test_calibration_data_that_does_not_fit(rows: dict[str, np.ndarray] | None, 
 
 def test_unknown_names() -> None:
     _, _, chain = nets.converted(nets.TwoHeads)
-    with pytest.raises(DataError, match="unknown precision 'int4'; known: int8, int16x8, dynamic, weight-only"):
+    with pytest.raises(DataError, match="unknown precision 'int4'; known: int8, int16x8, int8-dynamic, weight-only"):
         quantize_chain([chain], ROWS, "int4")
     with pytest.raises(DataError, match="unknown range estimate 'ema'"):
         quantize_chain([chain], ROWS, ranges="ema")
