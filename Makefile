@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# For tests only: there are pre-releases alone, for x86-64 Linux, and old ones are taken down
+TFLITE_MICRO := tflite-micro==0.dev20261023182759
 
-.PHONY: setup demo test check wheel docs clean
+.PHONY: setup demo test check wheel tflite-runtime docs clean
 
 setup: $(VENV)/.ready
 
@@ -11,6 +13,8 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "EdgeExit needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --pre '$(TFLITE_MICRO)' \
+		|| echo "NOTE: no $(TFLITE_MICRO) for this machine (or it was taken down); tests on TFLite Micro will be skipped" >&2
 	@touch $@
 
 demo: setup  ## train, export, calibrate and sweep a three-exit network on real handwritten digits
@@ -24,6 +28,9 @@ check: setup  ## lint, types, import contracts
 
 wheel: setup  ## build the wheel and test the device side from it in an empty environment
 	PYTHON=$(PYTHON) BIN=$(BIN) scripts/wheel
+
+tflite-runtime: setup  ## test TFLite bundles on the older interpreter, in an environment of its own
+	PYTHON=$(PYTHON) BIN=$(BIN) scripts/tflite_runtime
 
 docs: setup  ## rewrite the generated pages
 	$(BIN)/python scripts/cli_docs.py --write

@@ -285,6 +285,8 @@ def _port(value: Any, at: str) -> Port:
         raise BundleError(f"{at}: a scale and a zero_point come together")
     if found.scale is not None and not found.dtype.startswith(("int", "uint")):
         raise BundleError(f"{at}: {found.dtype} with a scale; quantized numbers are integers")
+    if found.scale is not None and not 2**-126 <= found.scale <= 2**126:
+        raise r.fail("scale", "a number that float32 holds, and its inverse too")
     if zero_point is not None and not abs(zero_point) < 1 << 31:
         raise r.fail("zero_point", "a whole number that int32 holds")
     if found.order is not None and sorted(found.order) != [*range(len(found.order))]:

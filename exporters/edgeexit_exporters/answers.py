@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,17 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
             )
             if not fits:
                 raise DataError(
-                    f"the data for input {spec.tensor.name!r} has shape {array.shape}, expected "
-                    f"{('n', *spec.tensor.shape[1:])}"
+                    f"the data for input {spec.tensor.name!r} has shape {_shape(array.shape)}, "
+                    f"expected {_shape(spec.tensor.shape)}"
                 )
         count = len(next(iter(rows.values())))
         runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
     return [Answer(x, source.reference(x), batch) for x, batch in runs]
+
+
+def _shape(axes: Sequence[int | str]) -> str:
+    """`(n, 3, 4)`; n, as the rows were cut down to those that are checked."""
+    return f"({', '.join(map(str, ('n', *axes[1:])))})"
 
 
 def vectors(

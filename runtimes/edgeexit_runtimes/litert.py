@@ -1,4 +1,8 @@
-"""LiteRT as an engine: `ai_edge_litert`, or where there is none (32-bit ARM) `tflite_runtime` 2.14, its predecessor."""
+"""LiteRT as an engine: `ai_edge_litert`, or where there is none (32-bit ARM) `tflite_runtime` 2.14, its predecessor.
+
+The predecessor does not verify what it loads: a damaged file ends the process. A bundle's checksums refuse damage, not
+intent, so it should be given bundles from known hands only.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ _SUMMED_WIDER = {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorT
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
 _BASE, _TENSOR, _OPERATOR, _CHANNEL = 1024, 24, 160, 8
 """Bytes of tables: per file, tensor, operator and output channel."""
+_PLAN, _PER_BUFFER = 256, 120
+"""Bytes while planning: per file, and per buffer that is placed."""
 _PLANNED = {"IF", "WHILE", "CALL_ONCE"}
 
 
@@ -46,6 +48,13 @@ class Memory:
     tables: int
     """The interpreter's own tables, which stand in the same arena: a bound fitted to what a 64-bit build asks for
     (networks of MLPerf Tiny, fused graphs); 32-bit devices need about half."""
+    planning: int
+    """What the planner asks for while it plans, where the activations will lie; a bound fitted likewise."""
+
+    @property
+    def total(self) -> int:
+        """An arena of this size is enough: small networks need more to be planned than to be run."""
+        return self.tables + max(self.arena, self.planning)
 
 
 @dataclass
@@ -86,7 +95,8 @@ def _memory(model: Model, flash: int) -> Memory:
             "a microcontroller cannot open it: split its signatures or use the fused layout"
         )
     uses = _Lifetimes(model).uses()
-    return Memory(flash, _planned(uses), _busiest(uses), _tables(model))
+    planning = _round(_PLAN + _PER_BUFFER * len(uses))
+    return Memory(flash, _planned(uses), _busiest(uses), _tables(model), planning)
 
 
 def _tables(model: Model) -> int:

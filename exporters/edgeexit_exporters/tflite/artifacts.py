@@ -59,7 +59,7 @@ def tflite_artifacts(
 
     Args:
         known: of the float network, which must come from a torch module.
-        layouts: which of `LAYOUTS`; `all` is left out.
+        layouts: which of `LAYOUTS`; `all` is left out beside them.
         score: inside the fused graph.
         precisions: "fp32" and any of `PRECISIONS`.
         rows: calibration inputs by name, as the network takes them.
@@ -82,10 +82,11 @@ def tflite_artifacts(
             "toolkit's libraries (onnx2tf needs an environment of its own, with one signature per file): give the "
             "torch module, or export --format onnx"
         )
+    wanted = [w for w in LAYOUTS if w in layouts]
+    _check(known.manifest, wanted)
     engine = backends.get("tflite")
     progress("dividing the torch module into stages")
     found = divide(source.module, source.inputs, source.exits, source.joint.kinds)
-    wanted = [w for w in LAYOUTS if w in layouts]
     progress("converting to TFLite")
     one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
     chain = convert_stage_files(found) if stage_files else one
@@ -104,6 +105,18 @@ def tflite_artifacts(
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, progress)
     return made
+
+
+def _check(manifest: Manifest, wanted: Sequence[str]) -> None:
+    if not wanted:
+        raise ModelError(
+            f"no TFLite file holds all exits; add a layout of {', '.join(LAYOUTS)} (chain records them all)"
+        )
+    if "fused" in wanted and any(len(e.outputs) > 1 for e in manifest.exits):
+        raise ModelError(
+            "a fused TFLite graph gives an answer and a score, and an exit of this network gives more (an uncertainty "
+            "or a learned score): ask for --layouts chain,prefix"
+        )
 
 
 Files = dict[str, tuple[list[bytes], list[Quantized]]]
@@ -139,11 +152,6 @@ def _artifacts(
     engine: backends.Backend, wanted: Sequence[str], progress: Callable[[str], None],
 ) -> None:  # fmt: skip
     manifest = known.manifest
-    if "fused" in wanted and not files["fused"][0]:
-        raise ModelError(
-            "a fused TFLite graph gives an answer and a score, and an exit of this network gives more (an uncertainty "
-            "or a learned score): ask for --layouts chain,prefix"
-        )
     cuts = _cuts(files["chain"][0], manifest)
     reference: Callable[[Arrays], Arrays] | None = None
     answers = [a for a in known.answers if a.batch == 1]
@@ -251,4 +259,4 @@ def _memories(layout: str, contents: Sequence[bytes]) -> list[Memory]:
 
 
 def _memory(m: Memory) -> dict[str, int]:
-    return {"flash": m.flash, "arena": m.arena, "tables": m.tables}
+    return {"flash": m.flash, "arena": m.arena, "tables": m.total - m.arena}

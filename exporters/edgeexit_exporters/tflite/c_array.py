@@ -58,7 +58,7 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
         exits: how many it can answer at.
         score: what its thresholds are compared with.
         thresholds: the default for every exit but the last; inf and -inf are allowed.
-        arena_bytes: RAM for the interpreter, for instance `arena + tables` of `arena.memory`.
+        arena_bytes: RAM for the interpreter, for instance `total` of `arena.memory`.
 
     A program in C++ registers exactly the operators that the file uses::
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import tools
+from edgeexit_exporters.tflite.bounds import probability_bounds
 from edgeexit_exporters.tflite.calibration import LEAST_ROWS, FloatChain, Linked, check_rows, linked
 from edgeexit_exporters.tflite.checked import text
 from edgeexit_exporters.tflite.counts import Counts, count
@@ -29,6 +30,8 @@ PRECISIONS = {
 }
 """Our name -> the quantizer's recipe. The first two compute in integers only; the others take and give floats."""
 _BITS = {"int8": 8, "int16x8": 16}
+_NO_POWER = {"int8": 1.0, "int16x8": 1.01}
+"""Factor of known ranges: the engine's 16-bit sums fail where all scales are powers of two, or nearly."""
 _ULPS = 1e-6
 """Relative difference of scales that is rounding: then the producer's scale is written into the reader."""
 
@@ -91,6 +94,8 @@ def quantize_chain(
     for key, limit in found.items():
         file, _, name = key.partition("/")
         limits[int(file)][name] = limit
+    for own, model in zip(limits, chain.models, strict=True):
+        own.update({n: (low, high * _NO_POWER[precision]) for n, (low, high) in probability_bounds(model).items()})
     return _counted(_pinned(files, precision, limits), precision, allow_float)
 
 

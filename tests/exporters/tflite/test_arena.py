@@ -17,7 +17,7 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures
 from shared_data import data_dir
 
-Report = Callable[[bytes], tuple[int, int]]
+Report = Callable[..., tuple[int, int]]
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def report(capfd: pytest.CaptureFixture[str]) -> Report:
         "tflite_micro.python.tflite_micro.runtime", reason="the microcontroller check needs tflite-micro (pre-release)"
     )
 
-    def run(data: bytes) -> tuple[int, int]:
-        engine = runtime.Interpreter.from_bytes(data, arena_size=1_000_000)
+    def run(data: bytes, arena_size: int = 1_000_000) -> tuple[int, int]:
+        engine = runtime.Interpreter.from_bytes(data, arena_size=arena_size)
         capfd.readouterr()
         engine.print_allocations()
         printed = capfd.readouterr().err
@@ -46,6 +46,7 @@ def _agrees(data: bytes, report: Report) -> None:
     assert tail <= found.tables <= 2 * tail
     assert found.least <= found.arena
     assert found.flash == len(data)
+    assert report(data, found.total) == (head, tail)  # enough to plan in, too: else it raises
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
