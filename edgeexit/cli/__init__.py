@@ -15,6 +15,7 @@ from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
 from edgeexit.cli.export import export
 from edgeexit.cli.inspect import inspect, verify
+from edgeexit.cli.monitor import monitor
 from edgeexit.cli.run import run
 from edgeexit.cli.sweep import sweep
 from edgeexit.errors import EdgeExitError
@@ -40,7 +41,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (export, augment, inspect, verify, calibrate, run, bench, sweep, compare, demo, doctor):
+for command in (export, augment, inspect, verify, calibrate, run, bench, sweep, compare, monitor, demo, doctor):
     cli.add_command(command)
 
 
