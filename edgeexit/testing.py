@@ -21,6 +21,7 @@ from edgeexit.backends import Backend, Runnable
 from edgeexit.monitor import Reading
 
 __all__ = ["FakeClock", "PacedBackend", "ThermalBoard"]
+__all__ = ["FakeClock", "FakeReader", "PacedBackend"]
 
 
 class FakeClock:
@@ -41,6 +42,28 @@ class FakeClock:
         if not seconds >= 0:
             raise ValueError(f"time moves forward, found {seconds} seconds")
         self.now += seconds
+
+
+class FakeReader:
+    """A monitor that gives these readings in order, the last one for ever; an exception among them is raised."""
+
+    def __init__(self, *readings: Reading | Exception) -> None:
+        """
+        Raises:
+            ValueError: no reading at all.
+        """
+        if not readings:
+            raise ValueError("a FakeReader needs at least one reading")
+        self.readings = list(readings)
+        self.count = 0
+        """How often it was read."""
+
+    def read(self) -> Reading:
+        found = self.readings[min(self.count, len(self.readings) - 1)]
+        self.count += 1
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 class PacedBackend:

@@ -15,6 +15,7 @@ from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
 from edgeexit.cli.export import export
 from edgeexit.cli.inspect import inspect, verify
+from edgeexit.cli.monitor import monitor
 from edgeexit.cli.run import run
 from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
@@ -51,6 +52,7 @@ for command in (
     bench,
     sweep,
     compare,
+    monitor,
     soak,
     report,
     demo,

@@ -28,6 +28,7 @@ PARTS = (
     ("scipy", "fit heads to a network without exits", "augment"),
     ("matplotlib", "plots", "plots"),
     ("PIL", "read pictures", "plots"),
+    ("psutil", "monitor macOS and Windows; Linux needs nothing", "monitor"),
 )
 _ENGINES = ("onnxruntime", "ai_edge_litert", "tflite_runtime")
 _HEAVY = ("litert_torch", "ai_edge_quantizer")

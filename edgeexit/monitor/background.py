@@ -10,7 +10,9 @@ from edgeexit.monitor.files import Seen
 from edgeexit.monitor.firmware import said_by
 
 _STALE = 5
-"""Periods after which an answer no longer counts."""
+"""Periods, or seconds where those are shorter, after which an answer no longer counts."""
+_PATIENCE_SECONDS = 1.0
+"""How long a reading waits for slow sensors that nobody has read for so long."""
 
 
 class Sensor(Protocol):
@@ -44,7 +46,7 @@ class Background:
     """Gives the last answers of slow sensors at once and has them asked again by a thread, at most every `seconds`.
 
     The thread lives for one round of questions only, so there is nothing to stop. A round that hangs is never doubled:
-    its answers grow old and then count no more.
+    its answers grow old and then count no more. Only after a pause so long that no answer counts, one is waited for.
     """
 
     def __init__(self, sensors: Sequence[Sensor], seconds: float, now: Callable[[], float | None]) -> None:
@@ -60,13 +62,15 @@ class Background:
             return
         if self._last is None:
             self._ask()  # the first reading waits: it should not be without
-        last, at = self._last or (Seen(), None)
-        now = self.now()
-        age = None if now is None or at is None else now - at
+        age = self._age()
         # A clock that jumps back makes answers look younger than they are: ask, and start counting anew.
         if age is None or not 0 <= age < self.seconds:
-            self._start(seen)
-        if age is not None and age > max(_STALE * self.seconds, _STALE):
+            round_ = self._start(seen)
+            if round_ is not None and age is not None and age > self._limit:
+                round_.join(_PATIENCE_SECONDS)  # nobody asked for long, so that the old answers say nothing
+                age = self._age()
+        last = self._last[0] if self._last is not None else Seen()
+        if age is not None and age > self._limit:
             for field in last.values:
                 seen.problem(field, "slow sensors", f"no answer for {age:.0f} s")
             return
@@ -74,9 +78,19 @@ class Background:
             seen.values.setdefault(field, value)
         seen.problems += last.problems
 
-    def _start(self, seen: Seen) -> None:
+    @property
+    def _limit(self) -> float:
+        return max(_STALE * self.seconds, _STALE)
+
+    def _age(self) -> float | None:
+        at = self._last[1] if self._last is not None else None
+        now = self.now()
+        return None if now is None or at is None else now - at
+
+    def _start(self, seen: Seen) -> threading.Thread | None:
+        """Begin a round; None = the last one is not over, or no thread can be had."""
         if not self._busy.acquire(blocking=False):
-            return
+            return None
 
         def ask() -> None:
             try:
@@ -84,11 +98,14 @@ class Background:
             finally:
                 self._busy.release()
 
+        thread = threading.Thread(target=ask, name="edgeexit-slow-sensors", daemon=True)
         try:
-            threading.Thread(target=ask, name="edgeexit-slow-sensors", daemon=True).start()
+            thread.start()
         except RuntimeError as e:
             self._busy.release()
             seen.problem("/".join(f for s in self.sensors for f in s.fields), "thread", e)
+            return None
+        return thread
 
     def _ask(self) -> None:
         found = Seen()

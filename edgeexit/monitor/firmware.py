@@ -56,12 +56,16 @@ def rail_watts(said: str) -> float:
     those, so what USB ports and the 5 V pins feed is missing from the sum.
 
     Raises:
-        ValueError: no rail, or a current without its voltage, as in a text that was cut off.
+        ValueError: no rail, a line that is something else, or a current without its voltage, as in a text that was cut
+            off: a sum of what is left would be too small.
     """
     amperes: dict[str, float] = {}
     volts: dict[str, float] = {}
     for line in said[:_MAX_TEXT].splitlines():
-        if found := _RAIL.fullmatch(line):
+        found = _RAIL.fullmatch(line)
+        if found is None and line.strip("\0 "):
+            raise ValueError(f"expected a current or voltage of a rail, found {line.strip()[:60]!r}")
+        if found is not None:
             (amperes if found[3] == "A" else volts)[found[1]] = float(found[2])
     if not amperes:
         raise ValueError(f"expected currents and voltages of rails, found {said.strip()[:60]!r}")

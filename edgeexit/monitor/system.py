@@ -8,6 +8,7 @@ import re
 
 from edgeexit.monitor.files import Seen, decimal, listed, read, text, whole
 from edgeexit.monitor.groups import Groups
+from edgeexit.monitor.reading import implausible
 
 _CLOCKS = 8
 _MAX_CPUS = 1 << 14
@@ -171,6 +172,9 @@ class Memory:
         except (OSError, ValueError) as e:
             seen.problem("available_bytes", "meminfo", e)
             return  # the group's room alone may be far more than there is
+        if (why := implausible("available_bytes", system)) is not None:
+            seen.problem("available_bytes", "meminfo", why)
+            return
         seen.put("available_bytes", system if left is None else min(system, left), self.where)
 
 

@@ -33,7 +33,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [EVERY_NAME, "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing"]
+    "module",
+    [EVERY_NAME, "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing", "edgeexit.monitor"],
 )
 def test_gate(module: str) -> None:
     found = python(GATE.replace("{module}", module))
