@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from edgeexit.backends import Backend, Runnable
 from edgeexit.monitor import Reading
 
-__all__ = ["FakeClock", "PacedBackend", "ThermalBoard"]
-__all__ = ["FakeClock", "FakeReader", "PacedBackend"]
+__all__ = ["FakeClock", "FakeReader", "PacedBackend", "ThermalBoard"]
 
 
 class FakeClock:
