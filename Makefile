@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check wheel docs clean
+.PHONY: setup demo test test-pi check wheel docs clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,9 @@ demo: setup  ## train, export, calibrate and sweep a three-exit network on real 
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -q
+
+test-pi: setup  ## a shipped bundle in an arm64 user space under emulation, as on Pi 3, 4 and 5; skips without the tools
+	$(BIN)/python scripts/test_pi.py $(PI)
 
 check: setup  ## lint, types, import contracts
 	BIN=$(BIN) scripts/check

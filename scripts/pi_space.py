@@ -35,7 +35,9 @@ CPUS = {
     ),
 }
 """QEMU's name -> boards, part number, features. Never `max`: under QEMU 7.2's SVE, LiteRT's int8 kernels are wrong."""
-_TIMEOUT = 600
+_TIMEOUT = 300
+_IMPATIENT = ("Acquire::http::Timeout=20", "Acquire::Retries=1")
+"""apt's options: without a network it shall say so soon."""
 
 
 class Unobtainable(Exception):
@@ -129,8 +131,9 @@ def install_tools() -> None:
     """
     lacking = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if lacking and os.geteuid() == 0:
-        _run(["apt-get", "update", "-q"], "Debian's package lists cannot be had")
-        _run(["apt-get", "install", "-qy", "--no-install-recommends", *lacking], "Debian packages cannot be had")
+        apt = ["apt-get", "-q", *(word for option in _IMPATIENT for word in ("-o", option))]
+        _run([*apt, "update"], "Debian's package lists cannot be had")
+        _run([*apt, "install", "-y", "--no-install-recommends", *lacking], "Debian packages cannot be had")
 
 
 def _debian(root: Path, suite: str) -> None:
@@ -138,6 +141,7 @@ def _debian(root: Path, suite: str) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     wanted = ["--arch=arm64", "--variant=extract", f"--include={','.join(PACKAGES)}"]
+    wanted += [f"--aptopt={name} {value}" for name, _, value in (option.partition("=") for option in _IMPATIENT)]
     _run(["mmdebstrap", *wanted, suite, str(part)], f"Debian {suite} for arm64 cannot be had")
     part.rename(root)
 
@@ -160,7 +164,7 @@ def _run(command: Sequence[str], problem: str) -> None:
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         told = [line for line in lines if line.startswith(("E:", "ERROR"))] or lines or ["no reason given"]
-        raise Unobtainable(f"{problem}: {told[-1]}")
+        raise Unobtainable(f"{problem}: {' '.join(told[:2])}")
 
 
 def _requirements(wheel: Path) -> list[str]:
