@@ -121,6 +121,7 @@ def check_tools() -> None:
         raise Unobtainable("needs root, for chroot (a container will do)")
     if lacking := [package for tool, package in TOOLS.items() if shutil.which(tool) is None]:
         raise Unobtainable(f"apt-get install --no-install-recommends {' '.join(lacking)}  (or give --install)")
+    _run(["chroot", "/", "true"], "chroot is not allowed here")
 
 
 def install_tools() -> None:

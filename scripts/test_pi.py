@@ -155,7 +155,9 @@ def _finish(process: subprocess.Popen[str], out: Path) -> Side:
 
 def _wheel(work: Path) -> Path:
     command = [sys.executable, "-m", "build", "--quiet", "--wheel", "--no-isolation", "--outdir", str(work), str(ROOT)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        sys.exit(f"test-pi failed: the wheel cannot be built\n{done.stdout}")
     return next(work.glob("*.whl"))
 
 
