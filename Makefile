@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # For tests only: there are pre-releases alone, for x86-64 Linux, and old ones are taken down
 TFLITE_MICRO := tflite-micro==0.dev20261023182759
 
-.PHONY: setup demo test check wheel tflite-runtime docs clean
+.PHONY: setup demo test test-pi check wheel tflite-runtime docs clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ demo: setup  ## train, export, calibrate and sweep a three-exit network on real 
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -q
+
+test-pi: setup  ## a shipped bundle in an arm64 user space under emulation, as on Pi 3, 4 and 5; skips without the tools
+	$(BIN)/python scripts/test_pi.py $(PI)
 
 check: setup  ## lint, types, import contracts
 	BIN=$(BIN) scripts/check
