@@ -38,10 +38,14 @@ def into(port: Port) -> Callable[[Array], Array]:
     """The network's array -> the artifact's; numbers beyond what the integers hold are cut off."""
     scale, zero, order, dtype = port.scale, port.zero_point, port.order, np.dtype(port.dtype)
 
+    info = np.iinfo(dtype) if scale is not None else None
+
     def change(x: Array) -> Array:
-        if scale is not None and zero is not None:
-            info = np.iinfo(dtype)
-            x = np.clip(np.rint(x * np.float32(1 / scale)) + zero, info.min, info.max)
+        if scale is not None and zero is not None and info is not None:
+            x = x * np.float32(1 / scale)
+            np.rint(x, out=x)
+            x += zero
+            np.clip(x, info.min, info.max, out=x)
         if order is not None:
             x = x.transpose(order)
         return np.ascontiguousarray(x, dtype)
