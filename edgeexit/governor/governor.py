@@ -23,6 +23,8 @@ from edgeexit.monitor import Reader, Reading
 LATENCIES = 64
 """Decisions that a latency quantile is of."""
 _LEAST_LATENCIES = 8
+_BELOW = 0.92
+"""Of the latency's set-point is what is aimed at: a quantile of 64 decisions swings around its target."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Governor:
                     f"a latency set-point of {1000 * s.latency_p90_s:g} ms is below the first exit's own time, "
                     f"{1000 * known[0]:.3g} ms as measured here: no budget reaches it"
                 )
-            found["latency"] = Loop(s.latency_p90_s, **limits)
+            found["latency"] = Loop(_BELOW * s.latency_p90_s, **limits)
         if s.temperature_c is not None:
             found["temperature"] = Loop(s.temperature_c, proportional=4.0, integral=0.2, **limits)
         return found
