@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgeexit.monitor import Reading
 
 Reason = Literal["confident", "rejected", "budget", "deadline", "forced", "last"]
 
@@ -32,8 +35,8 @@ class Decision:
     """Multiply-accumulates spent, heads evaluated on the way included; None = not known for this model."""
     late: bool | None = None
     """Whether the deadline was missed; None = none was given."""
-    reading: Any = None
-    """What the resource monitor last saw; None = no monitor ran."""
+    reading: Reading | None = None
+    """What the governor's monitor last saw; None = none runs."""
     prediction_set: NDArray[np.bool_] | None = None
     """`(classes,)`: True where the class cannot be ruled out at the promised level; None = no sets were calibrated,
     or a deadline forced the exit and the promise is about the policy's own exits only."""

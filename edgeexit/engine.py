@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from edgeexit.policy import Policy, Window
 from edgeexit.records import Records
 from edgeexit.scores import Kind, probabilities, uncertainty_score
 from edgeexit.sets import ConformalSets
+
+if TYPE_CHECKING:
+    from edgeexit.monitor import Reading
 
 RUN_LAYOUTS = ("fused", "chain")
 _FORGET = 0.05
@@ -74,6 +77,8 @@ class Engine:
         look ahead with it."""
         self.missed = 0
         """Inputs that were answered after their deadline."""
+        self.reading: Reading | None = None
+        """What the machine was like lately; goes into decisions. A governor keeps it up to date."""
         self.observer: Callable[[Decision], None] | None = None
         """Is shown every decision of `run`; must be quick. A governor sets it."""
         self._expected: tuple[float, ...] | None = None
@@ -168,7 +173,18 @@ class Engine:
             self.missed += 1
         kept = None if self._sets is None else self._set_of(self._sets, k, output, reason)
         decision = Decision(
-            k, output[0], score, reason, seconds, self._macs[k], late, None, kept, uncertainty, accepted, drifted
+            k,
+            output[0],
+            score,
+            reason,
+            seconds,
+            self._macs[k],
+            late,
+            self.reading,
+            kept,
+            uncertainty,
+            accepted,
+            drifted,
         )
         if self.observer is not None:
             self.observer(decision)

@@ -176,7 +176,7 @@ class Governor:
             self._thread.join()
             self._thread = None
         self.engine.observer = self._observer
-        self.engine.policy = self._before
+        self.engine.policy, self.engine.reading = self._before, None
 
     def attach(self) -> None:
         """Listen to the engine's decisions, for the latency loop; `start` does it."""
@@ -206,6 +206,7 @@ class Governor:
         self._last = now
         self._begin = now if self._begin is None else self._begin
         reading, problems = self._read()
+        self.engine.reading = reading
         wishes = self._wishes(reading, passed, now)
         because, wish = min(wishes.items(), key=lambda w: w[1], default=("nothing", self.settings.ceiling))
         wish = min(max(wish, self.settings.floor), self.settings.ceiling)

@@ -252,7 +252,9 @@ def test_its_thread_swaps_policies_between_inputs_and_gives_back_what_was(engine
         at = len(moves)
         wait_for(lambda: len(moves) > at + 2)
         assert governor.latencies
-    assert engine.policy == before and engine.observer is None
+        told.says = Reading(temperature_c=50.0)
+        wait_for(lambda: engine.run(x).reading == told.says)
+    assert engine.policy == before and engine.observer is None and engine.run(x).reading is None
     assert not [t for t in threading.enumerate() if t.name == "edgeexit-governor"]
     governor.stop()  # again: nothing happens
 
