@@ -66,6 +66,8 @@ class Engine:
         self._softened = [self.kind == "probs" and kind == "logits" for kind in kinds]
         """Exits whose logits become probabilities, as other exits (heads that answer together) give those."""
         self._policy = policy
+        self.point: OperatingPoint | None = None
+        """What `follow` took over; None = a policy that was assigned, with which no promise comes."""
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
         self.drift = drift
@@ -104,7 +106,7 @@ class Engine:
             self._drift.regime.fits(policy, self.exits)
         if self._sets is not None:
             self._sets.fits(policy, self.exits)
-        self._policy = policy
+        self._policy, self.point = policy, None
 
     @property
     def drift(self) -> DriftMonitor | None:
@@ -206,7 +208,7 @@ class Engine:
         except PolicyError:
             self._sets = before
             raise
-        self._sets = sets
+        self._sets, self.point = sets, point
 
     @staticmethod
     def _set_of(sets: ConformalSets, k: int, output: NDArray[Any], reason: str) -> NDArray[np.bool_] | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.events import EventLog
-from edgeexit.governor import Governor, Ladder, Move, Settings
+from edgeexit.governor import Governor, Move, Settings
 from edgeexit.monitor import Reader
 
 _BUSY = "while True: pass"
@@ -107,7 +107,6 @@ def soak(
     count = len(next(iter(rows.values())))
     if not count:
         raise DataError("a soak needs at least one input")
-    ladder = Ladder.solved(engine) if any(governed) else None
     names = [t.name for t in engine.bundle.manifest.inputs]
     spans = []
     at = 0
@@ -121,7 +120,7 @@ def soak(
                 log.on_move(move)
 
             if on:
-                stack.enter_context(Governor(engine, reader, settings, ladder=ladder, on_move=moved))
+                stack.enter_context(Governor(engine, reader, settings, on_move=moved))
             shares = [(0, seconds)] if not compete else [(n, seconds / 3) for n in (0, compete, 0)]
             for competing, lasting in shares:
                 what = f"governor {'on' if on else 'off'}" + (f", {competing} beside" if competing else "")

@@ -112,7 +112,8 @@ class Governor:
             engine: whose policy is governed; its policy before comes back with `stop`.
             reader: of the machine.
             settings: None = the default curves, no set-point.
-            ladder: policies to choose among; None = solved for budgets from the scores in the bundle.
+            ladder: policies to choose among; None = solved for budgets from the scores in the bundle; or, where the
+                engine follows an operating point with a promise, the points that promise as much.
             on_move: is told every step, in the governor's thread.
             clock: seconds, monotone.
 
@@ -121,10 +122,10 @@ class Governor:
         """
         self.engine, self.reader, self.on_move, self.clock = engine, reader, on_move, clock
         self.settings = settings or Settings()
-        self.ladder = ladder or Ladder.solved(engine)
+        self.ladder = ladder or _ladder(engine)
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._loops = self._make_loops()
-        self._before = engine.policy
+        self._before, self._point_before = engine.policy, engine.point
         self._observer = engine.observer
         self._budget = self.settings.ceiling
         self._rung = -1
@@ -176,7 +177,11 @@ class Governor:
             self._thread.join()
             self._thread = None
         self.engine.observer = self._observer
-        self.engine.policy, self.engine.reading = self._before, None
+        self.engine.reading = None
+        if self._point_before is not None:
+            self.engine.follow(self._point_before)
+        else:
+            self.engine.policy = self._before
 
     def attach(self) -> None:
         """Listen to the engine's decisions, for the latency loop; `start` does it."""
@@ -216,10 +221,14 @@ class Governor:
         k = self.ladder.at(self._budget)
         rung, changed = self.ladder.rungs[k], k != self._rung
         if changed:
-            self.engine.policy = rung.policy
+            if rung.point is not None:
+                self.engine.follow(rung.point)
+            else:
+                self.engine.policy = rung.policy
             self._rung = k
+        name = None if rung.point is None else rung.point.name
         pinned = rung.cost > self._budget + 1e-9
-        move = Move(now, wish, self._budget, rung.cost, because, pinned, changed, reading, problems, rung.point)
+        move = Move(now, wish, self._budget, rung.cost, because, pinned, changed, reading, problems, name)
         self.on_move(move)
         return move
 
@@ -276,3 +285,10 @@ class Governor:
         cost = self.ladder.rungs[max(self._rung, 0)].cost
         text = f"the step failed: {type(error).__name__}: {error}"[:200]
         return Move(self.clock(), self._budget, self._budget, cost, "nothing", False, False, None, (text,))
+
+
+def _ladder(engine: Engine) -> Ladder:
+    point = engine.point
+    if point is not None and point.promise is not None:
+        return Ladder.certified_points(engine.bundle, engine.artifact.name, point)
+    return Ladder.solved(engine)

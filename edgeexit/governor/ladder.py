@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.on_device import exit_seconds, solve_budget
 from edgeexit.engine import Engine
 from edgeexit.errors import Infeasible, PolicyError
+from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, fixed_exit
 
 STEPS = 24
@@ -24,7 +28,7 @@ class Rung:
     cost: float
     """Mean cost as a fraction of the last exit's."""
     policy: Policy
-    point: str | None = None
+    point: OperatingPoint | None = None
     """The operating point it is, with its promise; None = solved for a budget, and nothing is promised."""
 
 
@@ -66,15 +70,32 @@ class Ladder:
         return cls(tuple(rungs), False)
 
     @classmethod
-    def certified_points(cls, bundle: Bundle, artifact: str) -> Ladder:
+    def certified_points(cls, bundle: Bundle, artifact: str, like: OperatingPoint | None = None) -> Ladder:
         """The operating points of an artifact that carry a promise.
+
+        Args:
+            bundle: where they are.
+            artifact: its name.
+            like: only points that promise at least what this one does: the same loss, bounded no wider, no less surely.
 
         Raises:
             PolicyError: there is none.
         """
         points = [bundle.operating_point(n) for n in bundle.manifest.policies]
         proven = [p for p in points if p.promise is not None and p.artifact == artifact and "cost" in p.expected]
+        proven = [p for p in proven if like is None or _keeps(p, like)]
         if not proven:
             raise PolicyError(f"{bundle.path}: no operating point of {artifact} carries a promise; see --guarantee")
-        rungs = sorted((Rung(float(p.expected["cost"]), p.policy, p.name) for p in proven), key=lambda r: r.cost)
+        rungs = sorted((Rung(float(p.expected["cost"]), p.policy, p) for p in proven), key=lambda r: r.cost)
         return cls(tuple(rungs), True)
+
+
+def _keeps(point: OperatingPoint, like: OperatingPoint) -> bool:
+    mine, other = point.promise or {}, like.promise or {}
+
+    def bound(promise: Mapping[str, Any], key: str) -> float:
+        value = promise.get(key)  # no delta: on average only
+        return float(value) if isinstance(value, int | float) else math.inf
+
+    no_wider = all(bound(mine, k) <= bound(other, k) for k in ("alpha", "delta"))
+    return mine.get("what") == other.get("what") and no_wider

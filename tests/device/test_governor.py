@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import edgeexit
+from edgeexit.bundle import Bundle
 from edgeexit.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.events import EventLog, read_events
 from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, Rung, Settings, read_curves
 from edgeexit.monitor import Reading, Throttled
+from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Threshold, fixed_exit
 from edgeexit.testing import FakeClock
 
@@ -200,15 +202,33 @@ def test_a_clock_that_jumps_back_or_far_ahead_does_no_harm(engine: Engine, ladde
     assert governor.step().budget >= 1.0 - 0.1 * 5 * 0.25 - 1e-9
 
 
-def test_certified_points_only(tiny: Path, tmp_path: Path, engine: Engine) -> None:
+def test_certified_points_only(copy: Path, engine: Engine) -> None:
     with pytest.raises(PolicyError, match="carries a promise"):
         Ladder.certified_points(engine.bundle, engine.artifact.name)
-    proven = Ladder(tuple(Rung(c, fixed_exit(k + 1, 3), f"p{k}") for k, c in enumerate((0.6, 0.9))), True)
-    governor, _, clock, _ = governed(engine, proven, Reading(temperature_c=95.0), fall_per_s=100)
-    governor.step()
+    bundle = Bundle.open(copy)
+    for name, what, alpha, cost in (
+        ("a", "gap", 0.02, 0.6),
+        ("b", "gap", 0.01, 0.9),
+        ("c", "gap", 0.05, 0.4),
+        ("d", "other", 0.01, 0.3),
+    ):
+        promise = {"what": what, "alpha": alpha, "delta": 0.1, "n": 100, "text": what}
+        point = OperatingPoint(name, Threshold((cost, cost)), engine.artifact.name, {"cost": cost}, promise=promise)
+        bundle = bundle.with_operating_point(point)
+    own = edgeexit.load(bundle, policy="a", warmup=2)
+    clock, told = FakeClock(), Told(Reading(temperature_c=95.0))
+    governor = Governor(own, told, Settings(fall_per_s=100), clock=clock)
+    assert [r.point.name for r in governor.ladder.rungs if r.point] == ["a", "b"], (
+        "wider bounds and other losses are out"
+    )
+    assert governor.step().point == "b" and own.point is not None and own.point.name == "b"
     clock.advance(1)
     move = governor.step()
-    assert move.pinned and move.point == "p0" and move.cost == 0.6 > move.budget
+    assert move.pinned and move.point == "a" and move.cost == 0.6 > move.budget
+    governor.stop()
+    assert own.point.name == "a" and own.policy == Threshold((0.6, 0.6))
+    own.policy = fixed_exit(0, 3)
+    assert own.point is None, "an assigned policy promises nothing"
 
 
 def test_set_points_that_cannot_be_reached(engine: Engine, ladder: Ladder) -> None:
