@@ -107,6 +107,8 @@ def soak(
     count = len(next(iter(rows.values())))
     if not count:
         raise DataError("a soak needs at least one input")
+    if any(governed):
+        Governor(engine, reader, settings)  # what it refuses is told now, and not after the first phase
     names = [t.name for t in engine.bundle.manifest.inputs]
     spans = []
     at = 0
