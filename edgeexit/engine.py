@@ -65,13 +65,13 @@ class Engine:
         """What the answers hold, `Decision.output` and the records alike."""
         self._softened = [self.kind == "probs" and kind == "logits" for kind in kinds]
         """Exits whose logits become probabilities, as other exits (heads that answer together) give those."""
-        self._policy = policy
+        self._held: tuple[Policy, ConformalSets | None] = policy, None
+        """One object, so that another thread replaces both between two inputs or neither."""
         self.point: OperatingPoint | None = None
         """What `follow` took over; None = a policy that was assigned, with which no promise comes."""
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
         self.drift = drift
-        self._sets: ConformalSets | None = None
         self.seconds: tuple[float, ...] | None = None
         """Measured at load: seconds per stage (chain) or to each exit (fused, prefix); None = `warmup=0`."""
         self.slowdown = 1.0
@@ -97,16 +97,17 @@ class Engine:
         Raises:
             PolicyError: on assignment, it cannot, or the drift monitor watches another score.
         """
-        return self._policy
+        return self._held[0]
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
         self.driver.fits(policy)
         if self._drift is not None:
             self._drift.regime.fits(policy, self.exits)
-        if self._sets is not None:
-            self._sets.fits(policy, self.exits)
-        self._policy, self.point = policy, None
+        sets = self._held[1]
+        if sets is not None:
+            sets.fits(policy, self.exits)
+        self._held, self.point = (policy, sets), None
 
     @property
     def drift(self) -> DriftMonitor | None:
@@ -122,7 +123,7 @@ class Engine:
     @drift.setter
     def drift(self, drift: DriftMonitor | None) -> None:
         if drift is not None:
-            drift.regime.fits(self._policy, self.exits)
+            drift.regime.fits(self.policy, self.exits)
         self._drift = drift
 
     @property
@@ -132,13 +133,13 @@ class Engine:
         Raises:
             PolicyError: on assignment, made for another number of exits or, where it matters, another policy.
         """
-        return self._sets
+        return self._held[1]
 
     @sets.setter
     def sets(self, sets: ConformalSets | None) -> None:
         if sets is not None:
-            sets.fits(self._policy, self.exits)
-        self._sets = sets
+            sets.fits(self.policy, self.exits)
+        self._held = self.policy, sets
 
     @property
     def exits(self) -> int:
@@ -159,7 +160,7 @@ class Engine:
         start = self.clock()
         inputs = self._check.one(x)
         left = None if deadline_s is None else self._left(start, deadline_s)
-        policy = self._policy
+        policy, sets = self._held
         k, output, score, reason, uncertainty = self.driver.run(inputs, policy, left)
         if self._softened[k]:
             output = probabilities(output)
@@ -173,7 +174,7 @@ class Engine:
         late = None if deadline_s is None else seconds > deadline_s
         if late:
             self.missed += 1
-        kept = None if self._sets is None else self._set_of(self._sets, k, output, reason)
+        kept = None if sets is None else self._set_of(sets, k, output, reason)
         decision = Decision(
             k,
             output[0],
@@ -202,13 +203,10 @@ class Engine:
         sets = None if point.sets is None else ConformalSets.from_dict(point.sets)
         if sets is not None:
             sets.fits(point.policy, self.exits)
-        before, self._sets = self._sets, None
-        try:
-            self.policy = point.policy
-        except PolicyError:
-            self._sets = before
-            raise
-        self._sets, self.point = sets, point
+        self.driver.fits(point.policy)
+        if self._drift is not None:
+            self._drift.regime.fits(point.policy, self.exits)
+        self._held, self.point = (point.policy, sets), point
 
     @staticmethod
     def _set_of(sets: ConformalSets, k: int, output: NDArray[Any], reason: str) -> NDArray[np.bool_] | None:
@@ -228,7 +226,7 @@ class Engine:
         """
         start = self.clock()
         inputs = self._check.many(x)
-        policy = self._policy
+        policy = self.policy
         if self._one_by_one:
             found = layouts.one_by_one(self.driver, inputs, policy)
         else:

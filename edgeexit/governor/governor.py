@@ -254,7 +254,7 @@ class Governor:
         if "temperature" in self._loops and temperature is not None:
             found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
         if "latency" in self._loops and len(self.latencies) >= _LEAST_LATENCIES:
-            p90 = float(np.quantile(np.array(self.latencies), 0.9))
+            p90 = float(np.quantile(list(self.latencies), 0.9))
             found["latency set-point"] = self._loops["latency"].step(p90, passed)
         power = self._power_allowed(reading, now)
         if power is not None and reading is not None and reading.power_w is not None:
