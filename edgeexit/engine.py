@@ -169,7 +169,7 @@ class Engine:
         accepted = bool(policy.accepts(score)) if isinstance(policy, Window) else None
         seconds = self.clock() - start
         if self._expected is not None:
-            self.slowdown += _FORGET * (min(seconds / self._expected[k], _SLOWEST) - self.slowdown)
+            self.slowdown += _FORGET * (min(max(seconds, 0.0) / self._expected[k], _SLOWEST) - self.slowdown)
             self.driver.slowdown = max(self.slowdown, 1.0)
         late = None if deadline_s is None else seconds > deadline_s
         if late:

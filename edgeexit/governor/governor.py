@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields
 
 import numpy as np
 
@@ -15,77 +15,17 @@ from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.decision import Decision
 from edgeexit.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor.curves import DEFAULT_CURVES, Curve
 from edgeexit.governor.ladder import Ladder
 from edgeexit.governor.loop import Loop
+from edgeexit.governor.settings import Move, Settings
 from edgeexit.monitor import Reader, Reading
 
 LATENCIES = 64
 """Decisions that a latency quantile is of."""
 _LEAST_LATENCIES = 8
+_FIELDS = tuple(f.name for f in fields(Reading) if f.name != "problems")
 _BELOW = 0.92
 """Of the latency's set-point is what is aimed at: a quantile of 64 decisions swings around its target."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a governor behaves."""
-
-    curves: tuple[Curve, ...] = DEFAULT_CURVES
-    latency_p90_s: float | None = None
-    """Set-point of a closed loop over the latest decisions; None = no such loop."""
-    temperature_c: float | None = None
-    """Set-point of a closed loop; None = the curve alone."""
-    battery_hours: float | None = None
-    """The battery should last so long from the start: its joules left, over the hours left, are the power allowed."""
-    throttled: float | None = 0.5
-    """Budget while the firmware says that it throttles or caps the frequency (Raspberry Pi). A low frequency alone says
-    nothing: an idle processor clocks down, too. None = not heeded."""
-    floor: float = 0.05
-    """Budget, as a fraction of the last exit's cost, that is never gone below; the first exit is always there."""
-    ceiling: float = 1.0
-    fall_per_s: float = 0.5
-    """How fast the budget may fall."""
-    rise_per_s: float = 0.1
-    """How fast it may rise: slower, or it swings."""
-    dead_band: float = 0.03
-    """Smaller changes of the budget are not followed, but for the way to floor and ceiling."""
-    interval_s: float = 0.25
-    """Between two readings."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.floor <= self.ceiling <= 1:
-            raise PolicyError(f"0 < floor <= ceiling <= 1; found {self.floor!r}, {self.ceiling!r}")
-        if not (self.fall_per_s > 0 and self.rise_per_s > 0 and 0 <= self.dead_band < 1 and self.interval_s > 0):
-            raise PolicyError("rates and the interval are above 0, the dead band in [0, 1)")
-        if self.throttled is not None and not 0 < self.throttled <= 1:
-            raise PolicyError(f"throttled is a budget in (0, 1], found {self.throttled!r}")
-        if self.battery_hours is not None and not 0 < self.battery_hours < math.inf:
-            raise PolicyError(f"battery_hours is a positive number, found {self.battery_hours!r}")
-
-
-@dataclass(frozen=True)
-class Move:
-    """What one step came to."""
-
-    at_seconds: float
-    wish: float
-    """The budget that the signals leave."""
-    budget: float
-    """After rate limit and dead band."""
-    cost: float
-    """Of the policy that was taken, at most the budget where there is one so cheap."""
-    because: str
-    """The signal that leaves least; "nothing" where none limits."""
-    pinned: bool
-    """The budget asks for less than the cheapest policy that may be taken."""
-    changed: bool
-    """The engine got another policy."""
-    reading: Reading | None
-    """None = the reader failed."""
-    problems: tuple[str, ...] = ()
-    point: str | None = None
-    """The operating point that was taken, where only proven ones may be."""
 
 
 class Governor:
@@ -109,7 +49,7 @@ class Governor:
     ) -> None:
         """
         Args:
-            engine: whose policy is governed; its policy before comes back with `stop`.
+            engine: whose policy is governed; what it had when this began comes back with `stop`.
             reader: of the machine.
             settings: None = the default curves, no set-point.
             ladder: policies to choose among; None = solved for budgets from the scores in the bundle; or, where the
@@ -118,21 +58,36 @@ class Governor:
             clock: seconds, monotone.
 
         Raises:
-            PolicyError: settings that cannot be met, or a bundle without scores for the artifact.
+            PolicyError: settings that cannot be met, a bundle without scores for the artifact, or a ladder that the
+                engine, its drift monitor or its prediction sets cannot follow.
         """
         self.engine, self.reader, self.on_move, self.clock = engine, reader, on_move, clock
         self.settings = settings or Settings()
         self.ladder = ladder or _ladder(engine)
+        self.ladder.check(engine)
+        self.error: Exception | None = None
+        """The latest that a step in its thread failed with, `on_move` among them; it goes on all the same."""
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
-        self._loops = self._make_loops()
-        self._before, self._point_before = engine.policy, engine.point
-        self._observer = engine.observer
-        self._budget = self.settings.ceiling
-        self._rung = -1
-        self._last: float | None = None
-        self._begin: float | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._governs = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """As new: what comes back with `stop` is what the engine has now."""
+        self._loops = self._make_loops()
+        self.latencies.clear()
+        self._heard = self._used = 0
+        self._before, self._point_before = self.engine.policy, self.engine.point
+        self._observer = self.engine.observer
+        self._budget, self._rung = self.settings.ceiling, -1
+        self._last: float | None = None
+        self._begin: float | None = None
+
+    def _take_over(self) -> None:
+        if not self._governs:
+            self._reset()
+            self._governs = True
 
     def _make_loops(self) -> dict[str, Loop]:
         s = self.settings
@@ -174,8 +129,12 @@ class Governor:
         """End, and give the engine the policy it had before; without effect where it does not run."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            if self._thread is not threading.current_thread():  # `on_move` may stop it, too
+                self._thread.join()
             self._thread = None
+        if not self._governs:
+            return
+        self._governs = False
         self.engine.observer = self._observer
         self.engine.reading = None
         if self._point_before is not None:
@@ -185,10 +144,12 @@ class Governor:
 
     def attach(self) -> None:
         """Listen to the engine's decisions, for the latency loop; `start` does it."""
+        self._take_over()
         before = self._observer
 
         def see(decision: Decision) -> None:
             self.latencies.append(decision.seconds)
+            self._heard += 1
             if before is not None:
                 before(decision)
 
@@ -200,11 +161,14 @@ class Governor:
             try:
                 self.step()
             except Exception as e:  # a governor that dies leaves the last budget in force for ever
-                self.on_move(self._failed(e))
+                self.error = e
+                with contextlib.suppress(Exception):  # `on_move` may be what fails
+                    self.on_move(self._failed(e))
             self._stop.wait(max(self.settings.interval_s - (self.clock() - started), 0.01))
 
     def step(self) -> Move:
         """Read, decide, and give the engine its policy."""
+        self._take_over()
         now = self.clock()
         # A clock that jumps, or a machine that slept, must not integrate minutes at once.
         passed = 0.0 if self._last is None else min(max(now - self._last, 0.0), 5 * self.settings.interval_s)
@@ -234,7 +198,9 @@ class Governor:
 
     def _read(self) -> tuple[Reading | None, tuple[str, ...]]:
         try:
-            reading = self.reader.read()
+            given = self.reader.read()
+            # A reader that is not of this package may give what cannot be; a NaN would stay in the budget for ever.
+            reading = Reading.checked({n: getattr(given, n) for n in _FIELDS}, given.problems)
         except Exception as e:
             return None, (f"the reader failed: {type(e).__name__}: {e}"[:200],)
         return reading, tuple(reading.problems)
@@ -255,7 +221,9 @@ class Governor:
             found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
         if "latency" in self._loops and len(self.latencies) >= _LEAST_LATENCIES:
             p90 = float(np.quantile(list(self.latencies), 0.9))
-            found["latency set-point"] = self._loops["latency"].step(p90, passed)
+            # Without a new decision nothing is known of now, so that nothing is added up.
+            found["latency set-point"] = self._loops["latency"].step(p90, passed if self._heard > self._used else 0.0)
+            self._used = self._heard
         power = self._power_allowed(reading, now)
         if power is not None and reading is not None and reading.power_w is not None:
             loop = self._loops.setdefault(

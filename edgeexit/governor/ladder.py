@@ -13,7 +13,7 @@ import numpy as np
 from edgeexit.bundle import Bundle
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.on_device import exit_seconds, solve_budget
-from edgeexit.engine import Engine
+from edgeexit.engine import Engine, check_artifact
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, fixed_exit
@@ -47,6 +47,17 @@ class Ladder:
     def at(self, budget: float) -> int:
         """The dearest rung within the budget; 0, the cheapest, where none is."""
         return max(bisect_right([r.cost for r in self.rungs], budget + 1e-9) - 1, 0)
+
+    def check(self, engine: Engine) -> None:
+        """Raise PolicyError unless an engine as it is now can follow every rung."""
+        for rung in self.rungs:
+            engine.driver.fits(rung.policy)
+            if engine.drift is not None:
+                engine.drift.regime.fits(rung.policy, engine.exits)
+            if rung.point is not None:
+                check_artifact(rung.point, engine.artifact)
+            elif engine.sets is not None:
+                engine.sets.fits(rung.policy, engine.exits)
 
     @classmethod
     def solved(cls, engine: Engine, steps: int = STEPS) -> Ladder:

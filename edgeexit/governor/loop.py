@@ -37,11 +37,12 @@ class Loop:
         """The budget after another measurement.
 
         Args:
-            measured: the quantity now.
+            measured: the quantity now; NaN or infinite = not known.
             seconds: since the last one; 0 = the clock stood or jumped back.
         """
-        error = 1 - measured / self.setpoint
-        error = max(error, -2.0)  # one spike must not take minutes to be forgotten
+        if not math.isfinite(measured):  # no measurement; a NaN would stay in the sum
+            measured = self.setpoint
+        error = max(1 - measured / self.setpoint, -2.0)  # one spike must not take minutes to be forgotten
         wish = self.ceiling + self.proportional * error + self._sum
         low, high = wish <= self.floor, wish >= self.ceiling
         if not (low and error < 0) and not (high and error > 0):

@@ -1,0 +1,73 @@
+"""What a governor is told, and what it tells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgeexit.errors import PolicyError
+from edgeexit.governor.curves import DEFAULT_CURVES, Curve
+from edgeexit.monitor import Reading
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a governor behaves."""
+
+    curves: tuple[Curve, ...] = DEFAULT_CURVES
+    latency_p90_s: float | None = None
+    """Set-point of a closed loop over the latest decisions; None = no such loop."""
+    temperature_c: float | None = None
+    """Set-point of a closed loop; None = the curve alone."""
+    battery_hours: float | None = None
+    """The battery should last so long from the start: its joules left, over the hours left, are the power allowed."""
+    throttled: float | None = 0.5
+    """Budget while the firmware says that it throttles or caps the frequency (Raspberry Pi). A low frequency alone says
+    nothing: an idle processor clocks down, too. None = not heeded."""
+    floor: float = 0.05
+    """Budget, as a fraction of the last exit's cost, that is never gone below; the first exit is always there."""
+    ceiling: float = 1.0
+    fall_per_s: float = 0.5
+    """How fast the budget may fall."""
+    rise_per_s: float = 0.1
+    """How fast it may rise: slower, or it swings."""
+    dead_band: float = 0.03
+    """Smaller changes of the budget are not followed, but for the way to floor and ceiling."""
+    interval_s: float = 0.25
+    """Between two readings."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.floor <= self.ceiling <= 1:
+            raise PolicyError(f"0 < floor <= ceiling <= 1; found {self.floor!r}, {self.ceiling!r}")
+        if not (self.fall_per_s > 0 and self.rise_per_s > 0 and 0 <= self.dead_band < 1):
+            raise PolicyError("rates are above 0, the dead band in [0, 1)")
+        if not 0 < self.interval_s <= 3600:
+            raise PolicyError(f"the interval is above 0 s and at most an hour, found {self.interval_s!r}")
+        if self.throttled is not None and not 0 < self.throttled <= 1:
+            raise PolicyError(f"throttled is a budget in (0, 1], found {self.throttled!r}")
+        if self.battery_hours is not None and not 0 < self.battery_hours < math.inf:
+            raise PolicyError(f"battery_hours is a positive number, found {self.battery_hours!r}")
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one step came to."""
+
+    at_seconds: float
+    wish: float
+    """The budget that the signals leave."""
+    budget: float
+    """After rate limit and dead band."""
+    cost: float
+    """Of the policy that was taken, at most the budget where there is one so cheap."""
+    because: str
+    """The signal that leaves least; "nothing" where none limits."""
+    pinned: bool
+    """The budget asks for less than the cheapest policy that may be taken."""
+    changed: bool
+    """The engine got another policy."""
+    reading: Reading | None
+    """None = the reader failed."""
+    problems: tuple[str, ...] = ()
+    point: str | None = None
+    """The operating point that was taken, where only proven ones may be."""
