@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 RUN_LAYOUTS = ("fused", "chain")
 _FORGET = 0.05
 """Weight of the latest input in the slow-down."""
+_LONGEST = 1e9
+"""Seconds that a stage may be said to take; JSON holds whole numbers that no float does."""
 _SLOWEST = 100.0
 """One input that was interrupted for seconds must not rule the next hundred."""
 
@@ -304,13 +306,14 @@ class Engine:
         Raises:
             PolicyError: not one positive number per exit.
         """
-        for times in (seconds, ahead or seconds):
-            if len(times) != self.exits or not all(0 < s < float("inf") for s in times):
+        ahead = seconds if ahead is None else ahead
+        for times in (seconds, ahead):
+            if len(times) != self.exits or not all(0 < s < _LONGEST for s in times):
                 raise PolicyError(
                     f"a profile of {self.artifact.name} has {self.exits} positive times, found {times!r:.80}"
                 )
         self.seconds = tuple(float(s) for s in seconds)
-        self.driver.seconds = tuple(float(s) for s in ahead or seconds)
+        self.driver.seconds = tuple(float(s) for s in ahead)
         chain = self.artifact.layout == "chain"
         self._expected = tuple(np.cumsum(self.seconds).tolist()) if chain else self.seconds
         self.slowdown = self.driver.slowdown = 1.0

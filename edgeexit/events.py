@@ -28,12 +28,15 @@ from edgeexit.monitor import Reading
 SCHEMA = 1
 MAX_EVENTS = 1_000_000
 MAX_LINE = 1 << 16
+_LARGEST = 1e15
+_MAX_EXITS = 256
 
 
 class EventLog:
     """Watches an engine and writes; give `on_move` to a governor.
 
-    Lines are flushed one by one, so that what was written survives a power cut. Both threads may write.
+    Lines are flushed one by one, so that what was written survives a power cut. Both threads may write. A log that can
+    no longer be written (a full disk) stops nobody: it ends there, and `close` tells.
     """
 
     def __init__(
@@ -46,15 +49,25 @@ class EventLog:
     ) -> None:
         """
         Args:
-            path: of a ``.jsonl`` file; lines are added to one that is there.
+            path: of a ``.jsonl`` file; lines are added to one that is there, after a last one that was cut.
             engine: watched from now on, beside who watches it already.
             every_s: seconds that a window takes; one without inputs is not written.
             clock: seconds, monotone.
+
+        Raises:
+            DataError: the file cannot be written.
         """
         self.engine, self.every_s, self.clock = engine, every_s, clock
         self._begin = clock()
         self._lock = threading.Lock()
-        self._file: IO[str] = Path(path).open("a", encoding="utf-8")  # noqa: SIM115
+        self.path = Path(path)
+        self.error: OSError | None = None
+        """Why lines are missing; None = all were written."""
+        try:
+            _drop_half_a_line(self.path)
+            self._file: IO[str] = self.path.open("a", encoding="utf-8")
+        except OSError as e:
+            raise DataError(f"{path}: cannot be written: {e.strerror or e}") from e
         self._seen: list[tuple[int, float, bool, bool]] = []
         self._right: list[bool] = []
         self._window = self._begin
@@ -70,15 +83,27 @@ class EventLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except DataError:
+            if kind is None:  # what went wrong inside is told first
+                raise
 
     def write(self, event: str, **values: Any) -> None:
         """One line."""
-        line = json.dumps({"event": event, "at": round(self.clock() - self._begin, 6), **_plain(values)})
+        at = self.clock() - self._begin
+        line = json.dumps({"event": event, "at": round(at, 6), **_plain(values)}, allow_nan=False)
+        if len(line) >= MAX_LINE:
+            line = json.dumps(
+                {"event": "note", "at": round(at, 6), "text": f"{event} of {len(line)} characters left out"}
+            )
         with self._lock:
-            if not self._file.closed:
-                self._file.write(line + "\n")
-                self._file.flush()
+            if not self._file.closed and self.error is None:
+                try:
+                    self._file.write(line + "\n")
+                    self._file.flush()
+                except OSError as e:
+                    self.error = e  # whatever came after half a line could not be read
 
     def on_move(self, move: Move) -> None:
         """For `Governor(on_move=...)`."""
@@ -95,11 +120,22 @@ class EventLog:
         self._right.append(right)
 
     def close(self) -> None:
-        """Write the last window and let the engine go."""
+        """Write the last window and let the engine go.
+
+        Raises:
+            DataError: lines are missing.
+        """
+        if self._file.closed:
+            return
         self._flush(self.clock())
         self.engine.observer = self._before
         with self._lock:
-            self._file.close()
+            try:
+                self._file.close()  # which tries again to write what it holds
+            except OSError as e:
+                self.error = self.error or e
+        if self.error is not None:
+            raise DataError(f"{self.path}: the log ends early: {self.error.strerror or self.error}")
 
     def _see(self, decision: Decision) -> None:
         if self._before is not None:
@@ -140,8 +176,8 @@ def read_events(path: Path | str) -> list[dict[str, Any]]:
                         f"{path}: a line of more than {MAX_LINE} characters, or more than {MAX_EVENTS} lines"
                     )
                 try:
-                    event = json.loads(line)
-                except ValueError as e:
+                    event = json.loads(line, parse_int=_whole, parse_float=_bounded, parse_constant=_bounded)
+                except (ValueError, RecursionError) as e:
                     if not line.endswith("\n"):
                         break
                     raise DataError(f"{path}: line {len(found) + 1} is not JSON: {e}") from e
@@ -151,12 +187,50 @@ def read_events(path: Path | str) -> list[dict[str, Any]]:
                     or not _number(event.get("at"))
                 ):
                     raise DataError(f"{path}: line {len(found) + 1} is no event: it needs `event` and `at`")
+                if (why := _wrong(event)) is not None:
+                    raise DataError(f"{path}: line {len(found) + 1}: {why}")
                 found.append(event)
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path}: cannot be read: {e}") from e
     if not found or found[0].get("event") != "start" or found[0].get("schema") != SCHEMA:
         raise DataError(f"{path}: not an event log of schema {SCHEMA}: its first line is no `start` of that schema")
     return found
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Cut a log behind its last whole line, so that what is added stands on lines of its own."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as stream:
+        size = stream.seek(0, 2)
+        tail = stream.seek(max(size - MAX_LINE - 1, 0))
+        found = stream.read()
+        if found and not found.endswith(b"\n"):
+            stream.truncate(tail + found.rfind(b"\n") + 1)
+
+
+def _whole(word: str) -> int:
+    _bounded(word)
+    return int(word)
+
+
+def _bounded(word: str) -> float:
+    if not abs(found := float(word)) <= _LARGEST:
+        raise ValueError(f"the number {word:.20} is none, or too large")
+    return found
+
+
+def _wrong(event: dict[str, Any]) -> str | None:
+    """What keeps a line from being summed up or drawn; None = nothing."""
+    if event["event"] == "start" and not isinstance(event.get("environment", {}), dict):
+        return "the environment is an object"
+    if event["event"] != "window":
+        return None
+    exits = event.get("exits", [])
+    counts = [event.get("n", 0), event.get("missed", 0), *(exits if isinstance(exits, list) else [None])]
+    if not all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts) or len(counts) > _MAX_EXITS:
+        return f"n, missed and exits (at most {_MAX_EXITS}) of a window are whole numbers from 0, found {counts!s:.60}"
+    return None
 
 
 def _number(value: Any) -> bool:
@@ -171,4 +245,6 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, np.generic):
+        return _plain(value.item())
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,10 @@ SIGNALS = (
 """Fields of a reading that a curve can follow."""
 
 
+_LARGEST = 1e18
+"""Of the numbers in a file of curves: a whole number may have more digits than a float holds."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """A signal's value -> the budget it leaves, straight lines between points and level beyond them."""
@@ -39,7 +42,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.signal not in SIGNALS:
-            raise PolicyError(f"curve {self.signal!r}: no such signal; known: {', '.join(SIGNALS)}")
+            raise PolicyError(f"curve {self.signal!r:.40}: no such signal; known: {', '.join(SIGNALS)}")
         if len(self.points) < 2:
             raise PolicyError(f"curve {self.signal}: needs two points or more, found {len(self.points)}")
         for value, budget in self.points:
@@ -94,7 +97,7 @@ def read_curves(path: Path | str) -> tuple[Curve, ...]:
         try:
             with path.open("rb") as stream:
                 table = tomllib.loads(stream.read(MAX_JSON_BYTES).decode())
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise PolicyError(f"{path}: not readable as TOML: {e}") from e
     else:
         table = read_json(path, PolicyError)
@@ -110,11 +113,11 @@ def curves_of(table: Any, at: str = "curves") -> tuple[Curve, ...]:
         options = wish if isinstance(wish, Mapping) else {"points": wish}
         points, battery = options.get("points"), options.get("on_battery_only", False)
         if not isinstance(battery, bool) or set(options) - {"points", "on_battery_only"}:
-            raise PolicyError(f"{at}: curve {signal!r} has points, and on_battery_only true or false; found {options}")
-        if not isinstance(points, Sequence) or isinstance(points, str) or not all(_is_point(p) for p in points):
             raise PolicyError(
-                f"{at}: curve {signal!r} needs points [[value, budget], ...], found {json.dumps(points)[:80]}"
+                f"{at}: curve {signal!r:.40} has points, and on_battery_only true or false; found {options!s:.80}"
             )
+        if not isinstance(points, Sequence) or isinstance(points, str) or not all(_is_point(p) for p in points):
+            raise PolicyError(f"{at}: curve {signal!r:.40} needs points [[value, budget], ...], found {points!s:.80}")
         try:
             found.append(Curve(signal, tuple((float(v), float(b)) for v, b in points), battery))
         except PolicyError as e:
@@ -127,5 +130,5 @@ def _is_point(value: Any) -> bool:
         isinstance(value, Sequence)
         and not isinstance(value, str)
         and len(value) == 2
-        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
+        and all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= _LARGEST for n in value)
     )

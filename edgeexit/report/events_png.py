@@ -9,6 +9,8 @@ import numpy as np
 
 from edgeexit.report.png import rendered
 
+_NOTES = 60
+"""That are drawn: more could not be read."""
 _EXITS = ("#2ca02c", "#98df8a", "#ffdd57", "#ff9f40", "#d62728", "#8c564b")
 
 
@@ -27,7 +29,7 @@ def events_png(
     """
     windows = [e for e in events if e["event"] == "window"]
     moves = [e for e in events if e["event"] == "move"]
-    notes = [e for e in events if e["event"] == "note" and isinstance(e.get("text"), str)]
+    notes = [e for e in events if e["event"] == "note" and isinstance(e.get("text"), str)][:_NOTES]
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [1, 1, 1, 1.2]})
@@ -101,7 +103,9 @@ def _mix(panel: Any, windows: Sequence[dict[str, Any]]) -> None:
     rows = [(w["at"], w["exits"]) for w in windows if isinstance(w.get("exits"), list) and sum(w["exits"])]
     if not rows:
         return
-    shares = np.array([np.array(e) / sum(e) for _, e in rows]).T
+    shares = np.zeros((max(len(e) for _, e in rows), len(rows)))
+    for i, (_, e) in enumerate(rows):  # a log that was added to may be of two models
+        shares[: len(e), i] = np.array(e) / sum(e)
     colours = [_EXITS[i % len(_EXITS)] for i in range(len(shares))]
     labels = [f"exit {k}" for k in range(len(shares))]
     panel.stackplot([t for t, _ in rows], shares, colors=colours, labels=labels, step="post")

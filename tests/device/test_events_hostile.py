@@ -1,0 +1,116 @@
+"""Event logs on full disks, in missing folders, after power cuts, and logs that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeexit
+from edgeexit.engine import Engine
+from edgeexit.errors import DataError, PolicyError
+from edgeexit.events import MAX_LINE, EventLog, read_events
+from edgeexit.governor import read_curves
+from edgeexit.profile import use_profile
+
+START = '{"event": "start", "at": 0, "schema": 1, "bundle": "b"}\n'
+
+
+@pytest.fixture
+def engine(tiny: Path) -> Engine:
+    return edgeexit.load(tiny, artifact="chain", warmup=2)
+
+
+def test_a_missing_folder_is_named(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written: No such file"):
+        EventLog(tmp_path / "none" / "e.jsonl", engine)
+    assert engine.observer is None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_stops_no_engine_and_is_told_at_the_end(engine: Engine) -> None:
+    log = EventLog("/dev/full", engine, every_s=0.0)
+    for _ in range(3):
+        engine.run(engine.example()[0])
+    with pytest.raises(DataError, match="ends early: No space left"):
+        log.close()
+    assert engine.observer is None
+    log.close()  # again: nothing happens
+    with pytest.raises(KeyError), EventLog("/dev/full", engine):
+        raise KeyError("told first")
+
+
+def test_lines_are_added_after_one_that_a_power_failure_cut(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_text(START + '{"event": "win')
+    with EventLog(path, engine) as log:
+        log.write("note", text="x" * MAX_LINE, count=np.int64(3))
+        log.write("note", count=np.int64(3), share=np.float32("nan"))
+    events = read_events(path)
+    assert [e["event"] for e in events] == ["start", "start", "note", "note"]
+    assert "left out" in events[2]["text"] and events[3]["count"] == 3 and events[3]["share"] is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "note", "at": 1' + "0" * 400 + "}",
+        '{"event": "note", "at": 1e308}',
+        '{"event": "note", "at": 1, "y": NaN}',
+        '{"event": "note", "at": 1, "y": ' + "[" * 30_000 + "}",
+        '{"event": "window", "at": 1, "n": "abc"}',
+        '{"event": "window", "at": 1, "n": null}',
+        '{"event": "window", "at": 1, "n": 1, "exits": ["a"]}',
+        '{"event": "window", "at": 1, "n": 1, "exits": [-1, 1]}',
+        '{"event": "start", "at": 1, "environment": 5}',
+    ],
+)
+def test_what_could_not_be_drawn_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "e.jsonl").write_text(START + line + "\n")
+    with pytest.raises(DataError, match="line 2"):
+        read_events(tmp_path / "e.jsonl")
+
+
+def test_a_figure_of_odd_logs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws a figure")
+    from edgeexit.report.events_png import events_png
+
+    more = [{"event": "window", "at": i, "n": 1, "exits": [1] * (1 + i % 3)} for i in range(4)]
+    more += [{"event": "note", "at": i, "text": f"${i}_"} for i in range(500)]
+    for lines in ([], more[:1], more):
+        (tmp_path / "e.jsonl").write_text(START + "".join(json.dumps(e) + "\n" for e in lines))
+        assert events_png(read_events(tmp_path / "e.jsonl"), "t", "f").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.json", '{"temperature_c": [[1' + "0" * 400 + ", 1], [2, 0.5]]}"),
+        ("c.toml", "a = " + "[" * 100_000),
+        ("c.toml", "temperature_c = [[1979-05-27, 1], [2, 0.5]]"),
+        ("c.toml", 'temperature_c = {points = [[1, 1], [2, 0.5]], "' + "x" * 100_000 + '" = 1}'),
+    ],
+)
+def test_hostile_curves(tmp_path: Path, name: str, text: str) -> None:
+    if name.endswith(".toml"):
+        pytest.importorskip("tomllib", reason="Python 3.11")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(PolicyError) as found:
+        read_curves(tmp_path / name)
+    assert len(str(found.value)) < 500
+
+
+def test_a_profile_of_times_that_are_none(engine: Engine, tmp_path: Path) -> None:
+    from edgeexit.environment import environment
+
+    before = engine.seconds
+    for seconds, ahead in (("[1" + "0" * 400 + ", 1, 1]", "[1, 1, 1]"), ("[1, 1, 1]", "[]"), ("[1, 1]", "[1, 1]")):
+        document = {"schema": 1, "bundle": engine.bundle.manifest.name, "environment": environment(threads=1)}
+        entry = f'{{"{engine.artifact.name}": {{"seconds": {seconds}, "ahead": {ahead}}}}}'
+        (tmp_path / "p.json").write_text(json.dumps(document)[:-1] + f', "artifacts": {entry}}}')
+        with pytest.raises(PolicyError, match="positive times"):
+            use_profile(engine, tmp_path / "p.json")
+    assert engine.seconds == before
