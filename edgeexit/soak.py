@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -14,13 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.checks import InputCheck
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.events import EventLog
 from edgeexit.governor import Governor, Move, Settings
 from edgeexit.monitor import Reader
 
-_BUSY = "while True: pass"
+_BUSY = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000):
+        pass
+"""
+"""Ends by itself where its parent was killed and could not end it."""
 _LOOK_S = 0.5
 """Between readings while no governor reads."""
 
@@ -102,13 +110,10 @@ def soak(
         One span per phase, or three where something competes: before, during, after.
 
     Raises:
-        DataError: no rows; PolicyError: see `Governor`.
+        DataError, PolicyError: see `check_soak`; or no input was answered in time.
     """
+    check_soak(engine, rows, labels, reader, settings, seconds, governed, rate, deadline_s)
     count = len(next(iter(rows.values())))
-    if not count:
-        raise DataError("a soak needs at least one input")
-    if any(governed):
-        Governor(engine, reader, settings)  # what it refuses is told now, and not after the first phase
     names = [t.name for t in engine.bundle.manifest.inputs]
     spans = []
     at = 0
@@ -146,18 +151,64 @@ def soak(
                             seen.right.append(bool(decision.label == labels[at % count]))
                             log.answered(seen.right[-1])
                         at += 1
-                        if rate is not None and (left := now + 1 / rate - clock()) > 0:
+                        if rate is not None and (left := min(now + 1 / rate, end) - clock()) > 0:
                             time.sleep(left)
                 late = None if deadline_s is None else engine.missed - missed
                 spans.append(_span(engine, seen, on, competing, lasting, late, settings))
     return spans
 
 
+def check_soak(
+    engine: Engine,
+    rows: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    reader: Reader,
+    settings: Settings,
+    seconds: float,
+    governed: Sequence[bool],
+    rate: float | None,
+    deadline_s: float | None,
+) -> None:
+    """Refuse now what a soak would stumble over, the first input answered included; arguments as `soak`.
+
+    Raises:
+        DataError: no rows, not as many of every input and of the labels, one label per input where it has many, an
+            input that the model does not take (NaN is none), or a time or rate that is no positive number.
+        PolicyError: see `Governor` and `Engine.run`.
+    """
+    counts = {name: len(a) if a.ndim else 0 for name, a in rows.items()}
+    count = next(iter(counts.values()))
+    if not count:
+        raise DataError("a soak needs at least one input")
+    if len(set(counts.values())) != 1:
+        raise DataError(f"the inputs have {', '.join(f'{n} rows of {name!r}' for name, n in counts.items())}")
+    for what, value in (("the seconds of a phase", seconds), ("the rate", rate)):
+        if value is not None and not 0 < value < math.inf:
+            raise DataError(f"{what}: expected a positive number, found {value!r}")
+    if any(governed):
+        Governor(engine, reader, settings)
+    InputCheck(engine.bundle.manifest.inputs).many(rows)
+    observer, engine.observer = engine.observer, None  # a log that is open already counts what the phases answer
+    try:
+        decision = engine.run({name: a[0] for name, a in rows.items()}, deadline_s=deadline_s)
+    finally:
+        engine.observer = observer
+    if labels is not None and (labels.shape != (count,) or np.ndim(decision.label)):
+        per = np.shape(decision.label)
+        raise DataError(
+            f"labels of shape {labels.shape} for {count} inputs with {f'{per} answers' if per else 'one answer'} each; "
+            f"expected ({count},) and one label each: without y there is no accuracy, and all else is measured"
+        )
+
+
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
     """So many processes that only compute."""
-    running = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(count)]
+    running: list[subprocess.Popen[bytes]] = []
     try:
+        for _ in range(count):  # inside: if the last cannot be started, the others end, too
+            own = [sys.executable, "-c", _BUSY, str(os.getpid())]
+            running.append(subprocess.Popen(own, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         yield
     finally:
         for process in running:

@@ -11,6 +11,7 @@ import click
 import edgeexit
 from edgeexit.checks import data_inputs
 from edgeexit.cli.common import (
+    about,
     artifact_option,
     bundle_argument,
     count,
@@ -23,11 +24,12 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.environment import environment_line
+from edgeexit.errors import DataError
 from edgeexit.events import EventLog, read_events
 from edgeexit.files import read_npz, write_atomic
 from edgeexit.governor import DEFAULT_CURVES, Settings, read_curves
 from edgeexit.monitor import default_reader
-from edgeexit.soak import Span
+from edgeexit.soak import Span, check_soak
 from edgeexit.soak import soak as run_soak
 
 
@@ -92,15 +94,24 @@ def soak(
     labels = labels_of(arrays, data)
     specs = engine.bundle.manifest.inputs
     found = data_inputs(arrays, specs, str(data))
+    if wrong := [t.name for t in specs if found[t.name].dtype.kind not in "biuf"]:
+        raise DataError(f"{data}: {wrong[0]!r} holds {found[wrong[0]].dtype}; expected numbers")
     rows = {t.name: found[t.name].astype(t.dtype, copy=False) for t in specs}
-    out.mkdir(parents=True, exist_ok=True)
-    events = out / "events.jsonl"
-    events.unlink(missing_ok=True)
     phases = {"off": (False,), "on": (True,), "both": (False, True)}[governor]
+    reader, deadline_s = default_reader(), None if deadline_ms is None else deadline_ms / 1000
+    with about(data):
+        check_soak(engine, rows, labels, reader, settings, 60 * minutes, phases, rate, deadline_s)
+    events = out / "events.jsonl"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for old in (events, out / "soak.json", out / "soak.png"):  # of an earlier soak: none may outlive its log
+            old.unlink(missing_ok=True)
+    except OSError as e:
+        raise DataError(f"{out}: cannot be written: {e.strerror or e}") from e
     with EventLog(events, engine) as log:
         spans = run_soak(
-            engine, rows, labels, default_reader(), settings, log, seconds=60 * minutes, governed=phases,
-            compete=compete, rate=rate, deadline_s=None if deadline_ms is None else deadline_ms / 1000, progress=say,
+            engine, rows, labels, reader, settings, log, seconds=60 * minutes, governed=phases, compete=compete,
+            rate=rate, deadline_s=deadline_s, progress=say,
         )  # fmt: skip
     lines = read_events(events)
     document = {
@@ -151,7 +162,10 @@ def _draw(lines: list[dict[str, Any]], path: Path) -> None:
 
     first = lines[0]
     where = first.get("environment")
-    foot = environment_line(where) if isinstance(where, dict) else ""
+    try:
+        foot = environment_line(where) if isinstance(where, dict) else ""
+    except (KeyError, TypeError):  # a log that another program wrote
+        foot = ""
     write_atomic(path, events_png(lines, f"{first.get('bundle')}, {first.get('artifact')}", foot))
 
 

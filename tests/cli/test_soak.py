@@ -1,0 +1,125 @@
+"""`edgeexit soak`: refuses before it begins, and leaves nothing running or half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgeexit
+from edgeexit.errors import DataError
+from edgeexit.events import EventLog, read_events
+from edgeexit.governor import Settings
+from edgeexit.monitor import Reading
+from edgeexit.soak import check_soak, soak
+from edgeexit.testing import FakeReader
+
+X = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "d.npz", x=X, y=np.arange(10) % 3)
+    return tmp_path / "d.npz"
+
+
+def command(tiny: Path, data: Path, *more: str) -> list[str]:
+    out = str(data.parent / "out")
+    own = [sys.executable, "-m", "edgeexit", "soak", str(tiny), "--artifact", "chain", "--data", str(data)]
+    return [*own, "--out", out, "--minutes", "1", *more]
+
+
+@pytest.mark.parametrize(
+    ("labels", "change", "message"),
+    [
+        (np.zeros(5, int), {}, "labels of shape"),
+        (np.zeros((10, 4), int), {}, "labels of shape"),
+        (None, {"rows": {"x": np.full((10, 4), np.nan, np.float32)}}, "NaN"),
+        (None, {"rows": {"x": X[:0]}}, "at least one"),
+        (None, {"rate": float("nan")}, "rate"),
+        (None, {"seconds": float("inf")}, "seconds"),
+        (None, {"deadline_s": 0.0}, "deadline"),
+    ],
+)
+def test_refused_before_it_begins(tiny: Path, labels: Any, change: dict[str, Any], message: str) -> None:
+    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    given = {"rows": {"x": X}, "seconds": 1.0, "governed": (True,), "rate": None, "deadline_s": None} | change
+    with pytest.raises(edgeexit.errors.EdgeExitError, match=message):
+        check_soak(engine, labels=labels, reader=FakeReader(Reading()), settings=Settings(), **given)
+
+
+def test_a_pause_does_not_outlast_its_phase(tiny: Path, tmp_path: Path) -> None:
+    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    start = time.monotonic()
+    with EventLog(tmp_path / "e.jsonl", engine) as log:
+        spans = soak(
+            engine, {"x": X}, None, FakeReader(Reading()), Settings(), log, seconds=0.2, governed=(False,), rate=0.01
+        )
+    assert time.monotonic() - start < 5 and [s.n for s in spans] == [1]
+    assert sum(e.get("n", 0) for e in read_events(tmp_path / "e.jsonl")) == 1
+
+
+def test_a_refused_soak_leaves_the_earlier_one_alone(tiny: Path, data: Path) -> None:
+    out = data.parent / "out"
+    out.mkdir()
+    (out / "events.jsonl").write_text("earlier")
+    found = subprocess.run(command(tiny, data, "--latency-ms", "0"), capture_output=True, text=True)
+    assert found.returncode == 1 and "set-point" in found.stderr and "Traceback" not in found.stderr
+    assert (out / "events.jsonl").read_text() == "earlier"
+
+
+def busy(of: int) -> list[int]:
+    """Processes that compete for the soak with this number."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().rstrip(b"\0").endswith(b"\0" + str(of).encode()):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="counts processes in /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_it_leaves_a_log_and_no_process(tiny: Path, data: Path, how: signal.Signals) -> None:
+    out = data.parent / "out"
+    out.mkdir()
+    (out / "soak.json").write_text("of an earlier soak")
+    own = command(tiny, data, "--compete", "2", "--minutes", "0.05")
+    process = subprocess.Popen(own, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 20
+        while len(busy(process.pid)) < 2:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, how)
+        _, said = process.communicate(timeout=10)
+        end = time.monotonic() + 5
+        while busy(process.pid):
+            assert time.monotonic() < end, "the competitors go on"
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    assert "Traceback" not in said
+    assert read_events(out / "events.jsonl")[-1]["at"] >= 0
+    assert not (out / "soak.json").exists(), "a summary of another soak than the log's"
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert json.loads((out / "events.jsonl").read_text().splitlines()[-1])["event"] == "window"
+
+
+def test_an_input_that_has_fewer_rows(tiny: Path) -> None:
+    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    with pytest.raises(DataError, match="10 rows of 'x', 3 rows of 'z'"):
+        check_soak(
+            engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), Settings(), 1.0, (False,), None, None
+        )  # fmt: skip
