@@ -128,7 +128,8 @@ class EventLog:
         if self._file.closed:
             return
         self._flush(self.clock())
-        self.engine.observer = self._before
+        if self.engine.observer == self._see:  # else who came later passes decisions on
+            self.engine.observer = self._before
         with self._lock:
             try:
                 self._file.close()  # which tries again to write what it holds
@@ -140,6 +141,8 @@ class EventLog:
     def _see(self, decision: Decision) -> None:
         if self._before is not None:
             self._before(decision)
+        if self._file.closed:
+            return
         now = self.clock()
         if now - self._window >= self.every_s:
             self._flush(now)

@@ -59,7 +59,7 @@ def use_profile(engine: Engine, path: Path | str) -> Times:
         other = there.get(what) if isinstance(there, dict) else None
         if other != mine.get(what):
             raise DataError(
-                f"{path}: measured on {what} {other!r}, this is {mine.get(what)!r}: run `edgeexit bench --save` here"
+                f"{path}: measured on {what} {other!r:.60}, this is {mine.get(what)!r}: run `edgeexit bench --save`"
             )
     name = engine.bundle.manifest.name
     if document.get("bundle") != name:
@@ -68,7 +68,7 @@ def use_profile(engine: Engine, path: Path | str) -> Times:
     entry = artifacts.get(engine.artifact.name) if isinstance(artifacts, dict) else None
     if not isinstance(entry, dict) or not all(_numbers(entry.get(k)) for k in ("seconds", "ahead")):
         known = ", ".join(artifacts) if isinstance(artifacts, dict) else "none"
-        raise DataError(f"{path}: no times of {engine.artifact.name}; it has {known}")
+        raise DataError(f"{path}: no times of {engine.artifact.name}; it has {known:.200}")
     found = Times(tuple(entry["seconds"]), tuple(entry["ahead"]))
     engine.use_profile(found.seconds, found.ahead)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ def monitor(interval: float, count: int | None, once: bool, as_json: bool, root:
 
     A line per reading until Ctrl-C. What this machine cannot tell is said once, with the reason, and is null in JSON.
     """
+    if not math.isfinite(interval):  # click's range lets it through, and pauses would be none
+        raise DataError(f"--interval is a number of seconds, found {interval}")
     if root is not None and not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one with sys and proc in it")
     reader = default_reader() if root is None else LinuxReader(root)

@@ -71,6 +71,7 @@ class Governor:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._governs = False
+        self._see: Callable[[Decision], None] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -79,7 +80,6 @@ class Governor:
         self.latencies.clear()
         self._heard = self._used = 0
         self._before, self._point_before = self.engine.policy, self.engine.point
-        self._observer = self.engine.observer
         self._budget, self._rung = self.settings.ceiling, -1
         self._last: float | None = None
         self._begin: float | None = None
@@ -135,7 +135,9 @@ class Governor:
         if not self._governs:
             return
         self._governs = False
-        self.engine.observer = self._observer
+        if self._see is not None and self.engine.observer is self._see:
+            self.engine.observer = self._observer
+        self._see = None  # a log that came later passes decisions on to it: it no longer counts them
         self.engine.reading = None
         if self._point_before is not None:
             self.engine.follow(self._point_before)
@@ -145,15 +147,16 @@ class Governor:
     def attach(self) -> None:
         """Listen to the engine's decisions, for the latency loop; `start` does it."""
         self._take_over()
-        before = self._observer
+        before = self._observer = self.engine.observer
 
         def see(decision: Decision) -> None:
-            self.latencies.append(decision.seconds)
-            self._heard += 1
+            if self._see is see:
+                self.latencies.append(decision.seconds)
+                self._heard += 1
             if before is not None:
                 before(decision)
 
-        self.engine.observer = see
+        self._see = self.engine.observer = see
 
     def _run(self) -> None:
         while not self._stop.is_set():

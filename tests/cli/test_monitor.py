@@ -60,6 +60,7 @@ def test_hostile_names_do_not_reach_the_terminal(cli: Cli, tmp_path: Path) -> No
 def test_refused(cli: Cli, tmp_path: Path) -> None:
     assert "no such folder" in cli("monitor", "--root", tmp_path / "none").error
     assert "--interval" in cli("monitor", "--interval", 0).error
+    assert "found nan" in cli("monitor", "--interval", "nan", "--count", 1).error
     assert "--count" in cli("monitor", "--count", 0).error
 
 

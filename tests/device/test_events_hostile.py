@@ -114,3 +114,19 @@ def test_a_profile_of_times_that_are_none(engine: Engine, tmp_path: Path) -> Non
         with pytest.raises(PolicyError, match="positive times"):
             use_profile(engine, tmp_path / "p.json")
     assert engine.seconds == before
+
+
+def test_a_profile_of_another_machine_is_refused_in_few_words(engine: Engine, tmp_path: Path) -> None:
+    from edgeexit.environment import environment
+
+    mine, name = environment(threads=1), engine.bundle.manifest.name
+    for where, artifacts, message in (
+        (mine | {"device": "x" * 100_000}, {}, "measured on device"),
+        (mine | {"threads": 4}, {}, "measured on threads 4"),
+        (mine, {"a" * 100_000: 1}, "no times of"),
+    ):
+        document = {"schema": 1, "bundle": name, "environment": where, "artifacts": artifacts}
+        (tmp_path / "p.json").write_text(json.dumps(document))
+        with pytest.raises(DataError, match=message) as found:
+            use_profile(engine, tmp_path / "p.json")
+        assert len(str(found.value)) < 600

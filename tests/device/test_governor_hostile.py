@@ -14,6 +14,7 @@ import pytest
 import edgeexit
 from edgeexit.engine import Engine
 from edgeexit.errors import PolicyError
+from edgeexit.events import EventLog, read_events
 from edgeexit.governor import Governor, Ladder, Loop, Move, Rung, Settings
 from edgeexit.monitor import Reading
 from edgeexit.policy import Patience, Threshold, fixed_exit
@@ -144,3 +145,24 @@ def test_a_clock_that_jumps_back_does_not_ruin_the_slow_down(tiny: Path) -> None
     for _ in range(3):
         engine.run(engine.example()[0])
     assert 0 <= engine.slowdown <= 1
+
+
+def test_a_log_that_came_later_goes_on_after_stop(engine: Engine, ladder: Ladder, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    engine.observer = first = seen.append
+    x = engine.example()[0]
+    governor = Governor(engine, FakeReader(COOL), ladder=ladder)
+    governor.start()
+    log = EventLog(tmp_path / "e.jsonl", engine)
+    engine.run(x)
+    governor.stop()
+    engine.run(x)
+    assert len(governor.latencies) == 1
+    with governor:
+        engine.run(x)
+        assert len(governor.latencies) == 1, "a new start, and each decision once"
+        log.close()
+        engine.run(x)
+    engine.run(x)
+    assert sum(e.get("n", 0) for e in read_events(tmp_path / "e.jsonl")) == 3
+    assert len(seen) == 5 and first == seen.append
