@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ class Ladder:
     rungs: tuple[Rung, ...]
     certified: bool
     """Every rung carries a promise: the governor moves among proven points only."""
+    timed: bool = False
+    """The costs are of times measured on this device; otherwise of MACs."""
 
     def __post_init__(self) -> None:
         if not self.rungs:
@@ -63,10 +66,16 @@ class Ladder:
     def solved(cls, engine: Engine, steps: int = STEPS) -> Ladder:
         """EERO's thresholds for evenly spaced budgets, from the scores in the bundle and this device's stage times.
 
+        Where the times do not grow from exit to exit, as on a machine that was busy while they were measured, MACs
+        stand in (`timed` is False then): a governor is wanted there most.
+
         Raises:
             PolicyError: the bundle carries no scores for this artifact.
+            DataError: the times do not grow, and MACs are unknown.
         """
         seconds = exit_seconds(engine)
+        if seconds is not None and any(b <= a for a, b in pairwise(seconds)):
+            seconds = None
         cost = np.array(seconds) if seconds is not None else engine.costs()[0]
         first = float(cost[0] / cost[-1])
         rungs = [Rung(first, fixed_exit(0, engine.exits, engine.artifact.score or "maxprob"))]
@@ -78,7 +87,7 @@ class Ladder:
                 continue
         last = engine.exits - 1
         rungs.append(Rung(1.0, fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")))
-        return cls(tuple(rungs), False)
+        return cls(tuple(rungs), False, seconds is not None)
 
     @classmethod
     def certified_points(cls, bundle: Bundle, artifact: str, like: OperatingPoint | None = None) -> Ladder:

@@ -166,3 +166,13 @@ def test_a_log_that_came_later_goes_on_after_stop(engine: Engine, ladder: Ladder
     engine.run(x)
     assert sum(e.get("n", 0) for e in read_events(tmp_path / "e.jsonl")) == 3
     assert len(seen) == 5 and first == seen.append
+
+
+def test_times_from_a_busy_machine_do_not_keep_it_from_governing(tiny: Path) -> None:
+    engine = edgeexit.load(tiny, artifact="fused", warmup=2)
+    engine.use_profile((0.0176, 0.0195, 0.0186))
+    busy = Governor(engine, FakeReader(COOL)).ladder
+    costs = [r.cost for r in busy.rungs]
+    assert not busy.timed and costs == sorted(costs) and len(costs) > 2
+    engine.use_profile((0.01, 0.02, 0.03))
+    assert Governor(engine, FakeReader(COOL)).ladder.timed
