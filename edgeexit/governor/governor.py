@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.decision import Decision
 from edgeexit.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor.ladder import Ladder
+from edgeexit.governor.ladder import Ladder, Rung
 from edgeexit.governor.loop import Loop
 from edgeexit.governor.settings import Move, Settings
 from edgeexit.monitor import Reader, Reading
@@ -52,8 +52,9 @@ class Governor:
             engine: whose policy is governed; what it had when this began comes back with `stop`.
             reader: of the machine.
             settings: None = the default curves, no set-point.
-            ladder: policies to choose among; None = solved for budgets from the scores in the bundle; or, where the
-                engine follows an operating point with a promise, the points that promise as much.
+            ladder: policies to choose among; None = solved for budgets from the scores in the bundle, up to the cost of
+                the operating point that the engine follows, if it does; where that one carries a promise, the points
+                that promise as much.
             on_move: is told every step, in the governor's thread.
             clock: seconds, monotone.
 
@@ -262,4 +263,10 @@ def _ladder(engine: Engine) -> Ladder:
     point = engine.point
     if point is not None and point.promise is not None:
         return Ladder.certified_points(engine.bundle, engine.artifact.name, point)
-    return Ladder.solved(engine)
+    solved = Ladder.solved(engine)
+    cost = None if point is None else point.expected.get("cost")
+    if point is None or cost is None:
+        return solved
+    # What the user chose is the most that is spent: a cool machine is no wish for more.
+    cheaper = tuple(r for r in solved.rungs if r.cost < cost)
+    return replace(solved, rungs=(*cheaper, Rung(float(cost), point.policy, point)))

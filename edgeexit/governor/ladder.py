@@ -55,8 +55,11 @@ class Ladder:
         """Raise PolicyError unless an engine as it is now can follow every rung."""
         for rung in self.rungs:
             engine.driver.fits(rung.policy)
-            if engine.drift is not None:
-                engine.drift.regime.fits(rung.policy, engine.exits)
+            if engine.drift is not None and rung.policy != engine.policy:
+                raise PolicyError(
+                    "the engine has a drift monitor, whose bounds are those of one policy: under the others that a "
+                    "governor takes it would raise alarms without drift. Set `engine.drift = None`"
+                )
             if rung.point is not None:
                 check_artifact(rung.point, engine.artifact)
             elif engine.sets is not None:

@@ -358,3 +358,23 @@ def test_slow_down_is_learned_and_deadlines_heed_it(engine: Engine) -> None:
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(PolicyError, match="positive number of seconds"):
             engine.run(x, deadline_s=wrong)
+
+
+def test_a_cool_machine_spends_no_more_than_the_operating_point(tiny: Path) -> None:
+    engine = edgeexit.load(tiny, policy="half-chain", warmup=0)
+    assert engine.point is not None
+    governor = Governor(engine, Told(COOL), clock=FakeClock())
+    before = engine.policy
+    move = governor.step()
+    assert move.point == "half-chain" and engine.policy == before and move.cost == engine.point.expected["cost"]
+    assert max(r.cost for r in governor.ladder.rungs) == move.cost and len(governor.ladder.rungs) > 1
+
+
+def test_a_drift_monitor_is_of_one_policy(tiny: Path, engine: Engine) -> None:
+    from edgeexit.calibrate.regime import regime_of
+    from edgeexit.drift import DriftMonitor
+
+    x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    engine.drift = DriftMonitor(regime_of(engine.policy, engine.record(x)))
+    with pytest.raises(PolicyError, match="drift monitor"):
+        Governor(engine, Told(COOL))
