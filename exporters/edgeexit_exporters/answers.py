@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.errors import DataError
+from edgeexit.errors import DataError, ModelError
 from edgeexit.files import npz_bytes
 from edgeexit.manifest import ExitSpec, Manifest
 from edgeexit.policy import Threshold
@@ -43,12 +43,14 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
 
     Raises:
         DataError: `data` does not fit the model's inputs.
+        ModelError: it does not run on them, or answers NaN.
     """
     runs = [(examples.make_inputs(source.inputs, 1, seed), 1) for seed in range(3)]
     if seen.batch == "dynamic":
         runs.append((examples.make_inputs(source.inputs, 3, seed=3), 3))
     if seen.other_sizes:
         runs.append((examples.make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
+    count = 0
     if data is not None:
         rows = examples.from_data(source.inputs, data, DATA_ROWS)
         for spec in source.inputs:
@@ -61,9 +63,25 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
                     f"the data for input {spec.tensor.name!r} has shape {_shape(array.shape)}, "
                     f"expected {_shape(spec.tensor.shape)}"
                 )
+        counts = {len(data.get(n, data.get("x", a))) for n, a in rows.items()}
+        if len(counts) != 1 or 0 in counts:
+            raise DataError(f"the data holds {sorted(counts)} rows; expected one count of at least 1 for all inputs")
+        if holding := [n for n, a in rows.items() if a.dtype.kind == "f" and np.isnan(a).any()]:
+            raise DataError(f"the data for input {holding[0]!r} holds NaN, which no engine takes: leave such rows out")
         count = len(next(iter(rows.values())))
         runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
-    return [Answer(x, source.reference(x), batch) for x, batch in runs]
+    answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
+    for k, answer in enumerate(answers):
+        if unsure := [e.name for e in source.exits if np.isnan(answer.outputs[e.answer]).any()]:
+            random = len(runs) - count
+            endless = [n for n, a in answer.inputs.items() if a.dtype.kind == "f" and np.isinf(a).any()]
+            where = "random inputs" if k < random else f"row {k - random} of the data"
+            where += f" (input {endless[0]!r} holds infinite numbers)" if endless else ""
+            raise ModelError(
+                f"exit {unsure[0]!r} of the source model answers NaN for {where}, where no threshold can be met: look "
+                "at its weights, and whether the numbers are in the range that it was trained on"
+            )
+    return answers
 
 
 def _shape(axes: Sequence[int | str]) -> str:

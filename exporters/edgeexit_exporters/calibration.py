@@ -51,7 +51,7 @@ def calibration_rows(inputs: Sequence[InputSpec], data: Arrays) -> dict[str, NDA
             raise DataError(f"calibration data: input {name!r} holds infinite numbers; no range can be read from them")
         if array.min() == array.max():
             raise DataError(
-                f"calibration data: input {name!r} is {array.flat[0]:g} everywhere; no range can be read from it"
+                f"calibration data: input {name!r} is {array.flat[0] + 0:g} everywhere; no range can be read from it"
             )
     if all((a == a[:1]).all() for a in rows.values()):
         raise DataError(f"calibration data: all {count} rows are the same; give rows that differ")

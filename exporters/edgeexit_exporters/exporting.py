@@ -150,7 +150,8 @@ def export_source(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
     )
     wanted = forms or Forms()
-    rows = wanted.rows(found, data)
+    classes = known.manifest.exits[-1].answer.shape[-1]
+    rows = wanted.rows(found, data, classes if isinstance(classes, int) else None)
     made = make(known, layouts, score, wanted, rows, tolerance=tolerance, exact=exact, progress=progress)
     manifest = made.into(known.manifest)
     if rows is None:

@@ -98,18 +98,29 @@ class Forms:
             why = f"precision {needing[0]}" if needing else "--max-drop"
             raise ModelError(f"{why} needs calibration rows (--data): at least {3 * LEAST_ROWS}, 1,000 are good")
 
-    def rows(self, source: Source, data: Arrays | None) -> Rows | None:
+    def rows(self, source: Source, data: Arrays | None, classes: int | None = None) -> Rows | None:
         """The data, divided; None = nothing is to be calibrated or measured.
+
+        Args:
+            source: whose inputs they are.
+            data: `(rows, ...)` arrays by input name.
+            classes: that the network tells apart; None = unknown.
 
         Raises:
             DataError: it does not fit, or too few rows.
         """
+        counts = {len(a) for a in (data or {}).values() if a.ndim}
+        if self.classes is not None and counts and len(self.classes) not in counts:
+            raise DataError(f"{len(self.classes)} classes (y) for {max(counts)} rows of data")
         if data is None or (tuple(self.formats), tuple(self.precisions)) == (("onnx",), ("fp32",)):
             return None
         inputs = calibration_rows(source.inputs, data)
         n = len(next(iter(inputs.values())))
         if self.classes is not None and len(self.classes) != n:
             raise DataError(f"{len(self.classes)} classes (y) for {n} rows of data")
+        low, high = (0, -1) if self.classes is None else (int(self.classes.min()), int(self.classes.max()))
+        if classes is not None and (low < 0 or high >= classes):
+            raise DataError(f"classes (y) reach from {low} to {high}; the network answers 0 to {classes - 1}")
         return Rows(inputs, self.classes, divide_rows(n, self.seed))
 
 

@@ -105,12 +105,14 @@ def from_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]], row
     """The first rows of a data file as inputs.
 
     Raises:
-        DataError: an input is missing.
+        DataError: an input is missing, or has no rows.
     """
     found: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         array = data.get(spec.tensor.name, data.get("x") if len(inputs) == 1 else None)
         if array is None:
             raise DataError(f"the data has no array for model input {spec.tensor.name!r}; it holds {', '.join(data)}")
+        if array.ndim == 0:
+            raise DataError(f"the data for input {spec.tensor.name!r} is a single number, expected one row per input")
         found[spec.tensor.name] = np.ascontiguousarray(array[:rows]).astype(spec.tensor.dtype, copy=False)
     return found

@@ -84,8 +84,8 @@ def check_kernels(artifact: str, kernels: Sequence[Kernels], kept: Sequence[str]
             raise ModelError(
                 f"{artifact}: stage {k} was left in float: {stage.quantized} of {stage.compute} convolutions, products "
                 f"and recurrences run in int8, not {', '.join(repr(n) for n in left[:4])}. onnxruntime has no int8 "
-                "kernel for it here: leave it in float knowingly (exclude it by that name), or export this network in "
-                "float"
+                "kernel for it here: leave it in float knowingly (exclude it by that name: --keep-float), or export "
+                "this network in float"
             )
 
 

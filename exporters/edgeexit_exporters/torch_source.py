@@ -50,6 +50,8 @@ def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
         raise ModelError(f"{target}: {e}") from e
     except TypeError as e:
         raise ModelError(f"{target}: calling {function}() without arguments failed: {e}") from e
+    except Exception as e:
+        raise ModelError(f"{target}: making the network failed: {type(e).__name__}: {first_line(e)[:200]}") from e
     finally:
         if here:
             sys.path.remove(here)
@@ -200,6 +202,10 @@ def from_torch(
         try:
             with torch.no_grad():
                 found = wrapped(*(torch.from_numpy(np.ascontiguousarray(arrays[s.tensor.name])) for s in specs))
+        except Exception as e:
+            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in arrays.items())
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)[:200]}") from e
+        else:
             return {n: t.numpy() for n, t in zip(tensors, found, strict=True)}
         finally:
             for m, mode in modes.items():

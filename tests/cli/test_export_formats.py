@@ -70,13 +70,13 @@ def _with(value: float, where: tuple[int, ...] = (7, 1)) -> np.ndarray:  # type:
 
 
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "NaN": ({"x": _with(np.nan)}, ("calibration data", "'x'", "NaN")),
-    "infinite": ({"x": _with(np.inf)}, ("calibration data", "'x'", "infinite")),
+    "NaN": ({"x": _with(np.nan)}, ("the data for input", "'x'", "NaN")),
+    "infinite": ({"x": _with(np.inf)}, ("NaN for row 7 of the data", "'x'", "infinite")),
     "another shape": ({"x": X[:, :3]}, ("data for input 'x'", "has shape (n, 3), expected (n, 4)")),
     "too many axes": ({"x": X[:, :, None]}, ("data for input 'x'", "has shape (n, 4, 1), expected (n, 4)")),
     "another dtype": ({"x": X.astype(np.float64)}, ("calibration data", "'x'", "float64", "float32")),
     "another name": ({"z": X}, ("x", "z")),
-    "no rows": ({"x": X[:0]}, ("calibration data", "rows")),
+    "no rows": ({"x": X[:0]}, ("the data holds [0] rows",)),
     "too few to read": ({"x": X[:31]}, ("31 rows", "at least 32 are needed")),
     "too few to divide": ({"x": X[:95]}, ("95 rows of data", "96 in all")),
     "constant": ({"x": np.full_like(X, 2)}, ("is 2 everywhere", "no range can be read")),
@@ -92,6 +92,51 @@ def test_calibration_data(export: Callable[..., Any], case: str, format: str) ->
     error = refused(export("--format", format, "--precision", "int8", "--data", data(**arrays)))
     assert all(w in error for w in words), error
     assert not Path("b.edgeexit").exists()
+
+
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "no rows": ({"x": X[:0]}, "the data holds [0] rows; expected one count of at least 1"),
+    "NaN": ({"x": _with(np.nan, (1, 2))}, "the data for input 'x' holds NaN"),
+    "one number": ({"x": np.float32(3)}, "the data for input 'x' is a single number"),
+    "fewer classes": ({"x": X, "y": np.zeros(119, np.int64)}, "119 classes (y) for 120 rows of data"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_data_that_is_only_compared_on(export: Callable[..., Any], case: str) -> None:
+    """ONNX in float reads a few rows and no classes, yet says what is wrong with them."""
+    arrays, message = ODD[case]
+    assert message in refused(export("--data", data(**arrays)))
+    assert not Path("b.edgeexit").exists()
+
+
+def test_classes_that_the_network_lacks_are_named_before_the_work(export: Callable[..., Any]) -> None:
+    ran = export("--precision", "int8", "--data", data(x=X, y=np.arange(120) % 5))
+    assert refused(ran) == "classes (y) reach from 0 to 4; the network answers 0 to 2"
+    assert "quantizing" not in ran.err
+
+
+def test_a_network_that_answers_nan_is_told_as_such(export: Callable[..., Any]) -> None:
+    Path("nan_net.py").write_text(
+        NET.replace("return 4 * self.heads[0](a),", "return self.heads[0](a) * float('nan'),")
+    )
+    assert "of the source model answers NaN" in refused(export(source="nan_net:make"))
+    assert not Path("b.edgeexit").exists()
+
+
+def test_a_network_that_fails_on_the_data_is_one_line(export: Callable[..., Any]) -> None:
+    looks_up = (
+        "x = x + nn.functional.embedding(x.abs().long(), self.layers[1].weight).mean((1, 2))[:, None]\n        a ="
+    )
+    Path("picky_net.py").write_text(NET.replace("a =", looks_up, 1))
+    error = refused(export("--data", data(x=X * 1000), source="picky_net:make"))
+    assert error == "Net does not run on inputs (x [1, 4]): index out of range in self"
+
+
+def test_a_function_that_fails_is_one_line(export: Callable[..., Any]) -> None:
+    Path("failing_net.py").write_text("def make():\n    raise RuntimeError('no card')\n")
+    error = refused(export(source="failing_net:make"))
+    assert error == "failing_net:make: making the network failed: RuntimeError: no card"
 
 
 WISHES: dict[str, tuple[tuple[str, ...], str]] = {

@@ -129,7 +129,9 @@ def test_a_float_cut_is_refused(
 
 def test_what_has_no_int8_kernel_is_named_and_can_be_kept(tmp_path: Path) -> None:
     source = source_of(conv_net(last="ConvTranspose"), tmp_path)
-    with pytest.raises(ModelError, match=r"stage 2 was left in float: 1 of 2 .*'node_c2'.*exclude"):
+    with pytest.raises(
+        ModelError, match=r"stage 2 was left in float: 1 of 2 .*'node_c2'.*exclude it by that name: --keep-float"
+    ):
         exporting.export_source(quantize(source, CALIBRATION), tmp_path / "b.edgeexit")
     kept = quantize(source, CALIBRATION, exclude=["ConvTranspose"])
     found = exporting.export_source(kept, tmp_path / "b.edgeexit", layouts=["fused", "chain"]).manifest
@@ -244,6 +246,7 @@ def test_same_rows_same_bytes(network: tuple[Source, Source], bundle: edgeexit.B
         ({"x": np.where(ROWS > 2, np.inf, ROWS).astype(np.float32)}, r"holds infinite numbers"),
         ({"x": ROWS[: LEAST_ROWS - 1]}, rf"31 rows; at least {LEAST_ROWS} are needed"),
         ({"x": np.ones_like(ROWS)}, r"'x' is 1 everywhere"),
+        ({"x": -np.zeros_like(ROWS)}, r"'x' is 0 everywhere"),
         ({"x": np.repeat(ROWS[:1], 64, 0)}, r"all 64 rows are the same"),
     ],
 )

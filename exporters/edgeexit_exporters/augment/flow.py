@@ -156,7 +156,7 @@ def augment(
     clock = _Clock(progress)
     clock("looking for places")
     places, total = places_of(source, candidates, aside, mask)
-    inputs = from_data(source.inputs, data, max(len(a) for a in data.values()))
+    inputs = from_data(source.inputs, data, max((len(a) for a in data.values() if a.ndim), default=0))
     n = len(InputCheck([s.tensor for s in source.inputs]).many(inputs)[0])  # shapes, NaN, one count of rows
     if labels is not None and len(labels) != n:
         raise DataError(f"{len(labels)} labels for {n} rows")
@@ -229,7 +229,11 @@ def _split(n: int, seed: int, groups: NDArray[Any] | None) -> dict[str, NDArray[
     ends = [0, *(_between_groups(place[order], round(share * n)) for share in np.cumsum(SPLIT[:-1])), n]
     found = {name: order[a:b] for name, a, b in zip(("fit", "choose", "certify"), ends, ends[1:], strict=False)}
     if any(not len(part) for part in found.values()):
-        raise DataError(f"{n} rows cannot be split into rows to fit, to choose and to certify on")
+        many = "" if groups is None else f" of {member.max() + 1} groups"
+        raise DataError(
+            f"{n} rows{many} cannot be split into rows to fit, to choose and to certify on"
+            + ("" if groups is None else ": groups stay whole, so give more of them, and smaller ones")
+        )
     return {name: np.sort(part) for name, part in found.items()}
 
 

@@ -220,11 +220,12 @@ def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[st
         counts = count(models[signature.file], signature, static)
         left = [(op, tensor) for op, tensor in counts.floats if op not in allow_float]
         if static and left:
-            ops = ", ".join(dict.fromkeys(op for op, _ in left))
+            ops = list(dict.fromkeys(op for op, _ in left))
             raise ModelError(
-                f"{signature.name}: {len(left)} of {counts.total} operations would stay in float ({ops}; first "
-                f"{left[0][0]} for {left[0][1]!r}): the quantizer has no {precision} for them. Replace them in the "
-                "model, allow them by name, or use precision int8-dynamic"
+                f"{signature.name}: {len(left)} of {counts.total} operations would stay in float ({', '.join(ops)}; "
+                f"first {left[0][0]} for {left[0][1]!r}): the quantizer has no {precision} for them. Replace them in "
+                f"the model, allow them by name ({' '.join(f'--keep-float {op}' for op in ops)}), or use precision "
+                "int8-dynamic"
             )
         if not static and not counts.quantized:
             raise ModelError(

@@ -203,5 +203,5 @@ def test_rows_of_a_group_stay_together(tmp_path: Path) -> None:
     x, y = rows(60)
     with pytest.raises(DataError, match=r"groups of shape \[3\] for 60 rows"):
         augment(STRANGER, x, y, tmp_path / "a.edgeexit", groups=np.zeros(3))
-    with pytest.raises(DataError, match="cannot be split"):
-        augment(STRANGER, x, y, tmp_path / "a.edgeexit", groups=np.zeros(60))
+    with pytest.raises(DataError, match=r"60 rows of 1 groups cannot be split .*groups stay whole"):
+        augment(STRANGER, {**x, "note": np.array(3)}, y, tmp_path / "a.edgeexit", groups=np.zeros(60))
