@@ -245,7 +245,8 @@ def _tell_what_went(before: Bundle, after: Bundle, point: OperatingPoint) -> Non
     if gone := sorted(set(before.manifest.policies) - set(after.manifest.policies)):
         say(f"dropped with the temperatures they were calibrated under: {', '.join(gone)}")
     if point.name in before.manifest.policies:
-        say(f"operating point {point.name!r} was there before and is replaced; --name keeps both")
+        of = before.operating_point(point.name).artifact or "recorded outputs"
+        say(f"operating point {point.name!r} was there before (of {of}) and is replaced; --name keeps both")
 
 
 def _with_temperatures(

@@ -37,7 +37,8 @@ def refit_text(found: Refit) -> str:
         size = f"{f.bytes / 1024:.1f} KiB"
         rows.append([f.artifact, size, "of the float network", *_outcome(f.before)])
         rows.append(["", "", "its own" if f.point is None else f"its own, {f.point!r}", *_outcome(f.after)])
-    lines += ["", f"At most {100 * found.drop:g} points below the last exit (chosen on {found.design:,} other rows):"]
+    points = "1 point" if found.drop == 0.01 else f"{100 * found.drop:g} points"
+    lines += ["", f"At most {points} below the last exit (chosen on {found.design:,} other rows):"]
     lines.append(table(rows, right=(1, 3, 4)))
     if any(f.after is None for f in found.forms):
         lines.append("(- : no thresholds of this artifact keep that drop, or its layout does not decide)")

@@ -294,7 +294,7 @@ def test_a_failed_calibration_leaves_the_bundle_as_it_was(cli: Cli, copy: Path, 
 def test_what_calibration_replaces_is_said(cli: Cli, copy: Path, data: Path) -> None:
     once = cli("calibrate", copy, "--data", data, "--budget", 0.7, "--name", "mine")
     assert once.code == 0 and "replaced" not in once.err
-    assert "'mine' was there before and is replaced" in cli(
+    assert "'mine' was there before (of onnx-fused-fp32) and is replaced" in cli(
         "calibrate", copy, "--data", data, "--budget", 0.8, "--name", "mine").err  # fmt: skip
     cli("calibrate", copy, "--data", data, "--budget", 0.8, "--name", "other")
     gone = cli("calibrate", copy, "--data", data, "--budget", 0.8, "--temperature", "--name", "warm")

@@ -104,6 +104,8 @@ def tflite_artifacts(
         files = _files(found, known.manifest, one, chain, prefixes, precision, score, rows, ranges, allow_float)
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, progress)
+    # The chain is made first, as the others are compared with it; a device should find `fused` first.
+    made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
     return made
 
 
