@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ while os.getppid() == int(sys.argv[1]):
         pass
 """
 """Ends by itself where its parent was killed and could not end it."""
+_WINDOWS = 20_000
+"""Of the latest decisions that are looked at, at most: all of half an hour would be gigabytes."""
 _LOOK_S = 0.5
 """Between readings while no governor reads."""
 
@@ -64,13 +67,20 @@ class Span:
 
 @dataclass
 class _Seen:
-    seconds: list[float] = field(default_factory=list)
-    exits: list[int] = field(default_factory=list)
-    right: list[bool] = field(default_factory=list)
-    macs: list[int] = field(default_factory=list)
+    """Half an hour may be millions of inputs, so that numbers are kept as arrays."""
+
+    seconds: array[float] = field(default_factory=lambda: array("d"))
+    exits: array[int] = field(default_factory=lambda: array("H"))
+    right: int = 0
     warm: list[float | None] = field(default_factory=list)
     """Temperatures."""
     moves: list[Move] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """For the next span; the governor's thread keeps the object."""
+        self.seconds, self.exits, self.right = array("d"), array("H"), 0
+        self.warm.clear()
+        self.moves.clear()
 
 
 def soak(
@@ -133,7 +143,7 @@ def soak(
                 what = f"governor {'on' if on else 'off'}" + (f", {competing} beside" if competing else "")
                 progress(f"{what}, {lasting:.0f} s")
                 log.write("note", text=what)
-                seen.__init__()  # type: ignore[misc]
+                seen.clear()
                 with _busy(competing):
                     end = clock() + lasting
                     missed, looked = engine.missed, -math.inf
@@ -145,16 +155,15 @@ def soak(
                         decision = engine.run(x, deadline_s=deadline_s)
                         seen.seconds.append(decision.seconds)
                         seen.exits.append(decision.exit)
-                        if decision.macs is not None:
-                            seen.macs.append(decision.macs)
                         if labels is not None:
-                            seen.right.append(bool(decision.label == labels[at % count]))
-                            log.answered(seen.right[-1])
+                            right = bool(decision.label == labels[at % count])
+                            seen.right += right
+                            log.answered(right)
                         at += 1
                         if rate is not None and (left := min(now + 1 / rate, end) - clock()) > 0:
                             time.sleep(left)
                 late = None if deadline_s is None else engine.missed - missed
-                spans.append(_span(engine, seen, on, competing, lasting, late, settings))
+                spans.append(_span(engine, seen, labels is not None, on, competing, lasting, late, settings))
     return spans
 
 
@@ -218,17 +227,21 @@ def _busy(count: int) -> Iterator[None]:
 
 
 def _span(
-    engine: Engine, seen: _Seen, on: bool, competing: int, seconds: float, missed: int | None, settings: Settings,
+    engine: Engine, seen: _Seen, labelled: bool, on: bool, competing: int, seconds: float, missed: int | None,
+    settings: Settings,
 ) -> Span:  # fmt: skip
     if not seen.seconds:
         raise DataError(f"no input was answered in {seconds:g} s: give it longer")
     times = np.array(seen.seconds)
     p50, p90, p99 = (float(q) for q in np.quantile(times, (0.5, 0.9, 0.99)))
     rates = np.bincount(seen.exits, minlength=engine.exits) / len(times)
+    alone = engine.artifact.layout == "prefix"
+    macs = [e.prefix_macs if alone else e.macs for e in engine.bundle.manifest.exits]
+    mean = None if None in macs else float(np.dot(rates, np.array(macs, np.float64)))
     warm = [t for t in seen.warm if t is not None]
     return Span(
         on, competing, seconds, len(times), p50, p90, p99, missed, tuple(float(r) for r in rates),
-        float(np.mean(seen.macs)) if seen.macs else None, float(np.mean(seen.right)) if seen.right else None,
+        mean, seen.right / len(times) if labelled else None,
         float(np.mean([m.budget for m in seen.moves])) if seen.moves else None,
         settled_after(times, settings.latency_p90_s), max(warm) if warm else None,
     )  # fmt: skip
@@ -238,9 +251,10 @@ def settled_after(seconds: NDArray[np.float64], setpoint: float | None, last: in
     """Inputs until the 90th percentile of the latest `last` is at the set-point, and is so for most that follow."""
     if setpoint is None or len(seconds) < 2 * last:
         return None
-    windows = np.lib.stride_tricks.sliding_window_view(seconds, last)
+    step = max((len(seconds) - last) // _WINDOWS, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(seconds, last)[::step]
     kept = np.quantile(windows, 0.9, axis=1) <= setpoint
     # From the end: the share of later windows that keep it.
     share = np.cumsum(kept[::-1])[::-1] / np.arange(len(kept), 0, -1)
     good = np.flatnonzero(kept & (share >= 0.9))
-    return int(good[0]) + last if len(good) and good[0] <= len(kept) / 2 else None
+    return int(good[0]) * step + last if len(good) and good[0] <= len(kept) / 2 else None

@@ -70,3 +70,16 @@ def test_when_a_latency_has_settled() -> None:
     disturbed = np.r_[np.full(200, 5.0), calm]
     found = settled_after(disturbed, 2.0)
     assert found is not None and 200 < found <= 264
+
+
+def test_half_an_hour_of_inputs_fits_into_memory() -> None:
+    """Every window of three million latencies at once would be gigabytes."""
+    import tracemalloc
+
+    seconds = np.full(3_000_000, 1.0)
+    seconds[:900_000] = 5.0
+    tracemalloc.start()
+    found = settled_after(seconds, 2.0)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None and 900_000 <= found <= 901_000 and most < 200e6

@@ -214,7 +214,7 @@ class Governor:
         found: dict[str, float] = {}
         for curve in self.settings.curves if reading is not None else ():
             value = getattr(reading, curve.signal)
-            if value is not None and not (curve.on_battery_only and not getattr(reading, "on_battery", None)):
+            if value is not None and (not curve.on_battery_only or (reading is not None and reading.on_battery)):
                 found[curve.signal] = min(curve.budget(float(value)), found.get(curve.signal, 1.0))
         flags = None if reading is None else reading.throttled
         slowed = flags is not None and (flags.throttled_now or flags.frequency_capped_now)

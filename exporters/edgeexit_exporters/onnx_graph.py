@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
-from edgeexit.errors import ModelError
+from edgeexit.errors import ModelError, first_line
 from edgeexit.manifest import TensorSpec
 from edgeexit_exporters.stages import GraphView, ViewNode
 
@@ -60,7 +60,7 @@ def read(path: Path | str) -> ir.Model:
     try:
         proto = onnx.load(path, load_external_data=False)
     except Exception as e:  # protobuf raises its own classes; a text file raises DecodeError
-        raise ModelError(f"{path}: not an ONNX file: {str(e).splitlines()[0][:120]}") from e
+        raise ModelError(f"{path}: not an ONNX file: {first_line(e)[:120]}") from e
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no opset")
     _check_external(proto, path)
@@ -68,7 +68,7 @@ def read(path: Path | str) -> ir.Model:
         onnx.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
     except Exception as e:
-        raise ModelError(f"{path}: not a valid ONNX model: {str(e).splitlines()[0][:200]}") from e
+        raise ModelError(f"{path}: not a valid ONNX model: {first_line(e)[:200]}") from e
     return prepare(proto, str(path))
 
 
@@ -81,7 +81,7 @@ def prepare(proto: onnx.ModelProto, name: str) -> ir.Model:
         except Exception as e:
             raise ModelError(
                 f"{name}: opset {version}, at least {OLDEST_OPSET} is needed, and it could not be raised: "
-                f"{str(e).splitlines()[0][:120]}; export the model with a newer opset"
+                f"{first_line(e)[:120]}; export the model with a newer opset"
             ) from e
     model = ir.from_proto(proto)
     for step in (

@@ -24,7 +24,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
-from edgeexit.errors import ModelError
+from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters import layouts, measure, onnx_graph
 from edgeexit_exporters.calibration import Rows, calibration_rows
 from edgeexit_exporters.channels_last import channels_last_cuts
@@ -104,7 +104,7 @@ def quantize(
                 _dynamic(given, out, skipped, reduce_range, convolves)
             proto = onnx.load(out)
         except Exception as e:
-            raise ModelError(f"onnxruntime cannot quantise the network: {str(e).splitlines()[0][:200]}") from e
+            raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)[:200]}") from e
     found = onnx_graph.prepare(proto, "the quantised network")
     float_heads(found, tensors)
     found = _tidy(found)

@@ -73,7 +73,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ModelError(f"{path}: not readable as plain weights: {str(e).splitlines()[0][:160]}") from e
+        raise ModelError(f"{path}: not readable as plain weights: {first_line(e)[:160]}") from e
     if isinstance(state, Mapping) and not all(isinstance(v, Tensor) for v in state.values()):
         state = next((state[k] for k in ("state_dict", "model") if isinstance(state.get(k), Mapping)), state)
     if isinstance(state, Mapping) and state and all(str(k).startswith("module.") for k in state):
@@ -177,9 +177,7 @@ def from_torch(
             raise
         except Exception as e:
             shapes = ", ".join(f"{s.tensor.name} {list(a.shape)}" for s, a in zip(specs, example, strict=True))
-            raise ModelError(
-                f"{type(module).__name__} does not run on inputs ({shapes}): {str(e).splitlines()[0][:200]}"
-            ) from e
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)[:200]}") from e
         count = len(given)
         names = list(exits) if exits else [f"exit{k}" for k in range(count)]
         if len(names) != count:
@@ -281,7 +279,7 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
                 verbose=False,
             )
         except Exception as e:
-            cause = f" ({str(e.__cause__).strip().splitlines()[0][:200]})" if e.__cause__ and str(e.__cause__) else ""
+            cause = f" ({first_line(e.__cause__)[:200]})" if e.__cause__ and str(e.__cause__) else ""
             raise ModelError(
                 f"torch cannot export {type(module.module).__name__} to ONNX: {first_line(e)[:200]}{cause}"
             ) from e

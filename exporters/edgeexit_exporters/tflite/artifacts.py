@@ -101,7 +101,8 @@ def tflite_artifacts(
         made.remarks.append(note)
     for precision in precisions:
         progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
-        files = _files(found, known.manifest, one, chain, prefixes, precision, score, rows, ranges, allow_float)
+        fused = one if "fused" in wanted else []
+        files = _files(found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float)
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, progress)
     # The chain is made first, as the others are compared with it; a device should find `fused` first.
@@ -133,19 +134,17 @@ def _files(
     if precision != "fp32":
         last = None if rows is None else {e.name: _as_file(rows[e.name], e) for e in found.inputs}
         done = quantize_chain(chain, last, precision, ranges, allow_float=allow)
-        joined = (
-            done if one is chain else (quantize_chain(one, last, precision, ranges, allow_float=allow) if one else [])
-        )
+        joined = done
+        if one is not chain:
+            joined = quantize_chain(one, last, precision, ranges, allow_float=allow) if one else []
         alone = quantize_prefixes(prefixes, last, precision, ranges, allow_float=allow)
         counted = {"chain": ([q.content for q in done], done), "prefix": ([q.content for q in alone], alone)}
         one = [q.content for q in joined]
         counted["fused"] = ([], joined)
-    if one and all(len(e.outputs) == 1 for e in manifest.exits):
+    if one:
         kinds: list[Any] = [e.kind for e in manifest.exits]
         fused = fuse(one[0], [e.answer.name for e in manifest.exits], score, kinds=kinds)
         counted["fused"] = ([fused], counted.get("fused", ([], []))[1])
-    elif one:
-        counted["fused"] = ([], [])
     return counted
 
 

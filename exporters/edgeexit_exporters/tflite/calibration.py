@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
+from edgeexit_exporters.calibration import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.flatbuffer import read
 from edgeexit_exporters.tflite.signatures import Signature, signatures
 
-LEAST_ROWS = 32
 Arrays = Mapping[str, NDArray[Any]]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
+from edgeexit_exporters.calibration import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.bounds import probability_bounds
-from edgeexit_exporters.tflite.calibration import LEAST_ROWS, FloatChain, Linked, check_rows, linked
+from edgeexit_exporters.tflite.calibration import FloatChain, Linked, check_rows, linked
 from edgeexit_exporters.tflite.checked import text
 from edgeexit_exporters.tflite.counts import Counts, count
 from edgeexit_exporters.tflite.flatbuffer import read

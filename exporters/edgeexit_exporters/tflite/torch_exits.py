@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from edgeexit.errors import ModelError
+from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.join import JoinedExit
 from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name, value
 from edgeexit_exporters.torch_source import Exits, quiet
@@ -30,7 +30,7 @@ def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
     except Exception as e:
         shapes = ", ".join(str(list(t.shape)) for t in example)
         raise ModelError(
-            f"{type(source.module).__name__} does not run on inputs of {shapes}: {_first_line(e)[:200]}; TFLite files "
+            f"{type(source.module).__name__} does not run on inputs of {shapes}: {first_line(e)[:200]}; TFLite files "
             "are made with batch 1"
         ) from e
 
@@ -111,7 +111,7 @@ def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.Gr
             changed = sorted(set(program.graph_signature.buffers_to_mutate.values()))
             found = program.module()
         except Exception as e:
-            raise ModelError(f"torch cannot export {name}: {_first_line(e)[:200]}") from e
+            raise ModelError(f"torch cannot export {name}: {first_line(e)[:200]}") from e
     if changed:
         raise ModelError(
             f"{name}: forward changes {changed[0].removeprefix('exits.module.')!r}; TFLite files carry no state: make "
@@ -119,7 +119,3 @@ def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.Gr
         )
     assert isinstance(found, fx.GraphModule)
     return found
-
-
-def _first_line(e: BaseException) -> str:
-    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
