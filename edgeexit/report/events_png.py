@@ -126,4 +126,4 @@ def _latency(panel: Any, windows: Sequence[dict[str, Any]]) -> None:
         other = panel.twinx()
         lines += other.plot(*accuracy, color="#2ca02c", linewidth=0.9, label="accuracy")
         other.set_ylim(0, 1.02)
-    panel.legend(lines, [line.get_label() for line in lines], loc="upper left", fontsize=8, ncols=3)
+    panel.legend(lines, [line.get_label() for line in lines], loc="lower left", fontsize=8, ncols=3)
