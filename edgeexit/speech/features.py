@@ -61,9 +61,9 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         for name, kind, (least, most) in _BOUNDS:
-            value: Any = getattr(self, name)
-            allowed: tuple[type, ...] = (int,) if kind is int else (int, float)
-            if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value <= most:
+            value = getattr(self, name)
+            fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+            if not fits or not least <= value <= most:
                 what = "a whole number" if kind is int else "a number"
                 raise DataError(f"{name}: expected {what} from {least:g} to {most:g}, found {value!r:.40}")
             object.__setattr__(self, name, kind(value))  # 25 and 25.0 are one specification with one digest
