@@ -29,7 +29,9 @@ def policy_of(p: Promise) -> Threshold:
 
 
 def test_every_guarantee_at_every_alpha() -> None:
-    assert [(p.what, p.method, p.alpha) for p in FOUND] == [(*g, a) for g in GUARANTEES for a in (0.02, 0.1)]
+    assert [(p.what, p.method, p.alpha) for p in FOUND] == [
+        (*g, a) for g in GUARANTEES if g[0] not in ("wer_gap", "cer_gap") for a in (0.02, 0.1)
+    ]
     assert all((p.ordered_on, p.certified_on, p.n) == (600, 600, 2000) for p in FOUND)
     assert {p.delta for p in FOUND if p.method != "crc"} == {0.1} and {p.delta for p in FOUND if p.method == "crc"} == {
         None
