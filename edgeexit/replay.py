@@ -115,6 +115,14 @@ class Rows(ABC):
         """`(exits, n)` measured seconds to answer each input at each exit; None = not measured one by one."""
         return None
 
+    def scoring_seconds(self, score: str | None) -> NDArray[np.float64] | None:
+        """`(exits,)` mean seconds that a score took, at an exit and those before it; None = not measured.
+
+        Args:
+            score: None = what patience looks at, the answers.
+        """
+        return None
+
     @property
     def relative_cost(self) -> NDArray[np.float64]:
         """`(exits,)` as fractions of the last exit's."""

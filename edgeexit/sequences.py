@@ -16,9 +16,9 @@ from edgeexit.files import npz_bytes, read_npz, write_atomic
 from edgeexit.measures import ERROR_RATES
 from edgeexit.records import Records, check_cost, check_static_cost, numbers_of
 from edgeexit.replay import Rows
-from edgeexit.scores import SEQUENCE
+from edgeexit.scores import SEQUENCE, SEQUENCE_BEST
 
-_SCORE = "score_"
+_SCORE, _SCORING = "score_", "scoring_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,8 @@ class SequenceRecords(Rows):
     """`(exits, n)` measured seconds from sound to the answer at each exit; None = not measured."""
     audio: NDArray[np.float64] | None = None
     """`(n,)` seconds of sound; None = unknown."""
+    scoring: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By score, `(exits,)` mean seconds that it took at an exit and those before it; empty = not measured."""
     temperatures: tuple[float, ...] | None = None
     """Per-exit temperatures that the scores were taken at; None = all 1."""
     name: str = "records"
@@ -69,6 +71,7 @@ class SequenceRecords(Rows):
             ("seconds", self.seconds, shape, False),
             ("audio", self.audio, shape[1:], False),
             *((f"score {n!r}", s, shape, False) for n, s in self.given.items()),
+            *((f"scoring {n!r}", s, shape[:1], False) for n, s in self.scoring.items()),
         ):
             _check(value, wanted, whole, f"{self.name}: {name}")
         for name, scores in self.given.items():
@@ -117,6 +120,9 @@ class SequenceRecords(Rows):
         """`(exits, n)`: 1 where nothing is wrong in the whole utterance."""
         return self.agreement if self.edits is None else (self.edits == 0).astype(np.float64)
 
+    def scoring_seconds(self, score: str | None) -> NDArray[np.float64] | None:
+        return self.scoring.get(score or "agreement")
+
     @property
     def whole(self) -> bool:
         return True
@@ -127,8 +133,8 @@ class SequenceRecords(Rows):
 
     @property
     def default_score(self) -> str:
-        """What ranks best where it is there (`ctc_sequence_logprob`), else the first of `score_names`."""
-        return SEQUENCE_DEFAULT if SEQUENCE_DEFAULT in self.given else self.score_names[0]
+        """What ranks best (`ctc_sequence_logprob`) if it was recorded, else the first of `score_names`."""
+        return SEQUENCE_BEST if SEQUENCE_BEST in self.given else self.score_names[0]
 
     def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
         if name not in self.given:
@@ -176,6 +182,7 @@ class SequenceRecords(Rows):
             "audio": self.audio,
             "temperatures": None if self.temperatures is None else np.array(self.temperatures),
             **{_SCORE + n: s for n, s in self.given.items()},
+            **{_SCORING + n: s for n, s in self.scoring.items()},
         }
         write_atomic(path, npz_bytes(**{n: a for n, a in arrays.items() if a is not None}))
 
@@ -210,12 +217,10 @@ class SequenceRecords(Rows):
             arrays.get("static_cost"),
             of("seconds", np.float64),
             of("audio", np.float64),
+            {n.removeprefix(_SCORING): of(n, np.float64) for n in arrays if n.startswith(_SCORING)},
             None if temperatures is None else tuple(temperatures.ravel().tolist()),
             path.name,
         )
-
-
-SEQUENCE_DEFAULT = "ctc_sequence_logprob"
 
 
 def load_rows(path: Path | str) -> Records | SequenceRecords:
@@ -231,19 +236,6 @@ def load_rows(path: Path | str) -> Records | SequenceRecords:
 def text_number(text: str) -> int:
     """A number that equal texts share and others do not (64 bits of BLAKE2): for `SequenceRecords.answers`."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def edit_distance(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Least number of substitutions, insertions and deletions from one to the other (Levenshtein, 1966)."""
-    numbers: dict[Any, int] = {}
-    a, b = (np.array([numbers.setdefault(v, len(numbers)) for v in s], np.int64) for s in (first, second))
-    steps = np.arange(len(b) + 1)
-    row = steps
-    for i, symbol in enumerate(a, 1):
-        found = np.minimum(row[1:] + 1, row[:-1] + (b != symbol))
-        # Insertions run along the row: each place is reached from the best one before it.
-        row = np.minimum.accumulate(np.concatenate([[i], found]) - steps) + steps
-    return int(row[-1])
 
 
 def units_of(text: str, error: str) -> Sequence[str]:

@@ -82,7 +82,7 @@ def _brier(records: Rows) -> NDArray[np.float64]:
     for k in range(records.exits):
         p = records.probabilities(k).astype(np.float64)
         own = np.take_along_axis(p, records.labels[..., None], -1)[..., 0]
-        scores.append(((p * p).sum(-1) - 2 * own + 1).reshape(records.n, -1).mean(-1))
+        scores.append(records.per_input(k, (p * p).sum(-1) - 2 * own + 1))
     return np.asarray(np.stack(scores) - scores[-1])
 
 
