@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -65,6 +65,8 @@ class Recorded:
     learned: list[Array | None]
     scores: list[Array] | None = None
     """What the artifact computed itself, if it does."""
+    states: Mapping[str, Array] = field(default_factory=dict)
+    """Next values, by tensor name."""
 
 
 class Driver(Protocol):
@@ -99,7 +101,7 @@ class Base:
     ) -> None:
         self.manifest, self.artifact, self.models, self.clock = manifest, artifact, models, clock
         self.count = len(manifest.exits)
-        self.names = [i.name for i in manifest.inputs]
+        self.names = [t.name for t in manifest.feeds]
         self.exit_names = [e.answer.name for e in manifest.exits]
         self.uncertain = [e.uncertainty for e in manifest.exits]
         self.learned = [e.learned for e in manifest.exits]
@@ -132,6 +134,7 @@ class Base:
             [known[n] for n in self.exit_names],
             [None if n is None else known[n] for n in self.uncertain],
             [None if n is None else known[n] for n in self.learned],
+            states={s.output: known[s.output] for s in self.manifest.states},
         )
 
     def time(self, call: Callable[[], Any], repeats: int) -> float:

@@ -38,6 +38,7 @@ def export(
     score: str = "maxprob",
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
+    states: Mapping[str, str] | None = None,
     tolerance: float | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
     labels: Sequence[str] | None = None,
@@ -62,6 +63,8 @@ def export(
         score: the score inside the fused graph, one of `edgeexit.scores.NAMES`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
+        states: for ONNX, state inputs -> the tensors that are their next values; torch modules list theirs in an
+            attribute ``states`` (see `torch_source.from_torch`). A network with states gets no fused layout.
         tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
             for int8 1e-4 here and 3e-2 on other machines.
         data: example inputs (by input name, or "x") that are checked besides random ones, and what quantized files
@@ -85,7 +88,7 @@ def export(
     if forms is not None:
         forms.check(data)
     progress("reading the source model")
-    found = open_source(source, exits, weights, inputs, scores, outputs)
+    found = open_source(source, exits, weights, inputs, scores, outputs, states=states)
     return export_source(
         found,
         out,
@@ -145,6 +148,7 @@ def export_source(
     Raises:
         ModelError, BundleError: as `export`.
     """
+    layouts = _stateful_layouts(found, layouts, progress)
     progress("finding the stages")
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
@@ -171,6 +175,25 @@ def export_source(
         return write_bundle(out, contents, draft.manifest, overwrite=overwrite)
 
 
+def _stateful_layouts(found: Source, layouts: Sequence[str], progress: Callable[[str], None]) -> Sequence[str]:
+    """The layouts that can hold the network: all of them, but for one with memory.
+
+    Raises:
+        ModelError: fused was asked for, and the network has states.
+    """
+    if not found.states or "fused" not in layouts:
+        return layouts
+    names = ", ".join(s.input for s in found.states)
+    why = (
+        f"the network has states ({names}), and a fused graph that stops early would leave those of deeper stages "
+        "behind for good; in a chain they catch up"
+    )
+    if tuple(layouts) != DEFAULT_LAYOUTS:
+        raise ModelError(f"no fused layout: {why}. Ask for --layouts chain,prefix")
+    progress(f"note: no fused layout: {why}")
+    return tuple(w for w in layouts if w != "fused")
+
+
 def open_source(
     source: nn.Module | str | Path,
     exits: Sequence[str] | None = None,
@@ -179,11 +202,13 @@ def open_source(
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
     single: bool = False,
+    states: Mapping[str, str] | None = None,
 ) -> Source:
     """Read what `export` takes as a source; see there for the arguments.
 
     Args:
         single: a network without early exits is what is wanted: its one output is the answer.
+        states: for ONNX, inputs that get a tensor's value in the next call; torch modules say so themselves.
 
     Raises:
         ModelError: it cannot be exported.
@@ -193,7 +218,9 @@ def open_source(
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
         if weights is not None:
             raise ModelError(f"{source}: an .onnx file brings its own weights; leave --weights out")
-        return from_onnx(source, exits, specs, scores, outputs, single)
+        return from_onnx(source, exits, specs, scores, outputs, single, states)
+    if states:
+        raise ModelError("--state names tensors of an .onnx file; a torch module lists its states in `states`")
     if scores is not None:
         raise ModelError("--scores names tensors of an .onnx file; a torch module returns its scores with its exits")
     try:
