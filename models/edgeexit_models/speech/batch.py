@@ -76,3 +76,14 @@ def spec_augment(
         at = int(rng.integers(0, frames - width + 1))
         y[at : at + width] = fill
     return y
+
+
+def random_channel(features: Features, rng: np.random.Generator, deviation: float = 0.8, knots: int = 5) -> Features:
+    """A copy as another microphone might hear it: a smooth random curve over the bins is added to the logarithms.
+
+    Args:
+        deviation: of the curve at each of `knots` evenly spread bins, in nepers of power (0.8 = 3.5 dB).
+    """
+    bins = features.shape[1]
+    curve = np.interp(np.arange(bins), np.linspace(0, bins - 1, knots), rng.normal(0.0, deviation, knots))
+    return features + curve.astype(np.float32)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
+from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.protocol import InputSpec
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.layers import HIDDEN, ConformerLayer, Context, rotary
+from edgeexit_models.speech.spoken_digits import SPEECH
 from edgeexit_models.speech.subsampling import Subsampling
-
-if TYPE_CHECKING:
-    from edgeexit.speech.spec import SpeechSpec
 
 Exit = dict[str, Tensor]
 """`output`: log-probabilities (batch, frames, vocab); `lengths`: valid frames (batch,) int64."""
@@ -114,11 +113,30 @@ def conformer_paper(vocab: int = 256, bins: int = 80) -> EarlyExitConformer:
     )  # fmt: skip
 
 
-def conformer_edge(vocab: int, bins: int = 40, chunk: int | None = 16) -> EarlyExitConformer:
+def conformer_edge(
+    vocab: int, bins: int = 40, chunk: int | None = 16, speech: SpeechSpec | None = None
+) -> EarlyExitConformer:
     """A small one for devices: 6 layers of width 64, exits after 1, 2, 4 and 6, on a stream unless `chunk` is None."""
     return EarlyExitConformer(
         ConformerConfig(
             bins=bins, vocab=vocab, layers=6, width=64, heads=4, feed_forward=192, kernel=9, exits=(1, 2, 4, 6),
             chunk=chunk, left=0 if chunk is None else 2 * chunk,
-        )
+        ),
+        speech,
     )  # fmt: skip
+
+
+def asr_digits() -> EarlyExitConformer:
+    """`conformer_edge` for the weights of `models/recipes/asr-digits-fsdd`: ten digits, 8 kHz, chunks of 0.64 s."""
+    return conformer_edge(len(SPEECH.tokens), SPEECH.features.bins, speech=SPEECH)
+
+
+def single_exit(model: EarlyExitConformer, layers: int) -> EarlyExitConformer:
+    """A new network of that depth with one exit, else of `model`'s shape: the baseline of joint training.
+
+    Raises:
+        ModelError: more layers than the model has, or less than 1.
+    """
+    if not 1 <= layers <= model.config.layers:
+        raise ModelError(f"{layers} layers asked for, the network has {model.config.layers}")
+    return EarlyExitConformer(replace(model.config, layers=layers, exits=(layers,)), model.speech_spec)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
+from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.layers import ConformerLayer, Context
-
-if TYPE_CHECKING:
-    from edgeexit.speech.spec import SpeechSpec
 
 
 class Splitformer(EarlyExitConformer):

@@ -8,7 +8,7 @@ training is never heard in `TEST`, also not behind it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -53,8 +53,6 @@ class Mixture:
     """Power of the speaker over that of white noise."""
     level_db: tuple[float, float] = (-32.0, -16.0)
     """Mean power of the utterance, 0 = full scale."""
-    speeds: tuple[float, ...] = (1.0,)
-    """Factors on tempo and pitch; one is drawn."""
     clean: float = 0.0
     """Share of utterances without babble and with 30 dB less noise."""
 
@@ -62,7 +60,9 @@ class Mixture:
 HARD = Mixture()
 """Of the fixed dev and test sets."""
 CLEAN = Mixture(clean=1.0)
-TRAINING = Mixture(speeds=(0.86, 0.93, 1.0, 1.07, 1.14), clean=0.15)
+TRAINING = Mixture(clean=0.15)
+SPEEDS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.13, 1.2)
+"""Factors on tempo and pitch: every training speaker at every speed counts as a speaker (as in Kaldi's recipes)."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +117,26 @@ def load(folder: Path) -> dict[str, Voice]:
 
 
 def at_speed(samples: Samples, factor: float) -> Samples:
-    """Played `factor` times as fast, pitch included: the spectrum cut or filled with zeros, then fewer or more samples."""
-    if factor == 1.0:
-        return samples
+    """Played `factor` times as fast, pitch included: the spectrum cut or filled up, then fewer or more samples."""
     count = max(round(len(samples) / factor), 1)
     changed = np.fft.irfft(np.fft.rfft(samples), count) * (count / len(samples))
     return changed.astype(np.float32)
 
 
+def training_voices(voices: Mapping[str, Voice]) -> dict[str, dict[str, Voice]]:
+    """Every speaker of `TRAIN` at all `SPEEDS`: speaker -> name with speed -> voice."""
+    return {
+        name: {
+            f"{name} x{speed}": [[at_speed(clip, speed) for clip in clips] for clips in voices[name]] for speed in SPEEDS
+        }
+        for name in TRAIN
+    }
+
+
 def mix(rng: np.random.Generator, speaker: str, voices: Mapping[str, Voice], behind: Sequence[str], m: Mixture) -> Utterance:
     """One utterance of `speaker` with two of the voices `behind` it; all chance from `rng`."""
     digits = tuple(int(d) for d in rng.integers(0, 10, rng.integers(m.digits[0], m.digits[1] + 1)))
-    speed = m.speeds[rng.integers(len(m.speeds))]
-    clips = [_clip(rng, voices[speaker], d, speed) for d in digits]
+    clips = [_clip(rng, voices[speaker], d) for d in digits]
     pauses = rng.uniform(*m.pause_seconds, len(digits) + 1)
     samples = _strung(clips, pauses)
     power = float(np.mean(np.concatenate(clips) ** 2)) + 1e-12
@@ -164,22 +171,49 @@ def fixed_set(voices: Mapping[str, Voice], part: str, count: int = 300, seed: in
     return made
 
 
-def training_utterances(voices: Mapping[str, Voice], seed: int, step: int, digits: int = 80) -> list[Utterance]:
-    """The utterances of one step, about `digits` digits in strings of one length (so that little is padding)."""
+def training_utterances(
+    voices: Mapping[str, Mapping[str, Voice]], seed: int, step: int, digits: int = 80
+) -> list[Utterance]:
+    """The utterances of one step, about `digits` digits in strings of one length (so that little is padding).
+
+    Args:
+        voices: from `training_voices`.
+        seed: with `step` the only source of chance.
+        step: from 0.
+        digits: at most 24 utterances, however short they are.
+    """
     rng = np.random.default_rng([seed, 0, step])
     length = int(rng.integers(TRAINING.digits[0], TRAINING.digits[1] + 1))
-    m = Mixture(**{**TRAINING.__dict__, "digits": (length, length)})
-    count = min(max(digits // length, 1), 24)
-    return [_by_anyone(rng, voices, m) for _ in range(count)]
+    m = replace(TRAINING, digits=(length, length))
+    return [_by_anyone(rng, voices, m) for _ in range(min(max(digits // length, 1), 24))]
 
 
-def _by_anyone(rng: np.random.Generator, voices: Mapping[str, Voice], m: Mixture) -> Utterance:
-    speaker = TRAIN[rng.integers(len(TRAIN))]
-    return mix(rng, speaker, voices, [v for v in TRAIN if v != speaker], m)
+def save(path: Path, utterances: Sequence[Utterance]) -> None:
+    """Writes an npz without pickle: `samples` float32 of all utterances in a row, `starts` (n + 1,) int64 where each
+    begins, `texts`, `speakers`, `babble_db` (NaN = no voices behind), `noise_db`, `sample_rate`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            samples=np.concatenate([u.samples for u in utterances]),
+            starts=np.cumsum([0, *(len(u.samples) for u in utterances)]),
+            texts=np.array([u.text for u in utterances]),
+            speakers=np.array([u.speaker for u in utterances]),
+            babble_db=np.array([np.nan if u.babble_db is None else u.babble_db for u in utterances]),
+            noise_db=np.array([u.noise_db for u in utterances]),
+            sample_rate=np.int64(RATE),
+        )
 
 
-def _clip(rng: np.random.Generator, voice: Voice, digit: int, speed: float) -> Samples:
-    return at_speed(voice[digit][rng.integers(len(voice[digit]))], speed)
+def _by_anyone(rng: np.random.Generator, voices: Mapping[str, Mapping[str, Voice]], m: Mixture) -> Utterance:
+    speaker = sorted(voices)[rng.integers(len(voices))]
+    others = {name: v for other, speeds in voices.items() if other != speaker for name, v in speeds.items()}
+    name = sorted(voices[speaker])[rng.integers(len(voices[speaker]))]
+    return mix(rng, name, {**others, name: voices[speaker][name]}, sorted(others), m)
+
+
+def _clip(rng: np.random.Generator, voice: Voice, digit: int) -> Samples:
+    return voice[digit][rng.integers(len(voice[digit]))]
 
 
 def _strung(clips: Sequence[Samples], pauses: npt.NDArray[np.float64]) -> Samples:
@@ -195,7 +229,7 @@ def _babble(rng: np.random.Generator, length: int, voices: Mapping[str, Voice], 
         name = behind[rng.integers(len(behind))]
         at = -int(rng.integers(0, RATE // 2))
         while at < length:
-            clip = _clip(rng, voices[name], int(rng.integers(10)), m.speeds[rng.integers(len(m.speeds))])
+            clip = _clip(rng, voices[name], int(rng.integers(10)))
             start, stop = max(at, 0), min(at + len(clip), length)
             if stop > start:
                 total[start:stop] += clip[start - at : stop - at]
