@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeexit.errors import DataError
+from edgeexit.speech.features import FeatureSpec
 
 Features = npt.NDArray[np.float32]
 """`(frames, bins)`."""
@@ -56,10 +57,10 @@ def spec_augment(
     features: Features,
     rng: np.random.Generator,
     fill: Features,
-    frequency_masks: int = 2,
-    most_bins: int = 8,
-    time_masks: int = 2,
-    most_frames: int = 12,
+    frequency_masks: int = 1,
+    most_bins: int = 6,
+    time_masks: int = 1,
+    most_frames: int = 10,
 ) -> Features:
     """A copy with random bands and stretches of time replaced by `fill` `(bins,)`, the mean feature.
 
@@ -78,12 +79,26 @@ def spec_augment(
     return y
 
 
-def random_channel(features: Features, rng: np.random.Generator, deviation: float = 0.8, knots: int = 5) -> Features:
+def random_channel(features: Features, rng: np.random.Generator, deviation: float = 0.5, knots: int = 5) -> Features:
     """A copy as another microphone might hear it: a smooth random curve over the bins is added to the logarithms.
 
     Args:
-        deviation: of the curve at each of `knots` evenly spread bins, in nepers of power (0.8 = 3.5 dB).
+        deviation: of the curve at each of `knots` evenly spread bins, in nepers of power (0.5 = 2.2 dB).
     """
     bins = features.shape[1]
     curve = np.interp(np.arange(bins), np.linspace(0, bins - 1, knots), rng.normal(0.0, deviation, knots))
     return features + curve.astype(np.float32)
+
+
+def random_tract(features: Features, rng: np.random.Generator, spec: FeatureSpec, most: float = 0.1) -> Features:
+    """A copy as a longer or shorter vocal tract would sound (VTLP, Jaitly & Hinton 2013).
+
+    Every bin takes the value at its frequency times a factor of 1 - `most` to 1 + `most`, between the bins' centres;
+    beyond the last centre stands the last value. Pitch stays, unlike with a change of speed.
+    """
+    mel = 1127.0 * np.log1p(np.array([spec.low_hz, spec.top_hz]) / 700.0)
+    centres = 700.0 * np.expm1(np.linspace(*mel, spec.bins + 2)[1:-1] / 1127.0)
+    at = np.interp(centres * rng.uniform(1 - most, 1 + most), centres, np.arange(spec.bins))
+    below = np.minimum(at.astype(np.int64), spec.bins - 2)
+    share = (at - below).astype(np.float32)
+    return features[:, below] * (1 - share) + features[:, below + 1] * share

@@ -120,7 +120,7 @@ def conformer_edge(
     return EarlyExitConformer(
         ConformerConfig(
             bins=bins, vocab=vocab, layers=6, width=64, heads=4, feed_forward=192, kernel=9, exits=(1, 2, 4, 6),
-            chunk=chunk, left=0 if chunk is None else 2 * chunk,
+            chunk=chunk, left=0 if chunk is None else 2 * chunk, norm="batch",
         ),
         speech,
     )  # fmt: skip

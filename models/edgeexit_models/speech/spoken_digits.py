@@ -60,8 +60,8 @@ class Mixture:
 HARD = Mixture()
 """Of the fixed dev and test sets."""
 CLEAN = Mixture(clean=1.0)
-TRAINING = Mixture(clean=0.15)
-SPEEDS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.13, 1.2)
+TRAINING = Mixture(clean=0.2)
+SPEEDS = (0.85, 0.92, 1.0, 1.08, 1.16)
 """Factors on tempo and pitch: every training speaker at every speed counts as a speaker (as in Kaldi's recipes)."""
 
 

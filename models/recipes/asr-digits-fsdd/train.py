@@ -29,7 +29,7 @@ import torch
 from edgeexit.errors import EdgeExitError
 from edgeexit.speech.features import log_mel
 from edgeexit_models.speech import spoken_digits as digits
-from edgeexit_models.speech.batch import Batch, Features, make_batch, random_channel, spec_augment
+from edgeexit_models.speech.batch import Batch, Features, make_batch, random_channel, random_tract, spec_augment
 from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, single_exit
 from edgeexit_models.speech.measure import error_rates
 from edgeexit_models.speech.spoken_digits import CLEAN, HARD, SPEECH, Utterance, fixed_set
@@ -54,8 +54,12 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, 3, step])
         said = digits.training_utterances(self.voices, self.seed, step)
-        features = [random_channel(log_mel(u.samples, SPEECH.features), rng) for u in said]
-        return make_batch([spec_augment(f, rng, self.fill) for f in features], [u.tokens for u in said])
+        return make_batch([self.changed(log_mel(u.samples, SPEECH.features), rng) for u in said], [u.tokens for u in said])
+
+    def changed(self, features: Features, rng: np.random.Generator) -> Features:
+        """As another vocal tract and microphone would give them, with holes."""
+        features = random_channel(random_tract(features, rng, SPEECH.features), rng)
+        return spec_augment(features, rng, self.fill)
 
 
 def rates(model: torch.nn.Module, utterances: Sequence[Utterance]) -> tuple[float, ...]:
@@ -148,7 +152,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         if function is train:
             command.add_argument("--alone", type=int, metavar="LAYERS", help="one exit, after that many layers")
-            command.add_argument("--steps", type=int, default=3000)
+            command.add_argument("--steps", type=int, default=5000)
             command.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the cycle")
             command.add_argument("--seed", type=int, default=0)
             command.add_argument("--threads", type=int, default=1, help="torch threads")
