@@ -23,7 +23,7 @@ class Decision:
     """Index of the exit that answered, 0 = shallowest."""
     output: NDArray[Any]
     """That exit's output without the batch axis, e.g. `(classes,)`: of the manifest's `kind`, but probabilities at
-    every exit where some exits give those and some logits."""
+    every exit where some exits give those and some logits. Of a sequence with padding, its valid positions."""
     score: float
     """Its confidence, larger = surer."""
     reason: Reason
@@ -75,6 +75,8 @@ class Batch:
     """`(n,)` as `Decision.uncertainty`, NaN where the exit has one head; None = every exit has."""
     accepted: NDArray[np.bool_] | None = None
     """`(n,)` as `Decision.accepted`; None = the policy rejects nothing."""
+    lengths: NDArray[np.int64] | None = None
+    """`(n,)` valid positions of each output, the others being padding; None = all are valid."""
 
     def __len__(self) -> int:
         return len(self.exits)

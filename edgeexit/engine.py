@@ -163,7 +163,9 @@ class Engine:
         inputs = self._check.one(x)
         left = None if deadline_s is None else self._left(start, deadline_s)
         policy, sets = self._held
-        k, output, score, reason, uncertainty = self.driver.run(inputs, policy, left)
+        k, output, score, reason, uncertainty, lengths = self.driver.run(inputs, policy, left)
+        if lengths is not None:
+            output = output[:, : int(lengths[0])]
         if self._softened[k]:
             output = probabilities(output)
         drift = self._drift
@@ -233,7 +235,7 @@ class Engine:
             found = layouts.one_by_one(self.driver, inputs, policy)
         else:
             found = self.driver.run_batch(inputs, policy)
-        exits, outputs, scores, uncertainties = found
+        exits, outputs, scores, uncertainties, lengths = found
         for k in np.flatnonzero(self._softened):
             outputs[exits == k] = probabilities(outputs[exits == k])
         macs = [self._macs[k] for k in np.unique(exits)]
@@ -242,7 +244,7 @@ class Engine:
         if drift is not None:
             drifted = np.array([drift.see(k, s) for k, s in zip(exits, scores.tolist(), strict=True)])
         accepted = np.asarray(policy.accepts(scores), bool) if isinstance(policy, Window) else None
-        return Batch(exits, outputs, scores, self.clock() - start, total, drifted, uncertainties, accepted)
+        return Batch(exits, outputs, scores, self.clock() - start, total, drifted, uncertainties, accepted, lengths)
 
     def record(
         self, x: Inputs, labels: NDArray[Any] | None = None, *, progress: Callable[[int, int], None] = lambda i, n: None
@@ -277,6 +279,7 @@ class Engine:
             given_scores(rows, self.artifact.score),
             self.artifact.temperatures,
             self.bundle.manifest.name,
+            given_lengths(rows),
         )
 
     def costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -359,6 +362,14 @@ def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray
     if own is not None:
         found[own] = stacked(lambda r: r.scores)
     return {name: s for name, s in found.items() if s is not None}
+
+
+def given_lengths(rows: Sequence[Recorded]) -> NDArray[np.int64] | None:
+    """`(exits, n)` valid positions of the answers; None = all are valid."""
+    columns = [r.lengths for r in rows if r.lengths is not None]
+    if len(columns) < len(rows):
+        return None
+    return np.stack([np.concatenate([c[k] for c in columns if c[k] is not None]) for k in range(len(columns[0]))])
 
 
 def check_artifact(point: OperatingPoint, artifact: Artifact) -> None:

@@ -48,7 +48,7 @@ class ExitSpec:
 
     name: str
     outputs: tuple[TensorSpec, ...]
-    """The answer `(inputs, ..., classes)`, then what else the exit gives: `uncertainty` and `learned`."""
+    """The answer `(inputs, ..., classes)`, then what else the exit gives: `uncertainty`, `learned` and `lengths`."""
     kind: str
     """What the answer holds: logits or probs."""
     macs: int | None
@@ -61,6 +61,9 @@ class ExitSpec:
     """The tensor `(inputs,)` with the spread of the heads, in [0, 1]; None = there is one head."""
     learned: str | None = None
     """The tensor `(inputs,)` with the exit's learned score; None = it has none."""
+    lengths: str | None = None
+    """The tensor `(inputs,)` int64 that counts the valid positions of the answer `(inputs, positions, classes)`; what
+    stands behind them is padding. None = all positions are valid. Either every exit has one, or none."""
 
     @property
     def answer(self) -> TensorSpec:

@@ -73,6 +73,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 "members": e.members,
                 "uncertainty": e.uncertainty,
                 "learned": e.learned,
+                **({"lengths": e.lengths} if e.lengths is not None else {}),
             }
             for e in manifest.exits
         ],
@@ -215,6 +216,7 @@ def _exit(value: Any, at: str) -> ExitSpec:
         r.count("members", most=MAX_MEMBERS) if "members" in r.data else 1,
         r.optional("uncertainty", _text),
         r.optional("learned", _text),
+        r.optional("lengths", _text),
     )
 
 
@@ -370,6 +372,8 @@ def _check_parts(m: Manifest, at: str) -> None:
             raise BundleError(f"{at}: exit {e.name!r:.60} names {lacking[0]!r:.60}, which stage {k} does not make")
         _check_outputs(e, at)
         known.update(stage.outputs)
+    if len({e.lengths is None for e in m.exits}) > 1:
+        raise BundleError(f"{at}: some exits have lengths and some have none")
     described = {t.name for t in tensors}
     if strange := [n for s in m.stages for n in s.outputs if n not in described]:
         raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
@@ -405,13 +409,21 @@ def _check_ports(a: Artifact, m: Manifest, at: str) -> None:
 
 
 def _check_outputs(e: ExitSpec, at: str) -> None:
-    """Every output has its part: the answer first, then the uncertainty of several heads, then a learned score."""
-    parts = [e.answer.name, *(n for n in (e.uncertainty, e.learned) if n is not None)]
+    """Every output has its part: the answer first, then uncertainty of several heads, learned score and lengths."""
+    parts = [e.answer.name, *(n for n in (e.uncertainty, e.learned, e.lengths) if n is not None)]
     if [t.name for t in e.outputs] != parts:
         found = ", ".join(t.name for t in e.outputs)
-        raise BundleError(f"{at}: exit {e.name!r:.60}: outputs {found:.120} are not answer, uncertainty, learned score")
-    if any((t.dtype, len(t.shape)) != ("float32", 1) for t in e.outputs[1:]):
+        raise BundleError(
+            f"{at}: exit {e.name!r:.60}: outputs {found:.120} are not answer, uncertainty, learned score, lengths"
+        )
+    if any((t.dtype, len(t.shape)) != ("float32", 1) for t in e.outputs[1:] if t.name != e.lengths):
         raise BundleError(f"{at}: exit {e.name!r:.60}: uncertainty and learned score are float32 (inputs,)")
+    if e.lengths is not None and (
+        (e.outputs[-1].dtype, len(e.outputs[-1].shape), len(e.answer.shape)) != ("int64", 1, 3)
+    ):
+        raise BundleError(
+            f"{at}: exit {e.name!r:.60}: lengths are int64 (inputs,), of an answer (inputs, positions, classes)"
+        )
     if e.members < 1 or (e.members > 1) != (e.uncertainty is not None):
         raise BundleError(f"{at}: exit {e.name!r:.60}: {e.members} heads; several, and no other, have an uncertainty")
 

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import read_npz
 from edgeexit.policy import Policy
-from edgeexit.scores import GIVEN, SCORES, Kind, probabilities, score, uncertainty_score
+from edgeexit.scores import (
+    GIVEN,
+    SCORES,
+    Kind,
+    mean_over_valid,
+    probabilities,
+    score,
+    uncertainty_score,
+    valid_positions,
+)
 
 T = TypeVar("T")
 _ROUNDING = 1e-4
@@ -39,6 +48,9 @@ class Records:
     """Per-exit temperatures of the artifact; None = all 1."""
     name: str = "records"
     """Where the rows came from, for messages and reports."""
+    lengths: NDArray[np.int64] | None = None
+    """`(exits, n)` valid positions of outputs `(exits, n, positions, classes)`; what stands behind them, and labels
+    there, count nowhere. None = all are valid."""
     _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +59,9 @@ class Records:
             raise DataError(f"{self.name}: recorded outputs must be (exits, n, classes >= 2), found shape {o.shape}")
         if o.shape[1] == 0:
             raise DataError(f"{self.name}: no rows (n = 0)")
+        if self.lengths is not None:
+            _check_lengths(self.lengths, o.shape, self.name)
+            o = self.outputs[valid_positions(self.lengths, o.shape[2])]
         with np.errstate(over="ignore"):
             finite = o.dtype.kind in "fiu" and bool(np.isfinite(o.astype(np.float32, copy=False)).all())
         if not finite:
@@ -58,19 +73,22 @@ class Records:
         if self.kind == "probs" and not (o.min() >= -1e-6 and np.allclose(o.sum(-1), 1, atol=near)):
             raise DataError(f"{self.name}: 'probs' must be >= 0 and sum to 1 over the last axis; are they logits?")
         if self.labels is not None:
-            _check_labels(self.labels, o.shape, self.name)
+            object.__setattr__(self, "labels", _check_labels(self.labels, self.outputs.shape, self.name, self.lengths))
         for name, given in self.given.items():
-            if given.shape != o.shape[:2]:
-                raise DataError(f"{self.name}: score {name!r} must be {o.shape[:2]}, found shape {given.shape}")
+            if given.shape != (self.exits, self.n):
+                raise DataError(
+                    f"{self.name}: score {name!r} must be {(self.exits, self.n)}, found shape {given.shape}"
+                )
             # Those that were computed show their NaN where they are ranked.
             if name in GIVEN and not (given.min() >= -_ROUNDING and given.max() <= 1 + _ROUNDING):
                 raise DataError(
                     f"{self.name}: score {name!r} must lie in [0, 1], found "
                     + (f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity")
                 )
-        object.__setattr__(self, "cost", _check_cost(self.cost, len(o), self.name))
+        object.__setattr__(self, "cost", _check_cost(self.cost, self.exits, self.name))
         if self.static_cost is not None:
-            object.__setattr__(self, "static_cost", _check_static_cost(self.static_cost, len(o), self.name))
+            static = _check_static_cost(self.static_cost, self.exits, self.name)
+            object.__setattr__(self, "static_cost", static)
 
     @property
     def exits(self) -> int:
@@ -102,8 +120,14 @@ class Records:
 
     @property
     def predictions(self) -> NDArray[np.int64]:
-        """`(exits, n, ...)` most likely classes."""
-        return self._once("predictions", lambda: np.asarray(np.argmax(self.outputs, -1), np.int64))
+        """`(exits, n, ...)` most likely classes; -1 in padding."""
+
+        def make() -> NDArray[np.int64]:
+            found = np.asarray(np.argmax(self.outputs, -1), np.int64)
+            valid = True if self.lengths is None else valid_positions(self.lengths, found.shape[2])
+            return np.where(valid, found, -1)
+
+        return self._once("predictions", make)
 
     @property
     def correct(self) -> NDArray[np.float32]:
@@ -111,10 +135,21 @@ class Records:
 
         def make() -> NDArray[np.float32]:
             truth = self.predictions[-1] if self.labels is None else self.labels
-            same = (self.predictions == truth).astype(np.float32)
-            return same if same.ndim == 2 else np.asarray(same.reshape(self.exits, self.n, -1).mean(-1), np.float32)
+            return np.stack(
+                [self.per_input(k, (p == truth).astype(np.float32)) for k, p in enumerate(self.predictions)]
+            )
 
         return self._once("correct", make)
+
+    def per_input(self, k: int, values: NDArray[Any]) -> NDArray[Any]:
+        """`(n,)` means of floating-point `values` `(n, ...)` over the valid positions of exit `k`."""
+        if self.lengths is not None:
+            return mean_over_valid(values, self.lengths[k])
+        return values if values.ndim == 1 else values.reshape(self.n, -1).mean(-1)
+
+    def valid(self, k: int, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` `(n, positions, ...)` at the valid positions of exit `k`, `(m, ...)`; as they are if all are."""
+        return values if self.lengths is None else values[valid_positions(self.lengths[k], values.shape[1])]
 
     def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
         """`(exits, n)` scores; `temperatures` of None means the artifact's own.
@@ -134,9 +169,15 @@ class Records:
         return self._once(
             (name, wanted),
             lambda: np.stack(
-                [score(o, name, kind=self.kind, temperature=t) for o, t in zip(self.outputs, wanted, strict=True)]
+                [
+                    score(o, name, kind=self.kind, temperature=t, lengths=self._lengths(k))
+                    for k, (o, t) in enumerate(zip(self.outputs, wanted, strict=True))
+                ]
             ),
         )
+
+    def _lengths(self, k: int) -> NDArray[np.int64] | None:
+        return None if self.lengths is None else self.lengths[k]
 
     def probabilities(self, k: int) -> NDArray[np.float32]:
         """`(n, classes)` of exit `k`, at the artifact's temperature."""
@@ -153,6 +194,7 @@ class Records:
             {name: s[:, rows] for name, s in self.given.items()},
             self.temperatures,
             self.name,
+            None if self.lengths is None else self.lengths[:, rows],
         )
 
     def split(self, fraction: float, seed: int) -> tuple[Records, Records]:
@@ -178,7 +220,8 @@ class Records:
         """Read an ``.npz`` with `logits` (or `probs`) `(exits, n, classes)`, `cost (exits,)`, optional `labels (n,)`.
 
         Optional `static_cost (exits,)`: what networks with one exit only would cost; `learned (exits, n)`: learned
-        scores; `uncertainty (exits, n)`: of heads that answered together, in [0, 1].
+        scores; `uncertainty (exits, n)`: of heads that answered together, in [0, 1]; `lengths (exits, n)`: valid
+        positions of sequences.
 
         Raises:
             DataError: not such a file; the message names what was found.
@@ -197,7 +240,10 @@ class Records:
             given["ensemble"] = uncertainty_score(_numbers(arrays["uncertainty"], "uncertainty", str(path)))
         scores = {n: _numbers(s, n, str(path)).astype(np.float32) for n, s in given.items() if s is not None}
         static = arrays.get("static_cost")
-        return cls(arrays[kind], arrays["cost"], labels, kind, static, scores, name=Path(path).name)
+        return cls(
+            arrays[kind], arrays["cost"], labels, kind, static, scores,
+            name=Path(path).name, lengths=arrays.get("lengths"),
+        )  # fmt: skip
 
 
 def replay(policy: Policy, records: Records) -> NDArray[np.int64]:
@@ -250,13 +296,33 @@ def outcome(taken: NDArray[np.int64], records: Records) -> Outcome:
     )
 
 
-def _check_labels(labels: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
+def _check_lengths(lengths: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
+    if len(shape) != 4 or lengths.shape != shape[:2] or lengths.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: lengths must be whole numbers (exits, n) for outputs (exits, n, positions, classes), found "
+            f"{lengths.dtype} {lengths.shape} for {shape}"
+        )
+    if lengths.min() < 0 or lengths.max() > shape[2]:
+        raise DataError(
+            f"{name}: lengths reach from {lengths.min()} to {lengths.max()}, there are {shape[2]} positions"
+        )
+    if not lengths.any():
+        raise DataError(f"{name}: no row has a valid position (all lengths are 0)")
+
+
+def _check_labels(
+    labels: NDArray[Any], shape: tuple[int, ...], name: str, lengths: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """The labels; those in the last exit's padding become -1."""
     if labels.shape != shape[1:-1] or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name}: labels must be whole numbers of shape {shape[1:-1]}, found {labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= shape[-1]:
+    valid = True if lengths is None else valid_positions(lengths[-1], shape[2])
+    low, high = np.min(labels, where=valid, initial=0), np.max(labels, where=valid, initial=0)
+    if low < 0 or high >= shape[-1]:
         raise DataError(f"{name}: labels reach from {labels.min()} to {labels.max()}, classes are 0 to {shape[-1] - 1}")
+    return labels if lengths is None else np.where(valid, labels, -1)
 
 
 def _numbers(values: Any, what: str, name: str) -> NDArray[np.float64]:

@@ -89,8 +89,25 @@ def uncertainty_score(uncertainty: Any) -> Any:
     return np.float32(1) - uncertainty
 
 
+def valid_positions(lengths: NDArray[Any], positions: int) -> NDArray[np.bool_]:
+    """`(..., positions)`: True before each of the `lengths` `(...)`, False in the padding behind."""
+    return np.asarray(np.arange(positions) < lengths[..., None])
+
+
+def mean_over_valid(values: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
+    """`(n,)` means of `values` `(n, positions)` over their first `lengths` `(n,)` positions; 0 where there are none."""
+    valid = valid_positions(lengths, values.shape[1])
+    total = np.where(valid, values, np.zeros((), values.dtype)).sum(1)
+    return np.asarray(total / np.maximum(valid.sum(1), 1).astype(values.dtype))
+
+
 def score(
-    outputs: NDArray[Any], name: str = "maxprob", *, kind: Kind = "logits", temperature: float = 1.0
+    outputs: NDArray[Any],
+    name: str = "maxprob",
+    *,
+    kind: Kind = "logits",
+    temperature: float = 1.0,
+    lengths: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
     """Score every input.
 
@@ -100,6 +117,8 @@ def score(
         name: a key of `SCORES`.
         kind: whether `outputs` are logits or probabilities.
         temperature: divides the logits; 1 leaves them.
+        lengths: `(n,)` how many positions of `outputs` `(n, positions, classes)` are valid, the others being padding;
+            None = all. An input without any has score 0: there is nothing to be sure of.
 
     Returns:
         `(n,)` float32; NaN where an output is NaN, and a NaN score never stops.
@@ -114,4 +133,6 @@ def score(
         raise PolicyError(f"a score needs at least 2 classes in the last axis, found shape {outputs.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite output gives NaN, which never stops
         s = SCORES[name](tempered(outputs, kind, temperature))
+    if lengths is not None:
+        return mean_over_valid(s, lengths)
     return s if s.ndim == 1 else s.reshape(len(s), -1).mean(-1)

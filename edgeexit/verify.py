@@ -15,6 +15,7 @@ from edgeexit.errors import BackendMissing, BundleError, PolicyError
 from edgeexit.layouts.base import Recorded
 from edgeexit.manifest import Artifact
 from edgeexit.policy import Threshold, fixed_exit
+from edgeexit.scores import valid_positions
 
 DEFAULT_TOLERANCE = 1e-4
 
@@ -91,7 +92,14 @@ def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | N
 
 def _error(rows: list[Recorded], k: int, arrays: dict[str, Any]) -> float:
     """The largest error of what exit `k` gave; vectors of older bundles hold its answers only."""
-    errors = [relative_error(np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"])]
+    output, wanted = np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"]
+    if (counts := [r.lengths[k] for r in rows if r.lengths is not None]) and f"lengths_{k}" in arrays:
+        lengths = np.concatenate([c for c in counts if c is not None])
+        if output.shape != wanted.shape or not np.array_equal(lengths, arrays[f"lengths_{k}"]):
+            return float("inf")
+        valid = valid_positions(lengths, output.shape[1])
+        output, wanted = output[valid], wanted[valid]
+    errors = [relative_error(output, wanted)]
     given = {"uncertainty": [r.uncertainties[k] for r in rows], "learned": [r.learned[k] for r in rows]}
     for what, found in given.items():
         there = [f for f in found if f is not None]

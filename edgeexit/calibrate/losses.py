@@ -48,7 +48,7 @@ class Loss:
 
 def _disagreement(records: Records) -> NDArray[np.float64]:
     differ = (records.predictions != records.predictions[-1]).astype(np.float64)
-    return np.asarray(differ.reshape(records.exits, records.n, -1).mean(-1))
+    return np.stack([records.per_input(k, d) for k, d in enumerate(differ)])
 
 
 def _gap(records: Records) -> NDArray[np.float64]:
@@ -62,7 +62,7 @@ def _brier(records: Records) -> NDArray[np.float64]:
     for k in range(records.exits):
         p = records.probabilities(k).astype(np.float64)
         own = np.take_along_axis(p, records.labels[..., None], -1)[..., 0]
-        scores.append(((p * p).sum(-1) - 2 * own + 1).reshape(records.n, -1).mean(-1))
+        scores.append(records.per_input(k, (p * p).sum(-1) - 2 * own + 1))
     return np.asarray(np.stack(scores) - scores[-1])
 
 

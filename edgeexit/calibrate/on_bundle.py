@@ -81,7 +81,8 @@ def store_calibration(engine: Engine, records: Records) -> Bundle:
     bundle, artifact = engine.bundle, engine.artifact
     if records.labels is None and artifact.calibration and "correct" in bundle.arrays(artifact.calibration):
         return bundle
-    agreement = (records.predictions == records.predictions[-1]).reshape(records.exits, records.n, -1).mean(-1)
+    agree = (records.predictions == records.predictions[-1]).astype(np.float64)
+    agreement = np.stack([records.per_input(k, a) for k, a in enumerate(agree)])
     raw = npz_bytes(
         **calibration_arrays(
             records.scores(artifact.score or "maxprob"),

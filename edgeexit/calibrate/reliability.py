@@ -105,5 +105,6 @@ def reliability_per_exit(
         raise PolicyError(f"{len(wanted)} temperatures for {records.exits} exits")
     labels = records.labels
     return tuple(
-        reliability(softmax(o, records.kind, t), labels, bins) for o, t in zip(records.outputs, wanted, strict=True)
+        reliability(softmax(records.valid(k, o), records.kind, t), records.valid(k, labels), bins)
+        for k, (o, t) in enumerate(zip(records.outputs, wanted, strict=True))
     )

@@ -73,7 +73,10 @@ def fit_temperatures(records: Records) -> tuple[float, ...]:
     if records.labels is None:
         raise DataError(f"{records.name}: temperatures are fitted to true classes; these records have no labels")
     labels = records.labels
-    return tuple(fit_temperature(o, labels, records.kind) for o in records.outputs)
+    return tuple(
+        fit_temperature(records.valid(k, o), records.valid(k, labels), records.kind)
+        for k, o in enumerate(records.outputs)
+    )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 )
 @click.option("--scores", metavar="S,T", help="Tensors of learned scores in [0, 1], one per exit (.onnx only).")
 @click.option(
+    "--lengths", metavar="L,M",
+    help="Tensors that count the valid positions of sequences, one per exit or one for all (.onnx only).",
+)  # fmt: skip
+@click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
 @click.option(
@@ -97,6 +101,7 @@ def export(
     out: Path,
     exits: str | None,
     scores: str | None,
+    lengths: str | None,
     weights: Path | None,
     inputs: tuple[str, ...],
     layouts: str,
@@ -121,8 +126,9 @@ def export(
 
     SOURCE is a multi-output .onnx file (needs no torch), or package.module:function returning a torch module
     that gives its exits in order: tensors, tuples of tensors (heads that answer together: their mean answers, their
-    spread is the uncertainty), or dicts of output and score (a learned score in [0, 1]). Every layout is compared
-    with the source model at every exit; a difference above the tolerance refuses the bundle.
+    spread is the uncertainty), or dicts of output, score (a learned score in [0, 1]) and lengths (of sequences with
+    padding, how many positions are valid). Every layout is compared with the source model at every exit; a difference
+    above the tolerance refuses the bundle.
 
     With --precision int8, a quarter of --data gives the ranges, the rest chooses and measures: accuracy of every exit
     in float and int8, and exit rates with the float network's thresholds and with its own, which are stored.
@@ -152,6 +158,7 @@ def export(
         out,
         exits=names(exits),
         scores=names(scores),
+        lengths=names(lengths),
         weights=weights,
         inputs=inputs,
         layouts=wanted,

@@ -14,7 +14,7 @@ from edgeexit.decision import Reason
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold, Window
-from edgeexit.scores import Kind, uncertainty_score
+from edgeexit.scores import Kind, uncertainty_score, valid_positions
 from edgeexit.scores import score as score_of
 
 Array = NDArray[Any]
@@ -28,6 +28,14 @@ class Given(NamedTuple):
     """`(n,)`; None = it has one head."""
     learned: Array | None
     """`(n,)`; None = it has no learned score."""
+    lengths: Array | None = None
+    """`(n,)` valid positions of the answer; None = all are."""
+
+    @property
+    def labels(self) -> Array:
+        """`(n, ...)` most likely classes; -1 in padding, so that it never differs."""
+        found = np.argmax(self.answer, -1)
+        return found if self.lengths is None else np.where(valid_positions(self.lengths, found.shape[1]), found, -1)
 
 
 class Found(NamedTuple):
@@ -40,6 +48,8 @@ class Found(NamedTuple):
     reason: Reason
     uncertainty: float | None = None
     """Of several heads; None = the exit has one."""
+    lengths: Array | None = None
+    """`(1,)` valid positions of the output; None = all are."""
 
 
 class FoundMany(NamedTuple):
@@ -53,6 +63,8 @@ class FoundMany(NamedTuple):
     """`(n,)`"""
     uncertainties: Array | None = None
     """`(n,)`, NaN where the exit has one head; None = every exit has."""
+    lengths: Array | None = None
+    """`(n,)` valid positions of each output; None = all are."""
 
 
 @dataclass
@@ -65,6 +77,8 @@ class Recorded:
     learned: list[Array | None]
     scores: list[Array] | None = None
     """What the artifact computed itself, if it does."""
+    lengths: list[Array | None] | None = None
+    """Valid positions of the answers; None = all are, at every exit."""
 
 
 class Driver(Protocol):
@@ -103,6 +117,7 @@ class Base:
         self.exit_names = [e.answer.name for e in manifest.exits]
         self.uncertain = [e.uncertainty for e in manifest.exits]
         self.learned = [e.learned for e in manifest.exits]
+        self.lengths = [e.lengths for e in manifest.exits]
         self.any_uncertain = any(self.uncertain)
         self.kinds: list[Kind] = ["probs" if e.kind == "probs" else "logits" for e in manifest.exits]
         self.seconds: tuple[float, ...] | None = None
@@ -124,7 +139,7 @@ class Base:
             return given.learned
         if name == "ensemble":
             return np.asarray(uncertainty_score(given.uncertainty))
-        return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature)
+        return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature, lengths=given.lengths)
 
     def recorded(self, known: Mapping[Any, Array]) -> Recorded:
         """All exits' tensors, picked by name."""
@@ -132,6 +147,7 @@ class Base:
             [known[n] for n in self.exit_names],
             [None if n is None else known[n] for n in self.uncertain],
             [None if n is None else known[n] for n in self.learned],
+            lengths=None if None in self.lengths else [known[n] for n in self.lengths],
         )
 
     def time(self, call: Callable[[], Any], repeats: int) -> float:
@@ -158,11 +174,13 @@ def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> Found
     """A batch as single inputs, for layouts and models that take one at a time."""
     found = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
     told = [f.uncertainty for f in found]
+    counts = [f.lengths for f in found if f.lengths is not None]
     return FoundMany(
         np.array([f.exit for f in found], np.int64),
         np.concatenate([f.output for f in found]),
         np.array([f.score for f in found], np.float32),
         None if all(t is None for t in told) else np.array([np.nan if t is None else t for t in told], np.float32),
+        np.concatenate(counts) if counts else None,
     )
 
 

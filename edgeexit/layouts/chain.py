@@ -30,7 +30,7 @@ class Chain(Base):
             known += model.outputs
         self.where = [
             tuple(None if n is None else m.outputs.index(n) for n in names)
-            for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, strict=True)
+            for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, self.lengths, strict=True)
         ]
         cuts = manifest.cuts if artifact.cuts is None else artifact.cuts
         self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *cuts)}
@@ -51,22 +51,22 @@ class Chain(Base):
             sure = self.score(given, k, name, temperatures[k])[0]
             told = None if given.uncertainty is None else float(given.uncertainty[0])
             if k == last:
-                return Found(k, output, float(sure), "last", told)
+                return Found(k, output, float(sure), "last", told, given.lengths)
             scores.append(sure)
             if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
-                labels.append(np.argmax(output, -1))
+                labels.append(given.labels)
             if policy.stop(scores, labels):
-                return Found(k, output, float(sure), stopped(policy, k, sure), told)
+                return Found(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
             if left is not None and self.seconds is not None and self.slowdown * self.seconds[k + 1] > left():
-                return Found(k, output, float(sure), "deadline", told)
+                return Found(k, output, float(sure), "deadline", told, given.lengths)
             known.update(zip(model.outputs, found, strict=True))
         raise AssertionError("the last stage answers")
 
     def given(self, found: Sequence[Array], k: int) -> Given:
         """What exit `k` gives among the outputs of its stage."""
-        answer, told, learned = self.where[k]
+        answer, *others = self.where[k]
         assert answer is not None
-        return Given(found[answer], None if told is None else found[told], None if learned is None else found[learned])
+        return Given(found[answer], *(None if i is None else found[i] for i in others))
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         known = dict(zip(self.names, inputs, strict=True))
@@ -74,6 +74,7 @@ class Chain(Base):
         exits = np.full(len(rows), self.count - 1, np.int64)
         sure = np.full(len(rows), np.nan, np.float32)
         told = np.full(len(rows), np.nan, np.float32) if self.any_uncertain else None
+        lengths = None if None in self.lengths else np.zeros(len(rows), np.int64)
         outputs: Array | None = None
         scores: list[Array] = []
         labels: list[Array] = []
@@ -82,7 +83,7 @@ class Chain(Base):
             given = self.given(found, k)
             output = given.answer
             scores.append(self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k]))
-            labels.append(np.argmax(output, -1))
+            labels.append(given.labels)
             last = k == self.count - 1
             stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
             if outputs is None:
@@ -93,6 +94,8 @@ class Chain(Base):
             exits[done], sure[done], outputs[done] = k, scores[-1][stop], output[stop]
             if told is not None and given.uncertainty is not None:
                 told[done] = given.uncertainty[stop]
+            if lengths is not None and given.lengths is not None:
+                lengths[done] = given.lengths[stop]
             if stop.all():
                 break
             known.update(zip(model.outputs, found, strict=True))
@@ -105,7 +108,7 @@ class Chain(Base):
                 scores = [s[keep] for s in scores]
                 labels = [s[keep] for s in labels]
         assert outputs is not None
-        return FoundMany(exits, outputs, sure, told)
+        return FoundMany(exits, outputs, sure, told, lengths)
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         known = dict(zip(self.names, inputs, strict=True))

@@ -20,7 +20,8 @@ class Fused(Base):
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
-        contract = ["output", "exit_index", "exit_score", *["exit_uncertainty"] * self.any_uncertain]
+        contract = ["output", "exit_index", "exit_score"]
+        contract += ["exit_uncertainty"] * self.any_uncertain + ["exit_lengths"] * (None not in self.lengths)
         self.reads = self.bound(models[0], contract, [*self.names, "exit_thresholds"])
         self.picks = [models[0].outputs.index(n) for n in contract]
         self.order = [self.names.index(n) if n in self.names else len(self.names) for n in self.reads]
@@ -45,15 +46,16 @@ class Fused(Base):
         """Thresholds that answer at exit `k` whatever the scores."""
         return np.array(fixed_exit(k, self.count).compared, np.float32)
 
-    def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, float, float | None]:
-        """Exit, output, score, uncertainty."""
+    def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, float, float | None, Array | None]:
+        """Exit, output, score, uncertainty, lengths."""
         values = [*inputs, thresholds]
         found = self.models[0].run([values[i] for i in self.order])
         output, index, sure, *told = (found[i] for i in self.picks)
         k = int(index.item())  # ONNX gives scalars, TFLite arrays of one
         if not 0 <= k < self.count:
             raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
-        return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0])
+        lengths = None if None in self.lengths else told[-1]
+        return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0]), lengths
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         compared = policy.compared if isinstance(policy, Threshold) else ()
@@ -64,17 +66,17 @@ class Fused(Base):
             # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
             most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
             thresholds[most:] = -np.inf
-        k, output, sure, told = self.call(inputs, thresholds)
+        k, output, sure, told, lengths = self.call(inputs, thresholds)
         if k == most < self.count - 1 and not sure >= compared[k]:
-            return Found(k, output, sure, "deadline", told)
-        return Found(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told)
+            return Found(k, output, sure, "deadline", told, lengths)
+        return Found(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told, lengths)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         return one_by_one(self, inputs, policy)
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         scores: list[Array] = []
-        found = Recorded([], [], [None] * self.count, scores)
+        found = Recorded([], [], [None] * self.count, scores, None if None in self.lengths else [])
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
@@ -86,6 +88,8 @@ class Fused(Base):
             told = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
             found.outputs.append(np.concatenate([r[1] for r in rows]))
             found.uncertainties.append(told)
+            if found.lengths is not None:
+                found.lengths.append(np.concatenate([r[4] for r in rows]))
             scores.append(np.array([r[2] for r in rows], np.float32))
         return found
 

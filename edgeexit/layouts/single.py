@@ -43,7 +43,8 @@ class Prefix(Base):
     def answered(self, inputs: Sequence[Array], k: int, policy: Policy) -> tuple[Given, Array]:
         """What exit `k` gives, and its scores `(n,)`."""
         found = self.call(inputs, k)
-        given = Given(found[self.exit_names[k]], found.get(self.uncertain[k]), found.get(self.learned[k]))
+        others = (found.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
+        given = Given(found[self.exit_names[k]], *others)
         return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k])
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
@@ -51,13 +52,13 @@ class Prefix(Base):
         assert k is not None
         given, sure = self.answered(inputs, k, policy)
         told = None if given.uncertainty is None else float(given.uncertainty[0])
-        return Found(k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told)
+        return Found(k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told, given.lengths)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         k = self.fixed(policy)
         assert k is not None
         given, sure = self.answered(inputs, k, policy)
-        return FoundMany(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty)
+        return FoundMany(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty, given.lengths)
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         known: dict[str | None, Array] = {}

@@ -14,8 +14,9 @@ MOST_TOKENS = 1 << 16
 LONGEST_TOKEN = 128
 LONGEST_FRAME = 10.0
 """Seconds"""
+MOST_LEAST_FRAMES = 1 << 16
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_FIELDS = ("features", "tokens", "blank", "drop", "frame_seconds")
+_FIELDS = ("features", "tokens", "blank", "drop", "frame_seconds", "least_frames")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class SpeechSpec:
     """Classes that are decoded but not written, such as those for the beginning and the end of a sentence."""
     frame_seconds: float = 0.04
     """Time from one position of the answer to the next."""
+    least_frames: int = 1
+    """Feature frames that the network needs at least; shorter audio is filled up behind its end."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.tokens) <= MOST_TOKENS:
@@ -52,6 +55,11 @@ class SpeechSpec:
             raise DataError(
                 f"frame_seconds: expected a time of at most {LONGEST_FRAME:g} s, found {self.frame_seconds!r:.40}"
             )
+        whole = isinstance(self.least_frames, int) and not isinstance(self.least_frames, bool)
+        if not whole or not 1 <= self.least_frames <= MOST_LEAST_FRAMES:
+            raise DataError(
+                f"least_frames: expected a whole number from 1 to {MOST_LEAST_FRAMES}, found {self.least_frames!r:.40}"
+            )
         object.__setattr__(self, "frame_seconds", float(self.frame_seconds))
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,6 +70,7 @@ class SpeechSpec:
             "blank": self.blank,
             "drop": list(self.drop),
             "frame_seconds": self.frame_seconds,
+            "least_frames": self.least_frames,
         }
 
     @classmethod
@@ -75,13 +84,20 @@ class SpeechSpec:
             raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
         if strange := [k for k in data if k not in _FIELDS]:
             raise BundleError(f"{at}: {strange[0]!r:.60} is no field this version knows; known: {', '.join(_FIELDS)}")
-        if lacking := [k for k in _FIELDS if k not in data]:
+        if lacking := [k for k in _FIELDS if k not in data and k != "least_frames"]:
             raise BundleError(f"{at}: {lacking[0]!r} is missing")
         for key in ("tokens", "drop"):
             if not isinstance(data[key], list) or len(data[key]) > MOST_TOKENS:
                 raise BundleError(f"{at}.{key}: expected a list of at most {MOST_TOKENS}, found {data[key]!r:.60}")
         features = FeatureSpec.from_dict(data["features"], f"{at}.features")
         try:
-            return cls(features, tuple(data["tokens"]), data["blank"], tuple(data["drop"]), data["frame_seconds"])
+            return cls(
+                features,
+                tuple(data["tokens"]),
+                data["blank"],
+                tuple(data["drop"]),
+                data["frame_seconds"],
+                data.get("least_frames", 1),
+            )
         except DataError as e:
             raise BundleError(f"{at}.{e}") from e

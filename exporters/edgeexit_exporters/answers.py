@@ -14,9 +14,10 @@ from edgeexit.files import npz_bytes
 from edgeexit.manifest import ExitSpec, Manifest
 from edgeexit.policy import Threshold
 from edgeexit.records import exits_taken
+from edgeexit.scores import Kind, uncertainty_score
 from edgeexit.scores import score as score_of
-from edgeexit.scores import uncertainty_score
 from edgeexit_exporters import inputs as examples
+from edgeexit_exporters.join import JoinedExit, valid_of
 from edgeexit_exporters.probe import Probe
 from edgeexit_exporters.source import Source
 
@@ -72,7 +73,7 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
         runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
     answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
-        if unsure := [e.name for e in source.exits if np.isnan(answer.outputs[e.answer]).any()]:
+        if unsure := [e.name for e in source.exits if np.isnan(_valid_answer(answer, e)).any()]:
             random = len(runs) - count
             endless = [n for n, a in answer.inputs.items() if a.dtype.kind == "f" and np.isinf(a).any()]
             where = "random inputs" if k < random else f"row {k - random} of the data"
@@ -82,6 +83,11 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
                 "at its weights, and whether the numbers are in the range that it was trained on"
             )
     return answers
+
+
+def _valid_answer(answer: Answer, exit: JoinedExit) -> NDArray[Any]:
+    found = answer.outputs[exit.answer]
+    return found if exit.lengths is None else valid_of(found, answer.outputs[exit.lengths])
 
 
 def _shape(axes: Sequence[int | str]) -> str:
@@ -101,6 +107,8 @@ def vectors(
         reference: inputs -> what every exit gives, by name; None = the source's.
     """
     rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
+    lengths = {n: examples.make_inputs(source.inputs, VECTORS, 0)[n] for n in examples.length_inputs(source.inputs)}
+    rows = [{**x, **{n: a[i : i + 1] for n, a in lengths.items()}} for i, x in enumerate(rows)]
     answers = [(reference or source.reference)(x) for x in rows]
     found = {n: np.concatenate([a[n] for a in answers]) for n in source.tensors}
     scores = np.stack([exit_scores(found, e, score) for e in manifest.exits])
@@ -111,7 +119,7 @@ def vectors(
     }
     for k, exit in enumerate(manifest.exits):
         arrays[f"output_{k}"] = found[exit.answer.name]
-        named = {"uncertainty": exit.uncertainty, "learned": exit.learned}
+        named = {"uncertainty": exit.uncertainty, "learned": exit.learned, "lengths": exit.lengths}
         arrays.update({f"{what}_{k}": found[name] for what, name in named.items() if name is not None})
     arrays.update(
         scores=scores.T.copy(), thresholds=np.array(thresholds, np.float32), exits=taken, score=np.array(score)
@@ -125,7 +133,9 @@ def exit_scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32
         return np.asarray(found[exit.learned], np.float32)
     if score == "ensemble" and exit.uncertainty is not None:
         return np.asarray(uncertainty_score(found[exit.uncertainty]), np.float32)
-    return score_of(found[exit.answer.name], score, kind="probs" if exit.kind == "probs" else "logits")
+    lengths = None if exit.lengths is None else found[exit.lengths]
+    kind: Kind = "probs" if exit.kind == "probs" else "logits"
+    return score_of(found[exit.answer.name], score, kind=kind, lengths=lengths)
 
 
 def _between(scores: NDArray[np.float32]) -> float:

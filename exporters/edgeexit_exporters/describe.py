@@ -49,6 +49,7 @@ def exits(source: Source, seen: Probe, costs: NodeCost) -> tuple[ExitSpec, ...]:
                 exit.members,
                 exit.uncertainty,
                 exit.learned,
+                exit.lengths,
             )
         )
     return tuple(found)

@@ -37,6 +37,7 @@ def export(
     layouts: Sequence[str] = DEFAULT_LAYOUTS,
     score: str = "maxprob",
     scores: Sequence[str] | None = None,
+    lengths: Sequence[str] | None = None,
     outputs: str = "auto",
     tolerance: float | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
@@ -61,6 +62,8 @@ def export(
         layouts: which of fused, chain, prefix, all to write.
         score: the score inside the fused graph, one of `edgeexit.scores.NAMES`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
+        lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
+            exit or one for all; torch modules return theirs.
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
         tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
             for int8 1e-4 here and 3e-2 on other machines.
@@ -85,7 +88,7 @@ def export(
     if forms is not None:
         forms.check(data)
     progress("reading the source model")
-    found = open_source(source, exits, weights, inputs, scores, outputs)
+    found = open_source(source, exits, weights, inputs, scores, outputs, lengths=lengths)
     return export_source(
         found,
         out,
@@ -179,6 +182,7 @@ def open_source(
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
     single: bool = False,
+    lengths: Sequence[str] | None = None,
 ) -> Source:
     """Read what `export` takes as a source; see there for the arguments.
 
@@ -193,9 +197,12 @@ def open_source(
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
         if weights is not None:
             raise ModelError(f"{source}: an .onnx file brings its own weights; leave --weights out")
-        return from_onnx(source, exits, specs, scores, outputs, single)
-    if scores is not None:
-        raise ModelError("--scores names tensors of an .onnx file; a torch module returns its scores with its exits")
+        return from_onnx(source, exits, specs, scores, outputs, single, lengths)
+    for what, named in (("scores", scores), ("lengths", lengths)):
+        if named is not None:
+            raise ModelError(
+                f"--{what} names tensors of an .onnx file; a torch module returns its {what} with its exits"
+            )
     try:
         from edgeexit_exporters import torch_source
     except ImportError as e:

@@ -183,12 +183,17 @@ def make(
     return made
 
 
-def float_answers(source: Source, batched: bool) -> Callable[[Arrays], list[NDArray[Any]]]:
-    """Inputs `(n, ...)` by name -> what the source model answers at every exit, `(n, ...)`."""
+def float_answers(
+    source: Source, batched: bool
+) -> Callable[[Arrays], tuple[list[NDArray[Any]], list[NDArray[Any]] | None]]:
+    """Inputs `(n, ...)` by name -> what the source model answers at every exit, `(n, ...)`, and the valid positions of
+    these answers, `(n,)`; None = all are valid."""
 
-    def run(rows: Arrays) -> list[NDArray[Any]]:
+    def run(rows: Arrays) -> tuple[list[NDArray[Any]], list[NDArray[Any]] | None]:
         n, size = len(next(iter(rows.values()))), _BATCH if batched else 1
         found = [source.reference({k: a[i : i + size] for k, a in rows.items()}) for i in range(0, n, size)]
-        return [np.concatenate([f[e.answer] for f in found]) for e in source.exits]
+        answers = [np.concatenate([f[e.answer] for f in found]) for e in source.exits]
+        counted = [e.lengths for e in source.exits if e.lengths is not None]
+        return answers, [np.concatenate([f[n] for f in found]) for n in counted] or None
 
     return run

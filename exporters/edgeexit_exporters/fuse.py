@@ -23,8 +23,9 @@ from edgeexit_exporters.stages import Stage
 
 THRESHOLDS = "exit_thresholds"
 OUTPUT, INDEX, SCORE, UNCERTAINTY = "output", "exit_index", "exit_score", "exit_uncertainty"
+LENGTHS = "exit_lengths"
 TEMPERATURE = "edgeexit_temperature_"
-_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE, UNCERTAINTY}
+_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE, UNCERTAINTY, LENGTHS}
 
 
 @dataclass
@@ -115,18 +116,21 @@ def _scope(
 ) -> tuple[_Body, list[ir.Value]]:
     """Stage k, its decision and everything behind it; `scope` holds what is visible here by name."""
     spec = exits[k]
-    extras = [n for n in (spec.uncertainty, spec.learned if score == "learned" else None) if n is not None]
+    learned = spec.learned if score == "learned" else None
+    extras = [n for n in (spec.uncertainty, learned, spec.lengths) if n is not None]
     body = _stage(model, stages[k], [spec.answer.name, *extras], scope, k)
     answer = scope[stages[k].exit]
     sure = _score(body, answer, spec, score, k, {n: scope[n] for n in extras})
     told = _told(body, exits, k, scope)
+    given = [v for v in (answer, sure, told, None if spec.lengths is None else scope[spec.lengths]) if v is not None]
+    names = _names(exits)
     last = k == len(stages) - 1
     if last:
-        return body, _results(body, answer, sure, told, k, spec, suffix="" if k == 0 else f"_{k}")
+        return body, _results(body, given, names, k, spec, suffix="" if k == 0 else f"_{k}")
     position = body.weight(f"edgeexit_exit_{k}", np.array(k, np.int64))
     stop = body.op("GreaterOrEqual", sure, body.op("Gather", thresholds, position, axis=0))
     then = _Body(f"exit_{k}")
-    then_outputs = _results(then, answer, sure, told, k, spec, suffix=f"_{k}")
+    then_outputs = _results(then, given, names, k, spec, suffix=f"_{k}")
     other, other_outputs = _scope(model, stages, exits, score, k + 1, dict(scope), thresholds)
     branch = ir.node(
         "If",
@@ -142,9 +146,9 @@ def _scope(
     )
     body.nodes.append(branch)
     suffix = "" if k == 0 else f"_after_{k}"
-    for value, name, like in zip(branch.outputs, (OUTPUT, INDEX, SCORE, UNCERTAINTY), other_outputs, strict=False):
+    for value, name, like in zip(branch.outputs, names, other_outputs, strict=True):
         value.name, value.type = name + suffix, like.type
-        value.shape = _shape(exits) if name == OUTPUT else ir.Shape([])
+        value.shape = _shape(exits) if name == OUTPUT else like.shape
     return body, list(branch.outputs)
 
 
@@ -190,7 +194,7 @@ def _told(body: _Body, exits: Sequence[ExitSpec], k: int, scope: dict[str, ir.Va
 def _score(
     body: _Body, answer: ir.Value, spec: ExitSpec, score: str, k: int, extras: Mapping[str, ir.Value]
 ) -> ir.Value:
-    """The score as nodes: a float32 scalar, the mean over positions where there are several.
+    """The score as nodes: a float32 scalar, the mean over (valid) positions where there are several.
 
     Reductions run over all axes, written without an axes argument: that form is the same in every opset.
     """
@@ -206,37 +210,72 @@ def _score(
     if spec.kind == "probs":
         z = body.op("Log", body.op("Max", z, body.weight(f"edgeexit_tiny_{k}", np.array(1e-30, np.float32))))
     z = body.op("Div", z, temperature)
+    valid = None if spec.lengths is None else _Valid(body, answer, extras[spec.lengths], k)
+
+    def mean(values: ir.Value, width: int) -> ir.Value:
+        return body.op("ReduceMean", values, keepdims=0) if valid is None else valid.mean(values, width)
+
     if score == "entropy":
         ln_p = body.op("LogSoftmax", z, axis=-1)
-        mean = body.op("ReduceMean", body.op("Mul", body.op("Exp", ln_p), ln_p), keepdims=0)
+        doubt = mean(body.op("Mul", body.op("Exp", ln_p), ln_p), classes)
         scale = body.weight(f"edgeexit_entropy_{k}", np.array(classes / math.log(classes), np.float32))
         one = body.weight(f"edgeexit_one_{k}", np.array(1, np.float32))
-        return body.op("Add", body.op("Mul", mean, scale), one)
+        if valid is not None:
+            one = body.op("Min", valid.count, one)
+        return body.op("Add", body.op("Mul", doubt, scale), one)
     p = body.op("Softmax", z, axis=-1)
     if score == "maxprob" and len(shape) == 2:
         return body.op("ReduceMax", p, keepdims=0)
     count = 1 if score == "maxprob" else 2
     top = body.op("TopK", p, body.weight(f"edgeexit_top_{k}", np.array([count], np.int64)), axis=-1, outputs=2)
     if score == "maxprob":
-        return body.op("ReduceMean", top, keepdims=0)
+        return mean(top, 1)
     signs = body.weight(f"edgeexit_signs_{k}", np.array([2, -2], np.float32))  # twice, as the mean is over both
-    return body.op("ReduceMean", body.op("Mul", top, signs), keepdims=0)
+    return mean(body.op("Mul", top, signs), 2)
+
+
+class _Valid:
+    """Means over the valid positions of an answer `(1, positions, classes)`; 0 where there are none, as in numpy."""
+
+    def __init__(self, body: _Body, answer: ir.Value, lengths: ir.Value, k: int) -> None:
+        self.body, self.k = body, k
+        start, one = (body.weight(f"edgeexit_{n}_{k}", np.array(i, np.int64)) for n, i in (("start", 0), ("step", 1)))
+        positions = body.op("Gather", body.op("Shape", answer), one, axis=0)
+        column = body.weight(f"edgeexit_column_{k}", np.array([-1, 1], np.int64))
+        places = body.op("Reshape", body.op("Range", start, positions, one), column)
+        self.valid = body.op("Less", places, lengths)
+        self.count = body.op("ReduceSum", body.op("Cast", self.valid, to=int(ir.DataType.FLOAT)), keepdims=0)
+
+    def mean(self, values: ir.Value, width: int) -> ir.Value:
+        """Of `(1, positions, width)`."""
+        body, k = self.body, self.k
+        zero, least, wide = (
+            body.weight(f"edgeexit_{name}_{k}", np.array(number, np.float32))
+            for name, number in (("zero", 0), ("least", 1), ("width", width))
+        )
+        total = body.op("ReduceSum", body.op("Where", self.valid, values, zero), keepdims=0)
+        return body.op("Div", total, body.op("Mul", body.op("Max", self.count, least), wide))
 
 
 def _results(
-    body: _Body, answer: ir.Value, sure: ir.Value, told: ir.Value | None, k: int, spec: ExitSpec, suffix: str
+    body: _Body, given: Sequence[ir.Value], names: Sequence[str], k: int, spec: ExitSpec, suffix: str
 ) -> list[ir.Value]:
-    """What the graph gives, as values made in this scope, as a branch's outputs must be."""
+    """What the graph gives (`given` lacks the index), as values made in this scope, as a branch's outputs must be."""
     index = body.weight(f"edgeexit_index{suffix or '_0'}_value", np.array(k, np.int64))
-    found = [body.op("Identity", answer), body.op("Identity", index), body.op("Identity", sure)]
-    if told is not None:
-        found.append(body.op("Identity", told))
-    names = (OUTPUT, INDEX, SCORE, UNCERTAINTY)
-    types = (ir.DataType[_ONNX_NAMES[spec.answer.dtype]], ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.FLOAT)
-    for value, name, dtype in zip(found, names, types, strict=False):
-        value.name, value.type = name + suffix, ir.TensorType(dtype)
-        value.shape = _shape([spec]) if name == OUTPUT else ir.Shape([])
+    found = [body.op("Identity", v) for v in (given[0], index, *given[1:])]
+    for value, name in zip(found, names, strict=True):
+        whole = name in (INDEX, LENGTHS)
+        dtype = ir.DataType.INT64 if whole else ir.DataType.FLOAT
+        value.name = name + suffix
+        value.type = ir.TensorType(ir.DataType[_ONNX_NAMES[spec.answer.dtype]] if name == OUTPUT else dtype)
+        value.shape = {OUTPUT: _shape([spec]), LENGTHS: ir.Shape([1])}.get(name, ir.Shape([]))
     return found
+
+
+def _names(exits: Sequence[ExitSpec]) -> tuple[str, ...]:
+    """The graph's outputs."""
+    told = (UNCERTAINTY,) if any(e.uncertainty is not None for e in exits) else ()
+    return (OUTPUT, INDEX, SCORE, *told, *((LENGTHS,) if exits[0].lengths is not None else ()))
 
 
 _ONNX_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE"}

@@ -14,6 +14,7 @@ from edgeexit.errors import DataError, ModelError
 from edgeexit.manifest import DTYPES, TensorSpec
 
 DEFAULT_FREE_SIZE = 16
+_LENGTHS = re.compile(r"(?:(?P<of>.+)_)?len(?:s|gth|gths)?", re.IGNORECASE)
 _SPEC = re.compile(r"\s*(?:(?P<name>[^:\[\]]+):)?\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
 
 
@@ -89,7 +90,10 @@ def batch_kind(inputs: Sequence[InputSpec]) -> str:
 def make_inputs(
     inputs: Sequence[InputSpec], batch: int, seed: int, free: Mapping[str, int] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Seeded random inputs: normal floats, small whole numbers (0 or 1), booleans."""
+    """Seeded random inputs: normal floats, small whole numbers (0 or 1), booleans, lengths.
+
+    Of several inputs, the later ones are shorter: an axis of 16 has lengths 16, 14, 11 in a batch of 3.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, NDArray[Any]] = {}
     for spec in inputs:
@@ -98,6 +102,29 @@ def make_inputs(
             found[spec.tensor.name] = (rng.standard_normal(shape) * spec.spread + spec.center).astype(dtype)
         else:
             found[spec.tensor.name] = rng.integers(0, 2, shape).astype(dtype)
+    for name, axis in length_inputs(inputs).items():
+        size = next(found[s.tensor.name].shape[s.tensor.shape.index(axis)] for s in inputs if axis in s.tensor.shape)
+        lengths = size - np.arange(batch) * size // (2 * batch)
+        found[name] = lengths.astype(found[name].dtype)
+    return found
+
+
+def length_inputs(inputs: Sequence[InputSpec]) -> dict[str, str]:
+    """Inputs that say how much of another one is not padding -> the free axis that they count along.
+
+    They are whole numbers `(batch,)` called `lengths`, `lens` or the like, or `x_lens` beside the input `x`, and there
+    is one free axis that they can mean: that of `x`, or the only one of all.
+    """
+    axes = {s.tensor.name: [a for a in s.tensor.shape[1:] if isinstance(a, str)] for s in inputs}
+    found = {}
+    for spec in inputs:
+        name = spec.tensor.name
+        match = _LENGTHS.fullmatch(name)
+        if match is None or len(spec.tensor.shape) != 1 or not spec.tensor.dtype.startswith(("int", "uint")):
+            continue
+        own = dict.fromkeys(axes.get(match["of"] or "") or [a for names in axes.values() for a in names])
+        if len(own) == 1:
+            found[name] = next(iter(own))
     return found
 
 

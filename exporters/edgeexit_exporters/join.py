@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import MAX_MEMBERS
+from edgeexit.scores import mean_over_valid, valid_positions
 from edgeexit_exporters.onnx_graph import JOIN, ends_in_softmax, values
 from edgeexit_exporters.onnx_nodes import Nodes
 from edgeexit_exporters.stages import no_such_tensor
@@ -33,10 +34,12 @@ class RawExit:
     """Tensors `(inputs, ..., classes)`; several answer together."""
     learned: str | None = None
     """Tensor `(inputs, ...)` of a learned score in [0, 1]; None = none."""
+    lengths: str | None = None
+    """Tensor `(inputs,)` of whole numbers: valid positions of heads `(inputs, positions, classes)`; None = all are."""
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        return (*self.heads, *(() if self.learned is None else (self.learned,)))
+        return (*self.heads, *(n for n in (self.learned, self.lengths) if n is not None))
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ class JoinedExit:
     members: int = 1
     uncertainty: str | None = None
     learned: str | None = None
+    lengths: str | None = None
 
     @property
     def extras(self) -> tuple[str, ...]:
-        return tuple(n for n in (self.uncertainty, self.learned) if n is not None)
+        return tuple(n for n in (self.uncertainty, self.learned, self.lengths) if n is not None)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -76,7 +80,8 @@ class Joint:
         """The joined exits' outputs by name, from the heads' outputs by name.
 
         Raises:
-            ModelError: heads of one exit that differ in shape or type, or a learned score outside [0, 1].
+            ModelError: heads of one exit that differ in shape or type, a learned score outside [0, 1], or lengths that
+                do not count positions of the answer.
         """
         result: dict[str, NDArray[Any]] = {}
         for raw, exit, kind in zip(self.raw, self.exits, self.kinds, strict=True):
@@ -85,20 +90,24 @@ class Joint:
                 shapes = ", ".join(f"{n} {h.dtype}{list(h.shape)}" for n, h in zip(raw.heads, heads, strict=True))
                 raise ModelError(f"exit {raw.name!r}: heads that answer together must be of one shape; found {shapes}")
             result[exit.answer] = heads[0]
+            lengths = None
+            if raw.lengths is not None and exit.lengths is not None:
+                result[exit.lengths] = lengths = _counted(found[raw.lengths], heads[0], raw)
             if exit.uncertainty is not None:
                 p = np.stack([_softmax(h.astype(np.float64)) if kind == "logits" else h for h in heads])
                 mean = p.mean(0)
                 distance = np.abs(p - mean).mean(0).sum(-1) / 2
                 result[exit.answer] = mean.astype(heads[0].dtype)
-                result[exit.uncertainty] = distance.reshape(len(mean), -1).mean(-1).astype(np.float32)
+                result[exit.uncertainty] = _mean(distance, lengths, raw.name)
             if raw.learned is not None and exit.learned is not None:
                 learned = found[raw.learned]
-                if not ((learned >= -_SLACK) & (learned <= 1 + _SLACK)).all():
+                values = learned if lengths is None else valid_of(learned, lengths)
+                if not ((values >= -_SLACK) & (values <= 1 + _SLACK)).all():
                     raise ModelError(
-                        f"exit {raw.name!r}: a learned score lies in [0, 1], found {learned.min():g} to "
-                        f"{learned.max():g} in {raw.learned!r}: end it with a Sigmoid"
+                        f"exit {raw.name!r}: a learned score lies in [0, 1], found {values.min():g} to "
+                        f"{values.max():g} in {raw.learned!r}: end it with a Sigmoid"
                     )
-                result[exit.learned] = learned.reshape(len(learned), -1).mean(-1).astype(np.float32)
+                result[exit.learned] = _mean(learned, lengths, raw.name)
         return result
 
 
@@ -114,15 +123,21 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
         outputs: what the heads give: "logits", "probs", or "auto" (probs where one ends in a Softmax).
 
     Raises:
-        ModelError: a tensor that is not in the graph, too many heads, or an exit that mixes logits and probabilities.
+        ModelError: a tensor that is not in the graph, too many heads, an exit that mixes logits and probabilities, or
+            exits of which only some have lengths.
     """
     known = values(model.graph)
     add = Nodes(model.graph, JOIN)
     found, kinds = [], []
+    counting = [e.name for e in exits if e.lengths is not None]
+    if 0 < len(counting) < len(exits):
+        raise ModelError(f"exit {counting[0]!r} gives lengths and others do not: every exit has to, or none")
+    own_lengths = {v.name for v in model.graph.inputs}
     for exit in exits:
         for name in exit.tensors:
             if name not in known:
-                raise no_such_tensor(name, list(known), "learned score" if name == exit.learned else "exit")
+                what = {exit.learned: "learned score", exit.lengths: "lengths"}.get(name, "exit")
+                raise no_such_tensor(name, list(known), what)
         if len(exit.heads) > MAX_MEMBERS:
             raise ModelError(f"exit {exit.name!r}: {len(exit.heads)} heads; up to {MAX_MEMBERS} fit")
         if len(set(exit.heads)) < len(exit.heads):
@@ -133,18 +148,24 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
             raise ModelError(f"exit {exit.name!r}: some heads end in a Softmax and some do not; give all of one kind")
         (kind,) = own
         answer, uncertainty = exit.heads[0], None
+        lengths = None
+        if exit.lengths is not None:
+            lengths = _lengths(add, known[exit.lengths], _free(f"{exit.name}_lengths", known), own_lengths)
         if len(heads) > 1:
             answer, uncertainty = exit.name, _free(f"{exit.name}_uncertainty", known)
-            _together(add, heads, kind, answer, uncertainty)
-        learned = (
-            None if exit.learned is None else _learned(add, known[exit.learned], _free(f"{exit.name}_score", known))
-        )
-        found.append(JoinedExit(exit.name, answer, len(heads), uncertainty, learned))
+            _together(add, heads, kind, answer, uncertainty, lengths)
+        learned = None
+        if exit.learned is not None:
+            learned = _learned(add, known[exit.learned], _free(f"{exit.name}_score", known), lengths)
+        counts = None if lengths is None else lengths.name
+        found.append(JoinedExit(exit.name, answer, len(heads), uncertainty, learned, counts))
         kinds.append(kind)
     return Joint(tuple(exits), tuple(found), tuple(kinds))
 
 
-def _together(add: Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str) -> None:
+def _together(
+    add: Nodes, heads: Sequence[ir.Value], kind: str, answer: str, uncertainty: str, lengths: ir.Value | None
+) -> None:
     p = [add.op("Softmax", h, axis=-1) for h in heads] if kind == "logits" else list(heads)
     dtype = (heads[0].dtype or ir.DataType.FLOAT).numpy()
     # Add and Mul, as onnxruntime has no Mean of doubles.
@@ -154,7 +175,7 @@ def _together(add: Nodes, heads: Sequence[ir.Value], kind: str, answer: str, unc
     last = add.weight(f"{JOIN}_axis_last", np.array([-1], np.int64))
     half = add.weight(f"{JOIN}_half_{len(p)}", np.array(0.5 / len(p), np.float32))
     total = add.op("Cast", add.op("ReduceSum", distance, last, keepdims=0), to=int(ir.DataType.FLOAT))
-    add.per_input(add.op("Mul", total, half), uncertainty)
+    add.per_input(add.op("Mul", total, half), uncertainty, lengths)
 
 
 def _sum(add: Nodes, terms: Sequence[ir.Value]) -> ir.Value:
@@ -164,11 +185,53 @@ def _sum(add: Nodes, terms: Sequence[ir.Value]) -> ir.Value:
     return found
 
 
-def _learned(add: Nodes, value: ir.Value, name: str) -> str:
+def _learned(add: Nodes, value: ir.Value, name: str, lengths: ir.Value | None) -> str:
     if value.shape is not None and len(value.shape) == 1 and value.dtype == ir.DataType.FLOAT:
         return value.name or ""
-    add.per_input(value, name)
+    one = value.shape is not None and len(value.shape) == 1
+    add.per_input(value, name, None if one else lengths)
     return name
+
+
+def _lengths(add: Nodes, value: ir.Value, name: str, taken: set[str | None]) -> ir.Value:
+    """The lengths in int64, as a tensor that is this exit's alone: exits often share one, or give an input's."""
+    if value.name in taken or value.dtype not in (None, ir.DataType.INT64):
+        value = add.op("Cast", value, name=name, to=int(ir.DataType.INT64))
+    taken.add(value.name)
+    return value
+
+
+def _counted(lengths: NDArray[Any], answer: NDArray[Any], exit: RawExit) -> NDArray[np.int64]:
+    if answer.ndim != 3 or lengths.shape != answer.shape[:1] or lengths.dtype.kind not in "iu":
+        raise ModelError(
+            f"exit {exit.name!r}: lengths are whole numbers (inputs,) for an answer (inputs, positions, classes); "
+            f"found {lengths.dtype}{list(lengths.shape)} in {exit.lengths!r} for an answer of {list(answer.shape)}"
+        )
+    if lengths.min() < 0 or lengths.max() > answer.shape[1]:
+        raise ModelError(
+            f"exit {exit.name!r}: lengths count the valid positions of the answer, found {lengths.min()} to "
+            f"{lengths.max()} in {exit.lengths!r} for {answer.shape[1]} positions: compute them as the network "
+            "shortens its input, (T - 3) // 4 for two convolutions of kernel 3 and stride 2 without padding"
+        )
+    return lengths.astype(np.int64)
+
+
+def valid_of(values: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
+    """`values` `(inputs, positions, ...)` at valid positions, `(m, ...)`; as they are where they have no positions."""
+    return values if values.ndim < 2 else values[valid_positions(lengths, values.shape[1])]
+
+
+def _mean(values: NDArray[Any], lengths: NDArray[Any] | None, exit: str) -> NDArray[np.float32]:
+    """`(inputs,)` means over (valid) positions."""
+    flat = values.reshape(len(values), -1)
+    if lengths is None or values.ndim == 1:
+        return np.asarray(flat.mean(-1), np.float32)
+    if flat.shape != values.shape[:2]:
+        raise ModelError(
+            f"exit {exit!r}: a learned score beside lengths is (inputs,) or (inputs, positions), found "
+            f"{list(values.shape)}"
+        )
+    return np.asarray(mean_over_valid(flat, lengths), np.float32)
 
 
 def _free(name: str, known: Mapping[str, Any]) -> str:

@@ -81,7 +81,20 @@ class Nodes:
             return self.op(kind, value, self.axes(axes), name=name, keepdims=0)
         return self.op(kind, value, name=name, axes=list(axes), keepdims=0)
 
-    def per_input(self, value: ir.Value, name: str) -> ir.Value:
-        """The mean over all axes but the first, in float32."""
+    def per_input(self, value: ir.Value, name: str, lengths: ir.Value | None = None) -> ir.Value:
+        """The mean over all axes but the first, in float32; with `lengths` `(inputs,)` over the first so many of the
+        flattened positions, and 0 where there are none."""
         flat = self.op("Flatten", self.op("Cast", value, to=int(ir.DataType.FLOAT)), axis=1)
-        return self.reduce("ReduceMean", flat, [1], name)
+        if lengths is None:
+            return self.reduce("ReduceMean", flat, [1], name)
+        number = self.weight(f"{self.prefix}_one", np.array(1, np.int64))
+        start = self.weight(f"{self.prefix}_start", np.array(0, np.int64))
+        positions = self.op("Gather", self.op("Shape", flat), number, axis=0)
+        valid = self.op(
+            "Less", self.op("Range", start, positions, number), self.op("Unsqueeze", lengths, self.axes([1]))
+        )
+        zero = self.weight(f"{self.prefix}_zero", np.array(0, np.float32))
+        total = self.reduce("ReduceSum", self.op("Where", valid, flat, zero), [1])
+        count = self.reduce("ReduceSum", self.op("Cast", valid, to=int(ir.DataType.FLOAT)), [1])
+        least = self.weight(f"{self.prefix}_least", np.array(1, np.float32))
+        return self.op("Div", total, self.op("Max", count, least), name=name)

@@ -6,7 +6,7 @@ in float leave at other rates; each precision gets its own, and both are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ def refit(
     rows: Arrays,
     labels: NDArray[np.int64] | None,
     parts: Parts,
-    reference: Callable[[Arrays], Sequence[NDArray[Any]]],
+    reference: Callable[[Arrays], tuple[list[NDArray[Any]], list[NDArray[Any]] | None]],
     *,
     score: str = "maxprob",
     drop: float = 0.01,
@@ -139,7 +139,7 @@ def refit(
         rows: inputs `(n, ...)` by name.
         labels: `(n,)`; None = agreement takes the place of accuracy.
         parts: which rows are for what.
-        reference: inputs -> every exit's answers from the float network.
+        reference: inputs -> every exit's answers from the float network, and their lengths; see `forms.float_answers`.
         score: what thresholds compare.
         drop: accuracy that the operating points may lose against the last exit, in [0, 1).
         progress: called with each step's name.
@@ -213,8 +213,8 @@ def _first_of_each(bundle: Bundle) -> list[Artifact]:
 
 
 def _records(
-    bundle: Bundle, reference: Callable[[Arrays], Sequence[NDArray[Any]]], rows: Arrays,
-    labels: NDArray[np.int64] | None, parts: Parts,
+    bundle: Bundle, reference: Callable[[Arrays], tuple[list[NDArray[Any]], list[NDArray[Any]] | None]],
+    rows: Arrays, labels: NDArray[np.int64] | None, parts: Parts,
 ) -> tuple[Records, Records]:  # fmt: skip
     exits = bundle.manifest.exits
     known = [e.macs for e in exits]
@@ -222,8 +222,13 @@ def _records(
     kind = "probs" if any(e.kind == "probs" for e in exits) else "logits"
     found = []
     for part in (parts.design, parts.held_out):
-        outputs = np.stack(reference({n: a[part] for n, a in rows.items()}))
-        found.append(Records(outputs, cost, None if labels is None else labels[part], kind))  # type: ignore[arg-type]
+        outputs, lengths = reference({n: a[part] for n, a in rows.items()})
+        found.append(
+            Records(
+                np.stack(outputs), cost, None if labels is None else labels[part], kind,  # type: ignore[arg-type]
+                lengths=None if lengths is None else np.stack(lengths),
+            )
+        )  # fmt: skip
     return found[0], found[1]
 
 
@@ -255,8 +260,9 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
         ),
         None,
     )
-    errors = [_error(a, b) for a, b in zip(rows.outputs, exact.outputs, strict=True)]
-    agree = (rows.predictions == exact.predictions).reshape(rows.exits, -1).mean(1)
+    errors = [_error(exact.valid(k, a), exact.valid(k, exact.outputs[k])) for k, a in enumerate(rows.outputs)]
+    same = (rows.predictions == exact.predictions).astype(np.float64)
+    agree = [exact.per_input(k, s).mean() for k, s in enumerate(same)]
     right = None if rows.labels is None else rows.correct.mean(1, dtype=np.float64)
     return tuple(
         FormExit(

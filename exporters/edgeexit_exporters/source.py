@@ -72,6 +72,7 @@ def from_onnx(
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
     single: bool = False,
+    lengths: Sequence[str] | None = None,
 ) -> Source:
     """A multi-output ONNX file; needs no torch.
 
@@ -83,6 +84,7 @@ def from_onnx(
         scores: tensors of learned scores, one per exit; None = none.
         outputs: see `join`.
         single: the file's only output is the answer of a network without further exits.
+        lengths: tensors that count valid positions, one per exit or one for all; None = none.
 
     Raises:
         ModelError: see `onnx_graph.read` and `join`; or fewer than two exits where none are named.
@@ -100,7 +102,7 @@ def from_onnx(
             f"{path}: one exit only ({', '.join(names)}); name at least two tensors of the graph with --exits. "
             "A single-exit network needs exits attached and trained first"
         )
-    raw = _raw_exits(names, scores, set(onnx_graph.values(model.graph)))
+    raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
     joint = join(model, raw, outputs)
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
@@ -117,13 +119,18 @@ def from_onnx(
     )
 
 
-def _raw_exits(names: Sequence[str], scores: Sequence[str] | None, known: set[str]) -> list[RawExit]:
+def _raw_exits(
+    names: Sequence[str], scores: Sequence[str] | None, lengths: Sequence[str] | None, known: set[str]
+) -> list[RawExit]:
     if scores is not None and len(scores) != len(names):
         raise ModelError(f"{len(scores)} learned scores for {len(names)} exits: name one tensor per exit")
+    if lengths is not None and len(lengths) not in (1, len(names)):
+        raise ModelError(f"{len(lengths)} lengths for {len(names)} exits: name one tensor per exit, or one for all")
+    counts = [None] * len(names) if lengths is None else list(lengths) * (len(names) // len(lengths))
     found = []
     for k, name in enumerate(names):
         heads = [name] if name in known else [part.strip() for part in name.split("+")]
-        found.append(RawExit(name, tuple(heads), None if scores is None else scores[k]))
+        found.append(RawExit(name, tuple(heads), None if scores is None else scores[k], counts[k]))
     return found
 
 

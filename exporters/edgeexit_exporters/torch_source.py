@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -84,6 +84,16 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path}: the weights do not fit the model: {' '.join(str(e).split())[:300]}") from e
 
 
+class Parts(NamedTuple):
+    """What one exit of a module gives."""
+
+    heads: list[Tensor]
+    learned: list[Tensor]
+    """Its learned score; empty = none."""
+    lengths: list[Tensor]
+    """How many positions of its answer are valid; empty = all."""
+
+
 class Exits(nn.Module):
     """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
 
@@ -92,35 +102,38 @@ class Exits(nn.Module):
         self.module, self.single = module, single
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t for heads, learned in self.exits(*inputs) for t in (*heads, *learned))
+        return tuple(t for exit in self.exits(*inputs) for tensors in exit for t in tensors)
 
-    def exits(self, *inputs: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """Per exit, its heads and its learned score, if it has one.
+    def exits(self, *inputs: Tensor) -> list[Parts]:
+        """What every exit gives.
 
         Raises:
             ModelError: the module returned something else.
         """
         found = self.module(*inputs)
         values = list(found.values()) if isinstance(found, Mapping) else found
-        if self.single and isinstance(found, Tensor):
+        if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and "output" in found):
             values = [found]
         exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
             raise ModelError(
                 f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits in "
                 "order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
-                "and `score`. `edgeexit_models.attach` gives a network exits"
+                "and `score`, `lengths` or both. `edgeexit_models.attach` gives a network exits"
             )
         return [e for e in exits if e is not None]
 
 
-def parts(exit: Any) -> tuple[list[Tensor], list[Tensor]] | None:
-    """Heads and learned score of what one exit gave; None = it is no exit."""
+def parts(exit: Any) -> Parts | None:
+    """What one exit gave; None = it is no exit."""
     learned: list[Any] = []
-    if isinstance(exit, Mapping) and set(exit) == {"output", "score"}:
-        exit, learned = exit["output"], [exit["score"]]
+    lengths: list[Any] = []
+    if isinstance(exit, Mapping) and {"output"} < set(exit) <= {"output", "score", "lengths"}:
+        learned, lengths = ([exit[what]] if what in exit else [] for what in ("score", "lengths"))
+        exit = exit["output"]
     heads = list(exit) if isinstance(exit, list | tuple) else [exit]
-    return (heads, learned) if heads and all(isinstance(t, Tensor) for t in (*heads, *learned)) else None
+    found = Parts(heads, learned, lengths)
+    return found if heads and all(isinstance(t, Tensor) for tensors in found for t in tensors) else None
 
 
 def _describe(found: Any) -> str:
@@ -131,11 +144,12 @@ def _describe(found: Any) -> str:
     return type(found).__name__
 
 
-def _raw_exits(exits: Sequence[tuple[list[Tensor], list[Tensor]]], names: Sequence[str]) -> list[RawExit]:
+def _raw_exits(exits: Sequence[Parts], names: Sequence[str]) -> list[RawExit]:
     found = []
-    for name, (heads, learned) in zip(names, exits, strict=True):
+    for name, (heads, learned, lengths) in zip(names, exits, strict=True):
         tensors = [name] if len(heads) == 1 else [f"{name}_head{i}" for i in range(len(heads))]
-        found.append(RawExit(name, tuple(tensors), f"{name}_learned" if learned else None))
+        counts = f"{name}_lengths" if lengths else None
+        found.append(RawExit(name, tuple(tensors), f"{name}_learned" if learned else None, counts))
     return found
 
 
@@ -150,7 +164,8 @@ def from_torch(
     """A torch module that returns its exits in order.
 
     An exit is a tensor ``(batch, ..., classes)``, a tuple of such tensors (heads that answer together), or a mapping
-    of ``output`` (either of them) and ``score`` (a learned score ``(batch,)`` in [0, 1]).
+    of ``output`` (either of them), ``score`` (a learned score ``(batch,)`` in [0, 1]) and ``lengths`` (of an output
+    ``(batch, positions, classes)``, how many positions are valid: whole numbers ``(batch,)``).
 
     Args:
         module: evaluated in eval mode; its mode is put back.
@@ -182,7 +197,7 @@ def from_torch(
         names = list(exits) if exits else [f"exit{k}" for k in range(count)]
         if len(names) != count:
             raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
-        if count < 2 and len(given[0][0]) < 2 and not exits and not single:
+        if count < 2 and len(given[0].heads) < 2 and not exits and not single:
             raise ModelError(
                 f"{type(module).__name__} has one exit with one head: name it with --exits to export it all the same; "
                 "`edgeexit_models.attach` gives a network exits"

@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.join import JoinedExit
 from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name, value
-from edgeexit_exporters.torch_source import Exits, quiet
+from edgeexit_exporters.torch_source import Exits, Parts, quiet
 
-Given = Sequence[tuple[list[Tensor], list[Tensor]]]
-"""Per exit, its heads and its learned score, if it has one."""
+Given = Sequence[Parts]
+"""What every exit gives."""
 
 
 def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
@@ -36,12 +36,13 @@ def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
 
 
 def exit_names(given: Given) -> tuple[JoinedExit, ...]:
-    """exit0, exit1, ..., with `_uncertainty` and `_score` behind what they give besides."""
+    """exit0, exit1, ..., with `_uncertainty`, `_score` and `_lengths` behind what they give besides."""
     found = []
-    for k, (heads, learned) in enumerate(given):
+    for k, (heads, learned, lengths) in enumerate(given):
         name = f"exit{k}"
         uncertainty = f"{name}_uncertainty" if len(heads) > 1 else None
-        found.append(JoinedExit(name, name, len(heads), uncertainty, f"{name}_score" if learned else None))
+        score, counts = f"{name}_score" if learned else None, f"{name}_lengths" if lengths else None
+        found.append(JoinedExit(name, name, len(heads), uncertainty, score, counts))
     return tuple(found)
 
 
@@ -53,7 +54,7 @@ def check_exits(given: Given, names: Sequence[JoinedExit], module: str) -> None:
     """
     if len(names) != len(given):
         raise ModelError(f"{len(names)} exit names for {module}, a module with {len(given)} exits")
-    for exit, (heads, learned) in zip(names, given, strict=True):
+    for exit, (heads, learned, _) in zip(names, given, strict=True):
         if exit.members != len(heads) or (exit.learned is not None) != bool(learned):
             raise ModelError(
                 f"exit {exit.name!r}: {exit.members} heads{' and a learned score' if exit.learned else ''} named, and "
@@ -72,14 +73,14 @@ def exit_kinds(source: Exits, given: Given, example: tuple[Tensor, ...]) -> tupl
     Raises:
         ModelError: an exit that mixes them.
     """
-    if all(len(heads) == 1 for heads, _ in given):
+    if all(len(exit.heads) == 1 for exit in given):
         return ("logits",) * len(given)  # a single head is left as it is
     graph = to_graph(source, example, type(source.module).__name__)
     flat = iter(graph_outputs(graph.graph))
     kinds = []
-    for k, (heads, learned) in enumerate(given):
+    for k, (heads, learned, lengths) in enumerate(given):
         found = {"probs" if _ends_in_softmax(next(flat)) else "logits" for _ in heads}
-        for _ in learned:
+        for _ in (*learned, *lengths):
             next(flat)
         if len(found) > 1:
             raise ModelError(f"exit {k}: some heads end in a Softmax and some do not; give all of one kind")

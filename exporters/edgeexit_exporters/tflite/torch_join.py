@@ -11,7 +11,7 @@ from edgeexit_exporters.torch_source import Exits
 
 
 class Joined(nn.Module):
-    """Positional inputs in; out, per exit in order, its answer, its heads' uncertainty, its learned score, flat.
+    """Positional inputs in; out, per exit in order, its answer, its heads' uncertainty, learned score, lengths, flat.
 
     Args:
         exits: the source module.
@@ -24,9 +24,10 @@ class Joined(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         found: list[Tensor] = []
-        for (heads, learned), kind in zip(self.exits.exits(*inputs), self.kinds, strict=True):
+        for (heads, learned, lengths), kind in zip(self.exits.exits(*inputs), self.kinds, strict=True):
             found += together(heads, kind) if len(heads) > 1 else heads
             found += [_per_input(score) for score in learned]
+            found += lengths
         return tuple(found)
 
 
