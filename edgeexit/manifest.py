@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeexit.errors import BundleError
+from edgeexit.speech.spec import SpeechSpec
 
 SCHEMA = 1
 MAX_EXITS = 256
@@ -191,6 +192,8 @@ class Manifest:
     """Class names, in order of the outputs."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Free JSON: source, versions, settings."""
+    speech: SpeechSpec | None = None
+    """How a speech model hears and what its answers spell; None = it is none."""
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of that name.

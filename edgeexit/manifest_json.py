@@ -33,6 +33,7 @@ from edgeexit.manifest import (
     TensorSpec,
 )
 from edgeexit.scores import NAMES
+from edgeexit.speech.spec import SpeechSpec
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -114,6 +115,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "policies": {name: file(f) for name, f in manifest.policies.items()},
         "labels": None if manifest.labels is None else list(manifest.labels),
         "provenance": dict(manifest.provenance),
+        **({"speech": manifest.speech.to_dict()} if manifest.speech is not None else {}),
     }
 
 
@@ -349,6 +351,7 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         {name: _file(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
         r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
         provenance,
+        r.optional("speech", SpeechSpec.from_dict),
     )
     _check_parts(found, at)
     return found
@@ -396,6 +399,8 @@ def _check_parts(m: Manifest, at: str) -> None:
     classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
+    if m.speech is not None and isinstance(classes, int) and len(m.speech.tokens) != classes:
+        raise BundleError(f"{at}: {len(m.speech.tokens)} speech tokens for {classes} classes")
     for a in m.artifacts:
         expected = count if a.layout in ("chain", "prefix") else 1
         if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):

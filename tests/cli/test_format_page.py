@@ -15,6 +15,8 @@ import pytest
 
 from edgeexit import bundle, files, manifest, scores
 from edgeexit.manifest_json import from_json, to_json
+from edgeexit.speech.features import FeatureSpec
+from edgeexit.speech.spec import SpeechSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
@@ -57,6 +59,8 @@ TABLES: dict[str, type] = {
     "**port**": manifest.Port,
     "**check**": manifest.Check,
     "**file**": manifest.FileSpec,
+    "**speech**": SpeechSpec,
+    "**features**": FeatureSpec,
     "## manifest.json": manifest.Manifest,
 }
 
@@ -80,7 +84,8 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     read = from_json(json.loads((tiny / "manifest.json").read_text()))
     port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3)
     full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,))
-    document = to_json(dataclasses.replace(read, artifacts=(full, *read.artifacts[1:])))
+    speech = SpeechSpec(FeatureSpec(8000, 40), ("<blk>", "a", "b"), 0)
+    document = to_json(dataclasses.replace(read, artifacts=(full, *read.artifacts[1:]), speech=speech))
     assert set(schema["properties"]) == set(document)
     for name, example in {
         "tensor": document["cuts"][0],
@@ -90,5 +95,7 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
         "check": document["artifacts"][0]["check"],
         "port": document["artifacts"][0]["ports"][0],
         "file": document["policies"]["half-fused"],
+        "speech": document["speech"],
+        "features": document["speech"]["features"],
     }.items():
         assert properties(schema, name) == set(example), name

@@ -15,6 +15,8 @@ import pytest
 import edgeexit
 from edgeexit.errors import BundleError
 from edgeexit.manifest_json import from_json, to_json
+from edgeexit.speech.features import FeatureSpec
+from edgeexit.speech.spec import SpeechSpec
 
 SCHEMA = Path(edgeexit.__file__).parent / "bundle.schema.json"
 ODD: list[Any] = [
@@ -67,6 +69,9 @@ def accepted(document: Any) -> bool:
     return True
 
 
+SPEECH = SpeechSpec(FeatureSpec(8000, 40), ("<blk>", "▁a", "</s>"), 0, (2,), 0.04).to_dict()
+
+
 def test_round_trip(manifest: dict[str, Any]) -> None:
     found = from_json(manifest)
     assert from_json(to_json(found)) == found
@@ -76,7 +81,16 @@ def test_round_trip(manifest: dict[str, Any]) -> None:
     assert len(found.files) == len({f.path for f in found.files}) == 13
 
 
-def test_schema_and_code_agree(manifest: dict[str, Any]) -> None:
+def test_round_trip_of_speech(manifest: dict[str, Any]) -> None:
+    manifest["speech"] = SPEECH
+    found = from_json(manifest)
+    assert found.speech is not None and found.speech.to_dict() == SPEECH == to_json(found)["speech"]
+    assert from_json(to_json(found)) == found
+
+
+@pytest.mark.parametrize("speech", [None, SPEECH], ids=["plain", "speech"])
+def test_schema_and_code_agree(manifest: dict[str, Any], speech: dict[str, Any] | None) -> None:
+    manifest["speech"] = speech
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -155,6 +169,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "upper-case digest": (lambda m: m["policies"]["half-chain"].update(sha256="A" * 64), "64 hexadecimal"),
     "the manifest as a file": (lambda m: m["policies"]["half-chain"].update(path="manifest.json"), "manifest itself"),
     "policy name": (lambda m: m["policies"].update({"../x": m["policies"]["half-chain"]}), "is not a name"),
+    "tokens for other classes": (lambda m: m.update(speech={**SPEECH, "tokens": ["a", "b"], "drop": []}),
+                                 "2 speech tokens for 3 classes"),
+    "a token that is none": (lambda m: m.update(speech={**SPEECH, "tokens": ["a", "", "b"]}), r"speech.tokens\[1\]"),
+    "a blank beyond": (lambda m: m.update(speech={**SPEECH, "blank": 3}), "speech.blank: expected one of the 3"),
+    "a blank to drop": (lambda m: m.update(speech={**SPEECH, "drop": [0]}), "without the blank"),
+    "speech without features": (lambda m: m.update(speech={**SPEECH, "features": 1}), "speech.features: expected an"),
+    "a feature setting unknown": (lambda m: m.update(speech={**SPEECH, "features": {"dither": 1}}), "'dither'"),
+    "a speech field unknown": (lambda m: m.update(speech={**SPEECH, "lexicon": 1}), "'lexicon'"),
+    "no time per frame": (lambda m: m.update(speech={**SPEECH, "frame_seconds": 0}), "frame_seconds"),
     "a number beyond floats": (lambda m: m["artifacts"][0]["check"].update(tolerance=10**400), "a number"),
 }  # fmt: skip
 

@@ -1,0 +1,323 @@
+"""Log-mel filter banks as Kaldi computes them (its `fbank`), whole or as the audio arrives.
+
+A model hears through these numbers: only another upper edge of the mel range moved a digit error rate from 0.3 % to
+10 %. So the specification travels in the bundle, and training and device call this same code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import BundleError, DataError
+
+WINDOWS = ("povey", "hanning", "hamming", "rectangular")
+LOUDEST = 1e6
+"""Samples beyond this are refused: squared and summed they would leave float32."""
+_BLOCK = 256
+"""Frames worked on at once: what stays in a small cache, and what a long file needs in memory."""
+
+Samples = NDArray[np.float32]
+"""`(N,)`, usually in [-1, 1]"""
+Frames = NDArray[np.float32]
+"""`(frames, bins)`"""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """How samples become frames of `bins` numbers; the defaults are those of Kaldi.
+
+    Raises:
+        DataError: settings that fit no filter bank; the message names the field.
+    """
+
+    sample_rate: int
+    """Hz"""
+    bins: int
+    window_ms: float = 25.0
+    shift_ms: float = 10.0
+    window: str = "povey"
+    """povey (Hann to the power of 0.85), hanning, hamming or rectangular"""
+    preemphasis: float = 0.97
+    remove_dc: bool = True
+    """Take the mean off every window."""
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    """Upper edge of the last band; 0 and less count down from half the sample rate."""
+    snip_edges: bool = False
+    """True: only windows that lie wholly in the audio; False: one frame per shift, the audio mirrored at its ends."""
+    sample_scale: float = 1.0
+    """Factor on samples in [-1, 1]; 32768 for models that were trained on 16-bit numbers."""
+    log_floor: float = 1.1920929e-07
+    """The log is taken of at least this."""
+
+    def __post_init__(self) -> None:
+        for name, kind, (least, most) in _BOUNDS:
+            value = getattr(self, name)
+            fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+            if not fits or not least <= value <= most:
+                what = "a whole number" if kind is int else "a number"
+                raise DataError(f"{name}: expected {what} from {least:g} to {most:g}, found {value!r:.40}")
+            object.__setattr__(self, name, kind(value))  # 25 and 25.0 are one specification with one digest
+        for name in ("remove_dc", "snip_edges"):
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"{name}: expected true or false, found {getattr(self, name)!r:.40}")
+        if self.window not in WINDOWS:
+            raise DataError(f"window: expected one of {', '.join(WINDOWS)}, found {self.window!r:.40}")
+        if not 2 <= self.window_samples <= _MOST_SAMPLES:
+            raise DataError(
+                f"window_ms: {self.window_ms:g} ms at {self.sample_rate} Hz are {self.window_samples} samples; "
+                f"expected 2 to {_MOST_SAMPLES}"
+            )
+        if not 1 <= self.shift_samples <= self.window_samples:
+            raise DataError(
+                f"shift_ms: expected at least one sample and at most the window of {self.window_ms:g} ms, "
+                f"found {self.shift_ms:g}"
+            )
+        if not self.low_hz < self.top_hz <= self.sample_rate / 2:
+            raise DataError(
+                f"high_hz: the bands go from {self.low_hz:g} to {self.top_hz:g} Hz; expected a range within "
+                f"0 to {self.sample_rate / 2:g}"
+            )
+
+    @property
+    def window_samples(self) -> int:
+        return int(self.sample_rate * 0.001 * self.window_ms)
+
+    @property
+    def shift_samples(self) -> int:
+        return int(self.sample_rate * 0.001 * self.shift_ms)
+
+    @property
+    def top_hz(self) -> float:
+        """The upper edge of the last band, as a frequency."""
+        return self.high_hz if self.high_hz > 0 else self.sample_rate / 2 + self.high_hz
+
+    def frames(self, samples: int) -> int:
+        """How many frames that much audio gives."""
+        if self.snip_edges:
+            return max(0, 1 + (samples - self.window_samples) // self.shift_samples)
+        return (samples + self.shift_samples // 2) // self.shift_samples
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that differ where any setting does."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any, at: str = "features") -> FeatureSpec:
+        """Read it from JSON that may be hostile. A field that is not known is refused: it might change the numbers.
+
+        Raises:
+            BundleError: a missing, strange or unknown field; `at` names the place in the message.
+        """
+        if not isinstance(data, Mapping):
+            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
+        known = [f.name for f in fields(cls)]
+        if strange := [k for k in data if k not in known]:
+            raise BundleError(f"{at}: {strange[0]!r:.60} is no setting this version knows; known: {', '.join(known)}")
+        if lacking := [k for k in known if k not in data]:
+            raise BundleError(f"{at}: {lacking[0]!r} is missing")
+        try:
+            return cls(**data)
+        except DataError as e:
+            raise BundleError(f"{at}.{e}") from e
+
+
+_MOST_SAMPLES = 1 << 16
+_BOUNDS: tuple[tuple[str, type[Any], tuple[float, float]], ...] = (
+    ("sample_rate", int, (1000, 384000)),
+    ("bins", int, (1, 1024)),
+    ("window_ms", float, (0, 10000)),
+    ("shift_ms", float, (0, 10000)),
+    ("preemphasis", float, (0, 1)),
+    ("low_hz", float, (0, 192000)),
+    ("high_hz", float, (-192000, 192000)),
+    ("sample_scale", float, (1e-9, 65536)),
+    ("log_floor", float, (1e-37, 1)),
+)
+
+
+def log_mel(samples: NDArray[Any], spec: FeatureSpec) -> Frames:
+    """The features of a whole recording.
+
+    Args:
+        samples: float `(N,)`, in [-1, 1], at `spec.sample_rate`.
+
+    Returns:
+        float32 `(spec.frames(N), bins)`; natural logarithms.
+
+    Raises:
+        DataError: not one channel of floats, NaN or infinite samples, or more bands than the window can tell apart.
+    """
+    stream = FeatureStream(spec)
+    return np.concatenate([stream.accept(samples), stream.finish()])
+
+
+class FeatureStream:
+    """`log_mel` for audio that arrives in pieces: the same frames, to the last bit, however it is cut.
+
+    ::
+
+        stream = FeatureStream(spec)
+        for samples in microphone:
+            frames = stream.accept(samples)   # those that are complete by now, perhaps none
+        frames = stream.finish()              # those that needed the end
+    """
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.spec = spec
+        self._bank = _bank(spec)
+        # Samples that frames to come still need, behind what mirrors the beginning once enough has come to mirror.
+        self._rest: Samples = np.zeros(0, np.float32)
+        self._lead = 0 if spec.snip_edges else spec.window_samples // 2 - spec.shift_samples // 2
+        self._started = spec.snip_edges
+        self._samples = self._made = 0
+        self._finished = False
+
+    def accept(self, samples: NDArray[Any]) -> Frames:
+        """The frames that these samples complete.
+
+        Raises:
+            DataError: as `log_mel`; or the stream has finished.
+        """
+        if self._finished:
+            raise DataError("this feature stream has finished; start another for more audio")
+        new = checked(samples)
+        self._samples += len(new)
+        self._rest = np.concatenate([self._rest, new])
+        window, shift = self.spec.window_samples, self.spec.shift_samples
+        if not self._started:
+            if len(self._rest) < window - self._lead:  # the first frame needs no less, and its mirror image no more
+                return self._none()
+            self._rest = np.concatenate([self._rest[: self._lead][::-1], self._rest])
+            self._started = True
+        count = max(0, 1 + (len(self._rest) - window) // shift)
+        found = self._work(self._rest, count)
+        self._rest = self._rest[count * shift :].copy()
+        return found
+
+    def finish(self) -> Frames:
+        """The frames at the end, which is mirrored where the specification says so; afterwards nothing is accepted."""
+        self._finished = True
+        count = self.spec.frames(self._samples) - self._made
+        if count <= 0:
+            return self._none()
+        before = 0 if self._started else self._lead
+        length = (count - 1) * self.spec.shift_samples + self.spec.window_samples
+        padded = np.pad(self._rest, (before, max(0, length - before - len(self._rest))), "symmetric")
+        return self._work(padded, count)
+
+    def _work(self, samples: Samples, count: int) -> Frames:
+        found = np.empty((count, self.spec.bins), np.float32)
+        window, shift = self.spec.window_samples, self.spec.shift_samples
+        for i in range(0, count, _BLOCK):
+            part = samples[i * shift : (min(i + _BLOCK, count) - 1) * shift + window]
+            found[i : i + _BLOCK] = self._bank.of(np.lib.stride_tricks.sliding_window_view(part, window)[::shift])
+        self._made += count
+        return found
+
+    def _none(self) -> Frames:
+        return np.zeros((0, self.spec.bins), np.float32)
+
+
+def checked(samples: NDArray[Any]) -> Samples:
+    """One channel of float32 samples.
+
+    Raises:
+        DataError: anything else, or a sample that is NaN, infinite or absurdly large.
+    """
+    found = np.asarray(samples)
+    if found.ndim != 1 or found.dtype.kind != "f":
+        raise DataError(f"samples: expected one channel of floats (N,), found {found.dtype} {found.shape}")
+    peak = np.abs(found).max(initial=0)
+    if not peak <= LOUDEST:  # a NaN is not
+        at = int(np.flatnonzero(~(np.abs(found) <= LOUDEST))[0])
+        raise DataError(f"samples: {found[at]} at {at}; expected finite numbers, usually in [-1, 1]")
+    return found.astype(np.float32, copy=False)
+
+
+class _Bank(NamedTuple):
+    """What a specification comes to, ready for use."""
+
+    spec: FeatureSpec
+    window: NDArray[np.float32]
+    size: int
+    """Of the Fourier transform: the window filled up to a power of two."""
+    places: NDArray[np.intp]
+    """The frequencies of band 0, then those of band 1, ...; `(P,)`"""
+    weights: NDArray[np.float32]
+    """`(P,)`"""
+    starts: NDArray[np.intp]
+    """Where each band begins among them; `(bins,)`"""
+
+    def of(self, windows: NDArray[np.float32]) -> Frames:
+        """`(n, window_samples)` -> `(n, bins)`."""
+        spec = self.spec
+        # Copied before it is worked on: the rows overlap in memory.
+        x = windows * np.float32(spec.sample_scale)
+        if spec.remove_dc:
+            x -= x.mean(axis=1, keepdims=True)
+        if spec.preemphasis:
+            x[:, 1:] -= np.float32(spec.preemphasis) * x[:, :-1]
+            x[:, 0] *= np.float32(1 - spec.preemphasis)
+        x *= self.window
+        spectrum = np.fft.rfft(x, self.size, axis=1)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
+        # A matrix product would be shorter, but its last bits depend on how many rows there are.
+        bands = np.add.reduceat(power[:, self.places] * self.weights, self.starts, axis=1)
+        return np.log(np.maximum(bands, np.float32(spec.log_floor)))
+
+
+@lru_cache(maxsize=8)
+def _bank(spec: FeatureSpec) -> _Bank:
+    size = 1 << (spec.window_samples - 1).bit_length()
+
+    def mel(hz: Any) -> NDArray[np.float64]:
+        return np.asarray(1127.0 * np.log1p(np.asarray(hz, np.float64) / 700.0))
+
+    edges = np.linspace(mel(spec.low_hz), mel(spec.top_hz), spec.bins + 2)
+    of_bin = mel(np.arange(size // 2) * (spec.sample_rate / size))
+    places: list[NDArray[np.intp]] = []
+    weights: list[NDArray[np.float64]] = []
+    starts: list[int] = []
+    for left, middle, right in zip(edges[:-2], edges[1:-1], edges[2:], strict=True):
+        inside = np.flatnonzero((of_bin > left) & (of_bin < right))
+        if not len(inside):
+            raise DataError(
+                f"bins: {spec.bins} bands are too many for a transform of {size} samples at {spec.sample_rate} Hz: "
+                f"no frequency lies in band {len(starts)}; ask for fewer bands or a longer window"
+            )
+        at = of_bin[inside]
+        starts.append(sum(len(p) for p in places))
+        places.append(inside)
+        weights.append(np.minimum((at - left) / (middle - left), (right - at) / (right - middle)))
+    return _Bank(
+        spec,
+        _window(spec.window, spec.window_samples).astype(np.float32),
+        size,
+        np.concatenate(places),
+        np.concatenate(weights).astype(np.float32),
+        np.array(starts, np.intp),
+    )
+
+
+def _window(name: str, samples: int) -> NDArray[np.float64]:
+    turn = np.cos(2 * math.pi * np.arange(samples) / (samples - 1))
+    if name == "rectangular":
+        return np.ones(samples)
+    if name == "hamming":
+        return np.asarray(0.54 - 0.46 * turn)
+    return np.asarray((0.5 - 0.5 * turn) ** (0.85 if name == "povey" else 1.0))

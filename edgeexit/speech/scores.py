@@ -1,0 +1,108 @@
+"""How sure an exit of a CTC model is of its sequence: one number in [0, 1], larger = surer.
+
+All take one utterance's valid frames `(T, V)` as normalised log-probabilities and give 1 where there is no frame: then
+every exit says the same nothing. `docs/speech.md` compares them; `agreement` needs no calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError
+from edgeexit.speech.ctc import checked, greedy, prefix_beam, sequence_logprob
+
+OfFrames: TypeAlias = Callable[[NDArray[Any], int], float]
+
+BEAM = 8
+"""Hypotheses that `nbest_posterior` compares unless told otherwise."""
+
+
+def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int) -> float:
+    """1 / (1 - ln P) of the greedy sequence's exact probability: it keeps the order and never underflows to 0.
+
+    Long utterances score lower than short ones, so calibrate on lengths as they will come.
+    """
+    found = sequence_logprob(log_probs, greedy(log_probs, blank), blank)
+    return 1.0 / (1.0 - min(found, 0.0))
+
+
+def frame_entropy(log_probs: NDArray[Any], blank: int) -> float:
+    """1 - H / ln V, the mean over the frames."""
+    lp = checked(log_probs, blank)
+    return _mean(_certainty(lp))
+
+
+def frame_entropy_nonblank(log_probs: NDArray[Any], blank: int) -> float:
+    """`frame_entropy` over the frames that say something; over all where none does.
+
+    Blanks are most of the frames and nearly always sure, which hides the doubt about what was said.
+    """
+    lp = checked(log_probs, blank)
+    spoken = lp[lp.argmax(-1) != blank]
+    return _mean(_certainty(spoken if len(spoken) else lp))
+
+
+def greedy_path(log_probs: NDArray[Any], blank: int) -> float:
+    """The mean over the frames of the largest probability."""
+    return _mean(np.exp(checked(log_probs, blank).max(-1, initial=-np.inf)))
+
+
+def nbest_posterior(log_probs: NDArray[Any], blank: int, beam: int = BEAM, drop: Sequence[int] = ()) -> float:
+    """The share of the best of N hypotheses in their sum (Wright et al., 2024).
+
+    It needs a beam search, which may cost more than the next stage; `ctc_sequence_logprob` is nearly as good.
+
+    Args:
+        log_probs: `(T, V)`
+        blank: the class that stands for nothing.
+        beam: N; two at least, as one alone is always sure.
+        drop: classes that are not written: hypotheses that differ in them only are one.
+    """
+    if beam < 2:
+        raise DataError(f"beam: the posterior compares at least 2 hypotheses, found {beam}")
+    merged: dict[tuple[int, ...], float] = {}
+    for ids, found in prefix_beam(log_probs, blank, beam):
+        text = tuple(i for i in ids if i not in drop)
+        merged[text] = float(np.logaddexp(merged.get(text, -np.inf), found))
+    if not merged:
+        return 0.0
+    shares = np.array(list(merged.values()))
+    return float(1.0 / np.exp(shares - shares.max()).sum())
+
+
+def agreement(ids: Sequence[int], before: Sequence[int] | None) -> float:
+    """1 - edit distance / longer length of this exit's sequence and the one of the exit before; 1 = they are the same.
+
+    Args:
+        ids: this exit's sequence.
+        before: the earlier one's; None = there is none, which agrees with nothing: 0.
+    """
+    if before is None:
+        return 0.0
+    longer = max(len(ids), len(before))
+    return 1.0 - edit_distance(ids, before) / longer if longer else 1.0
+
+
+def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many insertions, deletions and substitutions lead from one sequence to the other (Levenshtein, 1966)."""
+    ours = np.asarray(b, np.int64)
+    steps = np.arange(len(ours) + 1)
+    row = steps
+    for i, label in enumerate(a):
+        best = np.concatenate([[i + 1], np.minimum(row[1:] + 1, row[:-1] + (ours != label))])
+        row = np.minimum.accumulate(best - steps) + steps  # insertions one after another, without a loop over them
+    return int(row[-1])
+
+
+def _certainty(lp: NDArray[Any]) -> NDArray[np.float64]:
+    p = np.exp(lp.astype(np.float64, copy=False))
+    entropy = -np.where(p > 0, p * np.where(p > 0, lp, 0.0), 0.0).sum(-1)
+    return np.asarray(1.0 - entropy / np.log(lp.shape[-1]))
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(np.clip(values.mean(), 0.0, 1.0)) if len(values) else 1.0
