@@ -18,8 +18,24 @@ Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 class InputCheck:
     """Checks and orders the inputs of a model; made once per engine, called once per run."""
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        self.specs = tuple(specs)
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        states: Sequence[TensorSpec] = (),
+        min_sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        """States may be left out: they are zeros then."""
+        self._least = [
+            [
+                (k, a, least)
+                for k, a in enumerate(s.shape)
+                if k and isinstance(a, str) and (least := known.get(a, 0)) > 0
+            ]
+            for known in [min_sizes or {}]
+            for s in (*specs, *states)
+        ]
+        self.specs = (*specs, *states)
+        self._zeros = {s.name: np.zeros([int(a) for a in s.shape], s.dtype) for s in states}
         self._compiled = [
             (
                 s.name,
@@ -58,16 +74,22 @@ class InputCheck:
 
     def _arrays(self, x: Inputs, *, add_axis: bool) -> list[NDArray[Any]]:
         if not isinstance(x, Mapping):
-            if len(self._compiled) != 1:
-                names = ", ".join(s.name for s in self.specs)
-                raise DataError(f"the model has {len(self._compiled)} inputs ({names}); pass a dict of arrays by name")
+            needed = [s.name for s in self.specs if s.name not in self._zeros]
+            if len(needed) != 1:
+                raise DataError(
+                    f"the model has {len(needed)} inputs ({', '.join(needed)}); pass a dict of arrays by name"
+                )
             x = {self._compiled[0][0]: x}
         elif unknown := set(x) - {s.name for s in self.specs}:
             raise DataError(
                 f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}"
             )
-        found = []
+        found: list[NDArray[Any]] = []
         for k, (name, dtype, axes, fixed) in enumerate(self._compiled):
+            if name in self._zeros and name not in x:
+                zeros = self._zeros[name]
+                found.append(zeros if len(found[0]) == 1 else np.repeat(zeros, len(found[0]), 0))
+                continue
             if name not in x:
                 raise DataError(f"input {name!r} is missing; the model takes {', '.join(s.name for s in self.specs)}")
             array = x[name]
@@ -81,6 +103,12 @@ class InputCheck:
                 array = array[None]
             if array.ndim != axes or any(array.shape[a] != size for a, size in fixed):
                 raise DataError(f"input {name!r} has shape {array.shape}; the model takes {self.specs[k].shape}")
+            for axis, free, least in self._least[k]:
+                if array.shape[axis] < least:
+                    raise DataError(
+                        f"input {name!r} has {array.shape[axis]} along axis {free!r} (shape {array.shape}); "
+                        f"the network takes at least {least}: fill it up with padding"
+                    )
             if dtype.kind == "f" and array.size and np.isnan(array.min()):  # NaN wins; a sum could overflow
                 raise DataError(f"input {name!r} holds NaN")
             found.append(array)

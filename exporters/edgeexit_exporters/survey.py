@@ -20,6 +20,7 @@ from edgeexit_exporters.answers import Answer, reference_answers
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.probe import Probe, probe
+from edgeexit_exporters.sizes import check_padding, try_sizes
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage, stages
 
@@ -64,9 +65,11 @@ def survey(
     whole = building.all_exits(source.model, source.tensors)
     cuts = [n for p in parts for n in p.cuts]
     seen = probe(source, ir.to_proto(whole), [*source.tensors, *cuts])
+    sizes = try_sizes(source, ir.to_proto(whole))
+    check_padding(source, sizes.least)
     onnx_graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
-    exits = describe.exits(source, seen, costs)
+    exits = describe.exits(source, parts, seen, costs)
     if lacking := [e.name for e in exits if not e.gives(score)]:
         needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
         raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
@@ -76,15 +79,16 @@ def survey(
         name,
         task,
         seen.batch,
-        tuple(i.tensor for i in source.inputs),
+        tuple(i.tensor for i in source.inputs if not i.state),
         exits,
         describe.stages(source, parts, seen, costs),
         tuple(seen.tensors[n] for n in cuts),
         (),
         labels=None if labels is None else tuple(labels),
         provenance=_provenance(source, seen.note),
+        min_sizes=sizes.least,
     )
-    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data))
+    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried))
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:
@@ -94,7 +98,10 @@ def stages_of(source: Source) -> tuple[Stage, ...]:
         ModelError: see `stages.stages`.
     """
     return stages(
-        onnx_graph.view(source.model.graph), [e.answer for e in source.exits], [e.extras for e in source.exits]
+        onnx_graph.view(source.model.graph),
+        [e.answer for e in source.exits],
+        [e.extras for e in source.exits],
+        source.states,
     )
 
 
