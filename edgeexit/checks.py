@@ -18,8 +18,10 @@ Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 class InputCheck:
     """Checks and orders the inputs of a model; made once per engine, called once per run."""
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        self.specs = tuple(specs)
+    def __init__(self, specs: Sequence[TensorSpec], states: Sequence[TensorSpec] = ()) -> None:
+        """States may be left out: they are zeros then."""
+        self.specs = (*specs, *states)
+        self._zeros = {s.name: np.zeros([int(a) for a in s.shape], s.dtype) for s in states}
         self._compiled = [
             (
                 s.name,
@@ -58,16 +60,22 @@ class InputCheck:
 
     def _arrays(self, x: Inputs, *, add_axis: bool) -> list[NDArray[Any]]:
         if not isinstance(x, Mapping):
-            if len(self._compiled) != 1:
-                names = ", ".join(s.name for s in self.specs)
-                raise DataError(f"the model has {len(self._compiled)} inputs ({names}); pass a dict of arrays by name")
+            needed = [s.name for s in self.specs if s.name not in self._zeros]
+            if len(needed) != 1:
+                raise DataError(
+                    f"the model has {len(needed)} inputs ({', '.join(needed)}); pass a dict of arrays by name"
+                )
             x = {self._compiled[0][0]: x}
         elif unknown := set(x) - {s.name for s in self.specs}:
             raise DataError(
                 f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}"
             )
-        found = []
+        found: list[NDArray[Any]] = []
         for k, (name, dtype, axes, fixed) in enumerate(self._compiled):
+            if name in self._zeros and name not in x:
+                zeros = self._zeros[name]
+                found.append(zeros if len(found[0]) == 1 else np.repeat(zeros, len(found[0]), 0))
+                continue
             if name not in x:
                 raise DataError(f"input {name!r} is missing; the model takes {', '.join(s.name for s in self.specs)}")
             array = x[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
 from edgeexit.drift import DriftMonitor
 from edgeexit.errors import BundleError, DataError, PolicyError
-from edgeexit.layouts.base import Recorded
+from edgeexit.layouts.base import Found, Recorded
 from edgeexit.manifest import Artifact
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, Window
@@ -26,6 +26,7 @@ from edgeexit.sets import ConformalSets
 
 if TYPE_CHECKING:
     from edgeexit.monitor import Reading
+    from edgeexit.stream import Stream
 
 RUN_LAYOUTS = ("fused", "chain")
 _FORGET = 0.05
@@ -57,7 +58,7 @@ class Engine:
         self.bundle, self.artifact, self.backend, self.threads = bundle, artifact, backend, threads
         self.driver = layouts.make(bundle, artifact, backend, threads, clock)
         self.clock = clock
-        self._check = InputCheck(bundle.manifest.inputs)
+        self._check = InputCheck(bundle.manifest.inputs, [s.input for s in bundle.manifest.states])
         self._macs = [e.macs for e in bundle.manifest.exits]
         if artifact.layout == "prefix":
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
@@ -151,7 +152,8 @@ class Engine:
         """Answer one input.
 
         Args:
-            x: the model's input, with or without its batch axis of 1; a mapping for several inputs.
+            x: the model's input, with or without its batch axis of 1; a mapping for several inputs. States of a
+                network with memory may be among them and are zeros otherwise; `stream` carries them on.
             deadline_s: seconds this call may take. The next stage starts only if its measured time fits in
                 what is left; exit 0 always answers, so a shorter deadline is answered late and marked so.
 
@@ -159,11 +161,27 @@ class Engine:
             DataError: wrong name, dtype or shape, or NaN; with a drift monitor also a score outside [0, 1].
             PolicyError: a deadline without measured stage times (`warmup=0`), or not a positive number.
         """
+        return self._answer(x, deadline_s, self.driver.run)
+
+    def stream(self, *, limit: int = 64) -> Stream:
+        """Begin a sequence of inputs that a network with states remembers; layout chain only.
+
+        Args:
+            limit: inputs that may wait for a deeper stage; see `Stream`.
+
+        Raises:
+            PolicyError: another layout, or not a positive limit.
+        """
+        from edgeexit.stream import Stream
+
+        return Stream(self, limit)
+
+    def _answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., Found]) -> Decision:
         start = self.clock()
         inputs = self._check.one(x)
         left = None if deadline_s is None else self._left(start, deadline_s)
         policy, sets = self._held
-        k, output, score, reason, uncertainty, lengths = self.driver.run(inputs, policy, left)
+        k, output, score, reason, uncertainty, lengths = run(inputs, policy, left)
         if lengths is not None:
             output = output[:, : int(lengths[0])]
         if self._softened[k]:
@@ -220,7 +238,7 @@ class Engine:
         return found
 
     def run_batch(self, x: Inputs) -> Batch:
-        """Answer many inputs; with layout chain, inputs that left are not carried on.
+        """Answer many independent inputs; with layout chain, inputs that left are not carried on.
 
         Args:
             x: arrays `(n, ...)`.
@@ -252,7 +270,8 @@ class Engine:
         """What every exit answers to every input, for calibration and replay.
 
         Inputs go through one by one, as `run` takes them: a batch's last bits differ, and a replay of
-        these records agrees with running.
+        these records agrees with running. Rows for a network with states follow one another, as in a stream, unless
+        states are among them.
 
         Args:
             x: arrays `(n, ...)`.
@@ -261,9 +280,14 @@ class Engine:
         """
         inputs = self._check.many(x)
         n = len(inputs[0])
-        rows = []
+        rows: list[Recorded] = []
+        states = self.bundle.manifest.states
+        following = not (isinstance(x, Mapping) and any(s.input.name in x for s in states))
         for i in range(n):
-            rows.append(self.driver.all_exits([a[i : i + 1] for a in inputs]))
+            row = [a[i : i + 1] for a in inputs]
+            if states and following and rows:
+                row[-len(states) :] = [rows[-1].states[s.output] for s in states]
+            rows.append(self.driver.all_exits(row))
             progress(i + 1, n)
         if len({o.shape[1:] for r in rows for o in r.outputs}) != 1:
             raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
@@ -325,7 +349,7 @@ class Engine:
         """One input that fits: the first of the shipped vectors, or zeros."""
         if self.artifact.vectors is not None:
             arrays = self.bundle.arrays(self.artifact.vectors)
-            names = [f"input_{i}" for i in range(len(self.bundle.manifest.inputs))]
+            names = [f"input_{i}" for i in range(len(self.bundle.manifest.feeds))]
             if all(n in arrays for n in names):
                 return self._check.one({s.name: arrays[n][:1] for s, n in zip(self._check.specs, names, strict=True)})
             raise BundleError(f"{self.bundle.path}: {self.artifact.vectors.path} lacks the model's inputs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeexit.errors import BundleError
@@ -13,6 +13,8 @@ SCHEMA = 1
 MAX_EXITS = 256
 MAX_FILE_BYTES = 16 << 30
 MAX_MEMBERS = 64
+MAX_STATE = 1 << 28
+"""Numbers in one state: a file that asks for more would take a device's memory by its name alone."""
 LAYOUTS = ("fused", "chain", "prefix", "all")
 DTYPES = (
     "float32",
@@ -75,18 +77,30 @@ class ExitSpec:
 
 
 @dataclass(frozen=True)
+class StateSpec:
+    """What a network with memory carries from one call to the next; a stream of inputs starts with zeros."""
+
+    input: TensorSpec
+    """As the network takes it: of fixed sizes, for one input per call."""
+    output: str
+    """The tensor, of the same type and shape, that is its next value."""
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """The computation that exit k needs and no earlier exit did."""
 
     inputs: tuple[str, ...]
-    """Model inputs and cut tensors it reads."""
+    """Model inputs, states and cut tensors it reads."""
     outputs: tuple[str, ...]
-    """The exit's outputs, then the cut tensors it produces."""
+    """The exit's outputs, the next values of its states, then the cut tensors it produces."""
     macs: int | None
     parameters: int
     weight_bytes: int
     cut_bytes: int | None
     """Bytes of the tensors handed on past this stage for one input, at the example's sizes; None = unknown."""
+    states: tuple[StateSpec, ...] = ()
+    """What this stage carries on: it reads it first and computes its next value."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,22 @@ class Manifest:
             if artifact.name == name:
                 return artifact
         raise BundleError(f"no artifact {name!r} in {self.name}; it holds {', '.join(a.name for a in self.artifacts)}")
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        """Of all stages, in their order."""
+        return tuple(state for stage in self.stages for state in stage.states)
+
+    @property
+    def feeds(self) -> tuple[TensorSpec, ...]:
+        """Everything that the network takes: its inputs, then its states."""
+        return (*self.inputs, *(s.input for s in self.states))
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """What goes in and comes out of the network: inputs, states and their next values, the exits' tensors."""
+        following = (replace(s.input, name=s.output) for s in self.states)
+        return (*self.feeds, *following, *(t for e in self.exits for t in e.outputs))
 
     @property
     def files(self) -> tuple[FileSpec, ...]:

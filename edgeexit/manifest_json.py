@@ -6,6 +6,7 @@ checks what the schema checks (without a library, for the device) and that the p
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from edgeexit.manifest import (
     MAX_EXITS,
     MAX_FILE_BYTES,
     MAX_MEMBERS,
+    MAX_STATE,
     SCHEMA,
     Artifact,
     Check,
@@ -27,6 +29,7 @@ from edgeexit.manifest import (
     Manifest,
     Port,
     StageSpec,
+    StateSpec,
     TensorSpec,
 )
 from edgeexit.scores import NAMES
@@ -85,7 +88,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 "parameters": s.parameters,
                 "weight_bytes": s.weight_bytes,
                 "cut_bytes": s.cut_bytes,
-                "states": [],
+                "states": [{"input": tensor(t.input), "output": t.output} for t in s.states],
             }
             for s in manifest.stages
         ],
@@ -222,8 +225,6 @@ def _exit(value: Any, at: str) -> ExitSpec:
 
 def _stage(value: Any, at: str) -> StageSpec:
     r = _Reader(value, at)
-    if r.data.get("states", []) != []:
-        raise BundleError(f"{at}.states: state tensors need a newer EdgeExit than this one")
     return StageSpec(
         r.list("inputs", _text, least=1),
         r.list("outputs", _text, least=1),
@@ -231,7 +232,18 @@ def _stage(value: Any, at: str) -> StageSpec:
         r.count("parameters"),
         r.count("weight_bytes"),
         r.count_or_none("cut_bytes"),
+        r.list("states", _state) if "states" in r.data else (),
     )
+
+
+def _state(value: Any, at: str) -> StateSpec:
+    r = _Reader(value, at)
+    found = StateSpec(_tensor(r.data.get("input"), f"{at}.input"), r.text("output"))
+    if not all(isinstance(a, int) for a in found.input.shape):
+        raise BundleError(f"{at}.input: a state has fixed sizes, found {list(found.input.shape)!r:.60}")
+    if math.prod(a for a in found.input.shape if isinstance(a, int)) > MAX_STATE:
+        raise BundleError(f"{at}.input: a state of {list(found.input.shape)!r:.60} numbers; up to {MAX_STATE} are kept")
+    return found
 
 
 def _file(value: Any, at: str) -> FileSpec:
@@ -353,7 +365,7 @@ def _check_parts(m: Manifest, at: str) -> None:
         for t in m.cuts:
             if t.batch_axis is not None and t.batch_axis >= len(t.shape):
                 raise BundleError(f"{at}: cut {t.name!r:.60} has {len(t.shape)} axes, its batch_axis is {t.batch_axis}")
-    tensors = [*m.inputs, *m.cuts, *(t for e in m.exits for t in e.outputs)]
+    tensors = [*m.tensors, *m.cuts]
     for what, names in (
         ("tensor", [t.name for t in tensors]),
         ("exit", [e.name for e in m.exits]),
@@ -364,8 +376,15 @@ def _check_parts(m: Manifest, at: str) -> None:
         # A tensor may be an exit's output and be carried on as well, but then the two say the same.
         if twice and not (what == "tensor" and _say_the_same(tensors, twice)):
             raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
-    known = {t.name for t in m.inputs}
+    known = {t.name for t in m.feeds}
+    if m.states and m.batch != "one":
+        raise BundleError(f"{at}: a network with states takes one input per call, batch is {m.batch!r}")
     for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):
+        if lost := [s.output for s in stage.states if s.output not in stage.outputs]:
+            raise BundleError(f"{at}: stage {k} carries {lost[0]!r:.60} on, which it does not make")
+        later = {s.input.name for deeper in m.stages[k + 1 :] for s in deeper.states}
+        if early := [n for n in stage.inputs if n in later]:
+            raise BundleError(f"{at}: stage {k} reads {early[0]!r:.60}, a state that a later stage carries")
         if missing := [n for n in stage.inputs if n not in known]:
             raise BundleError(f"{at}: stage {k} reads {missing[0]!r:.60}, which nothing before it makes")
         if lacking := [t.name for t in e.outputs if t.name not in stage.outputs]:
@@ -398,12 +417,12 @@ def _check_parts(m: Manifest, at: str) -> None:
 
 
 def _check_ports(a: Artifact, m: Manifest, at: str) -> None:
-    own = {t.name: t for t in (*m.inputs, *(t for e in m.exits for t in e.outputs))}
+    own = {t.name: t for t in m.tensors}
     if twice := [n for n, times in Counter(p.name for p in a.ports).items() if times > 1]:
         raise BundleError(f"{at}: artifact {a.name!r}: port {twice[0]!r:.60} stands twice")
     for p in a.ports:
         if p.name not in own:
-            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} is no input and no exit's tensor")
+            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} is no input, state or exit's tensor")
         if p.order is not None and (len(p.order) != len(own[p.name].shape) or p.order[0] != 0):
             raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} orders {len(p.order)} axes wrongly")
 

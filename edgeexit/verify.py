@@ -56,8 +56,8 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         return Verified(artifact.name, None, str(e))
     arrays = _vectors(bundle, artifact)
     count = len(bundle.manifest.exits)
-    inputs = InputCheck(bundle.manifest.inputs).many(
-        {s.name: arrays[f"input_{i}"] for i, s in enumerate(bundle.manifest.inputs)}
+    inputs = InputCheck(bundle.manifest.feeds).many(
+        {s.name: arrays[f"input_{i}"] for i, s in enumerate(bundle.manifest.feeds)}
     )
     engine = Engine(
         bundle, artifact, backend, fixed_exit(count - 1, count, artifact.score or "maxprob"), threads=threads, warmup=0
@@ -114,7 +114,7 @@ def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, Any]:
     assert artifact.vectors is not None
     arrays = bundle.arrays(artifact.vectors)
     count = len(bundle.manifest.exits)
-    needed = [f"input_{i}" for i in range(len(bundle.manifest.inputs))] + [f"output_{k}" for k in range(count)]
+    needed = [f"input_{i}" for i in range(len(bundle.manifest.feeds))] + [f"output_{k}" for k in range(count)]
     if lacking := [n for n in (*needed, "thresholds", "exits", "score") if n not in arrays]:
         raise BundleError(f"{bundle.path}: {artifact.vectors.path} lacks {lacking[0]!r}")
     n = len(np.atleast_1d(arrays["input_0"]))

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     help="Tensors that count the valid positions of sequences, one per exit or one for all (.onnx only).",
 )  # fmt: skip
 @click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="IN=OUT",
+    help="An input that gets a tensor's value in the next call (.onnx only); a stream begins with zeros. Repeatable.",
+)
+@click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
 @click.option(
@@ -102,6 +109,7 @@ def export(
     exits: str | None,
     scores: str | None,
     lengths: str | None,
+    states: tuple[str, ...],
     weights: Path | None,
     inputs: tuple[str, ...],
     layouts: str,
@@ -134,12 +142,17 @@ def export(
     in float and int8, and exit rates with the float network's thresholds and with its own, which are stored.
     TFLite is made from torch modules (fused, chain, prefix); a chain is one file with a signature per stage.
 
+    A network with memory (streaming speech, recurrent cells one step at a time) has states: inputs that get an output's
+    value in the next call. It is exported as chain, where stages that an input skipped catch up before they are next
+    used; in Python, `engine.stream().step(x)`.
+
     \b
     Examples:
       edgeexit export model.onnx --exits y0,y1,y2 --out my.edgeexit
       edgeexit export model.onnx --exits y0,y1+y2+y3 --scores s0,s1 --score learned --out my.edgeexit
       edgeexit export edgeexit_models:resnet8 --weights w.safetensors --out resnet8.edgeexit
       edgeexit export net:make --format onnx,tflite --precision int8 --data d.npz --out my.edgeexit
+      edgeexit export gru.onnx --exits y0,y1 --state h0=h0_next --state h1=h1_next --out gru.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
     """
     wanted = names(layouts) or []
@@ -164,6 +177,7 @@ def export(
         layouts=wanted,
         score=score,
         outputs=outputs,
+        states=_states(states),
         tolerance=tolerance,
         data=None if arrays is None else {k: v for k, v in arrays.items() if k not in ("y", "labels")},
         labels=class_names(labels),
@@ -188,6 +202,13 @@ def export(
         if note := bundle.manifest.provenance.get("batch_note"):
             click.echo(f"note: takes one input per call: {note}")
         click.echo("\n".join([f"wrote {out}", *(f"wrote {p}" for p in sources)]))
+
+
+def _states(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    found = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    if len(found) < len(pairs):
+        raise EdgeExitError(f"--state {', '.join(pairs)}: expected INPUT=OUTPUT, one --state per input, e.g. h=h_next")
+    return found or None
 
 
 def _exporters() -> Any:

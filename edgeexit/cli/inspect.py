@@ -138,6 +138,14 @@ def inspect(bundle: Path, as_json: bool) -> None:
     inputs = ", ".join(f"{i.name} {i.dtype}[{','.join(map(str, i.shape))}]" for i in m.inputs)
     batch = "any number" if m.batch == "dynamic" else "one"
     lines = [f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n", exits_table(opened)]
+    if m.states:
+        rows = [["stage", "state", "numbers", "next value"]]
+        rows += [
+            [str(k), s.input.name, "x".join(map(str, s.input.shape)) + f" {s.input.dtype}", s.output]
+            for k, stage in enumerate(m.stages)
+            for s in stage.states
+        ]
+        lines.append("\n" + table(rows))
     if known := accuracies(opened):
         lines.append(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
     lines.append("\n" + _artifacts(m))

@@ -19,6 +19,7 @@ from edgeexit.cli.common import (
     print_json,
     threads_option,
 )
+from edgeexit.cli.stream_shown import stream_shown
 from edgeexit.engine import Engine
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import read_npz
@@ -63,13 +64,23 @@ def run(
       edgeexit run digits.edgeexit --input x.npy
       edgeexit run resnet8.edgeexit --input frog.png --policy balanced --deadline-ms 5
       edgeexit run resnet8.edgeexit --input frog.png --budget 0.4
+      edgeexit run streaming.edgeexit --input chunks.npy
+
+    The rows of a file for a network with memory follow one another in one stream; stages that a row skipped catch up
+    before they are next used.
     """
     engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
     if profile is not None:
         use_profile(engine, profile)
-    x = _read(source, row, engine, scale)
+    following = bool(engine.bundle.manifest.states) and row is None
+    x = _read(source, row, engine, scale, many=following)
+    late = None if deadline_ms is None else deadline_ms / 1000
+    if following and engine.artifact.layout == "chain":
+        with about(source):
+            stream_shown(engine, x, late, used, as_json)
+        return
     with about(source):
-        decision = engine.run(x, deadline_s=None if deadline_ms is None else deadline_ms / 1000)
+        decision = engine.run(x, deadline_s=late)
     labels = engine.bundle.manifest.labels
     known = labels is not None and isinstance(decision.label, int) and decision.label < len(labels)
     name = labels[decision.label] if labels is not None and known else None
@@ -149,7 +160,7 @@ def open_engine(
     return engine, "no operating point for this artifact, so the last exit answers (`edgeexit calibrate` makes one)"
 
 
-def _read(path: Path, row: int | None, engine: Engine, scale: float) -> Any:
+def _read(path: Path, row: int | None, engine: Engine, scale: float, many: bool = False) -> Any:
     specs = engine.bundle.manifest.inputs
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -179,7 +190,7 @@ def _read(path: Path, row: int | None, engine: Engine, scale: float) -> Any:
                 raise DataError(f"{path}: no row {row} in {s.name!r} of shape {array.shape}")
             found[s.name] = array[row : row + 1]
         array = found[s.name]
-        if array.ndim == len(s.shape) and len(array) > 1:
+        if array.ndim == len(s.shape) and len(array) > 1 and not many:
             raise DataError(f"{path}: {s.name!r} holds {len(array)} rows; --row picks one, e.g. --row 0")
         if array.dtype != s.dtype and np.can_cast(array.dtype, s.dtype, "same_kind"):
             found[s.name] = array.astype(s.dtype)

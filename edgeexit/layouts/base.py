@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +30,11 @@ class Given(NamedTuple):
     """`(n,)`; None = it has no learned score."""
     lengths: Array | None = None
     """`(n,)` valid positions of the answer; None = all are."""
+
+    @property
+    def single(self) -> Array:
+        """The answer to one input `(1, ...)`, without padding."""
+        return self.answer if self.lengths is None else self.answer[:, : int(self.lengths[0])]
 
     @property
     def labels(self) -> Array:
@@ -77,6 +82,8 @@ class Recorded:
     learned: list[Array | None]
     scores: list[Array] | None = None
     """What the artifact computed itself, if it does."""
+    states: Mapping[str, Array] = field(default_factory=dict)
+    """Next values, by tensor name."""
     lengths: list[Array | None] | None = None
     """Valid positions of the answers; None = all are, at every exit."""
 
@@ -113,7 +120,7 @@ class Base:
     ) -> None:
         self.manifest, self.artifact, self.models, self.clock = manifest, artifact, models, clock
         self.count = len(manifest.exits)
-        self.names = [i.name for i in manifest.inputs]
+        self.names = [t.name for t in manifest.feeds]
         self.exit_names = [e.answer.name for e in manifest.exits]
         self.uncertain = [e.uncertainty for e in manifest.exits]
         self.learned = [e.learned for e in manifest.exits]
@@ -147,6 +154,7 @@ class Base:
             [known[n] for n in self.exit_names],
             [None if n is None else known[n] for n in self.uncertain],
             [None if n is None else known[n] for n in self.learned],
+            states={s.output: known[s.output] for s in self.manifest.states},
             lengths=None if None in self.lengths else [known[n] for n in self.lengths],
         )
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
-from edgeexit.errors import PolicyError
+from edgeexit.errors import BundleError, PolicyError
 from edgeexit.layouts.base import Array, Base, Found, FoundMany, Given, Recorded, stopped
+from edgeexit.layouts.memory import Memory, Waiting
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy
 
@@ -23,6 +24,7 @@ class Chain(Base):
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
         known = list(self.names)
+        self.given_names = {t.name for t in manifest.inputs}
         self.reads: list[list[str]] = []
         for k, model in enumerate(models):
             own = [t.name for t in manifest.exits[k].outputs]
@@ -33,19 +35,55 @@ class Chain(Base):
             for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, self.lengths, strict=True)
         ]
         cuts = manifest.cuts if artifact.cuts is None else artifact.cuts
-        self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.inputs, *cuts)}
+        self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.feeds, *cuts)}
+        carried = [{s.output: s.input.name for s in stage.states} for stage in manifest.stages]
+        self.carried = [
+            [(names[n], i) for i, n in enumerate(m.outputs) if n in names]
+            for m, names in zip(models, carried, strict=True)
+        ]
+        """Per stage, its states' inputs and where among its outputs their next values are."""
+        for k, (names, found) in enumerate(zip(carried, self.carried, strict=True)):
+            if len(found) < len(names):
+                lost = sorted(set(names) - set(models[k].outputs))
+                raise BundleError(f"artifact {artifact.name}: the file of stage {k} gives no state {lost[0]!r}")
+        self.owes = [any(self.carried[k:]) for k in range(self.count)]
+        """Whether an input that leaves before stage k must go through it later on."""
+        self.needs = [{n for reads in self.reads[k:] for n in reads} for k in range(self.count)]
         last_use = {n: k for k, reads in enumerate(self.reads) for n in reads}
         self.drop = [[n for n, last in last_use.items() if last == k] for k in range(self.count)]
 
-    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+    def run(
+        self,
+        inputs: Sequence[Array],
+        policy: Policy,
+        left: Callable[[], float] | None,
+        memory: Memory | None = None,
+    ) -> Found:
+        """As `Driver.run`; with a memory, the next input of its stream."""
         known = dict(zip(self.names, inputs, strict=True))
+        if memory is None:
+            return self._run(known, policy, left, None)
+        before, step = known, memory.steps
+        memory.steps += 1
+        found = self._run(known, policy, left, memory)
+        if found.exit < self.count - 1 and self.owes[found.exit + 1]:
+            self._wait(found.exit + 1, Waiting(step, before), memory)
+        return found
+
+    def _run(
+        self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: Memory | None
+    ) -> Found:
         scores: list[Any] = []
         labels: list[Any] = []
         temperatures = self.temperatures(policy)
         name = policy.score or "maxprob"
         last = self.count - 1
         for k, model in enumerate(self.models):
-            found = model.run([known[n] for n in self.reads[k]])
+            if memory is None:
+                found = model.run([known[n] for n in self.reads[k]])
+            else:
+                self.catch_up(k, memory)
+                found = self._carry(k, known, memory)
             given = self.given(found, k)
             output = given.answer
             sure = self.score(given, k, name, temperatures[k])[0]
@@ -57,10 +95,53 @@ class Chain(Base):
                 labels.append(given.labels)
             if policy.stop(scores, labels):
                 return Found(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
-            if left is not None and self.seconds is not None and self.slowdown * self.seconds[k + 1] > left():
-                return Found(k, output, float(sure), "deadline", told, given.lengths)
-            known.update(zip(model.outputs, found, strict=True))
+            if left is not None and self.seconds is not None:
+                runs = 1 if memory is None else 1 + len(memory.waiting[k + 1])
+                if self.slowdown * self.seconds[k + 1] * runs > left():
+                    return Found(k, output, float(sure), "deadline", told, given.lengths)
+            if memory is None:
+                known.update(zip(model.outputs, found, strict=True))
         raise AssertionError("the last stage answers")
+
+    def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, Given]]:
+        """Take inputs that wait for stage `k`, and for those before it, through them, oldest first.
+
+        Args:
+            k: a stage.
+            memory: the stream's.
+            most: inputs to take through stage `k` alone, at most; None = all.
+
+        Returns:
+            Their places in the stream, and what exit `k` gives for them.
+        """
+        if most is None:
+            for before in range(1, k):
+                self.catch_up(before, memory, len(memory.waiting[before]))
+        queue, done = memory.waiting[k], []
+        for _ in range(len(queue) if most is None else min(most, len(queue))):
+            late = queue.popleft()
+            done.append((late.step, self.given(self._carry(k, late.known, memory), k)))
+            if k < self.count - 1 and self.owes[k + 1]:
+                self._wait(k + 1, late, memory)
+        return done
+
+    def _carry(self, k: int, known: dict[str, Array], memory: Memory) -> list[Array]:
+        """Run stage `k` on the stream's states; `known` gets its outputs."""
+        # Later stages read a state of this one as it was, whenever they get there: so it stays in `known`.
+        known.update((name, memory.states[name]) for name, _ in self.carried[k])
+        model = self.models[k]
+        found = model.run([known[n] for n in self.reads[k]])
+        memory.states.update((name, found[i]) for name, i in self.carried[k])
+        known.update(zip(model.outputs, found, strict=True))
+        return found
+
+    def _wait(self, k: int, late: Waiting, memory: Memory) -> None:
+        """Keep what stage `k` and those behind it read; where too many wait, the oldest goes through it now."""
+        # The caller may fill his arrays anew; what stages gave is ours.
+        kept = {n: a.copy() if n in self.given_names else a for n, a in late.known.items() if n in self.needs[k]}
+        memory.waiting[k].append(Waiting(late.step, kept))
+        if len(memory.waiting[k]) > memory.limit:
+            self.catch_up(k, memory, 1)
 
     def given(self, found: Sequence[Array], k: int) -> Given:
         """What exit `k` gives among the outputs of its stage."""

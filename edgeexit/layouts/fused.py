@@ -76,7 +76,7 @@ class Fused(Base):
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         scores: list[Array] = []
-        found = Recorded([], [], [None] * self.count, scores, None if None in self.lengths else [])
+        found = Recorded([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]

@@ -20,7 +20,7 @@ class Ported:
     def __init__(self, model: Runnable, ports: Sequence[Port], manifest: Manifest) -> None:
         self.model, self.inputs, self.outputs = model, model.inputs, model.outputs
         known = {p.name: p for p in ports}
-        dtypes = {t.name: t.dtype for t in (*manifest.inputs, *(t for e in manifest.exits for t in e.outputs))}
+        dtypes = {t.name: t.dtype for t in manifest.tensors}
         self._into = [(i, into(known[n])) for i, n in enumerate(model.inputs) if n in known]
         self._out_of = [(i, out_of(known[n], dtypes[n])) for i, n in enumerate(model.outputs) if n in known]
 

@@ -53,6 +53,7 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
         runs.append((examples.make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
     count = 0
     if data is not None:
+        data = source.streamed(data, DATA_ROWS)
         rows = examples.from_data(source.inputs, data, DATA_ROWS)
         for spec in source.inputs:
             array = rows[spec.tensor.name]
@@ -71,6 +72,8 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
             raise DataError(f"the data for input {holding[0]!r} holds NaN, which no engine takes: leave such rows out")
         count = len(next(iter(rows.values())))
         runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
+    if source.states:  # one input per call, so that runs can follow one another
+        runs = [(x, 1) for x in source.stream([x for x, _ in runs])]
     answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
         if unsure := [e.name for e in source.exits if np.isnan(_valid_answer(answer, e)).any()]:
@@ -108,14 +111,15 @@ def vectors(
     """
     rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
     lengths = {n: examples.make_inputs(source.inputs, VECTORS, 0)[n] for n in examples.length_inputs(source.inputs)}
-    rows = [{**x, **{n: a[i : i + 1] for n, a in lengths.items()}} for i, x in enumerate(rows)]
+    rows = source.stream([{**x, **{n: a[i : i + 1] for n, a in lengths.items()}} for i, x in enumerate(rows)])
     answers = [(reference or source.reference)(x) for x in rows]
-    found = {n: np.concatenate([a[n] for a in answers]) for n in source.tensors}
+    given = [n for e in source.exits for n in e.outputs]
+    found = {n: np.concatenate([a[n] for a in answers]) for n in given}
     scores = np.stack([exit_scores(found, e, score) for e in manifest.exits])
     thresholds = tuple(_between(s) for s in scores[:-1])
     taken = exits_taken(Threshold(thresholds, score), scores, scores)
     arrays: dict[str, NDArray[Any]] = {
-        f"input_{i}": np.concatenate([x[s.tensor.name] for x in rows]) for i, s in enumerate(source.inputs)
+        f"input_{i}": np.concatenate([x[t.name] for x in rows]) for i, t in enumerate(manifest.feeds)
     }
     for k, exit in enumerate(manifest.exits):
         arrays[f"output_{k}"] = found[exit.answer.name]

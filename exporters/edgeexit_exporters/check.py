@@ -14,7 +14,7 @@ from onnxruntime import InferenceSession
 
 from edgeexit.checks import relative_error
 from edgeexit.errors import ExportMismatch
-from edgeexit.manifest import ExitSpec
+from edgeexit.manifest import ExitSpec, StateSpec
 from edgeexit_exporters import fuse, measure
 from edgeexit_exporters.answers import Answer, Arrays, exit_scores
 from edgeexit_exporters.join import valid_of
@@ -41,6 +41,8 @@ class Comparison:
     score: str | None = None
     exact: Sequence[int] = ()
     """Exits that are the source model's own computation: their answers may differ by its last bits only."""
+    states: Sequence[StateSpec] = ()
+    """Whose next values are compared as well, where a file gives them."""
 
     def __post_init__(self) -> None:
         self.errors = [0.0] * len(self.exits)
@@ -64,6 +66,9 @@ class Comparison:
             if name == spec.answer.name and spec.lengths is not None and found.shape == expected.shape:
                 found, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (found, expected))
             self._compare(k, name, found, expected, answer.inputs)
+        for state in self.states:
+            if state.output in outputs:
+                self._compare(k, state.output, outputs[state.output], answer.outputs[state.output], answer.inputs)
         if self.score is not None and _SCORE in outputs:
             expected = exit_scores(answer.outputs, spec, self.score)
             if np.isfinite(expected).all():  # what is not a number in the source is none here
@@ -73,7 +78,8 @@ class Comparison:
         self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
     ) -> None:
         worst = relative_error(found, expected)
-        if tensor != self.exits[k].answer.name and found.shape == expected.shape:
+        whole = (self.exits[k].answer.name, *(s.output for s in self.states))
+        if tensor not in whole and found.shape == expected.shape:
             worst = float(np.abs(found - expected).max(initial=0))  # in [0, 1] already, and often near 0
         if tensor != _SCORE:  # which is no output of the exit, and which numpy rounds otherwise
             self.errors[k] = max(self.errors[k], worst)

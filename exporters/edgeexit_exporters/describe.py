@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgeexit.errors import ModelError
-from edgeexit.manifest import ExitSpec, StageSpec
+from edgeexit.manifest import ExitSpec, StageSpec, StateSpec
 from edgeexit_exporters import layouts, onnx_graph
 from edgeexit_exporters.measure import NodeCost
 from edgeexit_exporters.probe import Probe
@@ -15,11 +15,12 @@ from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 
 
-def exits(source: Source, seen: Probe, costs: NodeCost) -> tuple[ExitSpec, ...]:
+def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) -> tuple[ExitSpec, ...]:
     """The exits; costs count everything for one input.
 
     Args:
         source: the network.
+        parts: its stages.
         seen: what running it showed.
         costs: of its nodes.
 
@@ -37,7 +38,8 @@ def exits(source: Source, seen: Probe, costs: NodeCost) -> tuple[ExitSpec, ...]:
             raise ModelError(
                 f"exit {name!r} ({spec.dtype} {list(spec.shape)}) must be floating point, one row per input"
             )
-        own = {node for n in exit.outputs for node in _ancestors(values[n])}
+        carried = [n for part in parts[: k + 1] for n in part.carried]
+        own = {node for n in (*exit.outputs, *carried) for node in _ancestors(values[n])}
         done |= own
         found.append(
             ExitSpec(
@@ -58,6 +60,7 @@ def exits(source: Source, seen: Probe, costs: NodeCost) -> tuple[ExitSpec, ...]:
 def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) -> tuple[StageSpec, ...]:
     """The stages; a weight that several stages read counts where it is read first."""
     nodes = list(source.model.graph)
+    tensors = {i.tensor.name: i.tensor for i in source.inputs}
     counted: set[str] = set()
     found = []
     for k, (part, piece) in enumerate(zip(parts, layouts.chain(source.model, parts), strict=True)):
@@ -73,6 +76,7 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
                 onnx_graph.parameter_count(weights),
                 onnx_graph.weight_bytes(weights),
                 sum(int(seen.one[n].nbytes) for n in carried),
+                tuple(StateSpec(tensors[s.input], s.output) for s in part.states),
             )
         )
     return tuple(found)

@@ -39,6 +39,7 @@ def export(
     scores: Sequence[str] | None = None,
     lengths: Sequence[str] | None = None,
     outputs: str = "auto",
+    states: Mapping[str, str] | None = None,
     tolerance: float | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
     labels: Sequence[str] | None = None,
@@ -65,6 +66,8 @@ def export(
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
         outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
+        states: for ONNX, state inputs -> the tensors that are their next values; torch modules list theirs in an
+            attribute ``states`` (see `torch_source.from_torch`). A network with states gets no fused layout.
         tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
             for int8 1e-4 here and 3e-2 on other machines.
         data: example inputs (by input name, or "x") that are checked besides random ones, and what quantized files
@@ -88,7 +91,7 @@ def export(
     if forms is not None:
         forms.check(data)
     progress("reading the source model")
-    found = open_source(source, exits, weights, inputs, scores, outputs, lengths=lengths)
+    found = open_source(source, exits, weights, inputs, scores, outputs, states=states, lengths=lengths)
     return export_source(
         found,
         out,
@@ -148,6 +151,7 @@ def export_source(
     Raises:
         ModelError, BundleError: as `export`.
     """
+    layouts = _stateful_layouts(found, layouts, progress)
     progress("finding the stages")
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
@@ -174,6 +178,25 @@ def export_source(
         return write_bundle(out, contents, draft.manifest, overwrite=overwrite)
 
 
+def _stateful_layouts(found: Source, layouts: Sequence[str], progress: Callable[[str], None]) -> Sequence[str]:
+    """The layouts that can hold the network: all of them, but for one with memory.
+
+    Raises:
+        ModelError: fused was asked for, and the network has states.
+    """
+    if not found.states or "fused" not in layouts:
+        return layouts
+    names = ", ".join(s.input for s in found.states)
+    why = (
+        f"the network has states ({names}), and a fused graph that stops early would leave those of deeper stages "
+        "behind for good; in a chain they catch up"
+    )
+    if tuple(layouts) != DEFAULT_LAYOUTS:
+        raise ModelError(f"no fused layout: {why}. Ask for --layouts chain,prefix")
+    progress(f"note: no fused layout: {why}")
+    return tuple(w for w in layouts if w != "fused")
+
+
 def open_source(
     source: nn.Module | str | Path,
     exits: Sequence[str] | None = None,
@@ -182,12 +205,14 @@ def open_source(
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
     single: bool = False,
+    states: Mapping[str, str] | None = None,
     lengths: Sequence[str] | None = None,
 ) -> Source:
     """Read what `export` takes as a source; see there for the arguments.
 
     Args:
         single: a network without early exits is what is wanted: its one output is the answer.
+        states: for ONNX, inputs that get a tensor's value in the next call; torch modules say so themselves.
 
     Raises:
         ModelError: it cannot be exported.
@@ -197,7 +222,9 @@ def open_source(
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".onnx") or ":" not in source)):
         if weights is not None:
             raise ModelError(f"{source}: an .onnx file brings its own weights; leave --weights out")
-        return from_onnx(source, exits, specs, scores, outputs, single, lengths)
+        return from_onnx(source, exits, specs, scores, outputs, single, states, lengths)
+    if states:
+        raise ModelError("--state names tensors of an .onnx file; a torch module lists its states in `states`")
     for what, named in (("scores", scores), ("lengths", lengths)):
         if named is not None:
             raise ModelError(

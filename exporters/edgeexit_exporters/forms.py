@@ -114,7 +114,7 @@ class Forms:
             raise DataError(f"{len(self.classes)} classes (y) for {max(counts)} rows of data")
         if data is None or (tuple(self.formats), tuple(self.precisions)) == (("onnx",), ("fp32",)):
             return None
-        inputs = calibration_rows(source.inputs, data)
+        inputs = calibration_rows(source.inputs, source.streamed(data))
         n = len(next(iter(inputs.values())))
         if self.classes is not None and len(self.classes) != n:
             raise DataError(f"{len(self.classes)} classes (y) for {n} rows of data")

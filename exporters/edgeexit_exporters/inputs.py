@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class InputSpec:
     center: float = 0.0
     spread: float = 1.0
     """Mean and standard deviation of example numbers, where they are floating-point."""
+    state: bool = False
+    """Whether the network carries it on itself; examples are zeros, as at the beginning of a stream."""
 
     def shape(self, batch: int, free: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """A concrete shape; `free` overrides the example sizes."""
@@ -98,7 +100,9 @@ def make_inputs(
     found: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         shape, dtype = spec.shape(batch, free), np.dtype(spec.tensor.dtype)
-        if dtype.kind == "f":
+        if spec.state:
+            found[spec.tensor.name] = np.zeros(shape, dtype)
+        elif dtype.kind == "f":
             found[spec.tensor.name] = (rng.standard_normal(shape) * spec.spread + spec.center).astype(dtype)
         else:
             found[spec.tensor.name] = rng.integers(0, 2, shape).astype(dtype)
@@ -120,12 +124,50 @@ def length_inputs(inputs: Sequence[InputSpec]) -> dict[str, str]:
     for spec in inputs:
         name = spec.tensor.name
         match = _LENGTHS.fullmatch(name)
-        if match is None or len(spec.tensor.shape) != 1 or not spec.tensor.dtype.startswith(("int", "uint")):
+        if (
+            match is None
+            or spec.state
+            or len(spec.tensor.shape) != 1
+            or not spec.tensor.dtype.startswith(("int", "uint"))
+        ):
             continue
         own = dict.fromkeys(axes.get(match["of"] or "") or [a for names in axes.values() for a in names])
         if len(own) == 1:
             found[name] = next(iter(own))
     return found
+
+
+def one_at_a_time(inputs: Sequence[InputSpec], states: Sequence[str]) -> tuple[InputSpec, ...]:
+    """The inputs of a network with memory, which takes one input per call: without free batch axes, states marked.
+
+    Args:
+        inputs: all of them.
+        states: names of those that it carries on; none = it has no memory, and the inputs stay as they are.
+
+    Raises:
+        ModelError: a state that is no input, is the only one, or is of free sizes or without a first axis of 1.
+    """
+    if not states:
+        return tuple(inputs)
+    known = [i.tensor.name for i in inputs]
+    if lacking := [n for n in states if n not in known]:
+        raise ModelError(f"state {lacking[0]!r} is no input of the network; its inputs are {', '.join(known)}")
+    if len(set(states)) == len(known):
+        raise ModelError("every input of the network is a state; one must bring something new")
+    batch = {i.tensor.shape[0] for i in inputs if i.tensor.shape and isinstance(i.tensor.shape[0], str)}
+    found = []
+    for spec in inputs:
+        t = spec.tensor
+        shape = tuple(1 if (k == 0 and isinstance(a, str)) or a in batch else a for k, a in enumerate(t.shape))
+        state = t.name in states
+        if state and (not shape or shape[0] != 1 or not all(isinstance(a, int) for a in shape)):
+            raise ModelError(
+                f"state {t.name!r} has shape {list(t.shape)}; a state has fixed sizes and a first axis of 1: fix them "
+                f"with --input '{t.name}:{t.dtype}[1,...]', or give it such an axis in the network (x.unsqueeze(0))"
+            )
+        sizes = {a: n for a, n in spec.sizes.items() if a in shape}
+        found.append(replace(spec, tensor=replace(t, shape=shape), sizes=sizes, state=state))
+    return tuple(found)
 
 
 def from_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:

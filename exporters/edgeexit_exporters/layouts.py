@@ -32,7 +32,7 @@ def build(
     if layout == "chain":
         models = {f"stage_{k}.onnx": m for k, m in enumerate(chain(source.model, stages))}
     elif layout == "prefix":
-        models = {f"exit_{k}.onnx": prefix(source.model, s.answers) for k, s in enumerate(stages)}
+        models = {f"exit_{k}.onnx": prefix(source.model, n) for k, n in enumerate(alone(stages))}
     elif layout == "fused":
         models = {"model.onnx": fused(source.model, stages, exits, score)}
     else:
@@ -46,6 +46,14 @@ def all_exits(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
     """One file that computes every exit; for calibration only, it never stops early."""
     inputs = [v for v in model.graph.inputs if v.name]
     return _piece(model, [v.name or "" for v in inputs], tensors)
+
+
+def alone(stages: Sequence[Stage]) -> list[tuple[str, ...]]:
+    """What a network with one exit only gives, for every exit: its tensors, and the next values of states up to it."""
+    return [
+        tuple(dict.fromkeys((*stage.answers, *(n for s in stages[: k + 1] for n in s.carried))))
+        for k, stage in enumerate(stages)
+    ]
 
 
 def prefix(model: ir.Model, exit: Sequence[str]) -> ir.Model:

@@ -51,7 +51,7 @@ def onnx_artifacts(
     for layout in [w for w in LAYOUTS if w in layouts]:
         name = f"onnx-{layout}-{precision}"
         progress(f"writing and checking {name}")
-        comparison = check.Comparison(name, exits, allowed, score, exact)
+        comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)
         files, comparison = _built(layout, known, comparison)
         if source.quantized is not None:
             ran = kernels.count_kernels(layout, files)

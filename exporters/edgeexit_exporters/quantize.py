@@ -118,7 +118,7 @@ def quantize(
         channels_last_cuts(found, joint.exits)
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        return measure.all_values(raw, tensors, arrays)
+        return measure.all_values(raw, source.raw_tensors, arrays)
 
     note: dict[str, Any] = {"precision": precision, "reduce_range": reduce_range, "kept_float": list(kept)}
     if static:
@@ -138,13 +138,12 @@ def quantize(
 def prepared(source: Source) -> ir.Model:
     """The float network as it is quantised: batch norms folded, MatMul and Add made Gemm, every node named.
 
-    Its outputs are the heads' tensors, without what `join` added.
+    Its outputs are `Source.raw_tensors`, without what `join` added.
 
     Raises:
         ModelError: onnxruntime cannot run it.
     """
-    tensors = [n for e in source.joint.raw for n in e.tensors]
-    raw = layouts.to_bytes(layouts.all_exits(source.model, tensors), "the network")
+    raw = layouts.to_bytes(layouts.all_exits(source.model, source.raw_tensors), "the network")
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         out = Path(folder, "prepared.onnx")
         measure.session(raw, optimized=str(out), level="BASIC")

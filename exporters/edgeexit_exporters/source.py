@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from edgeexit.errors import ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph
-from edgeexit_exporters.inputs import InputSpec, make_spec
+from edgeexit_exporters.inputs import InputSpec, from_data, make_spec, one_at_a_time
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
+from edgeexit_exporters.stages import State, no_such_tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +52,8 @@ class Source:
     """The torch module; None = an ONNX file."""
     quantized: Quantized | None = None
     """None = it is as the user gave it."""
+    states: tuple[State, ...] = ()
+    """What it carries from one call to the next; their inputs are among `inputs`."""
 
     @property
     def exits(self) -> tuple[JoinedExit, ...]:
@@ -57,12 +61,48 @@ class Source:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """What all exits give."""
-        return tuple(n for e in self.exits for n in e.outputs)
+        """What all exits give, and the next values of all states."""
+        return (*(n for e in self.exits for n in e.outputs), *(s.output for s in self.states))
+
+    @property
+    def raw_tensors(self) -> tuple[str, ...]:
+        """What the source model itself gives: the heads' tensors, and the next values of all states."""
+        return (*(n for e in self.joint.raw for n in e.tensors), *(s.output for s in self.states))
 
     def reference(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Inputs -> what every exit gives, by name: the source model's own outputs, joined in numpy."""
-        return self.joint.answers(self.raw_reference(arrays))
+        """Inputs -> `tensors` by name: the source model's own outputs, joined in numpy."""
+        raw = self.raw_reference(arrays)
+        return {**self.joint.answers(raw), **{s.output: raw[s.output] for s in self.states}}
+
+    def stream(self, rows: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+        """Rows of one input each, as they follow one another: with the states that the source model has by then."""
+        held = {i.tensor.name: np.zeros(i.shape(1), i.tensor.dtype) for i in self.inputs if i.state}
+        found = []
+        for row in rows:
+            found.append({**row, **held})
+            if self.states:
+                after = self.raw_reference(found[-1])
+                held = {s.input: after[s.output] for s in self.states}
+        return found
+
+    def streamed(self, data: Arrays, most: int | None = None) -> Arrays:
+        """Rows of all inputs: for a network with states, the data's rows follow one another, unless it holds them.
+
+        Args:
+            data: `(rows, ...)` arrays by input name.
+            most: rows that are needed; None = all.
+
+        Raises:
+            DataError: an input is missing.
+        """
+        names = {s.input for s in self.states}
+        if not names or names <= set(data):
+            return data
+        n = max((len(a) for a in data.values() if a.ndim), default=0)
+        rows = from_data([i for i in self.inputs if not i.state], data, n if most is None else min(n, most))
+        n = min(len(a) for a in rows.values())
+        found = self.stream([{name: a[i : i + 1] for name, a in rows.items()} for i in range(n)])
+        return {name: np.concatenate([row[name] for row in found]) for name in found[0]} if found else data
 
 
 def from_onnx(
@@ -72,6 +112,7 @@ def from_onnx(
     scores: Sequence[str] | None = None,
     outputs: str = "auto",
     single: bool = False,
+    states: Mapping[str, str] | None = None,
     lengths: Sequence[str] | None = None,
 ) -> Source:
     """A multi-output ONNX file; needs no torch.
@@ -84,14 +125,17 @@ def from_onnx(
         scores: tensors of learned scores, one per exit; None = none.
         outputs: see `join`.
         single: the file's only output is the answer of a network without further exits.
+        states: inputs that get a tensor's value in the next call; None = it has no memory.
         lengths: tensors that count valid positions, one per exit or one for all; None = none.
 
     Raises:
-        ModelError: see `onnx_graph.read` and `join`; or fewer than two exits where none are named.
+        ModelError: see `onnx_graph.read`, `join` and `one_at_a_time`; or fewer than two exits where none are named.
     """
+    carried = tuple(State(i, o) for i, o in (states or {}).items())
     path = Path(path)
     model = onnx_graph.read(path)
-    names = list(exits) if exits else [o.name or "" for o in model.graph.outputs]
+    outs = [o.name or "" for o in model.graph.outputs if o.name not in {s.output for s in carried}]
+    names = list(exits) if exits else outs
     if single and len(names) > 1:
         raise ModelError(
             f"{path}: {len(names)} outputs ({', '.join(names[:6])}); name the answer with --output, or, if these are "
@@ -105,10 +149,16 @@ def from_onnx(
     raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
     joint = join(model, raw, outputs)
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
+    known = onnx_graph.values(model.graph)
+    for state in carried:
+        if state.output not in known:
+            raise no_such_tensor(state.output, list(known), "state")
+    specs = one_at_a_time(specs, [s.input for s in carried])
     original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        return measure.all_values(original, [n for e in raw for n in e.tensors], arrays)
+        wanted = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
+        return measure.all_values(original, wanted, arrays)
 
     return Source(
         model,
@@ -116,6 +166,7 @@ def from_onnx(
         specs,
         reference,
         {"source": path.name, "source_sha256": sha256(path), "onnx": onnx.__version__},
+        states=carried,
     )
 
 

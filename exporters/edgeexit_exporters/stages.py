@@ -33,6 +33,14 @@ class GraphView:
 
 
 @dataclass(frozen=True)
+class State:
+    """A model input that gets a tensor's value in the next call."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Stage:
     """All computation for exit k that no earlier exit needed."""
 
@@ -45,6 +53,8 @@ class Stage:
     """Tensors it produces that later stages read (the exit's own tensors too, if they do)."""
     extras: tuple[str, ...] = ()
     """What the exit gives besides its answer: uncertainty, learned score."""
+    states: tuple[State, ...] = ()
+    """What it carries from one call to the next."""
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -53,21 +63,35 @@ class Stage:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The exit's own tensors, then the other cut tensors."""
-        return (*self.answers, *(c for c in self.cuts if c not in self.answers))
+        """The exit's own tensors, the next values of its states, then the other cut tensors."""
+        return tuple(dict.fromkeys((*self.answers, *self.carried, *self.cuts)))
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The next values of its states."""
+        return tuple(s.output for s in self.states)
 
 
-def stages(graph: GraphView, exits: Sequence[str], extras: Sequence[Sequence[str]] | None = None) -> tuple[Stage, ...]:
+def stages(
+    graph: GraphView,
+    exits: Sequence[str],
+    extras: Sequence[Sequence[str]] | None = None,
+    states: Sequence[State] = (),
+) -> tuple[Stage, ...]:
     """Divide a graph into one stage per exit.
+
+    A state belongs to the stage that reads it first, and with it whatever only its next value needs.
 
     Args:
         graph: the whole multi-exit network.
         exits: the tensors of its exits' answers, shallow to deep.
         extras: per exit, the tensors it gives besides; None = none.
+        states: what the network carries from one call to the next.
 
     Raises:
         ModelError: an exit is not in the graph, does not depend on an input, is named twice, or comes after
-            an exit that already needs all of its computation (wrong order).
+            an exit that already needs all of its computation (wrong order); a state that no exit reads, or that an
+            exit reads and a deeper stage computes.
     """
     producer = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs}
     _check_names(graph, exits, producer)
@@ -87,7 +111,40 @@ def stages(graph: GraphView, exits: Sequence[str], extras: Sequence[Sequence[str
             )
         owner.update(dict.fromkeys(new, k))
         needed.append(found)
-    return _cut(graph, producer, groups, owner, needed)
+    carried = _carried(graph, producer, states, owner, needed)
+    return _cut(graph, producer, groups, owner, needed, carried)
+
+
+def _carried(
+    graph: GraphView,
+    producer: dict[str, int],
+    states: Sequence[State],
+    owner: dict[int, int],
+    needed: list[set[int]],
+) -> list[list[State]]:
+    """The states of every stage; nodes that only they need are given to it."""
+    found: list[list[State]] = [[] for _ in needed]
+    for state in states:
+        reading = {i for i, node in enumerate(graph.nodes) if state.input in node.inputs}
+        first = next((k for k, nodes in enumerate(needed) if reading & nodes), None)
+        if first is None:
+            raise ModelError(f"state {state.input!r} is read by no exit; leave it out")
+        if state.output not in producer:
+            raise ModelError(f"state {state.input!r}: its next value {state.output!r} is nothing that is computed")
+        above = _ancestors(graph, producer, [state.output])
+        deepest = max((owner[i] for i in above if i in owner), default=0)
+        if deepest > first:
+            raise ModelError(
+                f"state {state.input!r} is read at exit {first} and computed from what exit {deepest} needs: an input "
+                f"that leaves at exit {first} would leave it behind; compute it from what exit {first} has"
+            )
+        found[first].append(state)
+    for k, own in enumerate(found):  # from shallow to deep, so that what two states need is computed where it is first
+        for state in own:
+            above = _ancestors(graph, producer, [state.output])
+            owner.update((i, k) for i in above if i not in owner and not graph.nodes[i].free)
+            needed[k] |= above
+    return found
 
 
 def _cut(
@@ -96,22 +153,26 @@ def _cut(
     groups: Sequence[tuple[str, ...]],
     owner: dict[int, int],
     needed: list[set[int]],
+    carried: Sequence[Sequence[State]],
 ) -> tuple[Stage, ...]:
     nodes: list[tuple[int, ...]] = []
     reads: list[tuple[str, ...]] = []
     for k, found in enumerate(needed):
         own = {i for i in found if owner.get(i) == k}
-        own |= _free_feeders(graph, producer, own | {producer[n] for n in groups[k]})
+        given = (*groups[k], *(s.output for s in carried[k]))
+        own |= _free_feeders(graph, producer, own | {producer[n] for n in given})
         nodes.append(tuple(sorted(own)))
         made = {name for i in own for name in graph.nodes[i].outputs}
         wanted = [name for i in sorted(own) for name in graph.nodes[i].inputs if name not in made]
-        wanted += [n for n in groups[k] if n not in made]
+        wanted += [n for n in given if n not in made]
         reads.append(tuple(dict.fromkeys(wanted)))
     result = []
     for k, (name, *more) in enumerate(groups):
         later = {n for r in reads[k + 1 :] for n in r}
         made_here = [n for i in nodes[k] if owner.get(i) == k for n in graph.nodes[i].outputs]
-        result.append(Stage(nodes[k], reads[k], name, tuple(n for n in made_here if n in later), tuple(more)))
+        result.append(
+            Stage(nodes[k], reads[k], name, tuple(n for n in made_here if n in later), tuple(more), tuple(carried[k]))
+        )
     return tuple(result)
 
 

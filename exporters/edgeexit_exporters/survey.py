@@ -66,7 +66,7 @@ def survey(
     seen = probe(source, ir.to_proto(whole), [*source.tensors, *cuts])
     onnx_graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
-    exits = describe.exits(source, seen, costs)
+    exits = describe.exits(source, parts, seen, costs)
     if lacking := [e.name for e in exits if not e.gives(score)]:
         needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
         raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
@@ -76,7 +76,7 @@ def survey(
         name,
         task,
         seen.batch,
-        tuple(i.tensor for i in source.inputs),
+        tuple(i.tensor for i in source.inputs if not i.state),
         exits,
         describe.stages(source, parts, seen, costs),
         tuple(seen.tensors[n] for n in cuts),
@@ -94,7 +94,10 @@ def stages_of(source: Source) -> tuple[Stage, ...]:
         ModelError: see `stages.stages`.
     """
     return stages(
-        onnx_graph.view(source.model.graph), [e.answer for e in source.exits], [e.extras for e in source.exits]
+        onnx_graph.view(source.model.graph),
+        [e.answer for e in source.exits],
+        [e.extras for e in source.exits],
+        source.states,
     )
 
 

@@ -20,9 +20,10 @@ from edgeexit.errors import ModelError, first_line
 from edgeexit.manifest import TensorSpec
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
-from edgeexit_exporters.inputs import InputSpec, make_spec
+from edgeexit_exporters.inputs import InputSpec, make_spec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
 from edgeexit_exporters.source import Source
+from edgeexit_exporters.stages import State
 
 
 def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
@@ -100,9 +101,11 @@ class Exits(nn.Module):
     def __init__(self, module: nn.Module, single: bool = False) -> None:
         super().__init__()
         self.module, self.single = module, single
+        self.states = state_names(module)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t for exit in self.exits(*inputs) for tensors in exit for t in tensors)
+        exits, states = self.given(*inputs)
+        return (*(t for exit in exits for tensors in exit for t in tensors), *states)
 
     def exits(self, *inputs: Tensor) -> list[Parts]:
         """What every exit gives.
@@ -110,7 +113,18 @@ class Exits(nn.Module):
         Raises:
             ModelError: the module returned something else.
         """
+        return self.given(*inputs)[0]
+
+    def given(self, *inputs: Tensor) -> tuple[list[Parts], list[Tensor]]:
+        """`exits`, and the next values of the module's states.
+
+        Raises:
+            ModelError: the module returned something else.
+        """
         found = self.module(*inputs)
+        states: list[Tensor] = []
+        if self.states:
+            found, states = self._parted(found)
         values = list(found.values()) if isinstance(found, Mapping) else found
         if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and "output" in found):
             values = [found]
@@ -121,7 +135,28 @@ class Exits(nn.Module):
                 "order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
                 "and `score`, `lengths` or both. `edgeexit_models.attach` gives a network exits"
             )
-        return [e for e in exits if e is not None]
+        return [e for e in exits if e is not None], states
+
+    def _parted(self, found: Any) -> tuple[Any, list[Tensor]]:
+        pair = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+        states = list(pair[1]) if isinstance(pair[1], list | tuple) else []
+        if len(states) != len(self.states) or not all(isinstance(t, Tensor) for t in states):
+            raise ModelError(
+                f"{type(self.module).__name__} has states {', '.join(self.states)}, so it returns (exits, next values "
+                f"of the states in that order); found {_describe(found)}"
+            )
+        return pair[0], states
+
+
+def state_names(module: nn.Module) -> tuple[str, ...]:
+    """The inputs of a module that it carries from one call to the next, as its attribute `states` names them."""
+    names = getattr(module, "states", ())
+    return tuple(names) if isinstance(names, list | tuple) and all(isinstance(n, str) for n in names) else ()
+
+
+def next_name(state: str) -> str:
+    """What the next value of a torch module's state is called."""
+    return f"{state}_next"
 
 
 def parts(exit: Any) -> Parts | None:
@@ -167,6 +202,9 @@ def from_torch(
     of ``output`` (either of them), ``score`` (a learned score ``(batch,)`` in [0, 1]) and ``lengths`` (of an output
     ``(batch, positions, classes)``, how many positions are valid: whole numbers ``(batch,)``).
 
+    A module with memory names those of its inputs that it carries on in an attribute ``states`` and returns
+    ``(exits, next values of the states)``, for one input per call; a stream begins with zeros.
+
     Args:
         module: evaluated in eval mode; its mode is put back.
         inputs: in the order of `forward`; empty = the module's own `input_spec`
@@ -179,15 +217,16 @@ def from_torch(
     Raises:
         ModelError: no input spec, not a multi-exit module, or not exportable by torch; see also `join`.
     """
-    specs = tuple(inputs) or own_inputs(module)
     wrapped = Exits(module, single)
+    carried = tuple(State(n, next_name(n)) for n in wrapped.states)
+    specs = one_at_a_time(tuple(inputs) or own_inputs(module), wrapped.states)
     training = {m: m.training for m in module.modules()}
     wrapped.eval()
     try:
         example = [torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values()]
         try:
             with torch.no_grad():
-                given = wrapped.exits(*example)
+                given, after = wrapped.given(*example)
         except ModelError:
             raise
         except Exception as e:
@@ -203,7 +242,8 @@ def from_torch(
                 "`edgeexit_models.attach` gives a network exits"
             )
         raw = _raw_exits(given, names)
-        tensors = [n for e in raw for n in e.tensors]
+        check_states(carried, specs, after)
+        tensors = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
         proto = _to_onnx(wrapped, specs, example, tensors)
     finally:
         for m, mode in training.items():
@@ -232,7 +272,25 @@ def from_torch(
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
         module,
+        states=carried,
     )
+
+
+def check_states(states: Sequence[State], specs: Sequence[InputSpec], after: Sequence[Tensor]) -> None:
+    """Whether the next values can take their inputs' places.
+
+    Raises:
+        ModelError: another type or shape.
+    """
+    known = {s.tensor.name: s.tensor for s in specs}
+    for state, tensor in zip(states, after, strict=True):
+        wanted = known[state.input]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if (dtype, tuple(tensor.shape)) != (wanted.dtype, wanted.shape):
+            raise ModelError(
+                f"state {state.input!r} is {wanted.dtype}{list(wanted.shape)}, its next value "
+                f"{dtype}{list(tensor.shape)}; they must be alike"
+            )
 
 
 def own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:

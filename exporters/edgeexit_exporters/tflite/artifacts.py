@@ -95,7 +95,7 @@ def tflite_artifacts(
     for layer in found.unrolled:
         note = (
             f"{layer} is written out step by step: a large file, which TFLite Micro refuses. Give it one step, "
-            "with its state as an input, to avoid that"
+            "with its states as inputs and outputs (`states`, see from_torch), to avoid that"
         )
         progress(f"note: {note}")
         made.remarks.append(note)
@@ -178,7 +178,8 @@ def _artifacts(
         if layout not in wanted:
             continue
         stated = _TOLERANCE.get(precision, _KERNELS)
-        errors = check.Comparison(name, manifest.exits, stated if layout == "prefix" else min(stated, 1e-4))
+        near = stated if layout == "prefix" else min(stated, 1e-4)
+        errors = check.Comparison(name, manifest.exits, near, states=manifest.states)
         for answer in answers:
             outputs = _reference(driver, manifest)(answer.inputs)
             for k in range(len(manifest.exits)):
@@ -195,8 +196,8 @@ def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[st
     """Inputs -> what every exit gives, by name."""
 
     def run(inputs: Arrays) -> dict[str, NDArray[Any]]:
-        given = driver.all_exits([inputs[t.name] for t in manifest.inputs])
-        found: dict[str, NDArray[Any]] = {}
+        given = driver.all_exits([inputs[t.name] for t in manifest.feeds])
+        found = dict(given.states)
         for k, exit in enumerate(manifest.exits):
             found[exit.answer.name] = given.outputs[k]
             for name, values in ((exit.uncertainty, given.uncertainties[k]), (exit.learned, given.learned[k])):
@@ -231,7 +232,7 @@ def _tensors(contents: Sequence[bytes]) -> dict[str, Tensor]:
 
 def _ports(contents: Sequence[bytes], found: TorchStages, manifest: Manifest, layout: str) -> tuple[Port, ...]:
     tensors = _tensors(contents)
-    specs = {t.name: t for t in (*manifest.inputs, *(t for e in manifest.exits for t in e.outputs))}
+    specs = {t.name: t for t in manifest.tensors}
     pictures = {e.name for piece in (*found.stages, *found.prefixes) for e in (*piece.inputs, *piece.outputs) if e.nhwc}
     ports = []
     for name, spec in specs.items():
@@ -245,7 +246,7 @@ def _ports(contents: Sequence[bytes], found: TorchStages, manifest: Manifest, la
 
 
 def _cuts(contents: Sequence[bytes], manifest: Manifest) -> tuple[TensorSpec, ...]:
-    own = {t.name for t in (*manifest.inputs, *(t for e in manifest.exits for t in e.outputs))}
+    own = {t.name for t in manifest.tensors}
     return tuple(TensorSpec(n, t.dtype, t.shape) for n, t in _tensors(contents).items() if n not in own)
 
 

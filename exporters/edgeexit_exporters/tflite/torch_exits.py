@@ -115,8 +115,8 @@ def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.Gr
             raise ModelError(f"torch cannot export {name}: {first_line(e)[:200]}") from e
     if changed:
         raise ModelError(
-            f"{name}: forward changes {changed[0].removeprefix('exits.module.')!r}; TFLite files carry no state: make "
-            "it an input and an output"
+            f"{name}: forward changes {changed[0].removeprefix('exits.module.')!r}; TFLite files carry no memory: make "
+            "it an input, name it in `states` and return its next value beside the exits"
         )
     assert isinstance(found, fx.GraphModule)
     return found

@@ -11,7 +11,8 @@ from edgeexit_exporters.torch_source import Exits
 
 
 class Joined(nn.Module):
-    """Positional inputs in; out, per exit in order, its answer, its heads' uncertainty, learned score, lengths, flat.
+    """Positional inputs in; out, flat, per exit in order, its answer, its heads' uncertainty, its learned score, its
+    lengths; then the next values of the states.
 
     Args:
         exits: the source module.
@@ -24,11 +25,12 @@ class Joined(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         found: list[Tensor] = []
-        for (heads, learned, lengths), kind in zip(self.exits.exits(*inputs), self.kinds, strict=True):
+        exits, states = self.exits.given(*inputs)
+        for (heads, learned, lengths), kind in zip(exits, self.kinds, strict=True):
             found += together(heads, kind) if len(heads) > 1 else heads
             found += [_per_input(score) for score in learned]
             found += lengths
-        return tuple(found)
+        return (*found, *states)
 
 
 def together(heads: Sequence[Tensor], kind: str) -> list[Tensor]:

@@ -15,14 +15,14 @@ import torch
 from torch import fx, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters.inputs import InputSpec, batch_kind, make_inputs
+from edgeexit_exporters.inputs import InputSpec, batch_kind, make_inputs, one_at_a_time
 from edgeexit_exporters.join import JoinedExit
-from edgeexit_exporters.stages import GraphView, ViewNode, stages
+from edgeexit_exporters.stages import GraphView, State, ViewNode, stages
 from edgeexit_exporters.tflite.torch_exits import check_exits, evaluate, exit_kinds, exit_names, to_graph
 from edgeexit_exporters.tflite.torch_join import Joined
 from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name
 from edgeexit_exporters.tflite.torch_pieces import Builder, Edge, Piece, check_name, source_line
-from edgeexit_exporters.torch_source import Exits, own_inputs
+from edgeexit_exporters.torch_source import Exits, next_name, own_inputs
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def divide(
         ModelError: free axes besides the batch, a type that TFLite files do not get, state that forward changes, a
             module that torch cannot export; see also `stages.stages`.
     """
-    specs = tuple(inputs) or own_inputs(module)
-    _check_inputs(specs)
     source = Exits(module, single=True)
+    specs = one_at_a_time(tuple(inputs) or own_inputs(module), source.states)
+    _check_inputs(specs)
     modes = {m: m.training for m in module.modules()}
     source.eval()
     try:
@@ -81,16 +81,20 @@ def divide(
         for m, mode in modes.items():
             m.training = mode
     places = [n.name for n in graph.graph.nodes if n.op == "placeholder"]
-    builder = Builder(graph, dict(zip(places, [s.tensor.name for s in specs], strict=True)), _answers(graph, names))
-    by_name = {v: k for k, v in builder.answers.items()}
+    taken = dict(zip(places, [s.tensor.name for s in specs], strict=True))
+    given_names = [*(n for e in names for n in e.outputs), *(next_name(n) for n in source.states)]
+    builder = Builder(graph, taken, _answers(graph, given_names))
+    by_name = {v: k for k, v in (*taken.items(), *builder.answers.items())}
     groups = [[by_name[n] for n in e.outputs] for e in names]
-    found = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups])
+    states = [State(by_name[n], by_name[next_name(n)]) for n in source.states]
+    found = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups], states)
+    carried = [[n for s in found[: k + 1] for n in s.carried] for k in range(len(found))]
     return TorchStages(
         type(module).__name__,
         names,
         tuple(builder.edge(n) for n in places),
         tuple(builder.piece(f"stage_{k}", s.inputs, s.outputs) for k, s in enumerate(found)),
-        tuple(builder.piece(f"exit_{k}", places, g) for k, g in enumerate(groups)),
+        tuple(builder.piece(f"exit_{k}", places, [*g, *carried[k]]) for k, g in enumerate(groups)),
         whole,
         tuple(f"{name} ({kind}) over {steps} steps" for name, (kind, steps) in unrolled.items()),
     )
@@ -129,11 +133,11 @@ def _check_inputs(specs: Sequence[InputSpec]) -> None:
         check_name(t.name)
 
 
-def _answers(graph: fx.GraphModule, exits: Sequence[JoinedExit]) -> dict[str, str]:
+def _answers(graph: fx.GraphModule, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for node, name in zip(graph_outputs(graph.graph), [n for e in exits for n in e.outputs], strict=True):
+    for node, name in zip(graph_outputs(graph.graph), names, strict=True):
         if node.name in found:
-            raise ModelError(f"{name!r} is the same tensor as {found[node.name]!r}; exits must differ")
+            raise ModelError(f"{name!r} is the same tensor as {found[node.name]!r}; they must differ")
         found[node.name] = name
     return found
 

@@ -1,0 +1,52 @@
+"""A stream's answers, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.cli.common import milliseconds, print_json
+
+if TYPE_CHECKING:
+    from edgeexit.engine import Engine
+
+
+def stream_shown(
+    engine: Engine, x: Mapping[str, NDArray[Any]], deadline_s: float | None, used: str, as_json: bool
+) -> None:
+    """Take rows through one stream and print what becomes of each.
+
+    Raises:
+        DataError, PolicyError: as `Stream.step`.
+    """
+    stream = engine.stream()
+    rows = []
+    for i in range(len(next(iter(x.values())))):
+        d = stream.step({n: a[i : i + 1] for n, a in x.items()}, deadline_s=deadline_s)
+        rows.append(
+            {
+                "step": i,
+                "exit": d.exit,
+                "label": d.label,
+                "score": d.score,
+                "reason": d.reason,
+                "seconds": d.seconds,
+                "late": d.late,
+                "waiting": stream.waiting,
+            }
+        )
+        if not as_json:
+            answer = d.label if np.ndim(d.label) == 0 else f"{np.shape(d.label)} classes"
+            waits = f", {stream.waiting[-1]} wait" if stream.waiting[-1] else ""
+            click.echo(
+                f"{i}: {answer}  exit {d.exit} of 0..{engine.exits - 1} ({d.reason}), score {d.score:.4f}, "
+                f"{milliseconds(d.seconds)}{', LATE' if d.late else ''}{waits}"
+            )
+    if as_json:
+        print_json({"steps": rows, "artifact": engine.artifact.name, "policy": used})
+    else:
+        click.echo(f"{engine.artifact.name}, {used}")

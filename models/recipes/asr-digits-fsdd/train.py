@@ -1,0 +1,173 @@
+"""Train the early-exit Conformer on connected spoken digits, or write what it is tested on.
+
+    python train.py train FSDD --out runs/digits            joint training of all exits
+    python train.py train FSDD --out runs/alone-2 --alone 2 a network of two layers with one exit
+    python train.py data FSDD --part test --out test.npz    the fixed utterances: samples and texts
+    python train.py wav FSDD --out wavs                     three of them as .wav with .txt
+
+FSDD is a folder with `audio.flac` and `meta.npz` (see `edgeexit_models.speech.spoken_digits`).
+`train` writes checkpoint.pt (every two minutes; --resume goes on), asr-digits.safetensors and metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import wave
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from edgeexit.errors import EdgeExitError
+from edgeexit.speech.features import log_mel
+from edgeexit_models.speech import spoken_digits as digits
+from edgeexit_models.speech.batch import Batch, Features, make_batch, random_channel, random_tract, spec_augment
+from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, single_exit
+from edgeexit_models.speech.measure import error_rates
+from edgeexit_models.speech.spoken_digits import CLEAN, HARD, SPEECH, Utterance, fixed_set
+from edgeexit_models.speech.train import OneCycle, Progress, feature_statistics, fit_ctc
+
+DEV_WHILE_TRAINING = 100
+
+
+class Batches:
+    """Step number -> batch, mixed anew for every step."""
+
+    def __init__(self, voices: dict[str, digits.Voice], seed: int) -> None:
+        self.voices, self.seed = digits.training_voices(voices), seed
+        mean, self.deviation = feature_statistics(
+            log_mel(u.samples, SPEECH.features)
+            for step in range(30)
+            for u in digits.training_utterances(self.voices, seed, step)
+        )
+        self.mean = mean
+        self.fill: Features = mean.numpy()
+
+    def __call__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, 3, step])
+        said = digits.training_utterances(self.voices, self.seed, step)
+        return make_batch([self.changed(log_mel(u.samples, SPEECH.features), rng) for u in said], [u.tokens for u in said])
+
+    def changed(self, features: Features, rng: np.random.Generator) -> Features:
+        """As another vocal tract and microphone would give them, with holes."""
+        features = random_channel(random_tract(features, rng, SPEECH.features), rng)
+        return spec_augment(features, rng, self.fill)
+
+
+def rates(model: torch.nn.Module, utterances: Sequence[Utterance]) -> tuple[float, ...]:
+    """Digit error rate of every exit."""
+    features = [log_mel(u.samples, SPEECH.features) for u in utterances]
+    return error_rates(model, features, [u.tokens for u in utterances])
+
+
+def report(progress: Progress) -> None:
+    """One line per report."""
+    errors = "  dev " + " ".join(f"{e:.4f}" for e in progress.errors) if progress.errors else ""
+    now = time.strftime("%H:%M:%S")
+    print(f"{now} step {progress.step:5d}  loss {progress.loss:.4f}  cpu {progress.cpu_seconds:.0f} s{errors}", flush=True)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains, measures and writes everything."""
+    torch.manual_seed(args.seed)
+    model: EarlyExitConformer = asr_digits() if args.alone is None else single_exit(asr_digits(), args.alone)
+    voices = digits.load(args.data)
+    batches = Batches(voices, args.seed)
+    model.set_normalisation(batches.mean, batches.deviation)
+    dev = fixed_set(voices, "dev", DEV_WHILE_TRAINING)
+    history = fit_ctc(
+        model, batches, steps=args.steps, seed=args.seed, schedule=OneCycle(args.steps, args.lr),
+        checkpoint=args.out / "checkpoint.pt", resume=args.resume, progress=report,
+        validate=lambda m: rates(m, dev), validate_every=500, threads=args.threads,
+    )  # fmt: skip
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    safetensors.torch.save_file(weights, args.out / "asr-digits.safetensors")
+    result = metrics(model, voices, args, history)
+    (args.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    for name, row in result["digit_error_rate"].items():
+        print(f"{name:11s}", *(f"{share:.4f}" for share in row["exits"]), f"({row['digits']} digits)")
+
+
+def metrics(
+    model: EarlyExitConformer, voices: dict[str, digits.Voice], args: argparse.Namespace, history: Sequence[Progress]
+) -> dict[str, Any]:
+    """What the run did and how good the network is; nothing was chosen on the test speaker."""
+    errors = {}
+    for part in ("dev", "test"):
+        for name, mixture in (("hard", HARD), ("clean", CLEAN)):
+            said = fixed_set(voices, part, args.evaluate, m=mixture)
+            errors[f"{part} {name}"] = {"exits": rates(model, said), "digits": sum(len(u.digits) for u in said)}
+    return {
+        "digit_error_rate": errors,
+        "utterances": args.evaluate,
+        "speakers": {"train": digits.TRAIN, "dev": digits.DEV, "test": digits.TEST},
+        "exits_after_layers": model.config.exits,
+        "config": asdict(model.config),
+        "settings": {"seed": args.seed, "steps": args.steps, "lr": args.lr, "threads": args.threads},
+        "cpu_seconds": history[-1].cpu_seconds,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": platform.machine(),
+        "history": [asdict(p) for p in history],
+    }
+
+
+def data(args: argparse.Namespace) -> None:
+    """Writes the utterances of one part to an npz."""
+    said = fixed_set(digits.load(args.data), args.part, args.count, m=CLEAN if args.clean else HARD)
+    digits.save(args.out, said)
+    print(f"{args.out}: {len(said)} utterances, {sum(len(u.digits) for u in said)} digits by {said[0].speaker}")
+
+
+def wav(args: argparse.Namespace) -> None:
+    """Writes two utterances of the test set and a clean one as 16-bit wav files with their texts."""
+    voices = digits.load(args.data)
+    args.out.mkdir(parents=True, exist_ok=True)
+    chosen = [("hard-0", fixed_set(voices, "test", 1)[0]), ("hard-1", fixed_set(voices, "test", 2)[1])]
+    chosen.append(("clean-0", fixed_set(voices, "test", 1, m=CLEAN)[0]))
+    for name, said in chosen:
+        with wave.open(str(args.out / f"{said.speaker}-{name}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(digits.RATE)
+            file.writeframes(np.round(said.samples * 32767).astype("<i2").tobytes())
+        (args.out / f"{said.speaker}-{name}.txt").write_text(said.text + "\n")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for function in (train, data, wav):
+        command = commands.add_parser(function.__name__, help=(function.__doc__ or "").split("\n")[0])
+        command.set_defaults(run=function)
+        command.add_argument("data", type=Path, metavar="FSDD", help="folder with audio.flac and meta.npz")
+        command.add_argument("--out", type=Path, required=True)
+        if function is train:
+            command.add_argument("--alone", type=int, metavar="LAYERS", help="one exit, after that many layers")
+            command.add_argument("--steps", type=int, default=5000)
+            command.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the cycle")
+            command.add_argument("--seed", type=int, default=0)
+            command.add_argument("--threads", type=int, default=1, help="torch threads")
+            command.add_argument("--evaluate", type=int, default=600, help="utterances of dev and of test")
+            command.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+        if function is data:
+            command.add_argument("--part", choices=("dev", "test"), required=True)
+            command.add_argument("--count", type=int, default=600)
+            command.add_argument("--clean", action="store_true", help="without babble and with little noise")
+    args = parser.parse_args()
+    try:
+        args.run(args)
+    except EdgeExitError as e:
+        sys.exit(f"error: {e}")
+
+
+if __name__ == "__main__":
+    main()
