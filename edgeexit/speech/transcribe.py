@@ -159,7 +159,7 @@ class Transcriber:
         deadline_s: for the network, on one window; see `Engine.run`.
 
     Raises:
-        BundleError: a bundle without `speech`, or whose inputs are not the features and their count.
+        BundleError: a bundle without `speech`, with states, or whose inputs are not the features and their count.
         DataError: a window that is no time, or shorter than a frame.
     """
 
@@ -177,6 +177,11 @@ class Transcriber:
             raise BundleError(
                 f"{engine.bundle.path}: {manifest.name} is no speech model: its manifest has no `speech` to say what "
                 "features it hears and what its answers spell; use `edgeexit run`, or export it with a speech_spec"
+            )
+        if manifest.states:
+            raise BundleError(
+                f"{engine.bundle.path}: {manifest.name} hears a stream, chunk by chunk, and this hears whole "
+                "utterances; export the network without states"
             )
         self.engine, self.beam, self.all_exits, self.deadline_s = engine, beam, all_exits, deadline_s
         self.spec: SpeechSpec = manifest.speech

@@ -10,7 +10,7 @@ import pytest
 
 from edgeexit.errors import BackendMissing
 from made_wavs import write
-from speech.heard_nets import make, said
+from speech.heard_nets import SPEECH, make, said
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,11 @@ def test_refused(cli: Callable[..., object], tones: Path, tiny: Path, sound: Pat
         ((tiny, sound), "is no speech model"),
     ):
         assert message in cli("transcribe", *arguments).error
+
+
+def test_inspect_tells_what_it_hears(cli: Callable[..., object], tones: Path) -> None:
+    found = cli("inspect", tones).out
+    assert f"hears 8000 Hz in 20 bands from 20 to 3600 Hz (features {SPEECH.features.digest}), writes 4 tokens" in found
 
 
 def test_no_microphone() -> None:
