@@ -22,6 +22,7 @@ from edgeexit.cli.common import (
 from edgeexit.cli.run import open_engine
 from edgeexit.errors import DataError
 from edgeexit.profile import use_profile
+from edgeexit.speech.audio import WavFile
 from edgeexit.speech.live import Heard, listen, microphone
 from edgeexit.speech.transcribe import LONGEST_S, Part, Transcriber, Transcript
 
@@ -62,9 +63,9 @@ def transcribe(
 ) -> None:
     """Write down speech, and say which exit did and why.
 
-    Text goes to standard output, one line per file; long files in parts, as they are heard. Under it stands the deepest
-    exit that was taken, its score, and the real-time factor: time spent by time heard. Other sample rates are resampled
-    and channels mixed down, with a notice on standard error.
+    Files longer than a window are printed in parts, as they are heard. Under the text stand the deepest exit that was
+    taken, its score, and the real-time factor: time spent by time heard. Other sample rates are resampled and channels
+    mixed down, with a notice on standard error.
 
     \b
     Examples:
@@ -85,11 +86,8 @@ def transcribe(
         return
     found = []
     for path in files:
-        with steps(f"hearing {path.name}") as progress:
-            heard = transcriber.file(path, notice=lambda text: say(printable(text)), progress=progress)
+        heard = _file(transcriber, path, len(files) > 1, as_json)
         found.append(heard)
-        if not as_json:
-            _print(heard, path if len(files) > 1 else None, engine.exits)
     if as_json:
         rows = [{"file": str(p), **t.to_dict()} for p, t in zip(files, found, strict=True)]
         print_json({"artifact": engine.artifact.name, "policy": used, "files": rows})
@@ -97,15 +95,34 @@ def transcribe(
     click.echo(f"{engine.artifact.name}, {used}")
 
 
-def _print(heard: Transcript, path: Path | None, exits: int) -> None:
-    click.echo((f"{printable(str(path))}: " if path else "") + printable(heard.text))
-    if len(heard.parts) > 1:
-        for p in heard.parts:
-            where = "silence" if p.decision is None else f"exit {p.decision.exit}"
-            click.echo(f"  {p.start:8.2f} s  {where}  {printable(p.text)}")
+def _file(transcriber: Transcriber, path: Path, named: bool, as_json: bool) -> Transcript:
+    """Transcribe one file; its text is printed as soon as it is there."""
+    with WavFile(path, lambda _: None) as file:
+        long = file.seconds > transcriber.longest_s
+    name = f"{printable(str(path))}: " if named else ""
+    if as_json:
+        with steps(f"hearing {path.name}") as tell:
+            return transcriber.file(
+                path, notice=_notice, progress=lambda p, total: tell(int(p.start + p.audio_seconds), int(total))
+            )
+    if long and named:
+        click.echo(name)
+    heard = transcriber.file(path, notice=_notice, progress=lambda p, _: _print_part(p) if long else None)
+    if not long:
+        click.echo(name + printable(heard.text))
     for k, text in enumerate(heard.at_exits or ()):
         click.echo(f"  exit {k}: {printable(text)}")
-    click.echo(f"  {_summary(heard, exits)}")
+    click.echo(f"  {_summary(heard, transcriber.engine.exits)}")
+    return heard
+
+
+def _notice(text: str) -> None:
+    say(printable(text))
+
+
+def _print_part(part: Part) -> None:
+    how = "silence" if part.decision is None else f"exit {part.decision.exit}, {part.decision.reason}"
+    click.echo(f"{part.start:9.2f} s  {printable(part.text)}  ({how})")
 
 
 def _summary(heard: Transcript, exits: int) -> str:
@@ -119,20 +136,18 @@ def _summary(heard: Transcript, exits: int) -> str:
 
 
 def _listen(transcriber: Transcriber, as_json: bool) -> None:
+    sound = microphone(transcriber.rate)
     say("listening; Ctrl-C ends")
     with contextlib.suppress(KeyboardInterrupt):
-        for heard in listen(transcriber, microphone(transcriber.rate)):
+        for heard in listen(transcriber, sound):
             _print_heard(heard, as_json)
 
 
 def _print_heard(heard: Heard, as_json: bool) -> None:
-    part: Part = heard.part
     if sys.stderr.isatty():  # what is not final yet is written over by what follows
-        click.echo("\r\x1b[K" + (printable(part.text) if heard.end is None else ""), nl=False, err=True)
-    if heard.end is None:
-        return
-    if as_json:
-        print_json({"end": heard.end, **Transcript((part,)).to_dict()})
-        return
-    where = "" if part.decision is None else f"  (exit {part.decision.exit}, {part.decision.reason})"
-    click.echo(f"{part.start:8.2f} s  {printable(part.text)}{where}")
+        unfinished = printable(heard.part.text) if heard.end is None else ""
+        click.echo(f"\r\x1b[K{unfinished}", nl=False, err=True)
+    if heard.end is not None and as_json:
+        print_json({"end": heard.end, **Transcript((heard.part,)).to_dict()})
+    elif heard.end is not None:
+        _print_part(heard.part)

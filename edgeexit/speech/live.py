@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,10 +81,14 @@ def microphone(rate: int, block_s: float = 0.1) -> Iterator[Samples]:
             f"listening to a microphone needs sounddevice and PortAudio ({e}): pip install 'edgeexit[mic]', and on "
             "Linux apt install libportaudio2; or record a .wav and pass that"
         ) from e
+    return _recorded(sounddevice, rate, round(block_s * rate))
+
+
+def _recorded(sounddevice: Any, rate: int, block: int) -> Iterator[Samples]:
     try:
-        with sounddevice.InputStream(rate, round(block_s * rate), channels=1, dtype="float32") as stream:
+        with sounddevice.InputStream(rate, block, channels=1, dtype="float32") as stream:
             while True:
-                block, _ = stream.read(stream.blocksize)
-                yield np.ascontiguousarray(block[:, 0])
+                found, _ = stream.read(block)
+                yield np.ascontiguousarray(found[:, 0])
     except sounddevice.PortAudioError as e:
         raise DataError(f"the microphone cannot be read at {rate} Hz: {e}; record a .wav and pass that") from e

@@ -220,25 +220,25 @@ class Transcriber:
         path: Path | str,
         *,
         notice: Notice | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[Part, float], None] = lambda part, total: None,
     ) -> Transcript:
         """Transcribe a .wav of any length; what is held at a time is one window.
 
         Args:
             path: the file.
             notice: is told when the rate is changed or channels are mixed down; without it, such files are refused.
-            progress: called with whole seconds done and in all.
+            progress: is called with every part as soon as it is heard, and the seconds in all.
 
         Raises:
             DataError: missing, empty, damaged, of another kind or rate, or with NaN; the message names the file.
             PolicyError: a deadline without measured stage times.
         """
         with WavFile(path, lambda _: None) as file:
-            total = int(file.seconds)
+            total = file.seconds
         found = []
         for part in self.parts(audio_blocks(path, self.rate, notice)):
             found.append(part)
-            progress(min(int(part.start + part.audio_seconds), total), total)
+            progress(part, total)
         return Transcript(tuple(found))
 
     def parts(self, blocks: Iterable[Samples]) -> Iterator[Part]:
