@@ -22,7 +22,6 @@ from edgeexit.cli.common import (
 )
 from edgeexit.cli.speech import error_option, record_sound
 from edgeexit.environment import environment, environment_line
-from edgeexit.errors import DataError
 from edgeexit.evaluate import DROP, Evaluation
 from edgeexit.evaluate import evaluate as evaluate_rows
 from edgeexit.files import write_atomic
@@ -85,8 +84,6 @@ def evaluate(
       edgeexit evaluate digits.edgeexit recordings.tsv --error cer --plot wer.png --json
     """
     engine = load(Bundle.open(bundle), artifact=artifact, threads=threads)
-    if engine.bundle.manifest.speech is None:
-        raise DataError(f"{bundle}: no speech in its manifest; `edgeexit sweep` evaluates classes")
     found = record_sound(engine, data, error)
     if save is not None:
         found.rows.save(save)

@@ -13,11 +13,15 @@ from edgeexit.errors import DataError
 from edgeexit.measures import ERROR_RATES
 from edgeexit.scores import SEQUENCE
 from edgeexit.sequences import SequenceRecords, text_number, units_of
-from edgeexit.speech.data import SpeechData, Utterance, model_inputs
+from edgeexit.speech.audio import Notice, at_rate
+from edgeexit.speech.data import SpeechData
 from edgeexit.speech.features import log_mel
-from edgeexit.speech.resample import resample
 from edgeexit.speech.scorer import Scorer
 from edgeexit.speech.scores import edit_distance
+from edgeexit.speech.transcribe import Transcriber
+
+LONGEST_S = 120.0
+"""Seconds of one utterance: it goes through the network whole, unlike what is transcribed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ def record_speech(
     error: str = "WER",
     scores: Sequence[str] = SEQUENCE,
     progress: Callable[[int, int], None] = lambda i, n: None,
-    notice: Callable[[str], None] | None = None,
+    notice: Notice | None = None,
 ) -> Recording:
     """Run every exit on every utterance, one by one as `Engine.run` takes them, so that a replay agrees with running.
 
@@ -60,11 +64,11 @@ def record_speech(
         notice: is told when sound is resampled; without it, another rate is refused.
 
     Raises:
-        DataError: the bundle is of no speech model, sound of another rate, or nothing was said at all.
+        BundleError: the bundle is of no speech model, or of one with states.
+        DataError: sound of another rate or longer than two minutes, or nothing was said at all.
     """
-    manifest = engine.bundle.manifest
-    if manifest.speech is None:
-        raise DataError(f"{engine.bundle.path}: no speech in its manifest, so sound cannot be recorded; give it arrays")
+    transcriber = Transcriber(engine)
+    spec = transcriber.spec
     if error not in ERROR_RATES:
         raise DataError(f"unknown error rate {error!r:.40}; known: {', '.join(ERROR_RATES)}")
     count, n = engine.exits, len(data)
@@ -73,15 +77,22 @@ def record_speech(
     spent = {name: np.zeros(count) for name in scores}
     edits, units = np.zeros((count, n), np.int64), np.zeros(n, np.int64)
     seconds, audio = np.full((count, n), np.nan), np.zeros(n)
-    told: set[str] = set()
+    told = False
     for i, said in enumerate(data):
         audio[i] = len(said.samples) / said.rate
-        samples = _at_rate(said, manifest.speech.features.sample_rate, notice, told)
+        if audio[i] > LONGEST_S:
+            raise DataError(f"{said.name}: {audio[i]:.0f} s, at most {LONGEST_S:g} s are one row: cut it at pauses")
+        if said.rate != transcriber.rate:
+            again, told = told, True  # said once, not for every utterance
+            heed = (lambda _: None) if notice is not None and again else notice
+            samples = np.concatenate(list(at_rate([said.samples], said.name, said.rate, transcriber.rate, heed)))
+        else:
+            samples = said.samples
         start = engine.clock()
-        inputs = engine.checked(model_inputs(log_mel(samples, manifest.speech.features), manifest))
+        inputs = engine.checked(transcriber.inputs(log_mel(samples, spec.features)))
         heard = engine.clock() - start
         found = engine.driver.all_exits(inputs)
-        scorer = Scorer(manifest.speech)
+        scorer = Scorer(spec)
         reference = units_of(said.text, error)
         units[i] = len(reference)
         for k in range(count):
@@ -114,18 +125,6 @@ def record_speech(
         data.name,
     )
     return Recording(rows, tuple(map(tuple, written)), data.texts)
-
-
-def _at_rate(said: Utterance, rate: int, notice: Callable[[str], None] | None, told: set[str]) -> NDArray[np.float32]:
-    if said.rate == rate:
-        return said.samples
-    what = f"{said.rate} Hz, the model hears {rate} Hz"
-    if notice is None:
-        raise DataError(f"{said.name}: {what}: resample it first")
-    if what not in told:  # once, not for every utterance
-        told.add(what)
-        notice(f"{said.name}: {what}: resampled, as are all others of that rate")
-    return resample(said.samples, said.rate, rate)
 
 
 def _numbered(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -34,7 +34,15 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [EVERY_NAME, "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing", "edgeexit.monitor"],
+    [
+        EVERY_NAME,
+        "edgeexit.calibrate",
+        "edgeexit.sweep",
+        "edgeexit.engine",
+        "edgeexit.testing",
+        "edgeexit.monitor",
+        "edgeexit.speech.live",
+    ],
 )
 def test_gate(module: str) -> None:
     found = python(GATE.replace("{module}", module))
@@ -93,3 +101,8 @@ except edgeexit.BackendMissing as e:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         edgeexit.nonsense  # noqa: B018
+
+
+def test_bundles_without_speech_load_none_of_it() -> None:
+    code = f"import sys; import {EVERY_NAME}; print([m for m in sys.modules if m.startswith('edgeexit.speech.')])"
+    assert python(code).stdout == "[]\n"

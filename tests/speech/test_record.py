@@ -20,10 +20,11 @@ from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
 from edgeexit.rows import replay
 from edgeexit.scores import SEQUENCE
 from edgeexit.sequences import SequenceRecords, text_number
-from edgeexit.speech.data import SpeechData, is_speech_data, model_inputs, read_speech
+from edgeexit.speech.data import SpeechData, is_speech_data, read_speech
 from edgeexit.speech.features import log_mel
 from edgeexit.speech.record import Recording, record_speech
 from edgeexit.speech.scorer import Scorer
+from edgeexit.speech.transcribe import Transcriber
 from speech_nets import EXITS, SPEECH, sounds, speech_bundle, write_speech
 
 N = 24
@@ -48,7 +49,7 @@ def recording(engine: Engine, data: SpeechData) -> Recording:
 
 
 def heard(engine: Engine, i: int) -> dict[str, np.ndarray]:
-    return model_inputs(log_mel(SOUND[i], SPEECH.features), engine.bundle.manifest)
+    return Transcriber(engine).inputs(log_mel(SOUND[i], SPEECH.features))
 
 
 def policies(rows: SequenceRecords) -> list[Policy]:
@@ -227,7 +228,7 @@ def test_another_rate_is_resampled_with_a_notice_or_refused(engine: Engine, tmp_
     path = write_speech(tmp_path / "d.npz", SOUND[:2], ["one", "two"])
     arrays = dict(np.load(path))
     np.savez(path, **{**arrays, "sample_rate": np.int64(16000)})
-    with pytest.raises(DataError, match="16000 Hz, the model hears 8000 Hz: resample it first"):
+    with pytest.raises(DataError, match="16000 Hz, the model hears 8000 Hz; resample it"):
         record_speech(engine, read_speech(path))
     said: list[str] = []
     rows = record_speech(engine, read_speech(path), notice=said.append).rows
