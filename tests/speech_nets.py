@@ -30,23 +30,24 @@ class TinyCtc(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(3)
+        torch.manual_seed(6)
         self.input_spec = {"x": ("float32", ("batch", "time", BINS)), "x_lens": ("int64", ("batch",))}
         self.speech_spec = SPEECH
         self.down = nn.Linear(2 * BINS, WIDTH)
         self.mix = nn.ModuleList([nn.Conv1d(WIDTH, WIDTH, 3, padding=1) for _ in range(EXITS)])
-        self.heads = nn.ModuleList([nn.Linear(WIDTH, len(SPEECH.tokens)) for _ in range(EXITS)])
+        self.head = nn.Linear(WIDTH, len(SPEECH.tokens))
 
     def forward(self, x: Tensor, x_lens: Tensor) -> list[dict[str, Tensor]]:
         half = x.shape[1] // 2
-        h = self.down((x[:, : 2 * half] + 8).reshape(x.shape[0], half, 2 * BINS))
+        even = (x[:, : 2 * half] - torch.linspace(-4, 4.6, BINS)) / 2.3  # about what these sounds have
+        h = self.down(even.reshape(x.shape[0], half, 2 * BINS))
         lens = x_lens // 2
         mask = (torch.arange(half)[None] < lens[:, None]).to(h.dtype)[..., None]
         exits = []
         for k in range(EXITS):
             change = self.mix[k]((h * mask).transpose(1, 2)).transpose(1, 2)
             h = h + 0.3 * torch.tanh(change)
-            exits.append({"output": torch.log_softmax(3 * self.heads[0](h), -1), "lengths": lens})
+            exits.append({"output": torch.log_softmax(3 * self.head(h), -1), "lengths": lens})
         return exits
 
 
