@@ -21,7 +21,7 @@ from edgeexit.manifest import Artifact
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, Window
 from edgeexit.records import Records
-from edgeexit.scores import Kind, probabilities, uncertainty_score
+from edgeexit.scores import SEQUENCE_BEST, Kind, probabilities, uncertainty_score
 from edgeexit.sets import ConformalSets
 
 if TYPE_CHECKING:
@@ -143,6 +143,11 @@ class Engine:
         if sets is not None:
             sets.fits(self.policy, self.exits)
         self._held = self.policy, sets
+
+    @property
+    def default_score(self) -> str:
+        """What policies compare here unless told otherwise: what a fused graph holds, else the kind's best."""
+        return self.artifact.score or (SEQUENCE_BEST if self.bundle.manifest.speech is not None else "maxprob")
 
     @property
     def exits(self) -> int:
@@ -305,6 +310,14 @@ class Engine:
             self.bundle.manifest.name,
             given_lengths(rows),
         )
+
+    def checked(self, x: Inputs) -> list[NDArray[Any]]:
+        """One input as `driver` takes it.
+
+        Raises:
+            DataError: as `run`.
+        """
+        return self._check.one(x)
 
     def costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Cumulative cost per exit, adaptive and static: MACs, or this device's seconds where MACs are unknown."""

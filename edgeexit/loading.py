@@ -12,8 +12,8 @@ from edgeexit.bundle import Bundle
 from edgeexit.drift import DriftMonitor, DriftRegime
 from edgeexit.engine import RUN_LAYOUTS, Engine, check_artifact
 from edgeexit.errors import BackendMissing, BundleError, PolicyError
-from edgeexit.manifest import Artifact
-from edgeexit.policy import Policy, fixed_exit
+from edgeexit.manifest import Artifact, Manifest
+from edgeexit.policy import Policy, Threshold, fixed_exit
 
 
 def load(
@@ -32,8 +32,9 @@ def load(
         path: a bundle folder or ``.zip``.
         artifact: an artifact's name, or a layout's ("chain"); None = the operating point's own, else the first
             fused or chain artifact whose engine is installed here. `Engine.artifact` says which it is.
-        policy: the name of a stored operating point, whose prediction sets come along, or a policy; None = the last
-            exit answers always.
+        policy: the name of a stored operating point, whose prediction sets come along, or a policy; None = of a
+            chain that hears speech, the first exit that writes what the one before it wrote (it needs no calibration);
+            of others, the last exit answers always.
         threads: for the engine library.
         warmup: runs per stage that are timed at load; 0 = none, and then no deadlines.
         clock: seconds, monotone; tests inject one.
@@ -52,7 +53,7 @@ def load(
         check_artifact(point, chosen)
     used = point.policy if point is not None else policy
     if used is None or isinstance(used, str):
-        used = fixed_exit(len(bundle.manifest.exits) - 1, len(bundle.manifest.exits), chosen.score or "maxprob")
+        used = default_policy(bundle.manifest, chosen)
     if drift is True:
         if point is None or point.drift is None:
             raise PolicyError("drift=True needs a named operating point that carries a regime, as calibrate makes them")
@@ -61,6 +62,14 @@ def load(
     if point is not None:
         engine.follow(point)
     return engine
+
+
+def default_policy(manifest: Manifest, artifact: Artifact) -> Policy:
+    """What decides where nothing was calibrated or asked for; see `load`."""
+    count = len(manifest.exits)
+    if manifest.speech is not None and artifact.layout == "chain":
+        return Threshold((1.0,) * (count - 1), "agreement")
+    return fixed_exit(count - 1, count, artifact.score or "maxprob")
 
 
 def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:

@@ -1,18 +1,19 @@
-"""Running a policy over recorded exit outputs instead of the model: vectorised, no engine."""
+"""Recorded exit outputs: what policies for classes are chosen and measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import read_npz
-from edgeexit.policy import Policy
+from edgeexit.replay import Outcome, Rows, exits_taken, outcome, replay
 from edgeexit.scores import (
     GIVEN,
     SCORES,
@@ -24,13 +25,14 @@ from edgeexit.scores import (
     valid_positions,
 )
 
-T = TypeVar("T")
+__all__ = ["Outcome", "Records", "Rows", "exits_taken", "outcome", "replay"]
+
 _ROUNDING = 1e-4
 """How far rounding may take a score out of [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
-class Records:
+class Records(Rows):
     """What every exit answered to every input, and what each exit costs."""
 
     outputs: NDArray[Any]
@@ -85,38 +87,27 @@ class Records:
                     f"{self.name}: score {name!r} must lie in [0, 1], found "
                     + (f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity")
                 )
-        object.__setattr__(self, "cost", _check_cost(self.cost, self.exits, self.name))
+        object.__setattr__(self, "cost", check_cost(self.cost, len(self.outputs), self.name))
         if self.static_cost is not None:
-            static = _check_static_cost(self.static_cost, self.exits, self.name)
+            static = check_static_cost(self.static_cost, len(self.outputs), self.name)
             object.__setattr__(self, "static_cost", static)
-
-    @property
-    def exits(self) -> int:
-        return len(self.outputs)
 
     @property
     def n(self) -> int:
         return int(self.outputs.shape[1])
 
     @property
+    def labelled(self) -> bool:
+        return self.labels is not None
+
+    @property
     def measure(self) -> str:
         """What `correct` holds: "accuracy" against labels, or "agreement" with the last exit."""
-        return "agreement" if self.labels is None else "accuracy"
+        return "accuracy" if self.labelled else "agreement"
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """The scores that `scores` knows here."""
         return (*SCORES, *(name for name in GIVEN if name in self.given))
-
-    @property
-    def relative_cost(self) -> NDArray[np.float64]:
-        """`(exits,)` as fractions of the last exit's."""
-        return np.asarray(self.cost / self.cost[-1])
-
-    @property
-    def relative_static_cost(self) -> NDArray[np.float64]:
-        """`(exits,)` of the single-exit networks, as fractions of the adaptive network's last exit."""
-        return np.asarray((self.cost if self.static_cost is None else self.static_cost) / self.cost[-1])
 
     @property
     def predictions(self) -> NDArray[np.int64]:
@@ -140,6 +131,32 @@ class Records:
             )
 
         return self._once("correct", make)
+
+    @property
+    def right(self) -> NDArray[np.float32]:
+        return self.correct
+
+    @property
+    def whole(self) -> bool:
+        return self.outputs.ndim == 3
+
+    @property
+    def agreement(self) -> NDArray[np.float64]:
+        same = (self.predictions == self.predictions[-1]).astype(np.float64)
+        return np.stack([self.per_input(k, s) for k, s in enumerate(same)])
+
+    @property
+    def default_score(self) -> str:
+        return "maxprob"
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.outputs).tobytes())
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def prints(self) -> list[bytes]:
+        return [row.tobytes() for row in np.moveaxis(self.outputs, 1, 0)]
 
     def per_input(self, k: int, values: NDArray[Any]) -> NDArray[Any]:
         """`(n,)` means of floating-point `values` `(n, ...)` over the valid positions of exit `k`."""
@@ -197,24 +214,6 @@ class Records:
             None if self.lengths is None else self.lengths[:, rows],
         )
 
-    def split(self, fraction: float, seed: int) -> tuple[Records, Records]:
-        """Two disjoint parts, seeded: the first with `fraction` of the rows.
-
-        Raises:
-            DataError: a part would be empty.
-        """
-        cut = round(self.n * fraction) if 0 < fraction < 1 else 0
-        if not 0 < cut < self.n:
-            raise DataError(f"{self.name}: {self.n} rows cannot be split {fraction:g} : {1 - fraction:g}")
-        order = np.random.default_rng(seed).permutation(self.n)
-        return self.take(np.sort(order[:cut])), self.take(np.sort(order[cut:]))
-
-    def _once(self, key: Any, make: Callable[[], T]) -> T:
-        if key not in self._cache:
-            self._cache[key] = make()
-        found: T = self._cache[key]
-        return found
-
     @classmethod
     def load(cls, path: Path | str) -> Records:
         """Read an ``.npz`` with `logits` (or `probs`) `(exits, n, classes)`, `cost (exits,)`, optional `labels (n,)`.
@@ -226,7 +225,11 @@ class Records:
         Raises:
             DataError: not such a file; the message names what was found.
         """
-        arrays = read_npz(path)
+        return cls.of(read_npz(path), path)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], path: Path | str) -> Records:
+        """As `load`, from a file's arrays."""
         kinds = [k for k in ("logits", "probs") if k in arrays]
         if len(kinds) != 1 or "cost" not in arrays:
             raise DataError(
@@ -237,8 +240,8 @@ class Records:
         labels = arrays.get("labels", arrays.get("y"))
         given = {"learned": arrays.get("learned")}
         if "uncertainty" in arrays:
-            given["ensemble"] = uncertainty_score(_numbers(arrays["uncertainty"], "uncertainty", str(path)))
-        scores = {n: _numbers(s, n, str(path)).astype(np.float32) for n, s in given.items() if s is not None}
+            given["ensemble"] = uncertainty_score(numbers_of(arrays["uncertainty"], "uncertainty", str(path)))
+        scores = {n: numbers_of(s, n, str(path)).astype(np.float32) for n, s in given.items() if s is not None}
         static = arrays.get("static_cost")
         return cls(
             arrays[kind], arrays["cost"], labels, kind, static, scores,
@@ -246,54 +249,19 @@ class Records:
         )  # fmt: skip
 
 
-def replay(policy: Policy, records: Records) -> NDArray[np.int64]:
-    """The exit the policy takes for every row, `(n,)`.
+def class_outputs(rows: Rows, what: str) -> Records:
+    """The rows, if they hold every exit's outputs.
+
+    Args:
+        rows: of any kind.
+        what: what needs them, for the message.
 
     Raises:
-        PolicyError: the policy is made for another number of exits.
+        DataError: they hold transcripts.
     """
-    if policy.exits not in (None, records.exits):
-        raise PolicyError(f"the policy is made for {policy.exits} exits, {records.name} has {records.exits}")
-    if policy.score is None:
-        scores = np.zeros((records.exits, records.n), np.float32)
-    else:
-        scores = records.scores(policy.score, policy.temperatures)
-    labels = records.predictions if policy.needs_labels else scores
-    return exits_taken(policy, scores, labels)
-
-
-def exits_taken(policy: Policy, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
-    """As `replay`, on arrays `(exits, n)`."""
-    taken = np.zeros(scores.shape[1], np.int64)
-    going = np.ones(scores.shape[1], bool)
-    for k in range(len(scores) - 1):
-        going &= ~policy.stop(scores[: k + 1], labels[: k + 1])  # type: ignore[arg-type]
-        taken += going
-    return taken
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a policy did on records."""
-
-    exit_rates: tuple[float, ...]
-    """Share of inputs answered by each exit."""
-    cost: float
-    """Mean cost as a fraction of the last exit's."""
-    accuracy: float
-    """Share answered right, or in agreement with the last exit where there are no labels."""
-    n: int
-
-
-def outcome(taken: NDArray[np.int64], records: Records) -> Outcome:
-    """Rates, mean relative cost and accuracy of the exits `taken` `(n,)`."""
-    rates = np.bincount(taken, minlength=records.exits) / records.n
-    return Outcome(
-        tuple(float(r) for r in rates),
-        float(rates @ records.relative_cost),
-        float(records.correct[taken, np.arange(records.n)].mean(dtype=np.float64)),
-        records.n,
-    )
+    if not isinstance(rows, Records):
+        raise DataError(f"{rows.name}: {what} need the outputs of every exit for classes; these rows are transcripts")
+    return rows
 
 
 def _check_lengths(lengths: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
@@ -325,22 +293,37 @@ def _check_labels(
     return labels if lengths is None else np.where(valid, labels, -1)
 
 
-def _numbers(values: Any, what: str, name: str) -> NDArray[np.float64]:
+def numbers_of(values: Any, what: str, name: str) -> NDArray[np.float64]:
+    """An array of numbers.
+
+    Raises:
+        DataError: of something else.
+    """
     values = np.asarray(values)
     if values.dtype.kind not in "fiu":
         raise DataError(f"{name}: {what!r} must be numbers, found {values.dtype}")
     return np.asarray(values, np.float64)
 
 
-def _check_static_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
-    cost = _numbers(cost, "static_cost", name)
+def check_static_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
+    """Costs `(exits,)` of networks with one exit each.
+
+    Raises:
+        DataError: they are none.
+    """
+    cost = numbers_of(cost, "static_cost", name)
     if cost.shape != (exits,) or not np.isfinite(cost).all() or (cost <= 0).any():
         raise DataError(f"{name}: 'static_cost' must be {exits} positive numbers, found {cost.tolist()}")
     return np.asarray(cost)
 
 
-def _check_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
-    cost = _numbers(cost, "cost", name)
+def check_cost(cost: Any, exits: int, name: str) -> NDArray[np.float64]:
+    """Cumulative costs `(exits,)`.
+
+    Raises:
+        DataError: they are none.
+    """
+    cost = numbers_of(cost, "cost", name)
     if cost.shape != (exits,) or not np.isfinite(cost).all() or cost[0] <= 0 or (np.diff(cost) <= 0).any():
         raise DataError(f"{name}: 'cost' must be {exits} growing positive numbers (cumulative), found {cost.tolist()}")
     return np.asarray(cost)

@@ -71,7 +71,19 @@ SCORES: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 GIVEN = ("learned", "ensemble")
 """Scores that an exit gives itself: the learned one of a predicted-error head, and 1 less the uncertainty of heads that
 answer together."""
-NAMES = (*SCORES, *GIVEN)
+SEQUENCE = (
+    "agreement",
+    "ctc_sequence_logprob",
+    "frame_entropy",
+    "frame_entropy_nonblank",
+    "greedy_path",
+    "nbest_posterior",
+)
+"""Scores of what an exit wrote, for bundles with `speech`; see `edgeexit.speech.scores`. "agreement" compares with the
+exit before."""
+SEQUENCE_BEST = "ctc_sequence_logprob"
+"""The one that ranks transcripts best for what it costs; thresholds on it must be calibrated."""
+NAMES = (*SCORES, *GIVEN, *SEQUENCE)
 
 
 def check_name(name: str) -> None:

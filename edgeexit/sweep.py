@@ -205,20 +205,22 @@ def sweep(
         if name == "fixed":
             choose = fixed(design, held_out)
         elif name == "random":
-            choose = random(paths.get("maxprob") or path_of("maxprob", design), design, held_out, seed)
+            choose = random(
+                paths.get(design.default_score) or path_of(design.default_score, design), design, held_out, seed
+            )
         elif name in solved:
             choose = eero(design, held_out, "survivors" if name == "eero-survivors" else "paper", solved[name])
         else:
             paths[name] = path_of(name, design)
             choose = adaptive(paths[name], held_out)
         for budget in budgets:
-            row = Row(name, score_of(name), budget, held_out.n)
+            row = Row(name, score_of(name, design), budget, held_out.n)
             try:
                 rows.append(_filled(row, choose(budget), times))
             except Infeasible:
                 rows.append(row)
     for name, points in solved.items():
-        paths[name] = Path.of("EERO on margin", design.measure, points)
+        paths[name] = Path.of(f"EERO on {score_of(name, design)}", design.measure, points)
     promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
     rejected = () if held_out.labels is None else rejections(design, held_out, risks)
     tell(len(names), len(names), "")

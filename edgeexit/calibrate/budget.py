@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.records import Records
+from edgeexit.replay import R
 
 _UNITS = {
     "": ("fraction", 1.0),
@@ -86,11 +86,11 @@ class Budget:
             )
         return cost / cost[-1], min(1.0, float(self.value / cost[-1]))
 
-    def on(self, records: Records, seconds: Sequence[float] | None = None) -> tuple[Records, float]:
+    def on(self, records: R, seconds: Sequence[float] | None = None) -> tuple[R, float]:
         """As `relative`, for records: with seconds they are given this device's costs.
 
         Raises:
             Infeasible, DataError: as `relative`.
         """
         cost, fraction = self.relative(records.cost, seconds)
-        return (replace(records, cost=cost, static_cost=None) if self.unit == "seconds" else records), fraction
+        return (records.priced(cost) if self.unit == "seconds" else records), fraction

@@ -18,9 +18,11 @@ from edgeexit.calibrate.search import eero_path, fixed_path, pareto, patience_pa
 from edgeexit.calibrate.selective import parse_target, selected
 from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import DataError, PolicyError
+from edgeexit.measures import inside, shown
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.records import class_outputs
+from edgeexit.replay import Rows, outcome, replay
 from edgeexit.sets import SetMode
 
 FAMILIES = ("threshold", "shared", "eero", "window", "qute", "qexit", "patience", "fixed")
@@ -29,7 +31,7 @@ REJECTING = ("window", "qute")
 
 
 def calibrate(
-    design: Records,
+    design: Rows,
     *,
     policy: str = "threshold",
     score: str | None = None,
@@ -39,7 +41,7 @@ def calibrate(
     guarantee: Guarantee | None = None,
     selective: str | None = None,
     options: Mapping[str, Any] | None = None,
-    held_out: Records | None = None,
+    held_out: Rows | None = None,
     sets: float | None = None,
     set_mode: SetMode = "nested",
     temperatures: tuple[float, ...] | None = None,
@@ -53,9 +55,11 @@ def calibrate(
         policy: "threshold" (one per exit), "shared" (one for all), "eero" (exit rates under a budget),
             "window" (for applications that reject), "qute" (the same on an ensemble's uncertainty, one exit is enough),
             "qexit", "patience" or "fixed".
-        score: what thresholds compare; of `edgeexit.scores.NAMES`. None = maxprob; for "qute", what ranks errors best.
+        score: what thresholds compare; of `edgeexit.scores.NAMES`. None = maxprob, of transcripts
+            ctc_sequence_logprob; for "qute", what ranks errors best.
         budget: mean cost allowed, as a fraction of the last exit's, in (0, 1].
-        accuracy: accuracy wanted (agreement with the last exit where there are no labels), in (0, 1].
+        accuracy: accuracy wanted (agreement with the last exit where there are no labels; 1 less the error rate of
+            transcripts), in (0, 1].
         accuracy_drop: accuracy that may be lost against the last exit, in [0, 1).
         guarantee: a loss to be bounded: the design rows order the policies, the held-out rows certify.
         selective: for policies "window" and "qute": "cov@0.02" or "risk@0.8", see `window.window_policy`.
@@ -91,7 +95,7 @@ def calibrate(
     if held_out is not None:
         check_pair(design, held_out)
     rows = design if held_out is None else held_out
-    families = _Families(design, policy, score or "maxprob", temperatures, options or {})
+    families = _Families(design, policy, score or design.default_score, temperatures, options or {})
     asked: dict[str, float]
     promise, extra = None, {}
     if guarantee is not None:
@@ -129,8 +133,9 @@ def calibrate(
         if guarantee is not None and set_mode != "nested":
             # These sets belong to a policy that the certificate chose on the very same rows.
             raise PolicyError(f"--guarantee and {set_mode} prediction sets would share their rows: use nested sets")
-        found_sets = conformal_sets(design, held_out, sets, set_mode, chosen, temperatures=temperatures)
-        quality = measure_sets(found_sets, held_out, chosen)
+        apart = class_outputs(design, "prediction sets"), class_outputs(held_out, "prediction sets")
+        found_sets = conformal_sets(*apart, sets, set_mode, chosen, temperatures=temperatures)
+        quality = measure_sets(found_sets, apart[1], chosen)
         extra |= {"set_coverage": quality.coverage, "set_size": quality.size}
     if name is None:
         (what, value), *_ = asked.items()
@@ -148,7 +153,7 @@ def calibrate(
         expected={
             "exit_rates": list(measured.exit_rates),
             "cost": measured.cost,
-            rows.measure: measured.accuracy,
+            rows.measure: shown(rows.measure, measured.accuracy),
             "n": rows.n,
             **extra,
             "measured_on": f"{rows.n} held-out rows of {rows.name}" + (", which also certified it" if promise else "")
@@ -166,7 +171,7 @@ def calibrate(
 class _Families:
     """Policies of one family, chosen on the design rows."""
 
-    design: Records
+    design: Rows
     policy: str
     score: str
     temperatures: tuple[float, ...] | None
@@ -186,7 +191,7 @@ class _Families:
             return fixed_path(self.design, self.score)
         raise PolicyError(f"unknown policy {self.policy!r}; known: {', '.join(FAMILIES)}")
 
-    def certified(self, rows: Records | None, asked: Guarantee) -> Certificate:
+    def certified(self, rows: Rows | None, asked: Guarantee) -> Certificate:
         """The boldest policy that passes on rows of its own."""
         if rows is None:
             raise DataError(f"a guarantee is certified on rows of its own; {self.design.name} has only the design rows")
@@ -199,10 +204,10 @@ class _Families:
         return certify([*sequence, *(p.policy for p in reversed(self.path().points))], rows, asked)
 
 
-def _after_drop(design: Records, drop: float) -> float:
-    full = float(design.correct[-1].mean(dtype=float))
+def _after_drop(design: Rows, drop: float) -> float:
+    full, what = float(design.correct[-1].mean(dtype=float)), inside(design.measure)
     if not 0 <= drop < 1:
-        raise PolicyError(f"an {design.measure} drop is a fraction in [0, 1), found {drop!r}; 0.01 is one point")
+        raise PolicyError(f"a drop of {what} is a fraction in [0, 1), found {drop!r}; 0.01 is one point")
     if drop >= full:
-        raise PolicyError(f"a drop of {drop:g} from the last exit's {design.measure} of {full:.4g} leaves nothing")
+        raise PolicyError(f"a drop of {drop:g} from the last exit's {what} of {full:.4g} leaves nothing")
     return full - drop

@@ -18,14 +18,14 @@ from edgeexit.calibrate.losses import loss_of
 from edgeexit.calibrate.risk import CONDITION, Certificate, Guarantee, promise_of, too_few
 from edgeexit.errors import DataError, Infeasible
 from edgeexit.policy import Threshold
-from edgeexit.records import Records, exits_taken
+from edgeexit.replay import Rows, exits_taken
 
 _CUTS = 50
 
 
 def conditional_thresholds(
-    design: Records,
-    calibration: Records,
+    design: Rows,
+    calibration: Rows,
     asked: Guarantee,
     score: str = "maxprob",
     *,

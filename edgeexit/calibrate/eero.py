@@ -17,13 +17,15 @@ from edgeexit.calibrate.cuts import cut_at
 from edgeexit.calibrate.path import check_budget, least_feasible
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Threshold
-from edgeexit.records import Records, exits_taken
+from edgeexit.replay import Rows, exits_taken
 
 Mode = Literal["paper", "survivors"]
 Prior = Literal["cost", "uniform"]
 Spend = Literal["needed", "all"]
 
 MODES: tuple[Mode, ...] = ("paper", "survivors")
+EERO_SCORE = "margin"
+"""The paper's."""
 BETA = 0.04
 """The paper's, in all its experiments."""
 BETAS = (0.01, 0.02, 0.04, 0.06, 0.1)
@@ -180,8 +182,8 @@ def eero(
 
     Args:
         scores: `(exits, n)`.
-        correct: `(exits, n)` in [0, 1]: right or wrong, or agreement with the last exit where there are no labels.
-            The rows must not have been trained on.
+        correct: `(exits, n)` what answers are worth, at most 1: right or wrong, or agreement with the last exit
+            where there are no labels. The rows must not have been trained on.
         cost: `(exits,)` cumulative, any unit.
         budget: mean cost allowed, in the same unit.
         mode: see `thresholds_for`.
@@ -197,7 +199,7 @@ def eero(
     """
     if correct.shape != scores.shape or correct.size == 0:
         raise DataError(f"EERO needs scores and correct (exits, n), found {scores.shape} and {correct.shape}")
-    error = 1 - correct.mean(1, dtype=np.float64)
+    error = np.clip(1 - correct.mean(1, dtype=np.float64), 0, 1)  # more edits than words are an error of 1
     found = []
     for b in BETAS if beta is None else (beta,):
         rates = exit_rates(error, cost, budget, beta=b, prior=prior, spend=spend)
@@ -214,9 +216,9 @@ def _accuracy(thresholds: tuple[float, ...], scores: NDArray[Any], correct: NDAr
 
 
 def eero_policy(
-    design: Records,
+    design: Rows,
     budget: float,
-    score: str = "margin",
+    score: str = EERO_SCORE,
     *,
     temperatures: tuple[float, ...] | None = None,
     mode: Mode = "paper",

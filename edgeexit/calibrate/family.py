@@ -8,21 +8,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.eero import Mode, eero_policy
+from edgeexit.calibrate.eero import EERO_SCORE, Mode, eero_policy
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.calibrate.search import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.records import Outcome, Records, outcome, replay
-from edgeexit.scores import GIVEN, NAMES, SCORES
+from edgeexit.replay import Outcome, Rows, outcome, replay
+from edgeexit.scores import NAMES, SCORES
 
-ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), "eero", "eero-survivors", "qexit", "patience")
+RULES = ("eero", "eero-survivors", "qexit", "patience")
+"""Policies that are more than thresholds on the score they are named by."""
+ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), *RULES)
 """Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each;
 `eero` is EERO on the margin, its paper's score, and `eero-survivors` spends the budget fully instead of keeping it
-in expectation; `qexit` is Q-exit on max posterior. Where the exits give scores of their own, `families` adds them."""
+in expectation; `qexit` is Q-exit on max posterior; both on the default score where rows hold transcripts. Where rows
+hold scores of their own, `families` adds them."""
 BASELINES = ("fixed", "random")
 """The best single exit within the budget, as a network of its own; and random exits at the rates of
-`maxprob`, the control that shows what the score is worth."""
+the default score (`maxprob`), the control that shows what the score is worth."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,23 @@ Chooser = Callable[[float], Choice]
 """Budget -> what was chosen under it; raises Infeasible."""
 
 
-def families(records: Records) -> tuple[str, ...]:
-    """The adaptive families that these rows allow: `ADAPTIVE`, and thresholds on the exits' own scores."""
-    own = [name for name in records.score_names if name in GIVEN]
-    return (*ADAPTIVE, *own, *(f"shared-{name}" for name in own))
+def families(records: Rows) -> tuple[str, ...]:
+    """The adaptive families that these rows allow: those of `ADAPTIVE`, and thresholds on the rows' own scores."""
+    known = records.score_names
+    own = [name for name in known if name not in SCORES]
+    rules = [name for name in ADAPTIVE if name in RULES or name.removeprefix("shared-") in known]
+    return (*rules, *own, *(f"shared-{name}" for name in own))
 
 
-def score_of(name: str) -> str | None:
-    """What a family's policies compare; None for patience and the baselines."""
-    others = {"eero": "margin", "eero-survivors": "margin", "qexit": "maxprob"}
-    score = others.get(name, name.removeprefix("shared-"))
+def score_of(name: str, records: Rows) -> str | None:
+    """What a family's policies compare on these rows; None for patience and the baselines."""
+    if name.startswith("eero"):
+        return EERO_SCORE if EERO_SCORE in records.score_names else records.default_score
+    score = records.default_score if name == "qexit" else name.removeprefix("shared-")
     return score if score in NAMES else None
 
 
-def path_of(name: str, design: Records) -> Path:
+def path_of(name: str, design: Rows) -> Path:
     """The path of an adaptive family; EERO has none, it is solved for each budget (`eero`).
 
     Raises:
@@ -65,11 +71,11 @@ def path_of(name: str, design: Records) -> Path:
     if name == "patience":
         return patience_path(design)
     if name == "qexit":
-        return qexit_path(design)
+        return qexit_path(design, design.default_score)
     return pareto(design, name.removeprefix("shared-"), shared=name.startswith("shared-"))
 
 
-def adaptive(path: Path, held_out: Records) -> Chooser:
+def adaptive(path: Path, held_out: Rows) -> Chooser:
     """The best point of a path within the budget."""
     measured: dict[Policy, Outcome] = {}  # neighbouring budgets often share a point
 
@@ -90,11 +96,11 @@ def adaptive(path: Path, held_out: Records) -> Chooser:
     return choose
 
 
-def eero(design: Records, held_out: Records, mode: Mode, points: list[Point]) -> Chooser:
+def eero(design: Rows, held_out: Rows, mode: Mode, points: list[Point]) -> Chooser:
     """EERO solved for every budget; what it chose is added to `points`."""
 
     def choose(budget: float) -> Choice:
-        policy, _ = eero_policy(design, budget, mode=mode)
+        policy, _ = eero_policy(design, budget, score_of("eero", design) or "", mode=mode)
         there = outcome(replay(policy, design), design)
         points.append(Point(policy, there.cost, there.accuracy))
         found = outcome(replay(policy, held_out), held_out)
@@ -103,7 +109,7 @@ def eero(design: Records, held_out: Records, mode: Mode, points: list[Point]) ->
     return choose
 
 
-def fixed(design: Records, held_out: Records) -> Chooser:
+def fixed(design: Rows, held_out: Rows) -> Chooser:
     """The best exit that fits the budget as a network of its own."""
     right = design.correct.mean(1, dtype=np.float64)
     costs = design.relative_static_cost
@@ -119,7 +125,7 @@ def fixed(design: Records, held_out: Records) -> Chooser:
     return choose
 
 
-def random(path: Path, design: Records, held_out: Records, seed: int) -> Chooser:
+def random(path: Path, design: Rows, held_out: Rows, seed: int) -> Chooser:
     """Random exits at the design rates of the path's point."""
 
     def choose(budget: float) -> Choice:

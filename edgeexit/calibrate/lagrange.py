@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.cuts import place_cuts, reached
-from edgeexit.records import Records
+from edgeexit.replay import Rows
 
 _CUTS = 160
 """Per exit. More would follow the noise of a few thousand rows: 160 ranks are 0.6 % of the rows each."""
@@ -33,7 +33,7 @@ _Choice = tuple[int, ...]
 """For every exit but the last, which of its cuts is the threshold."""
 
 
-def per_exit_thresholds(records: Records, scores: NDArray[np.float32]) -> list[tuple[float, ...]]:
+def per_exit_thresholds(records: Rows, scores: NDArray[np.float32]) -> list[tuple[float, ...]]:
     """Thresholds of candidate policies, cheap to dear.
 
     Args:
@@ -49,7 +49,7 @@ def per_exit_thresholds(records: Records, scores: NDArray[np.float32]) -> list[t
 
 
 class _Search:
-    def __init__(self, records: Records, s: NDArray[np.float32]) -> None:
+    def __init__(self, records: Rows, s: NDArray[np.float32]) -> None:
         self.n, self.exits = records.n, records.exits
         self.cuts = [place_cuts(row, _CUTS) for row in s]
         # The last exit has one cut that every row reaches, so that it needs no case of its own.

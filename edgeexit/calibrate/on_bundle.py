@@ -16,7 +16,7 @@ from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
 from edgeexit.operating_point import OperatingPoint
-from edgeexit.records import Records
+from edgeexit.replay import Rows
 
 
 def calibrate_artifact(
@@ -73,21 +73,19 @@ def calibrate_artifact(
     return store_calibration(engine, recorded).with_operating_point(point), point
 
 
-def store_calibration(engine: Engine, records: Records) -> Bundle:
+def store_calibration(engine: Engine, records: Rows) -> Bundle:
     """Keep the scores in the bundle, so that a device can solve for another budget later; no raw inputs.
 
     Rows without labels do not replace rows with them.
     """
     bundle, artifact = engine.bundle, engine.artifact
-    if records.labels is None and artifact.calibration and "correct" in bundle.arrays(artifact.calibration):
+    if not records.labelled and artifact.calibration and "correct" in bundle.arrays(artifact.calibration):
         return bundle
-    agree = (records.predictions == records.predictions[-1]).astype(np.float64)
-    agreement = np.stack([records.per_input(k, a) for k, a in enumerate(agree)])
     raw = npz_bytes(
         **calibration_arrays(
-            records.scores(artifact.score or "maxprob"),
-            np.asarray(agreement, np.float32),
-            None if records.labels is None else records.correct,
+            records.scores(artifact.score or records.default_score),
+            records.agreement.astype(np.float32),
+            None if not records.labelled else records.correct,
         )
     )
     spec = describe(f"calibration/{artifact.name}.npz", raw)

@@ -45,7 +45,7 @@ def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -
     asked = budget if isinstance(budget, Budget) else Budget.parse(str(budget))
     cost, fraction = asked.relative(engine.costs()[0], exit_seconds(engine))
     thresholds, _ = eero(arrays["scores"].T, correct.T, cost, fraction, **options)
-    return Threshold(thresholds, engine.artifact.score or "maxprob")
+    return Threshold(thresholds, engine.default_score)
 
 
 def exit_seconds(engine: Engine) -> tuple[float, ...] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgeexit.errors import Infeasible, PolicyError
+from edgeexit.measures import inside
 from edgeexit.policy import Policy
 
 _SLACK = 1e-12
@@ -21,7 +22,8 @@ class Point:
     cost: float
     """Mean cost as a fraction of the last exit's."""
     accuracy: float
-    """Share answered right, or in agreement with the last exit where there are no labels."""
+    """Share answered right, or in agreement with the last exit where there are no labels; of an error rate, 1 less
+    it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Path:
     name: str
     """What varies along it, for messages: "maxprob thresholds"."""
     measure: str
-    """What `Point.accuracy` holds: "accuracy" or "agreement"."""
+    """What `Point.accuracy` is, of `edgeexit.measures.MEASURES`."""
     points: tuple[Point, ...]
 
     @classmethod
@@ -73,12 +75,12 @@ class Path:
             PolicyError: not in (0, 1].
         """
         if not 0 < target <= 1:
-            raise PolicyError(f"a target {self.measure} is a fraction in (0, 1], found {target!r}")
+            raise PolicyError(f"a target {inside(self.measure)} is a fraction in (0, 1], found {target!r}")
         found = bisect_left(self.points, target - _SLACK, key=lambda p: p.accuracy)
         if found == len(self.points):
             best = self.points[-1]
             raise Infeasible(
-                f"{self.name}: {self.measure} of {target:g} is out of reach on the design rows; the best "
+                f"{self.name}: {inside(self.measure)} of {target:g} is out of reach on the design rows; the best "
                 f"reachable is {_at_most(best.accuracy)}, at a cost of {best.cost:.4g}"
             )
         return self.points[found]

@@ -21,7 +21,7 @@ from edgeexit.calibrate.rows import check_pair
 from edgeexit.calibrate.search import pareto
 from edgeexit.errors import Infeasible
 from edgeexit.policy import Policy, Threshold, fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.replay import Rows, outcome, replay
 
 ALPHAS = (0.005, 0.01, 0.02, 0.05, 0.1)
 DELTA = 0.1
@@ -31,6 +31,10 @@ GUARANTEES: tuple[tuple[str, Method], ...] = (
     ("accuracy_gap", "crc"),
     ("accumulated_accuracy_gap", "ltt"),
     ("brier_gap", "ucb"),
+    ("wer_gap", "ltt"),
+    ("wer_gap", "crc"),
+    ("cer_gap", "ltt"),
+    ("cer_gap", "crc"),
 )
 """Losses of `edgeexit.calibrate.losses` with the method that certifies each; all but the first need labels."""
 ORDERING_SHARE = 0.5
@@ -90,25 +94,25 @@ class Promise:
 
 
 def promises(
-    design: Records,
-    held_out: Records,
+    design: Rows,
+    held_out: Rows,
     alphas: Sequence[float] = ALPHAS,
     delta: float = DELTA,
     *,
-    score: str = "maxprob",
+    score: str | None = None,
     seed: int = 0,
 ) -> tuple[Promise, ...]:
     """Certify every guarantee of `GUARANTEES` that the rows allow at every alpha, and measure it.
 
-    Left out are losses that need labels where there are none, and accumulated ones for sequences, whose losses are
-    shares.
+    Left out are losses that the rows cannot tell (needing labels where there are none, edits where there are classes),
+    and accumulated ones where the losses are shares.
 
     Args:
         design: rows to order and to certify on; at least 2.
         held_out: other rows of the same artifact, to measure on.
         alphas: losses to promise, each in (0, 1).
         delta: probability over certifying sets that a promise is broken, in (0, 1).
-        score: what the per-exit thresholds along the path compare.
+        score: what the per-exit thresholds along the path compare; None = the rows' default.
         seed: of the split of the design rows.
 
     Returns:
@@ -119,6 +123,7 @@ def promises(
         DataError: the two sets of rows cannot be compared, or the design rows cannot be split.
     """
     check_pair(design, held_out)
+    score = score or design.default_score
     ordering, certifying = design.split(ORDERING_SHARE, seed)
     points = pareto(ordering, score).points
     # The last exit loses nothing, so it stands first.
@@ -127,7 +132,7 @@ def promises(
     for what, method in GUARANTEES:
         name = what.removeprefix("accumulated_")
         loss, accumulated = loss_of(name), name != what
-        if (loss.needs_labels and design.labels is None) or (accumulated and not loss.binary(design)):
+        if not loss.fits(design) or (accumulated and not loss.binary(design)):
             continue
         table = loss.table(held_out)
         for alpha in sorted({float(a) for a in alphas}):
@@ -150,9 +155,9 @@ def _kept(
     row: Promise,
     asked: Guarantee,
     sequence: Sequence[Policy],
-    ordering: Records,
-    certifying: Records,
-    held_out: Records,
+    ordering: Rows,
+    certifying: Rows,
+    held_out: Rows,
     table: NDArray[np.float64],
 ) -> Promise:
     try:

@@ -13,11 +13,11 @@ from edgeexit.calibrate.selective import answered, aurc, meets, need_labels, par
 from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Window
-from edgeexit.records import Records
+from edgeexit.replay import Rows
 
 
 def qute_policy(
-    design: Records,
+    design: Rows,
     target: str = "cov@0.02",
     *,
     score: str | None = None,
@@ -54,11 +54,11 @@ def qute_policy(
     return Window((), (), float(tau), score, temperatures)
 
 
-def best_score(design: Records, temperatures: tuple[float, ...] | None = None) -> str:
+def best_score(design: Rows, temperatures: tuple[float, ...] | None = None) -> str:
     """The score that ranks the last exit's right answers above its wrong ones best; the first of equals.
 
     Raises:
         DataError: no labels, or NaN scores.
     """
     need_labels(design)
-    return min(design.score_names, key=lambda s: aurc(design.scores(s, temperatures)[-1], design.correct[-1]))
+    return min(design.score_names, key=lambda s: aurc(design.scores(s, temperatures)[-1], design.right[-1]))

@@ -9,10 +9,10 @@ from edgeexit.calibrate.bounds import shuffled
 from edgeexit.drift import ROUNDING, DriftRegime
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Policy
-from edgeexit.records import Records, replay
+from edgeexit.replay import Rows, replay
 
 
-def regime_of(policy: Policy, records: Records, *, eta: float = 0.01, level: float = 1e4) -> DriftRegime:
+def regime_of(policy: Policy, records: Rows, *, eta: float = 0.01, level: float = 1e4) -> DriftRegime:
     """Upper bounds of the mean relative cost and mean doubt (1 - score) of a policy.
 
     Args:
@@ -29,7 +29,7 @@ def regime_of(policy: Policy, records: Records, *, eta: float = 0.01, level: flo
     if not 0 < eta < 1:
         raise PolicyError(f"eta is a probability strictly between 0 and 1, found {eta}")
     taken = replay(policy, records)
-    name = policy.score or "maxprob"
+    name = policy.score or records.default_score
     doubt = 1 - records.scores(name, policy.temperatures)[taken, np.arange(records.n)].astype(np.float64)
     near = np.clip(doubt, 0, 1)
     doubt = np.where(np.abs(doubt - near) <= ROUNDING, near, doubt)

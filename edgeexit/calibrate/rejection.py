@@ -19,7 +19,7 @@ from edgeexit.calibrate.selective import answered, need_labels, risk_coverage, s
 from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import Infeasible
 from edgeexit.policy import Policy, Threshold, Window, fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.replay import Rows, outcome, replay
 
 RISKS = (0.01, 0.02, 0.05)
 RULES = ("window", "threshold", "last exit alone")
@@ -55,7 +55,7 @@ class Rejection:
 
 
 def rejections(
-    design: Records, held_out: Records, risks: Sequence[float] = RISKS, *, score: str = "maxprob"
+    design: Rows, held_out: Rows, risks: Sequence[float] = RISKS, *, score: str | None = None
 ) -> tuple[Rejection, ...]:
     """Every rule of `RULES` at every target risk.
 
@@ -67,7 +67,7 @@ def rejections(
         design: rows with labels to choose on.
         held_out: other rows of the same artifact.
         risks: targets in (0, 1).
-        score: what is compared.
+        score: what is compared; None = the rows' default.
 
     Returns:
         Risk by risk, growing; rules in the order of `RULES`.
@@ -78,6 +78,7 @@ def rejections(
     """
     check_pair(design, held_out)
     need_labels(design)
+    score = score or design.default_score
     paths = [pareto(design, score, shared=shared) for shared in (False, True)]
     last = design.exits - 1
     found = []
@@ -103,7 +104,7 @@ def rejections(
     return tuple(found)
 
 
-def _thresholds(window: Window, paths: Sequence[Path], design: Records) -> list[Policy]:
+def _thresholds(window: Window, paths: Sequence[Path], design: Rows) -> list[Policy]:
     taken = replay(window, design)
     cost = outcome(taken, design).cost
     k = min(1, design.exits - 2)
@@ -113,7 +114,7 @@ def _thresholds(window: Window, paths: Sequence[Path], design: Records) -> list[
     return [*(p.for_budget(cost).policy for p in paths), Threshold(tuple(at), window.score, window.temperatures)]
 
 
-def _best(rule: str, risk: float, policies: Sequence[Policy], design: Records, held_out: Records) -> Rejection:
+def _best(rule: str, risk: float, policies: Sequence[Policy], design: Rows, held_out: Rows) -> Rejection:
     """The policy that accepts most design rows at the risk, measured on the held-out rows."""
     found: tuple[float, float, Policy] | None = None
     for policy in policies:
@@ -126,7 +127,7 @@ def _best(rule: str, risk: float, policies: Sequence[Policy], design: Records, h
     return _measured(rule, risk, found[2], found[1], held_out)
 
 
-def _measured(rule: str, risk: float, policy: Policy, tau: float, held_out: Records) -> Rejection:
+def _measured(rule: str, risk: float, policy: Policy, tau: float, held_out: Rows) -> Rejection:
     seen = selected(policy, held_out, tau)
     low = high = None
     if seen.risk is not None:

@@ -7,7 +7,6 @@ fails, so no correction for the number of policies is needed and the loss need n
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from edgeexit.calibrate.bounds import Betting, Binomial, ConformalRiskControl, H
 from edgeexit.calibrate.losses import LOSSES, Loss, loss_of
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Policy
-from edgeexit.records import Records, replay
+from edgeexit.replay import Rows, replay
 
 Method = Literal["ltt", "ucb", "crc"]
 METHODS: tuple[Method, ...] = ("ltt", "ucb", "crc")
@@ -84,7 +83,7 @@ class Certificate:
     """For the operating point: what, alpha, delta, n, method, test, measured, split, text."""
 
 
-def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) -> Certificate:
+def certify(sequence: Sequence[Policy], calibration: Rows, asked: Guarantee) -> Certificate:
     """Test policies from safe to bold on calibration rows and return the last that passes.
 
     Args:
@@ -115,7 +114,7 @@ def certify(sequence: Sequence[Policy], calibration: Records, asked: Guarantee) 
     return Certificate(passed[0], promise_of(asked, calibration, name, passed[1], text))
 
 
-def promise_of(asked: Guarantee, rows: Records, test: str, measured: float, text: str) -> dict[str, Any]:
+def promise_of(asked: Guarantee, rows: Rows, test: str, measured: float, text: str) -> dict[str, Any]:
     """The promise as an operating point stores it."""
     return {
         "what": ("accumulated_" if asked.accumulated else "") + asked.loss,
@@ -125,17 +124,9 @@ def promise_of(asked: Guarantee, rows: Records, test: str, measured: float, text
         "method": asked.method,
         "test": test,
         "measured": measured,
-        "split": split_hash(rows),
+        "split": rows.digest(),
         "text": text,
     }
-
-
-def split_hash(rows: Records) -> str:
-    """sha256 of the recorded outputs and labels: the same rows give the same hash."""
-    digest = hashlib.sha256(np.ascontiguousarray(rows.outputs).tobytes())
-    if rows.labels is not None:
-        digest.update(np.ascontiguousarray(rows.labels, np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def rows_needed(asked: Guarantee) -> int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from edgeexit.errors import DataError
 from edgeexit.records import Records
+from edgeexit.replay import Rows
 
 _SHARED, _DISTINCT = 0.1, 0.95
 """Share of rows found in both sets from which they count as the same data; asked of rows that hardly ever repeat."""
 
 
-def need_exits(records: Records, policy: str) -> None:
+def need_exits(records: Rows, policy: str) -> None:
     """Refuse to choose between exits where there is one; to reject inputs, one is enough.
 
     Raises:
@@ -25,7 +24,7 @@ def need_exits(records: Records, policy: str) -> None:
         )
 
 
-def check_pair(design: Records, held_out: Records) -> None:
+def check_pair(design: Rows, held_out: Rows) -> None:
     """Refuse held-out rows that cannot be compared with the design rows, or are the same.
 
     Raises:
@@ -36,7 +35,7 @@ def check_pair(design: Records, held_out: Records) -> None:
             f"{held_out.name} has costs {held_out.relative_cost.tolist()}, {design.name} has "
             f"{design.relative_cost.tolist()}; design and held-out rows must come from one artifact"
         )
-    if held_out.outputs is design.outputs or shared_rows(design, held_out):
+    if held_out is design or shared_rows(design, held_out):
         raise DataError(
             f"{held_out.name}: held-out rows must not be the design rows, or some of them; split them: "
             "records.split(0.5, seed=0)"
@@ -48,36 +47,38 @@ def check_pair(design: Records, held_out: Records) -> None:
         )
 
 
-def need_tellable(records: Records, policy: str, score: str | None = None) -> None:
+def need_tellable(records: Rows, policy: str, score: str | None = None) -> None:
     """Refuse rows that nothing can be told apart by.
 
     Raises:
         DataError: one class, or every row has one and the same score at every exit.
     """
-    if records.labels is not None and records.n > 1 and records.labels.min() == records.labels.max():
+    labels = records.labels if isinstance(records, Records) else None
+    if labels is not None and records.n > 1 and labels.min() == labels.max():
         raise DataError(
-            f"{records.name}: all {records.n} rows are of class {records.labels.min()}; accuracy on one class says "
+            f"{records.name}: all {records.n} rows are of class {labels.min()}; accuracy on one class says "
             "nothing: give rows of every class, in the shares of the field"
         )
     if policy in ("patience", "fixed") or records.n < 2 or records.exits < 2:
         return
-    scores = records.scores(score or "maxprob")[:-1]
+    score = score or records.default_score
+    scores = records.scores(score)[:-1]
     if (scores == scores[:, :1]).all():
         raise DataError(
-            f"{records.name}: every row has the same {score or 'maxprob'} at every early exit "
+            f"{records.name}: every row has the same {score} at every early exit "
             f"({', '.join(f'{s:g}' for s in scores[:, 0])}), so no threshold tells rows apart: are these outputs of a "
             "trained network? Another --score may tell more"
         )
 
 
-def shared_rows(a: Records, b: Records) -> bool:
+def shared_rows(a: Rows, b: Rows) -> bool:
     """Whether a tenth of the smaller set or more is in the other one too, in whatever order.
 
     Rows that repeat themselves (ties, coarse outputs) say nothing about where they came from: then False.
     """
-    if a.outputs.shape[2:] != b.outputs.shape[2:] or a.exits != b.exits:
+    if a.exits != b.exits:
         return False
-    one, other = (Counter(row.tobytes() for row in np.moveaxis(r.outputs, 1, 0)) for r in (a, b))
+    one, other = (Counter(r.prints()) for r in (a, b))
     least = min(a.n, b.n)
     if min(len(one) / a.n, len(other) / b.n) < _DISTINCT:
         return False

@@ -13,14 +13,14 @@ from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.lagrange import per_exit_thresholds
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.replay import Rows, outcome, replay
 
 _SHARED_CUTS = 500
 _BUDGETS = 100
 
 
 def pareto(
-    records: Records,
+    records: Rows,
     score: str = "maxprob",
     *,
     shared: bool = False,
@@ -51,7 +51,7 @@ def pareto(
 
 
 def eero_path(
-    records: Records, score: str = "margin", *, temperatures: tuple[float, ...] | None = None, **options: Any
+    records: Rows, score: str = "margin", *, temperatures: tuple[float, ...] | None = None, **options: Any
 ) -> Path:
     """EERO's thresholds at budgets from the first exit's cost to the last one's.
 
@@ -63,31 +63,31 @@ def eero_path(
     return Path.of(f"EERO on {score}", records.measure, _measured(dict.fromkeys(policies), records))
 
 
-def qexit_path(records: Records, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> Path:
+def qexit_path(records: Rows, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> Path:
     """PALBERT's rule at thresholds q from 0 up, most of them near 1, where sure exits are told apart."""
     q = [float(v) for v in np.unique(np.concatenate([np.linspace(0, 1, 100, False), 1 - np.geomspace(1e-6, 1, 100)]))]
     policies = (QExit(v, score, temperatures) for v in q)
     return Path.of(f"Q-exit on {score}", records.measure, _measured(policies, records))
 
 
-def patience_path(records: Records) -> Path:
+def patience_path(records: Rows) -> Path:
     """`Patience` of 1 to exits - 1 (the last never stops early)."""
     return Path.of("patience", records.measure, _measured((Patience(p) for p in range(1, records.exits)), records))
 
 
-def fixed_path(records: Records, score: str) -> Path:
+def fixed_path(records: Rows, score: str) -> Path:
     """Always the same exit of the adaptive network; `score` is what is reported beside the answer."""
     fixed = (fixed_exit(k, records.exits, score) for k in range(records.exits))
     return Path.of("fixed exits", records.measure, _measured(fixed, records))
 
 
-def _measured(policies: Iterable[Policy], records: Records) -> Iterator[Point]:
+def _measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:
     for policy in policies:
         found = outcome(replay(policy, records), records)
         yield Point(policy, found.cost, found.accuracy)
 
 
-def _shared_thresholds(s: NDArray[np.float32], records: Records) -> list[tuple[float, ...]]:
+def _shared_thresholds(s: NDArray[np.float32], records: Rows) -> list[tuple[float, ...]]:
     """All cuts of the pooled scores that are on the front; the cuts are measured together, not one by one."""
     cuts = place_cuts(s, _SHARED_CUTS)
     before = np.zeros(records.n, np.int64)

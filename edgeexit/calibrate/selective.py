@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeexit.calibrate.cuts import place_cuts
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Policy
-from edgeexit.records import Records, outcome, replay
+from edgeexit.replay import Rows, outcome, replay
 
 _SLACK = 1e-12
 
@@ -123,8 +123,8 @@ class Selected:
     """Share of rows answered by each exit."""
 
 
-def answered(policy: Policy, records: Records) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Score and `correct`, both `(n,)`, of every row at the exit the policy takes.
+def answered(policy: Policy, records: Rows) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Score and `right`, both `(n,)`, of every row at the exit the policy takes.
 
     Raises:
         PolicyError: the policy compares no score, or is made for another number of exits.
@@ -132,10 +132,10 @@ def answered(policy: Policy, records: Records) -> tuple[NDArray[np.float32], NDA
     if policy.score is None:
         raise PolicyError(f"policy {policy.kind!r} compares no score, so there is nothing to accept answers by")
     at = replay(policy, records), np.arange(records.n)
-    return records.scores(policy.score, policy.temperatures)[at], records.correct[at]
+    return records.scores(policy.score, policy.temperatures)[at], records.right[at]
 
 
-def selected(policy: Policy, records: Records, tau: float) -> Selected:
+def selected(policy: Policy, records: Rows, tau: float) -> Selected:
     """Coverage, risk and cost where answers of a score of at least `tau` are accepted.
 
     Raises:
@@ -150,13 +150,13 @@ def selected(policy: Policy, records: Records, tau: float) -> Selected:
     return Selected(float(accepted.mean()), risk, found.accuracy, found.cost, found.exit_rates)
 
 
-def need_labels(records: Records) -> None:
+def need_labels(records: Rows) -> None:
     """Refuse records without labels: agreement with the last exit says nothing of the last exit's own errors.
 
     Raises:
         DataError: no labels.
     """
-    if records.labels is None:
+    if not records.labelled:
         raise DataError(f"{records.name}: risk and coverage need labels; the records have none")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeexit.calibrate.intervals import paired
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.records import Records, outcome, replay
+from edgeexit.replay import Rows, outcome, replay
 
 _OPEN = 0.01
 """An interval that reaches further than one point to either side is too wide to say "equal"."""
@@ -43,7 +43,7 @@ class Verdict:
     difference_high: float | None = None
 
 
-def judge(design: Records, held_out: Records, paths: Mapping[str, Path]) -> Verdict:
+def judge(design: Rows, held_out: Rows, paths: Mapping[str, Path]) -> Verdict:
     """Compare the cheapest policy that equals the best single exit; choose on design rows, then compare.
 
     The cheapest of many points that look equal is one that was lucky on the design rows. A point therefore
@@ -94,14 +94,14 @@ def judge(design: Records, held_out: Records, paths: Mapping[str, Path]) -> Verd
     )
 
 
-def _ahead(point: Point, design: Records, k: int) -> bool:
+def _ahead(point: Point, design: Rows, k: int) -> bool:
     difference = design.correct[replay(point.policy, design), np.arange(design.n)] - design.correct[k]
     error = float(difference.std(dtype=np.float64)) / math.sqrt(design.n)
     return float(difference.mean(dtype=np.float64)) >= error - 1e-12
 
 
 def _sentence(
-    rows: Records, name: str, k: int, saving: float, shares: tuple[float, float], mean: float, half: float
+    rows: Rows, name: str, k: int, saving: float, shares: tuple[float, float], mean: float, half: float
 ) -> str:
     what = rows.measure
     against = f"{_percent(shares[0])} against {_percent(shares[1])}"

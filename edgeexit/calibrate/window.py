@@ -17,20 +17,20 @@ from edgeexit.calibrate.cuts import place_cuts
 from edgeexit.calibrate.selective import answered, check_share, meets, need_labels, parse_target, risk_coverage
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Window
-from edgeexit.records import Records
+from edgeexit.replay import Rows
 
 _NEVER, _ALWAYS = (-math.inf, math.inf), (-math.inf, -math.inf)
 
 
 def window_policy(
-    design: Records,
+    design: Rows,
     target: str = "cov@0.02",
     pass_rate: float = 0.2,
     first: int = 1,
     second: int = -1,
     *,
     between: Sequence[int] = (),
-    score: str = "maxprob",
+    score: str | None = None,
     temperatures: tuple[float, ...] | None = None,
 ) -> Window:
     """A window at exit `first`, around the confidence that meets the target there; the rest answers at `second`.
@@ -48,7 +48,7 @@ def window_policy(
         second: the exit that answers what the windows let through.
         between: exits with windows of their own, on the scores and the rank that meets the target there. They are
             placed over all rows, so at most `pass_rate` of all rows go on from each.
-        score: a key of `edgeexit.scores.SCORES`.
+        score: what is compared; None = the rows' default.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
 
     Raises:
@@ -60,13 +60,14 @@ def window_policy(
     kind, share = parse_target(target)
     check_share("pass rate", pass_rate)
     stages = _stages(first, between, second, design.exits)
+    score = score or design.default_score
     scores = design.scores(score, temperatures)
     ends = [_NEVER] * (design.exits - 1)
     if stages[-1] < design.exits - 1:
         ends[stages[-1]] = _ALWAYS
     for k in stages[:-1]:
         where = f"{design.name}, exit {k}"
-        curve = risk_coverage(scores[k], design.correct[k])
+        curve = risk_coverage(scores[k], design.right[k])
         met = meets(curve, kind, share, where)
         if met == len(curve.risk) - 1:
             raise Infeasible(

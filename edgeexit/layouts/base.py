@@ -14,8 +14,9 @@ from edgeexit.decision import Reason
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold, Window
-from edgeexit.scores import Kind, uncertainty_score, valid_positions
+from edgeexit.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
 from edgeexit.scores import score as score_of
+from edgeexit.speech.scorer import Scorer
 
 Array = NDArray[Any]
 
@@ -86,6 +87,8 @@ class Recorded:
     """Next values, by tensor name."""
     lengths: list[Array | None] | None = None
     """Valid positions of the answers; None = all are, at every exit."""
+    seconds: list[float] | None = None
+    """Wall-clock time to each exit, as in a run without scores; None = the layout does not go from exit to exit."""
 
 
 class Driver(Protocol):
@@ -93,6 +96,8 @@ class Driver(Protocol):
 
     seconds: tuple[float, ...] | None
     """What `profile` measured; deadlines look ahead with it."""
+    kinds: list[Kind]
+    """What each exit's answer holds."""
     slowdown: float
     """By how much longer everything takes just now, at least 1."""
 
@@ -133,14 +138,35 @@ class Base:
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):
             raise PolicyError(f"the policy is made for {policy.exits} exits, {self.manifest.name} has {self.count}")
+        if policy.score in SEQUENCE and self.manifest.speech is None:
+            raise PolicyError(
+                f"score {policy.score!r} is of transcripts; {self.manifest.name} says nothing of speech in its manifest"
+            )
         if lacking := [e.name for e in self.manifest.exits if not e.gives(policy.score or "maxprob")]:
             raise PolicyError(f"exit {lacking[0]!r} of {self.manifest.name} gives no score {policy.score!r}")
 
     def temperatures(self, policy: Policy) -> tuple[float, ...]:
         return policy.temperatures or self.artifact.temperatures
 
-    def score(self, given: Given, k: int, name: str, temperature: float) -> Array:
-        """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked."""
+    def scorer(self, policy: Policy) -> Scorer | None:
+        """The memory of one run, where the policy looks at what exits wrote; None = it need not."""
+        speech = self.manifest.speech
+        return Scorer(speech) if speech is not None and (policy.score in SEQUENCE or policy.needs_labels) else None
+
+    def score(self, given: Given, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
+        """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.
+
+        Args:
+            given: what the exit gave.
+            k: the exit.
+            name: of `edgeexit.scores.NAMES`.
+            temperature: of the exit.
+            scorer: the run's, which is shown the exit.
+        """
+        if scorer is not None:
+            scorer.see(given.answer, given.lengths, self.kinds[k], temperature)
+            if name in SEQUENCE:
+                return scorer.score(name)
         if name == "learned":
             assert given.learned is not None
             return given.learned

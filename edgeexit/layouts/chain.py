@@ -78,6 +78,7 @@ class Chain(Base):
         temperatures = self.temperatures(policy)
         name = policy.score or "maxprob"
         last = self.count - 1
+        scorer = self.scorer(policy)
         for k, model in enumerate(self.models):
             if memory is None:
                 found = model.run([known[n] for n in self.reads[k]])
@@ -86,13 +87,13 @@ class Chain(Base):
                 found = self._carry(k, known, memory)
             given = self.given(found, k)
             output = given.answer
-            sure = self.score(given, k, name, temperatures[k])[0]
+            sure = self.score(given, k, name, temperatures[k], scorer)[0]
             told = None if given.uncertainty is None else float(given.uncertainty[0])
             if k == last:
                 return Found(k, output, float(sure), "last", told, given.lengths)
             scores.append(sure)
             if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
-                labels.append(given.labels)
+                labels.append(given.labels if scorer is None else scorer.labels())
             if policy.stop(scores, labels):
                 return Found(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
             if left is not None and self.seconds is not None:
@@ -159,12 +160,14 @@ class Chain(Base):
         outputs: Array | None = None
         scores: list[Array] = []
         labels: list[Array] = []
+        scorer = self.scorer(policy)
         for k, model in enumerate(self.models):
             found = model.run([known[n] for n in self.reads[k]])
             given = self.given(found, k)
             output = given.answer
-            scores.append(self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k]))
-            labels.append(given.labels)
+            scores.append(self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], scorer))
+            if policy.needs_labels:
+                labels.append(given.labels if scorer is None else scorer.labels())
             last = k == self.count - 1
             stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
             if outputs is None:
@@ -188,14 +191,20 @@ class Chain(Base):
                 known = {n: _take(a, keep, self.axes.get(n, 0)) for n, a in known.items()}
                 scores = [s[keep] for s in scores]
                 labels = [s[keep] for s in labels]
+                if scorer is not None:
+                    scorer.keep(keep)
         assert outputs is not None
         return FoundMany(exits, outputs, sure, told, lengths)
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         known = dict(zip(self.names, inputs, strict=True))
+        start, seconds = self.clock(), []
         for k, model in enumerate(self.models):
             known.update(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
-        return self.recorded(known)
+            seconds.append(self.clock() - start)
+        found = self.recorded(known)
+        found.seconds = seconds
+        return found
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         known = dict(zip(self.names, inputs, strict=True))

@@ -26,6 +26,10 @@ class Prefix(Base):
 
     def fits(self, policy: Policy) -> None:
         super().fits(policy)
+        if policy.score == "agreement":
+            raise PolicyError(
+                "agreement compares two exits, and layout prefix runs one: use another score or layout chain"
+            )
         if self.fixed(policy) is None:
             raise PolicyError("layout prefix holds every exit as a network of its own; it answers at a fixed exit only")
 
@@ -45,7 +49,7 @@ class Prefix(Base):
         found = self.call(inputs, k)
         others = (found.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
         given = Given(found[self.exit_names[k]], *others)
-        return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k])
+        return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], self.scorer(policy))
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
         k = self.fixed(policy)

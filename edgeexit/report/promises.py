@@ -12,6 +12,8 @@ LOSS_COLOURS = {
     "accuracy_gap": "#D55E00",
     "accumulated_accuracy_gap": "#009E73",
     "brier_gap": "#CC79A7",
+    "wer_gap": "#E69F00",
+    "cer_gap": "#56B4E9",
 }
 """The loss has the colour, conformal risk control the dashes."""
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from edgeexit.scores import NAMES
 from edgeexit.sweep import Sweep
 
-_COLOURS = dict(zip(NAMES, ("#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8C564B"), strict=True))
+_COLOURS = {
+    "maxprob": "#0072B2",
+    "entropy": "#D55E00",
+    "margin": "#009E73",
+    "learned": "#56B4E9",
+    "ensemble": "#8C564B",
+    # no rows have scores of both kinds
+    "ctc_sequence_logprob": "#0072B2",
+    "frame_entropy": "#D55E00",
+    "agreement": "#009E73",
+    "greedy_path": "#56B4E9",
+    "frame_entropy_nonblank": "#8C564B",
+    "nbest_posterior": "#B8A200",
+}
 _OTHERS = {
     "patience": "#CC79A7",
     "random": "#8A8A8A",

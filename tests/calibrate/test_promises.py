@@ -29,7 +29,9 @@ def policy_of(p: Promise) -> Threshold:
 
 
 def test_every_guarantee_at_every_alpha() -> None:
-    assert [(p.what, p.method, p.alpha) for p in FOUND] == [(*g, a) for g in GUARANTEES for a in (0.02, 0.1)]
+    assert [(p.what, p.method, p.alpha) for p in FOUND] == [
+        (*g, a) for g in GUARANTEES if g[0] not in ("wer_gap", "cer_gap") for a in (0.02, 0.1)
+    ]
     assert all((p.ordered_on, p.certified_on, p.n) == (600, 600, 2000) for p in FOUND)
     assert {p.delta for p in FOUND if p.method != "crc"} == {0.1} and {p.delta for p in FOUND if p.method == "crc"} == {
         None
@@ -154,7 +156,7 @@ def test_fashion_mnist_promises_are_broken_as_seldom_as_delta_says() -> None:
 def test_fashion_mnist_default_promises() -> None:
     found = promises(*fashion_mnist())
     assert {p.alpha for p in found} == set(ALPHAS) and all(p.certified_on == 2500 for p in found)
-    for what, method in GUARANTEES:
+    for what, method in {(p.what, p.method) for p in found}:
         costs = [p.cost for p in of(what, method, found) if p.cost is not None]
         assert costs == sorted(costs, reverse=True) and costs[-1] < 0.2
     assert all(p.loss_low is not None and p.loss_low <= p.alpha for p in found if p.refusal is None)

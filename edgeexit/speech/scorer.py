@@ -1,0 +1,103 @@
+"""What one run has written so far, and how sure each exit is of it: the scores of sequences in engine and replay."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.scores import Kind, tempered
+from edgeexit.speech import scores
+from edgeexit.speech.ctc import greedy, normalised
+from edgeexit.speech.spec import SpeechSpec
+from edgeexit.speech.tokens import Tokens
+
+_OFF = 1e-3
+"""How far the probabilities of a frame may be from 1 in sum and still count as normalised."""
+
+
+class Scorer:
+    """The memory of one run over some utterances, from exit to exit; make a new one for every run.
+
+    Exits are to be shown in their order. `agreement` compares with the one shown before, so it must see them all.
+    """
+
+    def __init__(self, spec: SpeechSpec) -> None:
+        self.blank, self.drop = spec.blank, frozenset(spec.drop)
+        self.tokens = Tokens.of(spec)
+        self._exit = -1
+        self._heard: list[_Heard] = []
+        self._before: list[_Heard] | None = None
+
+    def see(
+        self, answers: NDArray[Any], lengths: NDArray[Any] | None, kind: Kind = "logits", temperature: float = 1.0
+    ) -> None:
+        """Go on to the next exit.
+
+        Args:
+            answers: `(n, positions, classes)` of the exit.
+            lengths: `(n,)` valid positions; None = all.
+            kind: log-probabilities (or logits, which are normalised), or probabilities.
+            temperature: divides the logarithms.
+        """
+        self._before = None if self._exit < 0 else self._heard
+        self._exit += 1
+        valid = answers if lengths is None else [a[:n] for a, n in zip(answers, lengths.tolist(), strict=True)]
+        self._heard = [_Heard(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
+
+    def score(self, name: str) -> NDArray[np.float32]:
+        """`(n,)` scores of the latest exit, of `edgeexit.scores.SEQUENCE`; NaN where an answer holds NaN."""
+        if name == "agreement":
+            found = [self._agreement(i, heard.ids) for i, heard in enumerate(self._heard)]
+        else:
+            found = [self._of_frames(name, h.log_probs) if h.sound else np.nan for h in self._heard]
+        return np.array(found, np.float32)
+
+    def labels(self) -> NDArray[np.str_]:
+        """`(n,)` what the latest exit wrote; an answer with NaN equals no other exit's."""
+        return np.array([f"\0{self._exit}" if h.ids is None else self.tokens.text(h.ids) for h in self._heard])
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Go on with these utterances only."""
+        self._heard = [h for h, kept in zip(self._heard, rows.tolist(), strict=True) if kept]
+
+    def _agreement(self, i: int, ids: list[int] | None) -> float:
+        if self._before is None:
+            return scores.agreement((), None)
+        before = self._before[i].ids
+        return float("nan") if ids is None or before is None else scores.agreement(ids, before)
+
+    def _of_frames(self, name: str, log_probs: NDArray[Any]) -> float:
+        if name == "nbest_posterior":
+            return scores.nbest_posterior(log_probs, self.blank, drop=tuple(self.drop))
+        of: scores.OfFrames = getattr(scores, name)
+        return of(log_probs, self.blank)
+
+
+class _Heard:
+    """One utterance at one exit; decoded when somebody asks what was written."""
+
+    def __init__(self, log_probs: NDArray[Any], blank: int, drop: frozenset[int]) -> None:
+        self.log_probs, self._blank, self._drop = log_probs, blank, drop
+        self.sound = _sound(log_probs)
+
+    @cached_property
+    def ids(self) -> list[int] | None:
+        """The greedy sequence without what is not written; None = the answer holds NaN."""
+        return [i for i in greedy(self.log_probs, self._blank) if i not in self._drop] if self.sound else None
+
+
+def _log_probs(answer: NDArray[Any], kind: Kind, temperature: float) -> NDArray[Any]:
+    """`(T, V)` normalised. Networks give log-probabilities, so that this mostly looks at one frame."""
+    z = tempered(answer, kind, temperature)
+    if len(z) and temperature == 1.0:
+        with np.errstate(invalid="ignore", over="ignore"):
+            if abs(float(np.exp(z[0]).sum()) - 1) <= _OFF:
+                return z
+    return normalised(z) if _sound(z) else z
+
+
+def _sound(lp: NDArray[Any]) -> bool:
+    return not lp.size or bool(lp.max() < np.inf)  # NaN wins in max, and is not below
