@@ -83,6 +83,7 @@ def survey(
         (),
         labels=None if labels is None else tuple(labels),
         provenance=_provenance(source, seen.note),
+        speech=getattr(source.module, "speech_spec", None),
     )
     return Survey(source, parts, seen, manifest, reference_answers(source, seen, data))
 
