@@ -19,6 +19,7 @@ from edgeexit.cli.monitor import monitor
 from edgeexit.cli.run import run
 from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
+from edgeexit.cli.transcribe import transcribe
 from edgeexit.errors import EdgeExitError
 
 
@@ -37,6 +38,7 @@ def cli(ctx: click.Context) -> None:
       edgeexit calibrate my.edgeexit --data val.npz --accuracy-drop 0.01
       edgeexit sweep my.edgeexit --data val.npz --out report
       edgeexit run my.edgeexit --input x.npy
+      edgeexit transcribe speech.edgeexit sound.wav
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -49,6 +51,7 @@ for command in (
     verify,
     calibrate,
     run,
+    transcribe,
     bench,
     sweep,
     compare,

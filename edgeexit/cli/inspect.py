@@ -138,6 +138,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
     inputs = ", ".join(f"{i.name} {i.dtype}[{','.join(map(str, i.shape))}]" for i in m.inputs)
     batch = "any number" if m.batch == "dynamic" else "one"
     lines = [f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n", exits_table(opened)]
+    if m.speech is not None:
+        f = m.speech.features
+        lines[0] += (
+            f"hears {f.sample_rate} Hz in {f.bins} bands from {f.low_hz:g} to {f.top_hz:g} Hz (features {f.digest}), "
+            f"writes {len(m.speech.tokens)} tokens, one per {1000 * m.speech.frame_seconds:g} ms\n"
+        )
     if m.states:
         rows = [["stage", "state", "numbers", "next value"]]
         rows += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,12 +57,25 @@ def audio_blocks(path: Path | str, rate: int, notice: Notice | None = None) -> I
         DataError: as `read_wav`; or another rate.
     """
     with WavFile(path, notice) as file:
-        if file.rate != rate:
-            _tell(notice, f"{file.path}: {file.rate} Hz, the model hears {rate} Hz", "resampled", "resample it")
-        stream = Resampler(file.rate, rate)
-        for block in file.blocks():
-            yield stream.accept(block)
-        yield stream.finish()
+        yield from at_rate(file.blocks(), str(file.path), file.rate, rate, notice)
+
+
+def at_rate(
+    blocks: Iterable[Samples], name: str, rate: int, wanted: int, notice: Notice | None = None
+) -> Iterator[Samples]:
+    """Audio at the rate that is wanted; `name` is for messages.
+
+    Raises:
+        DataError: another rate, and no `notice` to be told of it.
+    """
+    if rate == wanted:
+        yield from blocks
+        return
+    _tell(notice, f"{name}: {rate} Hz, the model hears {wanted} Hz", "resampled", "resample it")
+    stream = Resampler(rate, wanted)
+    for block in blocks:
+        yield stream.accept(block)
+    yield stream.finish()
 
 
 class WavFile:

@@ -1,7 +1,7 @@
 """How sure an exit of a CTC model is of its sequence: one number in [0, 1], larger = surer.
 
 All take one utterance's valid frames `(T, V)` as normalised log-probabilities and give 1 where there is no frame: then
-every exit says the same nothing. `docs/speech.md` compares them; `agreement` needs no calibration.
+every exit says the same nothing. `agreement` takes two sequences and needs no calibration.
 """
 
 from __future__ import annotations

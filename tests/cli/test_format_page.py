@@ -85,7 +85,8 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3)
     full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,))
     speech = SpeechSpec(FeatureSpec(8000, 40), ("<blk>", "a", "b"), 0)
-    document = to_json(dataclasses.replace(read, artifacts=(full, *read.artifacts[1:]), speech=speech))
+    exits = (dataclasses.replace(read.exits[0], lengths="n"), *read.exits[1:])
+    document = to_json(dataclasses.replace(read, exits=exits, artifacts=(full, *read.artifacts[1:]), speech=speech))
     assert set(schema["properties"]) == set(document)
     for name, example in {
         "tensor": document["cuts"][0],

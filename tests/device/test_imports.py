@@ -34,7 +34,15 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [EVERY_NAME, "edgeexit.calibrate", "edgeexit.sweep", "edgeexit.engine", "edgeexit.testing", "edgeexit.monitor"],
+    [
+        EVERY_NAME,
+        "edgeexit.calibrate",
+        "edgeexit.sweep",
+        "edgeexit.engine",
+        "edgeexit.testing",
+        "edgeexit.monitor",
+        "edgeexit.speech.live",
+    ],
 )
 def test_gate(module: str) -> None:
     found = python(GATE.replace("{module}", module))

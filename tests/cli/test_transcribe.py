@@ -1,0 +1,99 @@
+"""`edgeexit transcribe`: text and exit, JSON, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeexit.errors import BackendMissing
+from made_wavs import write
+from speech.heard_nets import SPEECH, make, said
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime", reason="an engine runs the network")
+    return make(tmp_path_factory.mktemp("tones") / "tones.edgeexit")
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return write(tmp_path / "said.wav", said("low", "high").astype(np.float64))
+
+
+def test_text(cli: Callable[..., object], tones: Path, sound: Path) -> None:
+    found = cli("transcribe", tones, sound)
+    text, summary, used = found.out.splitlines()
+    assert found.code == 0 and text == "low high"
+    assert "exit 1 of 0..1 (last), score 0." in summary and "2.00 s in " in summary and "real-time factor 0." in summary
+    assert "no operating point" in used
+
+
+def test_exits_files_and_notices(cli: Callable[..., object], tones: Path, sound: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.wav", said("low", rate=16000).astype(np.float64), 16000)
+    found = cli("transcribe", tones, sound, other, "--exit", 0, "--all-exits", "--artifact", "chain")
+    assert found.code == 0
+    assert f"{sound}: low\n" in found.out and f"{other}: low\n" in found.out
+    assert "exit 0: low\n  exit 1: low high\n" in found.out and "(forced)" in found.out
+    assert "the model hears 8000 Hz; resampled" in found.err
+
+
+def test_json(cli: Callable[..., object], tones: Path, sound: Path) -> None:
+    found = cli("transcribe", tones, sound, "--json", "--beam", 4, "--deadline-ms", 1000).json
+    (heard,) = found["files"]
+    assert heard["text"] == "low high" and heard["exit"] == 1 and heard["parts"][0]["late"] is False
+    assert [t["symbol"] for t in heard["parts"][0]["tokens"]] == ["▁low", "▁high"]
+    assert found["artifact"] == "onnx-fused-fp32"
+
+
+def test_parts(cli: Callable[..., object], tones: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "long.wav", np.concatenate([said(*["low"] * 5), np.zeros(40000)]).astype(np.float64))
+    found = cli("transcribe", tones, path, "--window-s", 3)
+    lines = found.out.splitlines()
+    assert lines[0] == "     0.00 s  low low low  (exit 1, last)"
+    assert lines[-3].endswith("s    (silence)") and "exit 1 of 0..1" in lines[-2]
+    assert " ".join(lines).count("low") == 5
+    json = cli("transcribe", tones, path, path, "--window-s", 3, "--json").json
+    assert [f["text"] for f in json["files"]] == ["low low low low low"] * 2
+
+
+def test_silence(cli: Callable[..., object], tones: Path, tmp_path: Path) -> None:
+    found = cli("transcribe", tones, write(tmp_path / "a.wav", np.zeros(8000)))
+    assert found.out.startswith("\n  silence, the network was not asked; 1.00 s in ")
+
+
+def test_refused(cli: Callable[..., object], tones: Path, tiny: Path, sound: Path, tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.wav", tmp_path / "text.wav"
+    empty.write_bytes(b"")
+    text.write_text("no sound")
+    for arguments, message in (
+        ((tones,), "takes FILE.wav..., or --mic"),
+        ((tones, sound, "--mic"), "takes FILE.wav..., or --mic"),
+        ((tones, tmp_path / "none.wav"), "none.wav: no such file"),
+        ((tones, empty), "empty.wav: the file is empty"),
+        ((tones, text), "expected a RIFF .wav"),
+        ((tones, sound, "--window-s", "nan"), "longest_s"),
+        ((tones, sound, "--exit", 0, "--budget", 0.5), "exclude each other"),
+        ((tiny, sound), "is no speech model"),
+    ):
+        assert message in cli("transcribe", *arguments).error
+
+
+def test_inspect_tells_what_it_hears(cli: Callable[..., object], tones: Path) -> None:
+    found = cli("inspect", tones).out
+    assert f"hears 8000 Hz in 20 bands from 20 to 3600 Hz (features {SPEECH.features.digest}), writes 4 tokens" in found
+
+
+def test_no_microphone() -> None:
+    from edgeexit.speech.live import microphone
+
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError):
+        with pytest.raises(BackendMissing, match=r"pip install 'edgeexit\[mic\]'"):
+            next(microphone(8000))
+    else:
+        pytest.skip("sounddevice is installed here")
