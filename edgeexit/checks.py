@@ -18,8 +18,22 @@ Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 class InputCheck:
     """Checks and orders the inputs of a model; made once per engine, called once per run."""
 
-    def __init__(self, specs: Sequence[TensorSpec], states: Sequence[TensorSpec] = ()) -> None:
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        states: Sequence[TensorSpec] = (),
+        min_sizes: Mapping[str, int] | None = None,
+    ) -> None:
         """States may be left out: they are zeros then."""
+        self._least = [
+            [
+                (k, a, least)
+                for k, a in enumerate(s.shape)
+                if k and isinstance(a, str) and (least := known.get(a, 0)) > 0
+            ]
+            for known in [min_sizes or {}]
+            for s in (*specs, *states)
+        ]
         self.specs = (*specs, *states)
         self._zeros = {s.name: np.zeros([int(a) for a in s.shape], s.dtype) for s in states}
         self._compiled = [
@@ -89,6 +103,12 @@ class InputCheck:
                 array = array[None]
             if array.ndim != axes or any(array.shape[a] != size for a, size in fixed):
                 raise DataError(f"input {name!r} has shape {array.shape}; the model takes {self.specs[k].shape}")
+            for axis, free, least in self._least[k]:
+                if array.shape[axis] < least:
+                    raise DataError(
+                        f"input {name!r} has {array.shape[axis]} along axis {free!r} (shape {array.shape}); "
+                        f"the network takes at least {least}: fill it up with padding"
+                    )
             if dtype.kind == "f" and array.size and np.isnan(array.min()):  # NaN wins; a sum could overflow
                 raise DataError(f"input {name!r} holds NaN")
             found.append(array)

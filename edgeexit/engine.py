@@ -58,7 +58,8 @@ class Engine:
         self.bundle, self.artifact, self.backend, self.threads = bundle, artifact, backend, threads
         self.driver = layouts.make(bundle, artifact, backend, threads, clock)
         self.clock = clock
-        self._check = InputCheck(bundle.manifest.inputs, [s.input for s in bundle.manifest.states])
+        states = [s.input for s in bundle.manifest.states]
+        self._check = InputCheck(bundle.manifest.inputs, states, bundle.manifest.min_sizes)
         self._macs = [e.macs for e in bundle.manifest.exits]
         if artifact.layout == "prefix":
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
@@ -366,7 +367,8 @@ class Engine:
             if all(n in arrays for n in names):
                 return self._check.one({s.name: arrays[n][:1] for s, n in zip(self._check.specs, names, strict=True)})
             raise BundleError(f"{self.bundle.path}: {self.artifact.vectors.path} lacks the model's inputs")
-        shapes = [tuple(a if isinstance(a, int) else 1 for a in s.shape) for s in self._check.specs]
+        least = self.bundle.manifest.min_sizes
+        shapes = [tuple(a if isinstance(a, int) else least.get(a, 1) for a in s.shape) for s in self._check.specs]
         return [np.zeros(shape, s.dtype) for shape, s in zip(shapes, self._check.specs, strict=True)]
 
     def _left(self, start: float, deadline_s: float) -> Callable[[], float]:

@@ -194,6 +194,8 @@ class Manifest:
     """Free JSON: source, versions, settings."""
     speech: SpeechSpec | None = None
     """How a speech model hears and what its answers spell; None = it is none."""
+    min_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Free axis of the inputs -> the smallest size that the network takes; an axis that is missing was not tried."""
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of that name.

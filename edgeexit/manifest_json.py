@@ -116,6 +116,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "labels": None if manifest.labels is None else list(manifest.labels),
         "provenance": dict(manifest.provenance),
         **({"speech": manifest.speech.to_dict()} if manifest.speech is not None else {}),
+        **({"min_sizes": dict(manifest.min_sizes)} if manifest.min_sizes else {}),
     }
 
 
@@ -246,6 +247,13 @@ def _state(value: Any, at: str) -> StateSpec:
     return found
 
 
+def _min_sizes(value: Any, at: str) -> dict[str, int]:
+    r = _Reader(value, at)
+    if len(r.data) > 256:
+        raise BundleError(f"{at}: {len(r.data)} axes; expected at most 256")
+    return {_text(name, at): r.count(name, 1 << 40) for name in r.data}
+
+
 def _file(value: Any, at: str) -> FileSpec:
     r = _Reader(value, at)
     found = FileSpec(r.text("path", _PATH), r.text("sha256"), r.count("bytes", MAX_FILE_BYTES))
@@ -352,6 +360,7 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
         provenance,
         r.optional("speech", SpeechSpec.from_dict),
+        r.optional("min_sizes", _min_sizes) or {},
     )
     _check_parts(found, at)
     return found
@@ -393,6 +402,8 @@ def _check_parts(m: Manifest, at: str) -> None:
         known.update(stage.outputs)
     if len({e.lengths is None for e in m.exits}) > 1:
         raise BundleError(f"{at}: some exits have lengths and some have none")
+    if strange := [n for n in m.min_sizes if not any(n in t.shape[1:] for t in m.inputs)]:
+        raise BundleError(f"{at}.min_sizes: {strange[0]!r:.60} is no free axis of an input")
     described = {t.name for t in tensors}
     if strange := [n for s in m.stages for n in s.outputs if n not in described]:
         raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")

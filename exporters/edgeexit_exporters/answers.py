@@ -39,8 +39,10 @@ class Answer:
     batch: int
 
 
-def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[Answer]:
-    """Ask the source model: single inputs, a batch where it can, other free sizes, and the user's rows.
+def reference_answers(
+    source: Source, seen: Probe, data: Arrays | None, sizes: Sequence[Mapping[str, int]] = ()
+) -> list[Answer]:
+    """Ask the source model: single inputs, a batch where it can, other free sizes (and `sizes`), and the user's rows.
 
     Raises:
         DataError: `data` does not fit the model's inputs.
@@ -51,6 +53,9 @@ def reference_answers(source: Source, seen: Probe, data: Arrays | None) -> list[
         runs.append((examples.make_inputs(source.inputs, 3, seed=3), 3))
     if seen.other_sizes:
         runs.append((examples.make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
+    runs += [(examples.make_inputs(source.inputs, 1, seed=5, free=free), 1) for free in sizes]
+    if sizes and seen.batch == "dynamic":
+        runs.append((examples.make_inputs(source.inputs, 3, seed=6, free=sizes[-1]), 3))
     count = 0
     if data is not None:
         data = source.streamed(data, DATA_ROWS)

@@ -20,6 +20,7 @@ from edgeexit_exporters.answers import Answer, reference_answers
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.probe import Probe, probe
+from edgeexit_exporters.sizes import check_padding, try_sizes
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage, stages
 
@@ -64,6 +65,8 @@ def survey(
     whole = building.all_exits(source.model, source.tensors)
     cuts = [n for p in parts for n in p.cuts]
     seen = probe(source, ir.to_proto(whole), [*source.tensors, *cuts])
+    sizes = try_sizes(source, ir.to_proto(whole))
+    check_padding(source, sizes.least)
     onnx_graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
     exits = describe.exits(source, parts, seen, costs)
@@ -84,8 +87,9 @@ def survey(
         labels=None if labels is None else tuple(labels),
         provenance=_provenance(source, seen.note),
         speech=getattr(source.module, "speech_spec", None),
+        min_sizes=sizes.least,
     )
-    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data))
+    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried))
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:
