@@ -115,9 +115,7 @@ def test_missed_chunks_can_be_caught_up() -> None:
         exits, new = stream(x[:, at : at + 16], torch.tensor([16]), *shallow, *deep)
         deep = list(new[cut:])
         answers.append(exits[1]["output"])
-    torch.testing.assert_close(
-        torch.cat(answers, dim=1), model(x, torch.tensor([48]))[1]["output"], rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(torch.cat(answers, dim=1), model(x, torch.tensor([48]))[1]["output"], rtol=0, atol=1e-5)
 
 
 def test_a_network_for_whole_utterances_makes_no_stream() -> None:
