@@ -20,7 +20,7 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.run import open_engine
-from edgeexit.cli.transcribe_stream import refused, transcribe_stream
+from edgeexit.cli.transcribe_stream import transcribe_stream
 from edgeexit.errors import DataError
 from edgeexit.profile import use_profile
 from edgeexit.speech.audio import WavFile
@@ -91,14 +91,11 @@ def transcribe(
     if profile is not None:
         use_profile(engine, profile)
     if streams(engine.bundle.manifest):
-        asked = {
-            "--beam": beam,
-            "--all-exits": all_exits,
-            "--deadline-ms": deadline_ms,
-            "--window-s": window_s != LONGEST_S,
-        }
-        if name := refused(asked):
-            raise DataError(f"{name} is for networks that hear whole recordings; {bundle} hears chunk by chunk")
+        if beam or all_exits or deadline_ms or window_s != LONGEST_S:
+            raise DataError(
+                f"{bundle} hears chunk by chunk; --beam, --all-exits, --deadline-ms and --window-s are for networks "
+                "that hear whole recordings"
+            )
         transcribe_stream(engine, files, exit_per, used, as_json, mic)
         return
     deadline = None if deadline_ms is None else deadline_ms / 1000

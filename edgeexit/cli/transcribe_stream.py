@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -94,8 +94,3 @@ def _print(h: Heard, name: str, as_json: bool) -> None:
 
 def _counts(h: Heard) -> str:
     return " ".join(map(str, h.exits))
-
-
-def refused(options: dict[str, Any]) -> str | None:
-    """The first option that only whole recordings know and that was given; None = none was."""
-    return next((name for name, given in options.items() if given), None)

@@ -100,7 +100,8 @@ def _of_arrays(path: Path) -> SpeechData:
     )
     if not rising or starts[0] < 0 or starts[-1] > len(samples):
         raise DataError(
-            f"{path}: starts must be {n + 1} rising places in {len(samples)} samples, found {starts.dtype} {starts.shape}"
+            f"{path}: starts must be {n + 1} rising places in {len(samples)} samples, found {starts.dtype} "
+            f"{starts.shape}"
         )
     if rate.dtype.kind not in "iu" or rate.size != 1 or not 0 < int(rate.item()) < 1 << 20:
         raise DataError(f"{path}: sample_rate must be one whole number of samples per second, found {rate!r:.60}")
