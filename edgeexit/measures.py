@@ -29,3 +29,8 @@ def shown_range(measure: str, low: float, high: float) -> tuple[float, float]:
 def inside(measure: str) -> str:
     """What an accuracy is called where it is asked for: larger is better there, whatever is measured."""
     return f"1 - {measure}" if is_error(measure) else measure
+
+
+def article(measure: str) -> str:
+    """The measure with "a" or "an" before it."""
+    return f"{'a' if is_error(measure) else 'an'} {measure}"

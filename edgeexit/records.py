@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import read_npz
-from edgeexit.replay import Outcome, Rows, exits_taken, outcome, replay
+from edgeexit.rows import Outcome, Rows, exits_taken, outcome, replay
 from edgeexit.scores import (
     GIVEN,
     SCORES,

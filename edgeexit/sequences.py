@@ -15,7 +15,7 @@ from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import npz_bytes, read_npz, write_atomic
 from edgeexit.measures import ERROR_RATES
 from edgeexit.records import Records, check_cost, check_static_cost, numbers_of
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 from edgeexit.scores import SEQUENCE, SEQUENCE_BEST
 
 _SCORE, _SCORING = "score_", "scoring_"
@@ -119,6 +119,10 @@ class SequenceRecords(Rows):
     def right(self) -> NDArray[np.float64]:
         """`(exits, n)`: 1 where nothing is wrong in the whole utterance."""
         return self.agreement if self.edits is None else (self.edits == 0).astype(np.float64)
+
+    @property
+    def audio_seconds(self) -> float | None:
+        return None if self.audio is None else float(self.audio.mean())
 
     def scoring_seconds(self, score: str | None) -> NDArray[np.float64] | None:
         return self.scoring.get(score or "agreement")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeexit.calibrate.family import (
     ADAPTIVE,
@@ -35,6 +36,7 @@ from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.records import Records
+from edgeexit.rows import Rows
 
 __all__ = [
     "ADAPTIVE",
@@ -78,7 +80,8 @@ class Row:
     q: float | None = None
     """Of Q-exit: the probability of having stopped that stops."""
     seconds: float | None = None
-    """Exit rates times the sweep's seconds per exit; None where those are unknown."""
+    """Mean per row, its scores included: exit rates times the sweep's seconds per exit, or of every row's own time
+    where each was timed. None where those are unknown."""
 
     @property
     def feasible(self) -> bool:
@@ -126,14 +129,18 @@ class Sweep:
     """Policy by policy, budgets growing."""
     statics: tuple[Static, ...]
     measure: str
-    """What `accuracy` holds everywhere: "accuracy", or "agreement" with the last exit."""
+    """What `accuracy` holds everywhere: "accuracy", "agreement" with the last exit, or 1 less an error rate ("WER",
+    "CER"), so that larger is always better; what people read shows the error rate."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """`design`, `design_rows`, `held_out`, `held_out_rows`; `static_cost_known` is False where single-exit
     networks were taken to cost as much as the exit inside the adaptive network."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Device, versions, threads: whatever the caller knows."""
     seconds: tuple[float, ...] | None = None
-    """`(exits,)` median seconds to answer at each exit, measured by the caller; None = not measured."""
+    """`(exits,)` median seconds to answer at each exit, measured by the caller, or the mean over the held-out rows
+    where each was timed; None = not measured."""
+    audio_seconds: float | None = None
+    """Mean length of the held-out utterances: seconds over it are the real-time factor; None = no sound."""
     calibration: tuple[Calibration, ...] = field(default=(), compare=False)
     """One per exit; empty without labels."""
     promises: tuple[Promise, ...] = ()
@@ -146,14 +153,14 @@ class Sweep:
         return tuple(dict.fromkeys(row.policy for row in self.rows))
 
 
-def default_budgets(records: Records, count: int = 25) -> tuple[float, ...]:
+def default_budgets(records: Rows, count: int = 25) -> tuple[float, ...]:
     """From the cheapest exit's cost to the last one's, evenly spaced in ratio."""
     return tuple(float(b) for b in np.geomspace(records.relative_cost[0], 1.0, count))
 
 
 def sweep(
-    design: Records,
-    held_out: Records,
+    design: Rows,
+    held_out: Rows,
     policies: Sequence[str] | None = None,
     budgets: Sequence[float] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -195,7 +202,8 @@ def sweep(
     names = known if policies is None else tuple(dict.fromkeys(policies))
     if unknown := [p for p in names if p not in known]:
         raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {', '.join(known)}")
-    times = _checked_seconds(seconds, design.exits)
+    own = None if held_out.seconds is None else held_out.seconds.mean(1)
+    times = _checked_seconds(own if seconds is None and own is not None else seconds, design.exits)
     tell = progress or (lambda done, total, policy: None)
     paths: dict[str, Path] = {}
     rows: list[Row] = []
@@ -213,16 +221,18 @@ def sweep(
         else:
             paths[name] = path_of(name, design)
             choose = adaptive(paths[name], held_out)
+        scoring = None if name in BASELINES else held_out.scoring_seconds(score_of(name, design))
         for budget in budgets:
             row = Row(name, score_of(name, design), budget, held_out.n)
             try:
-                rows.append(_filled(row, choose(budget), times))
+                rows.append(_filled(row, choose(budget), times, scoring))
             except Infeasible:
                 rows.append(row)
     for name, points in solved.items():
         paths[name] = Path.of(f"EERO on {score_of(name, design)}", design.measure, points)
     promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
-    rejected = () if held_out.labels is None else rejections(design, held_out, risks)
+    by_class = isinstance(held_out, Records) and held_out.labelled
+    rejected = rejections(design, held_out, risks) if by_class else ()
     tell(len(names), len(names), "")
     return Sweep(
         verdict=judge(design, held_out, paths),
@@ -238,14 +248,17 @@ def sweep(
         },
         environment=dict(environment or {}),
         seconds=times,
+        audio_seconds=held_out.audio_seconds,
         calibration=_calibration(design, held_out),
         promises=promised,
         rejections=rejected,
     )
 
 
-def _calibration(design: Records, held_out: Records) -> tuple[Calibration, ...]:
-    if design.labels is None or held_out.labels is None or design.n < 2:
+def _calibration(design: Rows, held_out: Rows) -> tuple[Calibration, ...]:
+    if not isinstance(design, Records) or not isinstance(held_out, Records):
+        return ()
+    if not design.labelled or not held_out.labelled or design.n < 2:
         return ()
     found = fit_useful_temperatures(design)
     before = reliability_per_exit(held_out, (1.0,) * held_out.exits)
@@ -255,9 +268,14 @@ def _calibration(design: Records, held_out: Records) -> tuple[Calibration, ...]:
     )
 
 
-def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None) -> Row:
+def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None, scoring: NDArray[np.float64] | None) -> Row:
     found = choice.found
-    low, high = wilson(found.accuracy, found.n)
+    low, high = wilson(found.accuracy, found.n, found.variance)
+    time = found.seconds
+    if time is None and seconds is not None:
+        time = float(np.dot(found.exit_rates, seconds))
+    if time is not None and scoring is not None:
+        time += float(np.dot(found.exit_rates, scoring))
     return replace(
         row,
         design_cost=choice.design_cost,
@@ -270,11 +288,11 @@ def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None) -> Row:
         thresholds=choice.thresholds,
         patience=choice.patience,
         q=choice.q,
-        seconds=None if seconds is None else float(np.dot(found.exit_rates, seconds)),
+        seconds=time,
     )
 
 
-def _statics(design: Records, held_out: Records, seconds: tuple[float, ...] | None) -> tuple[Static, ...]:
+def _statics(design: Rows, held_out: Rows, seconds: tuple[float, ...] | None) -> tuple[Static, ...]:
     right, right_design = (r.correct.mean(1, dtype=np.float64) for r in (held_out, design))
     return tuple(
         Static(
@@ -282,7 +300,7 @@ def _statics(design: Records, held_out: Records, seconds: tuple[float, ...] | No
             float(design.relative_static_cost[k]),
             float(design.relative_cost[k]),
             float(right[k]),
-            *wilson(float(right[k]), held_out.n),
+            *wilson(float(right[k]), held_out.n, float(held_out.correct[k].var(dtype=np.float64))),
             design_accuracy=float(right_design[k]),
             seconds=None if seconds is None else seconds[k],
         )

@@ -22,7 +22,7 @@ from edgeexit.measures import inside, shown
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, fixed_exit
 from edgeexit.records import class_outputs
-from edgeexit.replay import Rows, outcome, replay
+from edgeexit.rows import Rows, outcome, replay
 from edgeexit.sets import SetMode
 
 FAMILIES = ("threshold", "shared", "eero", "window", "qute", "qexit", "patience", "fixed")

@@ -18,7 +18,7 @@ from edgeexit.calibrate.losses import loss_of
 from edgeexit.calibrate.risk import CONDITION, Certificate, Guarantee, promise_of, too_few
 from edgeexit.errors import DataError, Infeasible
 from edgeexit.policy import Threshold
-from edgeexit.replay import Rows, exits_taken
+from edgeexit.rows import Rows, exits_taken
 
 _CUTS = 50
 

@@ -17,7 +17,7 @@ from edgeexit.calibrate.cuts import cut_at
 from edgeexit.calibrate.path import check_budget, least_feasible
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Threshold
-from edgeexit.replay import Rows, exits_taken
+from edgeexit.rows import Rows, exits_taken
 
 Mode = Literal["paper", "survivors"]
 Prior = Literal["cost", "uniform"]

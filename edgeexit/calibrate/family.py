@@ -13,7 +13,7 @@ from edgeexit.calibrate.path import Path, Point
 from edgeexit.calibrate.search import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.replay import Outcome, Rows, outcome, replay
+from edgeexit.rows import Outcome, Rows, outcome, replay
 from edgeexit.scores import NAMES, SCORES
 
 RULES = ("eero", "eero-survivors", "qexit", "patience")

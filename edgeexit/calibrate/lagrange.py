@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.cuts import place_cuts, reached
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 
 _CUTS = 160
 """Per exit. More would follow the noise of a few thousand rows: 160 ranks are 0.6 % of the rows each."""

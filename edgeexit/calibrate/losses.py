@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.measures import ERROR_RATES
 from edgeexit.records import Records
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 from edgeexit.sequences import SequenceRecords
 
 

@@ -16,7 +16,7 @@ from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
 from edgeexit.operating_point import OperatingPoint
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 
 
 def calibrate_artifact(

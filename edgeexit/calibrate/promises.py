@@ -21,7 +21,7 @@ from edgeexit.calibrate.rows import check_pair
 from edgeexit.calibrate.search import pareto
 from edgeexit.errors import Infeasible
 from edgeexit.policy import Policy, Threshold, fixed_exit
-from edgeexit.replay import Rows, outcome, replay
+from edgeexit.rows import Rows, outcome, replay
 
 ALPHAS = (0.005, 0.01, 0.02, 0.05, 0.1)
 DELTA = 0.1

@@ -13,7 +13,7 @@ from edgeexit.calibrate.selective import answered, aurc, meets, need_labels, par
 from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Window
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 
 
 def qute_policy(

@@ -9,7 +9,7 @@ from edgeexit.calibrate.bounds import shuffled
 from edgeexit.drift import ROUNDING, DriftRegime
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Policy
-from edgeexit.replay import Rows, replay
+from edgeexit.rows import Rows, replay
 
 
 def regime_of(policy: Policy, records: Rows, *, eta: float = 0.01, level: float = 1e4) -> DriftRegime:

@@ -19,7 +19,7 @@ from edgeexit.calibrate.selective import answered, need_labels, risk_coverage, s
 from edgeexit.calibrate.window import window_policy
 from edgeexit.errors import Infeasible
 from edgeexit.policy import Policy, Threshold, Window, fixed_exit
-from edgeexit.replay import Rows, outcome, replay
+from edgeexit.rows import Rows, outcome, replay
 
 RISKS = (0.01, 0.02, 0.05)
 RULES = ("window", "threshold", "last exit alone")

@@ -20,7 +20,7 @@ from edgeexit.calibrate.bounds import Betting, Binomial, ConformalRiskControl, H
 from edgeexit.calibrate.losses import LOSSES, Loss, loss_of
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Policy
-from edgeexit.replay import Rows, replay
+from edgeexit.rows import Rows, replay
 
 Method = Literal["ltt", "ucb", "crc"]
 METHODS: tuple[Method, ...] = ("ltt", "ucb", "crc")

@@ -6,7 +6,7 @@ from collections import Counter
 
 from edgeexit.errors import DataError
 from edgeexit.records import Records
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 
 _SHARED, _DISTINCT = 0.1, 0.95
 """Share of rows found in both sets from which they count as the same data; asked of rows that hardly ever repeat."""

@@ -13,7 +13,7 @@ from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.lagrange import per_exit_thresholds
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.replay import Rows, outcome, replay
+from edgeexit.rows import Rows, outcome, replay
 
 _SHARED_CUTS = 500
 _BUDGETS = 100

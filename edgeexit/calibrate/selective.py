@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeexit.calibrate.cuts import place_cuts
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Policy
-from edgeexit.replay import Rows, outcome, replay
+from edgeexit.rows import Rows, outcome, replay
 
 _SLACK = 1e-12
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeexit.calibrate.intervals import paired
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.replay import Rows, outcome, replay
+from edgeexit.measures import article, is_error, shown
+from edgeexit.rows import Rows, outcome, replay
 
 _OPEN = 0.01
 """An interval that reaches further than one point to either side is too wide to say "equal"."""
@@ -37,7 +38,7 @@ class Verdict:
     saving: float | None = None
     """``1 - cost / static_cost``."""
     difference: float | None = None
-    """Adaptive minus static accuracy, over the same rows."""
+    """Adaptive minus static accuracy, over the same rows; of an error rate, 1 less it is the accuracy."""
     difference_low: float | None = None
     """95 % interval, as `difference_high`."""
     difference_high: float | None = None
@@ -66,7 +67,7 @@ def judge(design: Rows, held_out: Rows, paths: Mapping[str, Path]) -> Verdict:
         if paths:
             text = (
                 f"Adaptive exits do not pay here: no policy compared reaches the {held_out.measure} of "
-                f"exit {k} alone on the design rows ({_percent(right[k])})."
+                f"exit {k} alone on the design rows ({_percent(shown(held_out.measure, right[k]))})."
             )
         return Verdict(text, False if paths else None, k, static_cost, static_right, held_out.n)
     points.sort(key=lambda named: (named[1].cost, -named[1].accuracy))
@@ -103,10 +104,10 @@ def _ahead(point: Point, design: Rows, k: int) -> bool:
 def _sentence(
     rows: Rows, name: str, k: int, saving: float, shares: tuple[float, float], mean: float, half: float
 ) -> str:
-    what = rows.measure
-    against = f"{_percent(shares[0])} against {_percent(shares[1])}"
+    what, error = rows.measure, is_error(rows.measure)
+    against = " against ".join(_percent(shown(what, s)) for s in shares)
     digits = 1 if half > 0.005 else 2
-    difference = f"difference {100 * mean:+.{digits}f} ± {100 * half:.{digits}f} points"
+    difference = f"difference {-100 * mean if error else 100 * mean:+.{digits}f} ± {100 * half:.{digits}f} points"
     numbers = f"({against}, {difference}, n = {rows.n:,}, policy {name})"
     less = f"{round(100 * saving)} % less"
     if round(saving, 2) <= 0:
@@ -118,14 +119,15 @@ def _sentence(
     if mean + half < 0:
         return (
             f"Adaptive exits do not pay at equal {what} here: they cost {less} than the best static exit, "
-            f"exit {k} alone, but lose {what} {numbers}."
+            f"exit {k} alone, but {'raise the' if error else 'lose'} {what} {numbers}."
         )
     if half > _OPEN:
         return (
-            f"Adaptive exits seem to pay, but {rows.n:,} rows are few: {less} cost than exit {k} alone at an "
-            f"{what} that may be equal {numbers}."
+            f"Adaptive exits seem to pay, but {rows.n:,} rows are few: {less} cost than exit {k} alone at "
+            f"{article(what)} that may be equal {numbers}."
         )
-    level = "higher" if mean - half > 0 else "equal"
+    better = "lower" if error else "higher"
+    level = better if mean - half > 0 else "equal"
     return f"Adaptive exits pay: {less} cost than exit {k} alone at {level} {what} {numbers}."
 
 

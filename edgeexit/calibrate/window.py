@@ -17,7 +17,7 @@ from edgeexit.calibrate.cuts import place_cuts
 from edgeexit.calibrate.selective import answered, check_share, meets, need_labels, parse_target, risk_coverage
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Window
-from edgeexit.replay import Rows
+from edgeexit.rows import Rows
 
 _NEVER, _ALWAYS = (-math.inf, math.inf), (-math.inf, -math.inf)
 

@@ -6,7 +6,7 @@ from html import escape
 from itertools import pairwise
 
 from edgeexit.report.svg import UNIT, Axis, Panel, nice_ticks
-from edgeexit.report.words import colour
+from edgeexit.report.words import as_read, colour, interval
 from edgeexit.sweep import Row, Sweep
 
 _FIRST, _LAST = (0xD3, 0xE5, 0xF3), (0x0B, 0x4A, 0x86)
@@ -54,13 +54,13 @@ def exit_rates_svg(sweep: Sweep) -> str:
 def expected_svg(sweep: Sweep) -> str:
     """Accuracy against budget: what the design rows promised as dashes, what the held-out rows gave as a line."""
     rows = chosen_rows(sweep)
-    values = [v for r in rows for v in (r.design_accuracy, r.accuracy_low, r.accuracy_high) if v is not None]
+    values = [v for r in rows for v in (as_read(sweep, r.design_accuracy), *interval(sweep, r)) if v is not None]
     pad = max(0.05 * (max(values) - min(values)), 0.002)
     low, high = max(0.0, min(values) - pad), min(1.0, max(values) + pad)
     y = Axis(sweep.measure, low, high, nice_ticks(low, high), percent=True)
     panel = Panel(Axis(_BUDGET, 0, 1.05, UNIT), y, _SIDE)
     at = {
-        name: [(r.budget, float(getattr(r, name) or 0.0)) for r in rows]
+        name: [(r.budget, as_read(sweep, getattr(r, name)) or 0.0) for r in rows]
         for name in ("design_accuracy", "accuracy", "accuracy_low", "accuracy_high")
     }
     own = escape(colour(sweep, sweep.verdict.policy or ""))

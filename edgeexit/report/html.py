@@ -9,14 +9,27 @@ import math
 import re
 from html import escape
 from importlib.resources import files
+from typing import Any
 
+from edgeexit.measures import is_error, shown, shown_range
 from edgeexit.report.chosen import chosen_rows, exit_rates_svg, expected_svg
 from edgeexit.report.diagrams import budgets_svg, reliability_rows, reliability_svg
 from edgeexit.report.promise_diagrams import limits, promise_costs_svg, promise_legend, promises_svg
 from edgeexit.report.promises import promise_rows, promise_terms
 from edgeexit.report.rejections import REJECTION_TERMS, rejection_rows
 from edgeexit.report.table import sweep_json
-from edgeexit.report.words import colour, dashed, data_line, environment_line, terms, verdict_line
+from edgeexit.report.words import (
+    as_read,
+    colour,
+    dashed,
+    data_line,
+    environment_line,
+    interval,
+    terms,
+    time_cell,
+    time_head,
+    verdict_line,
+)
 from edgeexit.sweep import Row, Sweep
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -28,7 +41,7 @@ def sweep_html(sweep: Sweep) -> str:
     script = _SCRIPT.search(template)
     assert script is not None
     digest = hashlib.sha256(script[1].encode()).digest()
-    data = sweep_json(sweep)
+    data = _as_shown(sweep_json(sweep))
     data["lines"] = [
         {"policy": p, "colour": colour(sweep, p), "dashed": dashed(p)} for p in sweep.policies if p != "fixed"
     ]
@@ -52,6 +65,19 @@ def sweep_html(sweep: Sweep) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], template)
 
 
+def _as_shown(data: dict[str, Any]) -> dict[str, Any]:
+    """The sweep with every accuracy as its measure is read, for the script to draw."""
+    measure = data["measure"]
+    data["less_is_better"] = is_error(measure)
+    for found in (*data["rows"], *data["statics"]) if is_error(measure) else ():
+        for key in ("accuracy", "design_accuracy"):
+            found[key] = None if found[key] is None else shown(measure, found[key])
+        low, high = found["accuracy_low"], found["accuracy_high"]
+        if low is not None:
+            found["accuracy_low"], found["accuracy_high"] = shown_range(measure, low, high)
+    return data
+
+
 def _embedded(data: object) -> str:
     """JSON that cannot end its script element, whatever names it holds."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
@@ -66,13 +92,13 @@ def _statics(sweep: Sweep) -> str:
             str(s.exit),
             _percent(s.cost),
             _percent(s.cost_inside),
-            _percent(s.accuracy),
-            f"{_percent(s.accuracy_low)} to {_percent(s.accuracy_high)}",
-            *[_number(s.seconds)] * timed,
+            _percent(as_read(sweep, s.accuracy)),
+            " to ".join(_percent(end) for end in interval(sweep, s)),
+            *[_number(time_cell(sweep, s.seconds))] * timed,
         ]
         for s in sweep.statics
     ]
-    return _table([head + ["seconds"] * timed, *body])
+    return _table([head + [time_head(sweep)] * timed, *body])
 
 
 def _reliability(sweep: Sweep) -> str:
@@ -134,22 +160,22 @@ def _table(rows: list[list[str]]) -> str:
 def _rows(sweep: Sweep) -> str:
     timed = sweep.seconds is not None
     head = ["policy", "budget", "cost", sweep.measure, "95 % interval", "exit rates", "setting"]
-    head += ["seconds"] * timed
+    head += [time_head(sweep)] * timed
     cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
     lines = []
     for i, r in enumerate(sweep.rows):
         rates = "out of reach" if r.exit_rates is None else " / ".join(_percent(e) for e in r.exit_rates)
-        interval = "" if not r.feasible else f"{_percent(r.accuracy_low)} to {_percent(r.accuracy_high)}"
+        ends = "" if not r.feasible else " to ".join(_percent(end) for end in interval(sweep, r))
         columns: list[tuple[str, float | str | None]] = [
             (r.policy, r.policy),
             (_percent(r.budget), r.budget),
             (_percent(r.cost), r.cost),
-            (_percent(r.accuracy), r.accuracy),
-            (interval, r.accuracy_low),
+            (_percent(as_read(sweep, r.accuracy)), as_read(sweep, r.accuracy)),
+            (ends, interval(sweep, r)[0]),
             (rates, None if r.exit_rates is None else r.exit_rates[0]),
             (_setting(r), None if r.thresholds is None else r.thresholds[0]),
         ]
-        columns += [(_number(r.seconds), r.seconds)] * timed
+        columns += [(_number(time_cell(sweep, r.seconds)), time_cell(sweep, r.seconds))] * timed
         tds = "".join(f'<td data-v="{escape("" if v is None else str(v))}">{escape(text)}</td>' for text, v in columns)
         lines.append(f'<tr data-i="{i}">{tds}</tr>\n')
     return f"<thead><tr>{cells}</tr></thead>\n<tbody>\n{''.join(lines)}</tbody>"

@@ -6,17 +6,29 @@ import io
 import textwrap
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from edgeexit.errors import BackendMissing
-from edgeexit.report.words import colour, dashed, data_line, environment_line, verdict_line
-from edgeexit.sweep import Sweep
+from edgeexit.measures import shown, shown_range
+from edgeexit.report.words import (
+    as_read,
+    colour,
+    dashed,
+    data_line,
+    environment_line,
+    interval,
+    real_time,
+    verdict_line,
+)
+from edgeexit.sweep import Row, Static, Sweep
 
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "h", "<", ">", "d")
 
 
 def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
-    """Accuracy against cost, one line per policy, static exits as black squares; the verdict is the title.
+    """Accuracy (or the error rate) against cost, one line per policy, static exits as black squares; the verdict is
+    the title. Of sound that was timed there is a second panel, against the real-time factor.
 
     Equal sweeps give equal bytes with one version of matplotlib.
 
@@ -30,10 +42,13 @@ def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
     """
 
     def draw(figure: Any) -> None:
-        axes = figure.add_axes((0.07, 0.155, 0.72, 0.71))
-        _lines(axes, sweep)
-        _statics(axes, sweep)
-        _frame(axes, sweep)
+        timed = sweep.seconds is not None and sweep.audio_seconds is not None
+        panels = ((0.07, 0.335, _COST), (0.475, 0.335, _REAL_TIME)) if timed else ((0.07, 0.72, _COST),)
+        for left, wide, along in panels:
+            axes = figure.add_axes((left, 0.155, wide, 0.71))
+            _lines(axes, sweep, along)
+            _statics(axes, sweep, along)
+            _frame(axes, sweep, along)
         _print(figure, axes, sweep, width)
 
     return rendered(width, height, draw)
@@ -64,15 +79,29 @@ def rendered(width: int, height: int, draw: Callable[[Any], None]) -> bytes:
     return out.getvalue()
 
 
-def _lines(axes: Any, sweep: Sweep) -> None:
+@dataclass(frozen=True)
+class _Along:
+    """What a panel's horizontal axis is."""
+
+    title: str
+    of: Callable[[Sweep, Row | Static], float | None]
+    share: bool
+    """Whether it is written in per cent."""
+
+
+_COST = _Along("mean cost per input, relative to the last exit", lambda sweep, found: found.cost, True)
+_REAL_TIME = _Along("real-time factor measured here", lambda sweep, found: real_time(sweep, found.seconds), False)
+
+
+def _lines(axes: Any, sweep: Sweep, along: _Along) -> None:
     for i, policy in enumerate(p for p in sweep.policies if p != "fixed"):
         rows = [r for r in sweep.rows if r.policy == policy and r.feasible]
         if not rows:
             continue
         hollow = dashed(policy)
         axes.plot(
-            [r.cost for r in rows],
-            [100 * (r.accuracy or 0.0) for r in rows],
+            [along.of(sweep, r) for r in rows],
+            [100 * (as_read(sweep, r.accuracy) or 0.0) for r in rows],
             color=colour(sweep, policy),
             linestyle="--" if hollow else "-",
             linewidth=1.6,
@@ -84,9 +113,9 @@ def _lines(axes: Any, sweep: Sweep) -> None:
         )
         if policy == sweep.verdict.policy:
             axes.fill_between(
-                [r.cost for r in rows],
-                [100 * (r.accuracy_low or 0.0) for r in rows],
-                [100 * (r.accuracy_high or 0.0) for r in rows],
+                [along.of(sweep, r) for r in rows],
+                [100 * (interval(sweep, r)[0] or 0.0) for r in rows],
+                [100 * (interval(sweep, r)[1] or 0.0) for r in rows],
                 color=colour(sweep, policy),
                 alpha=0.13,
                 linewidth=0,
@@ -98,11 +127,12 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:17]}…"
 
 
-def _statics(axes: Any, sweep: Sweep) -> None:
-    cost = [s.cost for s in sweep.statics]
-    share = [100 * s.accuracy for s in sweep.statics]
-    below = [100 * (s.accuracy - s.accuracy_low) for s in sweep.statics]
-    above = [100 * (s.accuracy_high - s.accuracy) for s in sweep.statics]
+def _statics(axes: Any, sweep: Sweep, along: _Along) -> None:
+    cost = [along.of(sweep, s) for s in sweep.statics]
+    share = [100 * shown(sweep.measure, s.accuracy) for s in sweep.statics]
+    ends = [shown_range(sweep.measure, s.accuracy_low, s.accuracy_high) for s in sweep.statics]
+    below = [max(at - 100 * low, 0.0) for at, (low, _) in zip(share, ends, strict=True)]
+    above = [max(100 * high - at, 0.0) for at, (_, high) in zip(share, ends, strict=True)]
     axes.errorbar(
         cost,
         share,
@@ -115,10 +145,10 @@ def _statics(axes: Any, sweep: Sweep) -> None:
         label="one exit alone (95 %)",
         zorder=5,
     )
-    for s in sweep.statics:
+    for s, x, (low, _) in zip(sweep.statics, cost, ends, strict=True):
         axes.annotate(
             f"exit {s.exit}",
-            (s.cost, 100 * s.accuracy_low),
+            (x, 100 * low),
             xytext=(0, -14),
             textcoords="offset points",
             ha="center",
@@ -129,13 +159,14 @@ def _statics(axes: Any, sweep: Sweep) -> None:
         )
 
 
-def _frame(axes: Any, sweep: Sweep) -> None:
+def _frame(axes: Any, sweep: Sweep, along: _Along) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     rows = [r for r in sweep.rows if r.feasible]
-    costs = [r.cost for r in rows if r.cost is not None] + [s.cost for s in sweep.statics]
-    shares = [100 * r.accuracy for r in rows if r.accuracy is not None]
-    shares += [100 * v for s in sweep.statics for v in (s.accuracy_low, s.accuracy_high)]
+    drawn: list[Row | Static] = [*rows, *sweep.statics]
+    costs = [c for c in (along.of(sweep, found) for found in drawn) if c is not None]
+    shares = [100 * v for v in (as_read(sweep, r.accuracy) for r in rows) if v is not None]
+    shares += [100 * v for s in sweep.statics for v in interval(sweep, s) if v is not None]
     low, high = min(shares), max(shares)
     pad = max(0.08 * (high - low), 0.2)
     axes.set_ylim(max(0.0, low - pad), min(100 + pad / 2, high + pad))
@@ -148,10 +179,10 @@ def _frame(axes: Any, sweep: Sweep) -> None:
         axes.set_xlim(min(costs) / 1.18, max(costs) * 1.18)
     else:
         axes.set_xlim(0, max(costs) * 1.06)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %" if along.share else f"{v:g}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
     scale = ", log scale" if log else ""
-    axes.set_xlabel(f"mean cost per input, relative to the last exit (held-out rows{scale})", fontsize=11)
+    axes.set_xlabel(f"{along.title} (held-out rows{scale})", fontsize=11)
     cut = "; the axis does not start at 0" if axes.get_ylim()[0] > 0 else ""
     axes.set_ylabel(f"{sweep.measure} (held-out rows{cut})", fontsize=11)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from edgeexit.report.words import as_read
 from edgeexit.sweep import Promise, Sweep
 
 LOSS_COLOURS = {
@@ -56,10 +57,10 @@ def status(p: Promise) -> str:
 def promise_rows(sweep: Sweep) -> list[list[str]]:
     """Head and one row per promise; shares in per cent."""
     head = ["guarantee", "alpha", "measured", "95 % interval", "cost", sweep.measure, "exit rates", "outcome"]
-    return [head, *(_row(p) for p in sweep.promises)]
+    return [head, *(_row(sweep, p) for p in sweep.promises)]
 
 
-def _row(p: Promise) -> list[str]:
+def _row(sweep: Sweep, p: Promise) -> list[str]:
     start = [p.label, f"{100 * p.alpha:.3g}"]
     if p.loss is None or p.loss_low is None or p.loss_high is None:
         return [*start, "-", "-", "-", "-", "-", status(p)]
@@ -68,7 +69,7 @@ def _row(p: Promise) -> list[str]:
         f"{100 * p.loss:.2f}",
         f"{100 * p.loss_low:.2f} to {100 * p.loss_high:.2f}",
         f"{100 * (p.cost or 0):.1f}",
-        f"{100 * (p.accuracy or 0):.1f}",
+        f"{100 * (as_read(sweep, p.accuracy) or 0):.1f}",
         " / ".join(f"{100 * r:.0f}" for r in p.exit_rates or ()),
         status(p),
     ]
@@ -88,7 +89,18 @@ def promises_csv(sweep: Sweep) -> str:
     )
     for p in sweep.promises:
         certified = [p.what, p.method, p.alpha, p.delta, p.ordered_on, p.certified_on, p.needed, p.certified_loss]
-        measured = [p.loss, p.loss_low, p.loss_high, p.loss_n, p.n, p.cost, p.accuracy, status(p), p.refusal, p.score]
+        measured = [
+            p.loss,
+            p.loss_low,
+            p.loss_high,
+            p.loss_n,
+            p.n,
+            p.cost,
+            as_read(sweep, p.accuracy),
+            status(p),
+            p.refusal,
+            p.score,
+        ]
         rates, thresholds = p.exit_rates or ("",) * exits, p.thresholds or ("",) * (exits - 1)
         table.writerow([*certified, *measured, *rates, *thresholds])
     return out.getvalue()

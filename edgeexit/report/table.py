@@ -14,7 +14,16 @@ from edgeexit.calibrate.reliability import Reliability
 from edgeexit.report.diagrams import reliability_rows
 from edgeexit.report.promises import promise_rows, promise_terms
 from edgeexit.report.rejections import REJECTION_TERMS, rejection_rows
-from edgeexit.report.words import data_line, environment_line, terms, verdict_line
+from edgeexit.report.words import (
+    as_read,
+    data_line,
+    environment_line,
+    interval,
+    terms,
+    time_cell,
+    time_head,
+    verdict_line,
+)
 from edgeexit.sweep import Sweep
 
 _MOST_BUDGETS = 16
@@ -29,6 +38,7 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
         "data": _plain(dict(sweep.data)),
         "environment": _plain(dict(sweep.environment)),
         "seconds": _plain(sweep.seconds),
+        "audio_seconds": sweep.audio_seconds,
         "statics": [_plain(dataclasses.asdict(s)) for s in sweep.statics],
         "calibration": [
             {
@@ -65,11 +75,17 @@ def sweep_csv(sweep: Sweep) -> str:
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["policy", "score", "budget", *measured, "patience", "q", *rates, *thresholds])
     for s in sweep.statics:
-        found = [s.cost, s.design_accuracy, s.cost, s.accuracy, s.accuracy_low, s.accuracy_high]
+        found = [s.cost, as_read(sweep, s.design_accuracy), s.cost, as_read(sweep, s.accuracy), *interval(sweep, s)]
         own = [1.0 * (k == s.exit) for k in range(exits)]
         table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", "", *own])
     for r in sweep.rows:
-        there = [r.design_cost, r.design_accuracy, r.cost, r.accuracy, r.accuracy_low, r.accuracy_high]
+        there = [
+            r.design_cost,
+            as_read(sweep, r.design_accuracy),
+            r.cost,
+            as_read(sweep, r.accuracy),
+            *interval(sweep, r),
+        ]
         taken = r.exit_rates or ("",) * exits
         limits = r.thresholds or ()
         table.writerow(
@@ -90,20 +106,20 @@ def sweep_text(sweep: Sweep) -> str:
             str(s.exit),
             f"{s.cost:.3f}",
             f"{s.cost_inside:.3f}",
-            _percent(s.accuracy),
-            f"{_percent(s.accuracy_low)} to {_percent(s.accuracy_high)}",
+            _percent(as_read(sweep, s.accuracy)),
+            " to ".join(_percent(end) for end in interval(sweep, s)),
         ]
-        + [f"{s.seconds:.3g}" if s.seconds is not None else "-"] * timed
+        + ["-" if (t := time_cell(sweep, s.seconds)) is None else f"{t:.3g}"] * timed
         for s in sweep.statics
     ]
-    lines += _aligned([head + ["seconds"] * timed, *body])
+    lines += _aligned([head + [time_head(sweep)] * timed, *body])
     budgets = sorted({row.budget for row in sweep.rows})
     shown = _spread(budgets, _MOST_BUDGETS)
     left_out = f"; {len(shown)} of {len(budgets)} budgets shown" if len(shown) < len(budgets) else ""
     note = f"in %, by mean cost allowed (- = out of reach{left_out})"
     if budgets:
-        lines += ["", f"{sweep.measure.capitalize()} of each policy {note}:"]
-        cells = {(row.policy, row.budget): _percent(row.accuracy) for row in sweep.rows}
+        lines += ["", f"{sweep.measure[0].upper()}{sweep.measure[1:]} of each policy {note}:"]
+        cells = {(row.policy, row.budget): _percent(as_read(sweep, row.accuracy)) for row in sweep.rows}
         table = [[f"{b:.3f}", *(cells.get((p, b), "-") for p in sweep.policies)] for b in shown]
         lines += _aligned([["budget", *sweep.policies], *table])
     if sweep.promises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgeexit.sweep import Sweep
+from edgeexit.measures import ERROR_RATES, shown, shown_range
+from edgeexit.sweep import Row, Static, Sweep
 
 _COLOURS = {
     "maxprob": "#0072B2",
@@ -49,19 +50,56 @@ def environment_line(sweep: Sweep) -> str:
 
 def terms(sweep: Sweep) -> str:
     """What the numbers mean, in two sentences, and a third where single-exit costs are unknown."""
-    share = "answered right" if sweep.measure == "accuracy" else "answered as the last exit answers"
+    unit = ERROR_RATES.get(sweep.measure)
+    if unit is not None:
+        meaning = f"the edits (substitutions, insertions, deletions) per {unit} of the references: lower is better"
+    else:
+        meaning = "the share of rows answered " + (
+            "right" if sweep.measure == "accuracy" else "as the last exit answers"
+        )
     text = (
         "Cost is the mean work per input as a fraction of the work up to the last exit, and "
-        f"{sweep.measure} is the share of rows {share}. "
+        f"{sweep.measure} is {meaning}. "
         "Every policy was chosen under a budget on the design rows and measured on held-out rows, so its "
         "cost there may differ from the budget; the squares are networks with one exit only."
     )
+    if sweep.audio_seconds is not None and sweep.seconds is not None:
+        text += (
+            " The real-time factor is time over length of sound, both summed over the held-out rows: features, stages "
+            "and what the policy looks at, measured one by one while recording."
+        )
     if sweep.data.get("static_cost_known") is False:
         text += (
             " What such networks cost was not given: the cost of the exit inside the adaptive network stands "
             "in, which is a little too much."
         )
     return text
+
+
+def as_read(sweep: Sweep, accuracy: float | None) -> float | None:
+    """An accuracy of the sweep as its measure is read."""
+    return None if accuracy is None else shown(sweep.measure, accuracy)
+
+
+def interval(sweep: Sweep, found: Row | Static) -> tuple[float | None, float | None]:
+    """The 95 % interval of a row or an exit as the measure is read, the lower end first."""
+    low, high = found.accuracy_low, found.accuracy_high
+    return (None, None) if low is None or high is None else shown_range(sweep.measure, low, high)
+
+
+def real_time(sweep: Sweep, seconds: float | None) -> float | None:
+    """The real-time factor of a time per row; None = no time, or no sound."""
+    return None if seconds is None or sweep.audio_seconds is None else seconds / sweep.audio_seconds
+
+
+def time_head(sweep: Sweep) -> str:
+    """What `time_cell` holds."""
+    return "seconds" if sweep.audio_seconds is None else "real-time factor"
+
+
+def time_cell(sweep: Sweep, seconds: float | None) -> float | None:
+    """Seconds per row, or of sound the real-time factor."""
+    return seconds if sweep.audio_seconds is None else real_time(sweep, seconds)
 
 
 def verdict_line(sweep: Sweep) -> str:

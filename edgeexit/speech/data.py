@@ -99,10 +99,7 @@ def _of_arrays(path: Path) -> SpeechData:
         starts.dtype.kind in "iu" and starts.shape == (n + 1,) and bool((np.diff(starts.astype(np.int64)) > 0).all())
     )
     if not rising or starts[0] < 0 or starts[-1] > len(samples):
-        raise DataError(
-            f"{path}: starts must be {n + 1} rising places in {len(samples)} samples, found {starts.dtype} "
-            f"{starts.shape}"
-        )
+        raise DataError(f"{path}: starts must be {n + 1} rising places in {len(samples)} samples, found {starts.shape}")
     if rate.dtype.kind not in "iu" or rate.size != 1 or not 0 < int(rate.item()) < 1 << 20:
         raise DataError(f"{path}: sample_rate must be one whole number of samples per second, found {rate!r:.60}")
     scale = np.float32(1 / 32768 if samples.dtype == np.int16 else 1)

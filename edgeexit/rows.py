@@ -124,6 +124,11 @@ class Rows(ABC):
         return None
 
     @property
+    def audio_seconds(self) -> float | None:
+        """Mean length of the sound of a row; None = there is none, or it is unknown."""
+        return None
+
+    @property
     def relative_cost(self) -> NDArray[np.float64]:
         """`(exits,)` as fractions of the last exit's."""
         return np.asarray(self.cost / self.cost[-1])
