@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeexit.errors import BundleError
-from edgeexit.speech.spec import SpeechSpec
+
+if TYPE_CHECKING:
+    from edgeexit.speech.spec import SpeechSpec
 
 SCHEMA = 1
 MAX_EXITS = 256

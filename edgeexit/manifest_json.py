@@ -11,7 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeexit.errors import BundleError
 from edgeexit.manifest import (
@@ -33,7 +33,9 @@ from edgeexit.manifest import (
     TensorSpec,
 )
 from edgeexit.scores import NAMES
-from edgeexit.speech.spec import SpeechSpec
+
+if TYPE_CHECKING:
+    from edgeexit.speech.spec import SpeechSpec
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -359,11 +361,17 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         {name: _file(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
         r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
         provenance,
-        r.optional("speech", SpeechSpec.from_dict),
+        r.optional("speech", _speech),
         r.optional("min_sizes", _min_sizes) or {},
     )
     _check_parts(found, at)
     return found
+
+
+def _speech(value: Any, at: str) -> SpeechSpec:
+    from edgeexit.speech.spec import SpeechSpec  # here, so that bundles without speech do not load it
+
+    return SpeechSpec.from_dict(value, at)
 
 
 def _check_parts(m: Manifest, at: str) -> None:

@@ -60,7 +60,9 @@ def listen(
             if part.text:
                 yield Heard(part, end)
             if end is not None:
-                start, held, looked = start + looked, held[looked:], 0
+                # What was silent stays, for the next word may have begun in it without having been heard yet.
+                over = looked - min(step, int(part.silent_seconds * rate) // 2)
+                start, held, looked = start + over, held[over:], 0
     if len(held):
         part = transcriber.part(held, start / rate)
         if part.text:

@@ -40,6 +40,9 @@ class SpeechSpec:
     """Feature frames that the network needs at least; shorter audio is filled up behind its end."""
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "drop"):
+            if not isinstance(getattr(self, name), tuple):
+                raise DataError(f"{name}: expected a tuple, found {type(getattr(self, name)).__name__}")
         if not 2 <= len(self.tokens) <= MOST_TOKENS:
             raise DataError(f"tokens: expected 2 to {MOST_TOKENS} symbols, found {len(self.tokens)}")
         for i, token in enumerate(self.tokens):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,8 @@ class Part:
     seconds: float
     """Wall-clock time of features, network and decoding."""
     decision: Decision | None
-    """The exit's output, score and reason; None = digital silence, for which the network was not asked."""
+    """The exit's output, score and reason; None = digital silence, for which the network was not asked. In a transcript
+    of several parts the output is empty, so that hours of audio leave their text only."""
     at_exits: tuple[str, ...] | None = None
     """`(exits,)` what each would have written; None = not asked for."""
 
@@ -213,7 +214,7 @@ class Transcriber:
             PolicyError: a deadline without measured stage times.
         """
         found = at_rate([checked(samples)], "samples", self.rate if rate is None else rate, self.rate, notice)
-        return Transcript(tuple(self.parts(found)))
+        return _collected(self.parts(found))
 
     def file(
         self,
@@ -235,11 +236,13 @@ class Transcriber:
         """
         with WavFile(path, lambda _: None) as file:
             total = file.seconds
-        found = []
-        for part in self.parts(audio_blocks(path, self.rate, notice)):
-            found.append(part)
-            progress(part, total)
-        return Transcript(tuple(found))
+
+        def told() -> Iterator[Part]:
+            for part in self.parts(audio_blocks(path, self.rate, notice)):
+                progress(part, total)
+                yield part
+
+        return _collected(told())
 
     def parts(self, blocks: Iterable[Samples]) -> Iterator[Part]:
         """Transcribe audio window by window, each as soon as it is complete.
@@ -314,6 +317,21 @@ class Transcriber:
             valid = output[0] if lengths is None else output[0, : int(lengths[0])]
             texts.append(self._decoded(valid).text)
         return tuple(texts)
+
+
+def _collected(parts: Iterable[Part]) -> Transcript:
+    found: list[Part] = []
+    for part in parts:
+        found.append(part)
+        if len(found) > 1:
+            found[-2:] = (_without_output(p) for p in found[-2:])
+    return Transcript(tuple(found))
+
+
+def _without_output(part: Part) -> Part:
+    if part.decision is None:
+        return part
+    return replace(part, decision=replace(part.decision, output=part.decision.output[:0]))
 
 
 def _log_probs(output: NDArray[Any], kind: Kind) -> NDArray[np.float64]:

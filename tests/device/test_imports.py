@@ -101,3 +101,8 @@ except edgeexit.BackendMissing as e:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         edgeexit.nonsense  # noqa: B018
+
+
+def test_bundles_without_speech_load_none_of_it() -> None:
+    code = f"import sys; import {EVERY_NAME}; print([m for m in sys.modules if m.startswith('edgeexit.speech.')])"
+    assert python(code).stdout == "[]\n"
