@@ -59,7 +59,15 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
     def port(p: Port) -> dict[str, Any]:
         order = None if p.order is None else list(p.order)
-        return {"name": p.name, "dtype": p.dtype, "order": order, "scale": p.scale, "zero_point": p.zero_point}
+        called = {} if p.called is None else {"called": p.called}
+        return {
+            "name": p.name,
+            "dtype": p.dtype,
+            "order": order,
+            "scale": p.scale,
+            "zero_point": p.zero_point,
+            **called,
+        }
 
     return {
         "format": "edgeexit",
@@ -306,6 +314,7 @@ def _port(value: Any, at: str) -> Port:
         r.optional("order", lambda v, a: _Reader({"order": v}, a).list("order", _place, least=1, most=16)),
         r.optional("scale", _positive),
         zero_point,
+        r.optional("called", _text),
     )
     if (found.scale is None) != (zero_point is None):
         raise BundleError(f"{at}: a scale and a zero_point come together")

@@ -14,7 +14,7 @@ from edgeexit.layouts.chain import Chain
 from edgeexit.layouts.fused import Fused
 from edgeexit.layouts.ports import Ported
 from edgeexit.layouts.single import AllExits, Prefix
-from edgeexit.manifest import Artifact, Manifest
+from edgeexit.manifest import Artifact, Manifest, Port
 
 __all__ = ["Driver", "drive", "make", "one_by_one"]
 
@@ -50,5 +50,13 @@ def drive(
     if len(models) != expected:
         raise BundleError(f"artifact {artifact.name}: its files hold {len(models)} networks, expected {expected}")
     if artifact.ports:
-        models = [Ported(m, artifact.ports, manifest) for m in models]
+        models = [Ported(m, _ports(manifest, artifact, k), manifest) for k, m in enumerate(models)]
     return _DRIVERS[artifact.layout](manifest, artifact, models, clock)
+
+
+def _ports(manifest: Manifest, artifact: Artifact, k: int) -> list[Port]:
+    """Those of file `k`: the files of layout prefix may call their own exits' tensors alike."""
+    if artifact.layout != "prefix":
+        return list(artifact.ports)
+    others = {t.name for i, e in enumerate(manifest.exits) if i != k for t in e.outputs}
+    return [p for p in artifact.ports if p.name not in others]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold, Window
 from edgeexit.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
 from edgeexit.scores import score as score_of
-from edgeexit.speech.scorer import Scorer
+
+if TYPE_CHECKING:
+    from edgeexit.speech.scorer import Scorer
 
 Array = NDArray[Any]
 
@@ -151,7 +153,11 @@ class Base:
     def scorer(self, policy: Policy) -> Scorer | None:
         """The memory of one run, where the policy looks at what exits wrote; None = it need not."""
         speech = self.manifest.speech
-        return Scorer(speech) if speech is not None and (policy.score in SEQUENCE or policy.needs_labels) else None
+        if speech is None or not (policy.score in SEQUENCE or policy.needs_labels):
+            return None
+        from edgeexit.speech.scorer import Scorer  # here, so that bundles without speech do not load it
+
+        return Scorer(speech)
 
     def score(self, given: Given, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
         """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.

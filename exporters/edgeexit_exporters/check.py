@@ -14,10 +14,11 @@ from onnxruntime import InferenceSession
 
 from edgeexit.checks import relative_error
 from edgeexit.errors import ExportMismatch
-from edgeexit.manifest import ExitSpec, StateSpec
+from edgeexit.manifest import ExitSpec, Port, StateSpec
 from edgeexit_exporters import fuse, measure
 from edgeexit_exporters.answers import Answer, Arrays, exit_scores
 from edgeexit_exporters.join import valid_of
+from edgeexit_exporters.sherpa import called
 
 EXACT = 1e-6
 """Of the same computation in another graph: engines fuse differently at a cut, and rounding follows the fusion."""
@@ -100,8 +101,20 @@ class Comparison:
             )
 
 
-def compare(layout: str, files: Mapping[str, bytes], answers: Sequence[Answer], comparison: Comparison) -> None:
+def compare(
+    layout: str,
+    files: Mapping[str, bytes],
+    answers: Sequence[Answer],
+    comparison: Comparison,
+    ports: Sequence[Port] = (),
+) -> None:
     """Run a layout's files and compare every exit with the source model's answers.
+
+    Args:
+        layout, files: what to run.
+        answers: of the source model.
+        comparison: collects.
+        ports: tensors that the files call otherwise.
 
     Raises:
         ExportMismatch: an exit differs by more than the tolerance.
@@ -112,7 +125,8 @@ def compare(layout: str, files: Mapping[str, bytes], answers: Sequence[Answer], 
         sessions = [measure.session(str(Path(folder, name))) for name in files if name.endswith(".onnx")]
         for answer in answers:
             for k, found in _answer(layout, sessions, comparison.exits, answer):
-                comparison.add(k, found, answer)
+                names = called(ports, comparison.exits[k])
+                comparison.add(k, {names.get(n, n): a for n, a in found.items()}, answer)
 
 
 def _answer(

@@ -15,6 +15,7 @@ from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import LAYOUTS
 from edgeexit.scores import NAMES
+from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
 from edgeexit_exporters.inputs import InputSpec, parse_input
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
@@ -45,6 +46,7 @@ def export(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    speech: SpeechSpec | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -75,6 +77,7 @@ def export(
         labels: class names.
         name: the bundle's name; None = that of `out`.
         task: noted in the manifest.
+        speech: how a speech model hears and what its answers spell; None = as the module says in `speech_spec`.
         forms: formats and precisions; None = ONNX in the network's own.
         overwrite: replace a bundle that is there.
         progress: called with each step's name.
@@ -102,6 +105,7 @@ def export(
         labels=labels,
         name=name,
         task=task,
+        speech=speech,
         forms=forms,
         overwrite=overwrite,
         progress=progress,
@@ -137,6 +141,7 @@ def export_source(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    speech: SpeechSpec | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -154,8 +159,9 @@ def export_source(
     layouts = _stateful_layouts(found, layouts, progress)
     progress("finding the stages")
     known = survey(
-        found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
-    )
+        found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,
+        speech=speech,
+    )  # fmt: skip
     wanted = forms or Forms()
     classes = known.manifest.exits[-1].answer.shape[-1]
     rows = wanted.rows(found, data, classes if isinstance(classes, int) else None)

@@ -163,7 +163,7 @@ def make(
             if wanted.layers and precision == "int8" and rows is not None:
                 held_out = {n: a[rows.parts.held_out] for n, a in rows.inputs.items()}
                 made.layers = layer_sensitivity(known.source, source, held_out, progress)
-            this = survey(source, name=known.manifest.name, data=given, score=score)
+            this = survey(source, name=known.manifest.name, data=given, score=score, speech=known.manifest.speech)
         files = onnx_artifacts(this, layouts, score, tolerance=tolerance, exact=exact, progress=progress)
         if (this.manifest.batch, known.manifest.batch) == ("one", "dynamic"):
             files.artifacts = [replace(a, batch="one") for a in files.artifacts]
