@@ -149,11 +149,20 @@ class Rows(ABC):
         Raises:
             DataError: a part would be empty.
         """
+        first, second = self.parts(fraction, seed)
+        return self.take(first), self.take(second)
+
+    def parts(self, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of each part of `split`, growing.
+
+        Raises:
+            DataError: as `split`.
+        """
         cut = round(self.n * fraction) if 0 < fraction < 1 else 0
         if not 0 < cut < self.n:
             raise DataError(f"{self.name}: {self.n} rows cannot be split {fraction:g} : {1 - fraction:g}")
         order = np.random.default_rng(seed).permutation(self.n)
-        return self.take(np.sort(order[:cut])), self.take(np.sort(order[cut:]))
+        return np.sort(order[:cut]), np.sort(order[cut:])
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._cache:

@@ -47,8 +47,28 @@ def calibrate_artifact(
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
     """
-    records = engine.record(dict(inputs), labels, progress=progress)
-    recorded = records
+    return calibrate_rows(
+        engine, engine.record(dict(inputs), labels, progress=progress), data=data, design=design, seed=seed,
+        budget=budget, **wish,
+    )  # fmt: skip
+
+
+def calibrate_rows(
+    engine: Engine,
+    recorded: Rows,
+    *,
+    data: Mapping[str, Any],
+    design: float = 0.5,
+    seed: int = 0,
+    budget: Budget | None = None,
+    **wish: Any,
+) -> tuple[Bundle, OperatingPoint]:
+    """As `calibrate_artifact`, on rows that were recorded on this artifact.
+
+    Raises:
+        Infeasible, PolicyError, DataError: see `calibrate`.
+    """
+    records = recorded
     if budget is not None:
         records, wish["budget"] = budget.on(records, exit_seconds(engine))
     chosen_on, held_out = records.split(design, seed)

@@ -13,6 +13,7 @@ from edgeexit.cli.calibrate import calibrate
 from edgeexit.cli.compare import compare
 from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
+from edgeexit.cli.evaluate import evaluate
 from edgeexit.cli.export import export
 from edgeexit.cli.inspect import inspect, verify
 from edgeexit.cli.monitor import monitor
@@ -54,6 +55,7 @@ for command in (
     transcribe,
     bench,
     sweep,
+    evaluate,
     compare,
     monitor,
     soak,

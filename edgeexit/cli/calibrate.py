@@ -16,8 +16,8 @@ from edgeexit.bundle import Bundle
 from edgeexit.calibrate import calibrate as calibrate_records
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import FAMILIES
-from edgeexit.calibrate.eero import MODES
-from edgeexit.calibrate.on_bundle import calibrate_artifact
+from edgeexit.calibrate.eero import EERO_SCORE, MODES
+from edgeexit.calibrate.on_bundle import calibrate_artifact, calibrate_rows
 from edgeexit.calibrate.risk import METHODS, Guarantee, Method
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.cli.common import (
@@ -35,14 +35,17 @@ from edgeexit.cli.common import (
     table,
     threads_option,
 )
+from edgeexit.cli.speech import error_option, hears, record_sound
 from edgeexit.engine import Engine
 from edgeexit.errors import BackendMissing, DataError, PolicyError
 from edgeexit.files import write_atomic
 from edgeexit.loading import load
+from edgeexit.measures import MEASURES
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Patience, Policy, QExit, Threshold, Window, fixed_exit
-from edgeexit.records import Records
+from edgeexit.records import Records, class_outputs
 from edgeexit.scores import NAMES
+from edgeexit.sequences import load_rows
 from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 
 
@@ -93,6 +96,7 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 @click.option(
     "--out", type=click.Path(path_type=Path), help="With --records: where to write the operating point (JSON)."
 )
+@error_option
 @artifact_option
 @threads_option
 @json_option
@@ -121,6 +125,7 @@ def calibrate(
     seed: int,
     name: str | None,
     out: Path | None,
+    error: str,
     artifact: str | None,
     threads: int,
     as_json: bool,
@@ -132,8 +137,10 @@ def calibrate(
 
     --guarantee turns the other part into a proof: with confidence C over its rows, the loss on data like them is
     at most A. Losses: disagreement (with the last exit; needs no labels), accuracy_gap (wrong where the last exit
-    is right), brier_gap; accumulated_ before the first two bounds them at every exit. Too few rows are refused
-    with the number needed.
+    is right), brier_gap, and of speech wer_gap or cer_gap (edits beyond the last exit's per word or character);
+    accumulated_ before the first two bounds them at every exit. Too few rows are refused with the number needed.
+
+    Of speech, accuracy is 1 less the error rate: --accuracy-drop 0.005 allows half a point more of it.
 
     \b
     Examples:
@@ -141,6 +148,7 @@ def calibrate(
       edgeexit calibrate digits.edgeexit --data val.npz --budget 0.5 --artifact chain --score margin
       edgeexit calibrate digits.edgeexit --data val.npz --policy eero --budget 0.2ms
       edgeexit calibrate digits.edgeexit --data val.npz --guarantee "accuracy_gap<=0.02@0.95"
+      edgeexit calibrate speech.edgeexit --data dev.npz --guarantee "wer_gap<=0.02@0.95"
       edgeexit calibrate --records recorded.npz --policy window --selective cov@0.02
       edgeexit calibrate qute.edgeexit --data val.npz --policy qute --selective risk@0.8
       edgeexit calibrate --records recorded.npz --budget 0.3 --json
@@ -177,12 +185,12 @@ def calibrate(
         "name": name,
     }
     if records is not None:
-        found = Records.load(records)
+        found = load_rows(records)
         if allowed is not None:
             found, wish["budget"] = allowed.on(found)
         chosen_on, held_out = found.split(design, seed)
-        temperatures = _useful(chosen_on) if temperature else None
-        default = "margin" if policy == "eero" else None  # the score of EERO's paper
+        temperatures = _useful(class_outputs(chosen_on, "temperatures")) if temperature else None
+        default = EERO_SCORE if policy == "eero" and EERO_SCORE in chosen_on.score_names else None
         point = calibrate_records(
             chosen_on,
             held_out=held_out,
@@ -195,29 +203,22 @@ def calibrate(
     else:
         assert bundle is not None and data is not None
         engine = load(bundle, artifact=artifact, threads=threads)
-        score = score or engine.artifact.score or (None if policy == "qute" else "maxprob")
-        _check_family(engine, policy, score or "maxprob")
-        inputs, labels = read_data(data, engine.bundle.manifest)
+        score = score or engine.artifact.score or (None if policy == "qute" else engine.default_score)
+        _check_family(engine, policy, score or engine.default_score)
         original = engine.bundle
-        with about(data), contextlib.ExitStack() as stack:
+        if hears(engine, data):
             if temperature:
-                copy = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-"))
-                engine = _with_temperatures(engine, inputs, labels, design, seed, threads, Path(copy))
-            with steps("recording") as tell:
-                changed, point = calibrate_artifact(
-                    engine,
-                    inputs,
-                    labels,
-                    data=data_note(data),
-                    design=design,
-                    seed=seed,
-                    budget=allowed,
-                    progress=tell,
-                    score=score,
-                    **wish,
-                )
-            if changed.path != original.path:
-                original.become(changed)
+                raise DataError("--temperature is fitted to true classes, and speech has texts")
+            rows = record_sound(engine, data, error).rows
+            changed, point = calibrate_rows(
+                engine, rows, data=data_note(data), design=design, seed=seed, budget=allowed, score=score, **wish
+            )
+        else:
+            changed, point = _on_arrays(
+                engine, data, temperature, score, wish, design=design, seed=seed, budget=allowed, threads=threads
+            )
+        if changed.path != original.path:
+            original.become(changed)
         _tell_what_went(original, changed, point)
     if as_json:
         print_json(point.to_dict())
@@ -225,6 +226,32 @@ def calibrate(
         click.echo(_text(point))
         if bundle is not None:
             click.echo(f"stored in {bundle} as {point.name!r}: edgeexit run {bundle} --policy {point.name} --input ...")
+
+
+def _on_arrays(
+    engine: Engine,
+    data: Path,
+    temperature: bool,
+    score: str | None,
+    wish: Mapping[str, Any],
+    *,
+    design: float,
+    seed: int,
+    budget: Budget | None,
+    threads: int,
+) -> tuple[Bundle, OperatingPoint]:
+    """Record a file of arrays, with temperatures first where they are asked for, and calibrate on that."""
+    inputs, labels = read_data(data, engine.bundle.manifest)
+    with about(data), contextlib.ExitStack() as stack:
+        if temperature:
+            copy = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-"))
+            engine = _with_temperatures(engine, inputs, labels, design, seed, threads, Path(copy))
+        with steps("recording") as tell:
+            changed, point = calibrate_artifact(
+                engine, inputs, labels, data=data_note(data), design=design, seed=seed, budget=budget, progress=tell,
+                score=score, **wish,
+            )  # fmt: skip
+        return changed, point
 
 
 def _check_family(engine: Engine, policy: str, score: str) -> None:
@@ -286,7 +313,7 @@ def _useful(design: Records) -> tuple[float, ...]:
 
 def _text(point: OperatingPoint) -> str:
     e = point.expected
-    measure = "accuracy" if "accuracy" in e else "agreement"
+    measure = next(m for m in MEASURES if m in e)
     table_ = point.policy.to_dict()
     numbers = {k: v for k, v in table_.items() if k not in ("kind", "score", "temperatures") and v != []}
     shown = "; ".join(("" if k == "thresholds" else f"{k} ") + _numbers(v) for k, v in numbers.items())

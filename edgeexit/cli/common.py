@@ -38,7 +38,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--data",
             type=click.Path(path_type=Path),
-            help="An .npz with x (n, ...) and y (n,); without y, agreement counts.",
+            help="An .npz with x (n, ...) and y (n,); without y, agreement counts. Or speech, see `evaluate`.",
         ),
         click.argument("bundle", type=click.Path(path_type=Path), required=False),
     ):

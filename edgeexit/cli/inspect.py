@@ -25,6 +25,7 @@ from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BundleError
 from edgeexit.manifest import Manifest
 from edgeexit.manifest_json import to_json
+from edgeexit.measures import MEASURES
 from edgeexit.verify import verify as verify_bundle
 
 
@@ -159,7 +160,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
         rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
         for name in m.policies:
             p = opened.operating_point(name)
-            key = next((k for k in ("accuracy", "agreement") if k in p.expected), None)
+            key = next((k for k in MEASURES if k in p.expected), None)
             rows.append(
                 [
                     name,

@@ -20,11 +20,14 @@ from edgeexit.cli.common import (
     steps,
     threads_option,
 )
+from edgeexit.cli.speech import error_option, hears, record_sound
 from edgeexit.engine import Engine
 from edgeexit.environment import environment
 from edgeexit.loading import load
 from edgeexit.records import Records
 from edgeexit.report import sweep_json, sweep_text, write_report
+from edgeexit.rows import Rows
+from edgeexit.sequences import SequenceRecords, load_rows
 from edgeexit.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
 from edgeexit.sweep import sweep as sweep_records
 
@@ -56,6 +59,7 @@ POLICIES = (
 )
 @click.option("--delta", type=float, default=DELTA, show_default=True, help="Probability that a promise may be broken.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
+@error_option
 @artifact_option
 @threads_option
 @json_option
@@ -71,6 +75,7 @@ def sweep(
     alphas: str | None,
     delta: float,
     out: Path,
+    error: str,
     artifact: str | None,
     threads: int,
     as_json: bool,
@@ -95,13 +100,15 @@ def sweep(
     check_source("sweep", bundle, data, records)
     engine: Engine | None = None
     if records is not None:
-        found = Records.load(records)
-        other = None if design_data is None else Records.load(design_data)
+        found = load_rows(records)
+        other = None if design_data is None else load_rows(design_data)
     else:
         assert bundle is not None and data is not None
         engine = load(Bundle.open(bundle), artifact=artifact, threads=threads)
-        found = record(engine, data)
-        other = None if design_data is None else record(engine, design_data)
+        found = record(engine, data, error)
+        other = None if design_data is None else record(engine, design_data, error)
+    chosen_on: Rows
+    held_out: Rows
     chosen_on, held_out = found.split(design, seed) if other is None else (other, found)
     with steps("sweeping") as tell:
         result = sweep_records(
@@ -126,8 +133,10 @@ def sweep(
             click.echo(f"wrote {path}")
 
 
-def record(engine: Engine, data: Path) -> Records:
-    """Every exit's outputs on a data file, with a progress bar."""
+def record(engine: Engine, data: Path, error: str) -> Records | SequenceRecords:
+    """Every exit's outputs on a data file, or what it writes there, with a progress bar."""
+    if hears(engine, data):
+        return record_sound(engine, data, error).rows
     inputs, labels = read_data(data, engine.bundle.manifest)
     with about(data), steps(f"recording {data.name}") as tell:
         return engine.record(inputs, labels, progress=tell)

@@ -147,7 +147,7 @@ def _statics(axes: Any, sweep: Sweep, along: _Along) -> None:
     )
     for s, x, (low, _) in zip(sweep.statics, cost, ends, strict=True):
         axes.annotate(
-            f"exit {s.exit}",
+            f"exit {s.exit}" if along.share else f"{s.exit}",  # exits of nearly one time stand close
             (x, 100 * low),
             xytext=(0, -14),
             textcoords="offset points",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
 from edgeexit.files import read_npz
+from edgeexit.manifest import Manifest
 from edgeexit.speech.audio import read_wav
 
 _MOST_BYTES = 64 << 20
@@ -157,19 +158,24 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8: {e.reason} at byte {e.start}; speech data are {_FORMS}") from e
 
 
-def model_inputs(features: NDArray[np.float32], inputs: Any) -> dict[str, NDArray[Any]]:
+def model_inputs(features: NDArray[np.float32], manifest: Manifest) -> dict[str, NDArray[Any]]:
     """One utterance as a model takes it: the features `(1, time, bins)`, and how many frames they are `(1,)`.
+
+    Where the network needs more frames than there are, silence (zeros) stands behind them, which the lengths leave out.
 
     Args:
         features: `(time, bins)`.
-        inputs: the manifest's.
+        manifest: of the bundle.
 
     Raises:
         DataError: the model takes something else.
     """
-    given = {3: features[None], 1: np.array([len(features)])}
-    found = {spec.name: given[len(spec.shape)].astype(spec.dtype) for spec in inputs if len(spec.shape) in given}
-    if len(found) != len(inputs) or not any(a.ndim == 3 for a in found.values()):
-        shapes = ", ".join(f"{s.name} {list(s.shape)}" for s in inputs)
+    sound = [s for s in manifest.inputs if len(s.shape) == 3 and s.dtype == "float32"]
+    count = [s for s in manifest.inputs if len(s.shape) == 1]
+    if len(sound) != 1 or len(sound) + len(count) != len(manifest.inputs):
+        shapes = ", ".join(f"{s.name} {list(s.shape)}" for s in manifest.inputs)
         raise DataError(f"a model of speech takes features (batch, time, bins) and lengths (batch,), this one {shapes}")
-    return found
+    least = manifest.min_sizes.get(str(sound[0].shape[1]), 0)
+    padding = max(least - len(features), 0)
+    found = {sound[0].name: np.pad(features, ((0, padding), (0, 0)))[None]}
+    return {**found, **{s.name: np.array([len(features)], s.dtype) for s in count}}

@@ -30,6 +30,15 @@ class Recording:
     references: tuple[str, ...]
     """`(n)`: what was said."""
 
+    def split(self, fraction: float, seed: int) -> tuple[Recording, Recording]:
+        """As `Rows.split`, with the texts."""
+        first, second = (self._take(rows) for rows in self.rows.parts(fraction, seed))
+        return first, second
+
+    def _take(self, rows: NDArray[np.int64]) -> Recording:
+        texts = tuple(tuple(written[i] for i in rows) for written in self.texts)
+        return Recording(self.rows.take(rows), texts, tuple(self.references[i] for i in rows))
+
 
 def record_speech(
     engine: Engine,
@@ -69,7 +78,7 @@ def record_speech(
         audio[i] = len(said.samples) / said.rate
         samples = _at_rate(said, manifest.speech.features.sample_rate, notice, told)
         start = engine.clock()
-        inputs = engine.checked(model_inputs(log_mel(samples, manifest.speech.features), manifest.inputs))
+        inputs = engine.checked(model_inputs(log_mel(samples, manifest.speech.features), manifest))
         heard = engine.clock() - start
         found = engine.driver.all_exits(inputs)
         scorer = Scorer(manifest.speech)

@@ -1,0 +1,178 @@
+"""`edgeexit evaluate`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edgeexit.bundle import Bundle
+from edgeexit.cli.common import (
+    artifact_option,
+    bundle_argument,
+    json_option,
+    names,
+    numbers,
+    percent,
+    print_json,
+    steps,
+    table,
+    threads_option,
+)
+from edgeexit.cli.speech import error_option, record_sound
+from edgeexit.environment import environment, environment_line
+from edgeexit.errors import DataError
+from edgeexit.evaluate import DROP, Evaluation
+from edgeexit.evaluate import evaluate as evaluate_rows
+from edgeexit.files import write_atomic
+from edgeexit.loading import load
+from edgeexit.report import sweep_json, sweep_png, write_report
+from edgeexit.speech.record import Recording
+
+
+@click.command()
+@bundle_argument
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--design-data", type=click.Path(path_type=Path), help="Other speech to choose on; then all of DATA measures."
+)
+@click.option("--design", type=float, default=0.5, show_default=True, help="Without it: share of DATA to choose on.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
+@error_option
+@click.option(
+    "--drop",
+    type=float,
+    default=DROP,
+    show_default=True,
+    help="Error rate that thresholds may add where they are chosen.",
+)
+@click.option("--policies", metavar="A,B", help="Of the curves, as in `edgeexit sweep`. [default: all]")
+@click.option("--plot", type=click.Path(path_type=Path), help="PNG: error rate against cost and real-time factor.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="Folder for the whole report, as of `edgeexit sweep`."
+)
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the recorded rows of DATA (.npz) for --records.")
+@artifact_option
+@threads_option
+@json_option
+def evaluate(
+    bundle: Path,
+    data: Path,
+    design_data: Path | None,
+    design: float,
+    seed: int,
+    error: str,
+    drop: float,
+    policies: str | None,
+    plot: Path | None,
+    out: Path | None,
+    save: Path | None,
+    artifact: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Word error rates of a speech model: per exit, per policy, and the best possible.
+
+    DATA is an .npz (samples, starts, texts, sample_rate), a list with a .wav and its text per line and a tab
+    between, or a folder of .wav files with a .txt each. Thresholds are chosen on one part of it, or on --design-data,
+    and measured on the other. The first line says whether adaptive exits beat the best exit alone. Times are measured
+    on this machine while recording.
+
+    \b
+    Examples:
+      edgeexit evaluate digits.edgeexit test.npz --design-data dev.npz
+      edgeexit evaluate digits.edgeexit recordings.tsv --error cer --plot wer.png --json
+    """
+    engine = load(Bundle.open(bundle), artifact=artifact, threads=threads)
+    if engine.bundle.manifest.speech is None:
+        raise DataError(f"{bundle}: no speech in its manifest; `edgeexit sweep` evaluates classes")
+    found = record_sound(engine, data, error)
+    if save is not None:
+        found.rows.save(save)
+    if design_data is None:
+        chosen_on, held_out = found.split(design, seed)
+    else:
+        chosen_on, held_out = record_sound(engine, design_data, error), found
+    where = environment(engine.backend.version(), threads)
+    with steps("evaluating") as tell:
+        result = evaluate_rows(
+            chosen_on.rows,
+            held_out,
+            drop=drop,
+            policies=names(policies),
+            alphas=() if out is None else numbers("0.01,0.02,0.05,0.1") or (),
+            environment=where,
+            seed=seed,
+            progress=tell,
+        )
+    assert result.sweep is not None
+    files = {} if out is None else write_report(result.sweep, out)
+    if plot is not None:
+        write_atomic(plot, sweep_png(result.sweep))
+        files["plot"] = plot
+    if as_json:
+        shown = {k: v for k, v in vars(result).items() if k not in ("sweep", "exits", "taken")}
+        print_json(
+            {
+                "verdict": result.sweep.verdict.text,
+                **shown,
+                "exits": [asdict(e) for e in result.exits],
+                "taken": [asdict(t) for t in result.taken],
+                "sweep": sweep_json(result.sweep),
+                "files": {kind: str(path) for kind, path in files.items()},
+            }
+        )
+        return
+    click.echo(evaluation_text(result, chosen_on))
+    click.echo(environment_line(where))
+    for path in files.values():
+        click.echo(f"wrote {path}")
+
+
+def evaluation_text(found: Evaluation, design: Recording) -> str:
+    """The verdict, the exits, the policies, and how well scores rank."""
+    assert found.sweep is not None
+    sweep, what = found.sweep, found.error
+    timed = sweep.audio_seconds is not None and sweep.seconds is not None
+    exits = [
+        ["exit", "cost alone", "cost inside", "WER", "CER", "subst.", "deleted", "inserted", *["real-time"] * timed]
+    ]
+    for e, s in zip(found.exits, sweep.statics, strict=True):
+        counts = [str(e.substitutions), str(e.deletions), str(e.insertions)]
+        time = [_factor(None if s.seconds is None else s.seconds / (sweep.audio_seconds or 1))] * timed
+        exits.append(
+            [str(s.exit), f"{s.cost:.3f}", f"{s.cost_inside:.3f}", percent(e.wer), percent(e.cer), *counts, *time]
+        )
+    ways = [["exits taken by", "cost", "depth", what, "above the last exit", *["real-time"] * timed, "exit rates"]]
+    for t in found.taken:
+        rates = " / ".join(f"{100 * r:.0f}" for r in t.exit_rates)
+        more = "0" if t.more == 0 and t.exit_rates[-1] == 1 else f"{100 * t.more:+.2f} ± {100 * t.more_half:.2f}"
+        time = [_factor(t.real_time_factor)] * timed
+        ways.append([t.name, f"{t.cost:.3f}", f"{t.depth:.2f}", percent(t.error), more, *time, rates])
+    ranks = [["score", *(f"exit {k}" for k in range(len(found.exits))), "ms at an exit"]]
+    for name, values in found.ranking.items():
+        spent = found.scoring_s.get(name)
+        cost = "-" if not spent else f"{1000 * sum(spent) / len(spent):.3f}"
+        ranks.append([name, *("-" if v is None else f"{v:.3f}" for v in values), cost])
+    right = range(1, 12)
+    return "\n".join(
+        [
+            sweep.verdict.text,
+            "",
+            f"{found.n:,} utterances, {found.exits[0].words:,} words, {found.audio_s:.0f} s of sound; policies chosen "
+            f"on {design.rows.n:,} others of {design.rows.name} to add at most {100 * found.drop:g} points of {what}.",
+            "",
+            table(exits, right),
+            "",
+            table(ways, range(1, len(ways[0]) - 1)),
+            "",
+            "How well scores tell utterances without an error from others (AUROC):",
+            table(ranks, right),
+            "",
+        ]
+    )
+
+
+def _factor(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
