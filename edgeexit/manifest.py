@@ -166,6 +166,9 @@ class Artifact:
     cuts: tuple[TensorSpec, ...] | None = None
     """Its own cut tensors; None = the network's."""
     ports: tuple[Port, ...] = ()
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Free axis of the inputs -> the sizes, rising, that its files are made for: an input is padded up to the next one.
+    Empty = every size. One axis at most, in layout chain."""
 
     @property
     def files(self) -> tuple[FileSpec, ...]:

@@ -64,7 +64,7 @@ class Comparison:
         spec = self.exits[k]
         for name in (spec.answer.name, *(s.name for s in spec.outputs[1:] if s.name in outputs)):
             found, expected = outputs[name], answer.outputs[name]
-            if name == spec.answer.name and spec.lengths is not None and found.shape == expected.shape:
+            if name == spec.answer.name and spec.lengths is not None and found.shape[::2] == expected.shape[::2]:
                 found, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (found, expected))
             self._compare(k, name, found, expected, answer.inputs)
         for state in self.states:
