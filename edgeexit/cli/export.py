@@ -15,7 +15,7 @@ from edgeexit.cli.refit_shown import refit_text
 from edgeexit.errors import BackendMissing, EdgeExitError
 from edgeexit.files import read_npz, write_atomic
 from edgeexit.manifest import LAYOUTS
-from edgeexit.scores import NAMES
+from edgeexit.scores import GRAPH
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
@@ -55,9 +55,7 @@ if TYPE_CHECKING:
     help="NAME:DTYPE[AXES]; names are free axes, time=100 gives one an example size. Repeat for several inputs.",
 )
 @click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
-@click.option(
-    "--score", type=click.Choice(list(NAMES)), default="maxprob", show_default=True, help="Inside the fused graph."
-)
+@click.option("--score", type=click.Choice(GRAPH), default="maxprob", show_default=True, help="Inside the fused graph.")
 @click.option(
     "--outputs",
     type=click.Choice(["auto", "logits", "probs"]),

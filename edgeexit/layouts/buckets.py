@@ -25,6 +25,7 @@ class Buckets:
     def __init__(self, manifest: Manifest, axis: str, chains: dict[int, Chain]) -> None:
         self.axis, self.chains = axis, chains
         self.places = [(t.name, t.shape.index(axis) if axis in t.shape else None) for t in manifest.feeds]
+        self.kinds = next(iter(chains.values())).kinds
         self.seconds: tuple[float, ...] | None = None
         self.slowdown = 1.0
 

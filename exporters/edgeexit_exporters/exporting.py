@@ -14,7 +14,7 @@ from edgeexit.bundle import Bundle, write_bundle
 from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import LAYOUTS
-from edgeexit.scores import NAMES
+from edgeexit.scores import GRAPH
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
 from edgeexit_exporters.inputs import InputSpec, parse_input
@@ -63,7 +63,7 @@ def export(
         weights: state dict for a ``module:function`` source.
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
         layouts: which of fused, chain, prefix, all to write.
-        score: the score inside the fused graph, one of `edgeexit.scores.NAMES`.
+        score: the score inside the fused graph, one of `edgeexit.scores.GRAPH`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
@@ -122,8 +122,8 @@ def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -
     """
     if out.exists() and not overwrite:
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
-    if score not in NAMES:
-        raise ModelError(f"unknown score {score!r}; known: {', '.join(NAMES)}")
+    if score not in GRAPH:
+        raise ModelError(f"score {score!r} is nothing that a graph computes; known: {', '.join(GRAPH)}")
     if unknown := [w for w in layouts if w not in LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
     if not layouts:
