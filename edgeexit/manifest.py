@@ -138,6 +138,8 @@ class Port:
     scale: float | None = None
     """Real value = scale * (integer - zero_point); None = not quantized."""
     zero_point: int | None = None
+    called: str | None = None
+    """Its name in the artifact's file; None = the network's."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Artifact:
     models: tuple[FileSpec, ...]
     """chain: one per stage, or one that holds all stages; prefix: one per exit; fused, all: one."""
     data: tuple[FileSpec, ...] = ()
-    """Weights that the model files share."""
+    """Weights that the model files share, and what else stands beside them, such as `tokens.txt`."""
     vectors: FileSpec | None = None
     calibration: FileSpec | None = None
     check: Check | None = None
@@ -164,6 +166,9 @@ class Artifact:
     cuts: tuple[TensorSpec, ...] | None = None
     """Its own cut tensors; None = the network's."""
     ports: tuple[Port, ...] = ()
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Free axis of the inputs -> the sizes, rising, that its files are made for: an input is padded up to the next one.
+    Empty = every size. One axis at most, in layout chain."""
 
     @property
     def files(self) -> tuple[FileSpec, ...]:

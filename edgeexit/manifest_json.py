@@ -59,7 +59,15 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
     def port(p: Port) -> dict[str, Any]:
         order = None if p.order is None else list(p.order)
-        return {"name": p.name, "dtype": p.dtype, "order": order, "scale": p.scale, "zero_point": p.zero_point}
+        called = {} if p.called is None else {"called": p.called}
+        return {
+            "name": p.name,
+            "dtype": p.dtype,
+            "order": order,
+            "scale": p.scale,
+            "zero_point": p.zero_point,
+            **called,
+        }
 
     return {
         "format": "edgeexit",
@@ -111,6 +119,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 **({"batch": a.batch} if a.batch is not None else {}),
                 **({"cuts": [tensor(t, batch=True) for t in a.cuts]} if a.cuts is not None else {}),
                 **({"ports": [port(p) for p in a.ports]} if a.ports else {}),
+                **({"sizes": {axis: list(s) for axis, s in a.sizes.items()}} if a.sizes else {}),
             }
             for a in manifest.artifacts
         ],
@@ -292,7 +301,20 @@ def _artifact(value: Any, at: str) -> Artifact:
         r.optional("batch", lambda v, a: _Reader({"batch": v}, a).text("batch", among=("one",))),
         r.optional("cuts", lambda v, a: _Reader({"cuts": v}, a).list("cuts", _tensor)),
         r.list("ports", _port, most=512) if "ports" in r.data else (),
+        r.optional("sizes", _sizes) or {},
     )
+
+
+def _sizes(value: Any, at: str) -> dict[str, tuple[int, ...]]:
+    r = _Reader(value, at)
+    if len(r.data) != 1:
+        raise BundleError(f"{at}: {len(r.data)} axes; expected one")
+    found = {_text(name, at): r.list(name, _axis, least=1, most=256) for name in r.data}
+    sizes = next(iter(found.values()))
+    whole = [s for s in sizes if isinstance(s, int) and s > 0]
+    if len(whole) < len(sizes) or whole != sorted(set(whole)):
+        raise BundleError(f"{at}: expected rising sizes, found {list(sizes)!r:.60}")
+    return {name: tuple(whole) for name in found}
 
 
 def _port(value: Any, at: str) -> Port:
@@ -306,6 +328,7 @@ def _port(value: Any, at: str) -> Port:
         r.optional("order", lambda v, a: _Reader({"order": v}, a).list("order", _place, least=1, most=16)),
         r.optional("scale", _positive),
         zero_point,
+        r.optional("called", _text),
     )
     if (found.scale is None) != (zero_point is None):
         raise BundleError(f"{at}: a scale and a zero_point come together")
@@ -431,8 +454,19 @@ def _check_parts(m: Manifest, at: str) -> None:
         if (a.layout == "fused") != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
         _check_ports(a, m, at)
+        if a.sizes:
+            _check_sizes(a, m, at)
         if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
             raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
+
+
+def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
+    if a.layout != "chain" or len(a.models) != 1 or a.batch != "one" or m.exits[0].lengths is None:
+        raise BundleError(
+            f"{at}: artifact {a.name!r}: sizes are of a chain in one file, one input per call, of exits with lengths"
+        )
+    if strange := [n for n in a.sizes if not any(n in t.shape[1:] for t in m.inputs)]:
+        raise BundleError(f"{at}: artifact {a.name!r}: sizes of {strange[0]!r:.60}, which is no free axis of an input")
 
 
 def _check_ports(a: Artifact, m: Manifest, at: str) -> None:

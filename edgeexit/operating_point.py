@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeexit.errors import PolicyError
+from edgeexit.measures import MEASURES
 from edgeexit.policy import Policy, policy_from_dict
 
 
@@ -76,7 +77,7 @@ class OperatingPoint:
         )
 
 
-_MEASURED = ("cost", "accuracy", "agreement", "n")
+_MEASURED = ("cost", *MEASURES, "n")
 
 
 def _is_number(value: Any) -> bool:

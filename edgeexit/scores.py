@@ -83,7 +83,9 @@ SEQUENCE = (
 exit before."""
 SEQUENCE_BEST = "ctc_sequence_logprob"
 """The one that ranks transcripts best for what it costs; thresholds on it must be calibrated."""
-NAMES = (*SCORES, *GIVEN, *SEQUENCE)
+GRAPH = (*SCORES, *GIVEN)
+"""What a fused graph can compute; over a sequence, "maxprob" is "greedy_path" and "entropy" is "frame_entropy"."""
+NAMES = (*GRAPH, *SEQUENCE)
 
 
 def check_name(name: str) -> None:

@@ -95,10 +95,9 @@ def _error(rows: list[Recorded], k: int, arrays: dict[str, Any]) -> float:
     output, wanted = np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"]
     if (counts := [r.lengths[k] for r in rows if r.lengths is not None]) and f"lengths_{k}" in arrays:
         lengths = np.concatenate([c for c in counts if c is not None])
-        if output.shape != wanted.shape or not np.array_equal(lengths, arrays[f"lengths_{k}"]):
+        if output.shape[::2] != wanted.shape[::2] or not np.array_equal(lengths, arrays[f"lengths_{k}"]):
             return float("inf")
-        valid = valid_positions(lengths, output.shape[1])
-        output, wanted = output[valid], wanted[valid]
+        output, wanted = (a[valid_positions(lengths, a.shape[1])] for a in (output, wanted))
     errors = [relative_error(output, wanted)]
     given = {"uncertainty": [r.uncertainties[k] for r in rows], "learned": [r.learned[k] for r in rows]}
     for what, found in given.items():

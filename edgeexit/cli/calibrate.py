@@ -62,7 +62,8 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 @click.option(
     "--score",
     type=click.Choice(list(NAMES)),
-    help="What thresholds compare. [default: the artifact's; qute: what ranks errors best]",
+    metavar="NAME",
+    help=f"What thresholds compare: {', '.join(NAMES)}. [default: the artifact's; qute: what ranks errors best]",
 )
 @click.option("--budget", help="Mean cost allowed: 0.3 of the last exit's, 4MMACs, or 2.5ms on this device.")
 @click.option("--accuracy", type=float, help="Accuracy wanted.")
@@ -217,8 +218,6 @@ def calibrate(
             changed, point = _on_arrays(
                 engine, data, temperature, score, wish, design=design, seed=seed, budget=allowed, threads=threads
             )
-        if changed.path != original.path:
-            original.become(changed)
         _tell_what_went(original, changed, point)
     if as_json:
         print_json(point.to_dict())
@@ -241,7 +240,8 @@ def _on_arrays(
     threads: int,
 ) -> tuple[Bundle, OperatingPoint]:
     """Record a file of arrays, with temperatures first where they are asked for, and calibrate on that."""
-    inputs, labels = read_data(data, engine.bundle.manifest)
+    original = engine.bundle
+    inputs, labels = read_data(data, original.manifest)
     with about(data), contextlib.ExitStack() as stack:
         if temperature:
             copy = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-"))
@@ -251,6 +251,8 @@ def _on_arrays(
                 engine, inputs, labels, data=data_note(data), design=design, seed=seed, budget=budget, progress=tell,
                 score=score, **wish,
             )  # fmt: skip
+        if changed.path != original.path:
+            original.become(changed)
         return changed, point
 
 

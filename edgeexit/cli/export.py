@@ -15,7 +15,7 @@ from edgeexit.cli.refit_shown import refit_text
 from edgeexit.errors import BackendMissing, EdgeExitError
 from edgeexit.files import read_npz, write_atomic
 from edgeexit.manifest import LAYOUTS
-from edgeexit.scores import NAMES
+from edgeexit.scores import GRAPH
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
@@ -55,9 +55,7 @@ if TYPE_CHECKING:
     help="NAME:DTYPE[AXES]; names are free axes, time=100 gives one an example size. Repeat for several inputs.",
 )
 @click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
-@click.option(
-    "--score", type=click.Choice(list(NAMES)), default="maxprob", show_default=True, help="Inside the fused graph."
-)
+@click.option("--score", type=click.Choice(GRAPH), default="maxprob", show_default=True, help="Inside the fused graph.")
 @click.option(
     "--outputs",
     type=click.Choice(["auto", "logits", "probs"]),
@@ -95,6 +93,10 @@ if TYPE_CHECKING:
     help="A node or operation that stays float in int8 (of TFLite in capitals: GATHER). Repeat for several.",
 )  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also show which layer costs which exit most in ONNX int8.")
+@click.option(
+    "--buckets", metavar="N,M",
+    help="Sizes for the one free axis of the inputs in TFLite files, e.g. 100,200,400; inputs are padded.",
+)  # fmt: skip
 @click.option("--stage-files", is_flag=True, help="TFLite chain as one file per stage.")
 @click.option(
     "--c-array", type=click.Path(path_type=Path), metavar="DIR",
@@ -124,6 +126,7 @@ def export(
     max_drop: float | None,
     keep_float: tuple[str, ...],
     layers: bool,
+    buckets: str | None,
     stage_files: bool,
     c_array: Path | None,
     labels: str | None,
@@ -140,7 +143,9 @@ def export(
 
     With --precision int8, a quarter of --data gives the ranges, the rest chooses and measures: accuracy of every exit
     in float and int8, and exit rates with the float network's thresholds and with its own, which are stored.
-    TFLite is made from torch modules (fused, chain, prefix); a chain is one file with a signature per stage.
+    TFLite is made from torch modules (fused, chain, prefix); a chain is one file with a signature per stage. Its
+    sizes are fixed: for speech, --buckets makes signatures for a few lengths in one file, and inputs are padded up to
+    the next one.
 
     A network with memory (streaming speech, recurrent cells one step at a time) has states: inputs that get an output's
     value in the next call. It is exported as chain, where stages that an input skipped catch up before they are next
@@ -161,8 +166,9 @@ def export(
     arrays = None if data is None else read_npz(data)
     classes = None if arrays is None or data is None else labels_of(arrays, data)
     forms = _exporters().Forms(
-        names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files, keep_float, layers
-    )
+        names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files, keep_float, layers,
+        buckets=_sizes(buckets),
+    )  # fmt: skip
     if c_array is not None and ("tflite" not in forms.formats or "fused" not in wanted):
         raise EdgeExitError("--c-array writes a fused TFLite graph: ask for --format tflite and layout fused")
     measured: list[Refit] = []
@@ -209,6 +215,13 @@ def _states(pairs: tuple[str, ...]) -> dict[str, str] | None:
     if len(found) < len(pairs):
         raise EdgeExitError(f"--state {', '.join(pairs)}: expected INPUT=OUTPUT, one --state per input, e.g. h=h_next")
     return found or None
+
+
+def _sizes(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in names(text) or ())
+    except ValueError as e:
+        raise EdgeExitError(f"--buckets {text}: expected rising whole numbers, e.g. 100,200,400") from e
 
 
 def _exporters() -> Any:

@@ -36,7 +36,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def accuracies(bundle: Bundle) -> dict[str, Any] | None:
-    """Per-exit accuracy on the calibration rows; None = the bundle is not calibrated, or without labels."""
+    """Per-exit accuracy, or error rate of speech, on the calibration rows; None = the bundle is not calibrated, or without labels."""
     for artifact in bundle.manifest.artifacts:
         if artifact.calibration is None:
             continue
@@ -47,8 +47,11 @@ def accuracies(bundle: Bundle) -> dict[str, Any] | None:
         if found is None or found.ndim != 2 or found.shape[1] != count or not len(found) or found.dtype.kind != "f":
             raise BundleError(f"{bundle.path}: {artifact.calibration.path} needs {measure!r} (n, {count})")
         values = found.mean(0, dtype=float)
+        shown = "accuracy" if measure == "correct" else "agreement with the last exit"
+        if measure == "correct" and bundle.manifest.speech is not None:  # what answers are worth is 1 less their edits
+            shown, values = "error rate", 1 - values
         return {
-            "measure": "accuracy" if measure == "correct" else "agreement with the last exit",
+            "measure": shown,
             "exits": [float(v) for v in values],
             "n": len(found),
             "artifact": artifact.name,
@@ -63,7 +66,7 @@ def exits_table(bundle: Bundle) -> str:
     several = any(e.members > 1 or e.learned for e in m.exits)
     head = ["exit", "name", "MACs", "of last", "alone", "parameters", "weights", "carries on", "accuracy"]
     if known is not None and known["measure"] != "accuracy":
-        head[-1] = "agreement"
+        head[-1] = known["measure"].removesuffix(" with the last exit")
     rows = [head + ["gives"] * several]
     last = m.exits[-1].macs
     for k, (e, s) in enumerate(zip(m.exits, m.stages, strict=True)):

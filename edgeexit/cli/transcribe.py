@@ -20,10 +20,12 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.run import open_engine
+from edgeexit.cli.transcribe_stream import transcribe_stream
 from edgeexit.errors import DataError
 from edgeexit.profile import use_profile
 from edgeexit.speech.audio import WavFile
 from edgeexit.speech.live import Heard, listen, microphone
+from edgeexit.speech.streaming import ExitPer, streams
 from edgeexit.speech.transcribe import LONGEST_S, Part, Transcriber, Transcript
 
 
@@ -42,6 +44,10 @@ from edgeexit.speech.transcribe import LONGEST_S, Part, Transcriber, Transcript
     "--window-s", type=float, default=LONGEST_S, show_default=True,
     help="Seconds heard at once; longer audio is cut where it is quiet.",
 )  # fmt: skip
+@click.option(
+    "--exit-per", type=click.Choice(["utterance", "chunk"]), default="utterance", show_default=True,
+    help="What a decision is about, where the network hears chunk by chunk.",
+)  # fmt: skip
 @artifact_option
 @threads_option
 @json_option
@@ -57,6 +63,7 @@ def transcribe(
     profile: Path | None,
     deadline_ms: float | None,
     window_s: float,
+    exit_per: ExitPer,
     artifact: str | None,
     threads: int,
     as_json: bool,
@@ -67,18 +74,30 @@ def transcribe(
     taken, its score, and the real-time factor: time spent by time heard. Other sample rates are resampled and channels
     mixed down, with a notice on standard error.
 
+    A network with states hears chunk by chunk and prints utterances as they end. Exit 0 writes while somebody speaks;
+    at the pause the policy looks at the whole utterance, and deeper stages hear it only where it is not satisfied. With
+    --exit-per chunk every chunk is decided on, and stages that were skipped catch up before they are next used.
+
     \b
     Examples:
       edgeexit transcribe digits.edgeexit jackson.wav
       edgeexit transcribe digits.edgeexit *.wav --policy balanced --json
       edgeexit transcribe digits.edgeexit jackson.wav --exit 0 --all-exits
-      edgeexit transcribe digits.edgeexit --mic
+      edgeexit transcribe digits-stream.edgeexit --mic
     """
     if mic == bool(files):
         raise DataError("transcribe takes FILE.wav..., or --mic without files")
     engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
     if profile is not None:
         use_profile(engine, profile)
+    if streams(engine.bundle.manifest):
+        if beam or all_exits or deadline_ms or window_s != LONGEST_S:
+            raise DataError(
+                f"{bundle} hears chunk by chunk; --beam, --all-exits, --deadline-ms and --window-s are for networks "
+                "that hear whole recordings"
+            )
+        transcribe_stream(engine, files, exit_per, used, as_json, mic)
+        return
     deadline = None if deadline_ms is None else deadline_ms / 1000
     transcriber = Transcriber(engine, beam=beam, longest_s=window_s, all_exits=all_exits, deadline_s=deadline)
     if mic:

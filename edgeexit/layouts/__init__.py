@@ -10,11 +10,12 @@ from edgeexit.backends import Backend, Runnable
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
 from edgeexit.layouts.base import Driver, one_by_one
+from edgeexit.layouts.buckets import Buckets
 from edgeexit.layouts.chain import Chain
 from edgeexit.layouts.fused import Fused
 from edgeexit.layouts.ports import Ported
 from edgeexit.layouts.single import AllExits, Prefix
-from edgeexit.manifest import Artifact, Manifest
+from edgeexit.manifest import Artifact, Manifest, Port
 
 __all__ = ["Driver", "drive", "make", "one_by_one"]
 
@@ -47,8 +48,21 @@ def drive(
     """As `make`, for files that are in no bundle yet."""
     models: list[Runnable] = [m for path in paths for m in backend.load(path, threads)]
     expected = len(manifest.exits) if artifact.layout in ("chain", "prefix") else 1
+    expected *= max(1, *map(len, artifact.sizes.values())) if artifact.sizes else 1
     if len(models) != expected:
         raise BundleError(f"artifact {artifact.name}: its files hold {len(models)} networks, expected {expected}")
     if artifact.ports:
-        models = [Ported(m, artifact.ports, manifest) for m in models]
+        models = [Ported(m, _ports(manifest, artifact, k), manifest) for k, m in enumerate(models)]
+    for axis, sizes in artifact.sizes.items():
+        count = len(manifest.exits)
+        parts = {n: models[i * count : (i + 1) * count] for i, n in enumerate(sizes)}
+        return Buckets(manifest, axis, {n: Chain(manifest, artifact, p, clock) for n, p in parts.items()})
     return _DRIVERS[artifact.layout](manifest, artifact, models, clock)
+
+
+def _ports(manifest: Manifest, artifact: Artifact, k: int) -> list[Port]:
+    """Those of file `k`: the files of layout prefix may call their own exits' tensors alike."""
+    if artifact.layout != "prefix":
+        return list(artifact.ports)
+    others = {t.name for i, e in enumerate(manifest.exits) if i != k for t in e.outputs}
+    return [p for p in artifact.ports if p.name not in others]

@@ -18,11 +18,14 @@ class Ported:
     """A model file whose named tensors go through ports; all others pass as they are."""
 
     def __init__(self, model: Runnable, ports: Sequence[Port], manifest: Manifest) -> None:
-        self.model, self.inputs, self.outputs = model, model.inputs, model.outputs
+        names = {p.called: p.name for p in ports if p.called is not None}
+        self.model = model
+        self.inputs = tuple(names.get(n, n) for n in model.inputs)
+        self.outputs = tuple(names.get(n, n) for n in model.outputs)
         known = {p.name: p for p in ports}
         dtypes = {t.name: t.dtype for t in manifest.tensors}
-        self._into = [(i, into(known[n])) for i, n in enumerate(model.inputs) if n in known]
-        self._out_of = [(i, out_of(known[n], dtypes[n])) for i, n in enumerate(model.outputs) if n in known]
+        self._into = [(i, into(known[n])) for i, n in enumerate(self.inputs) if n in known]
+        self._out_of = [(i, out_of(known[n], dtypes[n])) for i, n in enumerate(self.outputs) if n in known]
 
     def run(self, values: Sequence[Array]) -> list[Array]:
         given = list(values)

@@ -14,7 +14,8 @@ from edgeexit.bundle import Bundle, write_bundle
 from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import LAYOUTS
-from edgeexit.scores import NAMES
+from edgeexit.scores import GRAPH
+from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
 from edgeexit_exporters.inputs import InputSpec, parse_input
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
@@ -45,6 +46,7 @@ def export(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    speech: SpeechSpec | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -61,7 +63,7 @@ def export(
         weights: state dict for a ``module:function`` source.
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
         layouts: which of fused, chain, prefix, all to write.
-        score: the score inside the fused graph, one of `edgeexit.scores.NAMES`.
+        score: the score inside the fused graph, one of `edgeexit.scores.GRAPH`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
@@ -75,6 +77,7 @@ def export(
         labels: class names.
         name: the bundle's name; None = that of `out`.
         task: noted in the manifest.
+        speech: how a speech model hears and what its answers spell; None = as the module says in `speech_spec`.
         forms: formats and precisions; None = ONNX in the network's own.
         overwrite: replace a bundle that is there.
         progress: called with each step's name.
@@ -102,6 +105,7 @@ def export(
         labels=labels,
         name=name,
         task=task,
+        speech=speech,
         forms=forms,
         overwrite=overwrite,
         progress=progress,
@@ -118,8 +122,8 @@ def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -
     """
     if out.exists() and not overwrite:
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
-    if score not in NAMES:
-        raise ModelError(f"unknown score {score!r}; known: {', '.join(NAMES)}")
+    if score not in GRAPH:
+        raise ModelError(f"score {score!r} is nothing that a graph computes; known: {', '.join(GRAPH)}")
     if unknown := [w for w in layouts if w not in LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
     if not layouts:
@@ -137,6 +141,7 @@ def export_source(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    speech: SpeechSpec | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -154,8 +159,9 @@ def export_source(
     layouts = _stateful_layouts(found, layouts, progress)
     progress("finding the stages")
     known = survey(
-        found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score
-    )
+        found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,
+        speech=speech,
+    )  # fmt: skip
     wanted = forms or Forms()
     classes = known.manifest.exits[-1].answer.shape[-1]
     rows = wanted.rows(found, data, classes if isinstance(classes, int) else None)

@@ -67,6 +67,8 @@ class Forms:
     """Also find which layer costs which exit most, in ONNX int8."""
     seed: int = 0
     """Of the division of rows."""
+    buckets: Sequence[int] = ()
+    """Rising sizes for the one free axis of the inputs in TFLite files; an input is padded up to the next one."""
 
     def check(self, data: Arrays | None) -> None:
         """Refuse before minutes of work what would be refused after them.
@@ -90,6 +92,13 @@ class Forms:
                 raise ModelError(f"ranges {method!r} are for format {only} alone; choose minmax or percentile")
         if self.layers and ("onnx" not in self.formats or "int8" not in self.precisions):
             raise ModelError("layers are compared in ONNX int8: ask for --format onnx and --precision int8 as well")
+        if self.buckets and "tflite" not in self.formats:
+            raise ModelError(
+                "buckets are sizes of TFLite files: ask for --format tflite as well; ONNX takes every size"
+            )
+        sizes = list(self.buckets)
+        if sizes != sorted({n for n in sizes if n > 0}):
+            raise ModelError(f"buckets are rising sizes such as 100,200,400; found {', '.join(map(str, sizes))}")
         for what, value in (("drop", self.drop), ("max_drop", self.max_drop)):
             if value is not None and not 0 <= value < 1:
                 raise ModelError(f"{what} is a fraction in [0, 1), found {value!r}; 0.01 is one point")
@@ -163,7 +172,7 @@ def make(
             if wanted.layers and precision == "int8" and rows is not None:
                 held_out = {n: a[rows.parts.held_out] for n, a in rows.inputs.items()}
                 made.layers = layer_sensitivity(known.source, source, held_out, progress)
-            this = survey(source, name=known.manifest.name, data=given, score=score)
+            this = survey(source, name=known.manifest.name, data=given, score=score, speech=known.manifest.speech)
         files = onnx_artifacts(this, layouts, score, tolerance=tolerance, exact=exact, progress=progress)
         if (this.manifest.batch, known.manifest.batch) == ("one", "dynamic"):
             files.artifacts = [replace(a, batch="one") for a in files.artifacts]
@@ -177,7 +186,7 @@ def make(
         made.add(
             tflite_artifacts(
                 known, layouts, score, mine, given, ranges=ranges or "minmax", stage_files=wanted.stage_files,
-                allow_float=[n for n in wanted.keep_float if n.isupper()], progress=progress,
+                allow_float=[n for n in wanted.keep_float if n.isupper()], buckets=wanted.buckets, progress=progress,
             )
         )  # fmt: skip
     return made

@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
+from edgeexit_exporters import sherpa
 from edgeexit_exporters.onnx_graph import MAX_WEIGHT_BYTES, weight_bytes
+from edgeexit_exporters.sherpa import Contract
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 
@@ -20,9 +22,18 @@ _ALIGN = 64
 
 
 def build(
-    layout: str, source: Source, stages: Sequence[Stage], exits: Sequence[ExitSpec], score: str
+    layout: str,
+    source: Source,
+    stages: Sequence[Stage],
+    exits: Sequence[ExitSpec],
+    score: str,
+    contract: Contract | None = None,
 ) -> dict[str, bytes]:
     """The files of one layout, models in order first, then weights that they share.
+
+    Args:
+        layout, source, stages, exits, score: what it is of.
+        contract: for the prefix files of a speech model, those of sherpa-onnx.
 
     Raises:
         ModelError: the layout cannot hold this network.
@@ -37,9 +48,14 @@ def build(
         models = {"model.onnx": fused(source.model, stages, exits, score)}
     else:
         models = {"model.onnx": all_exits(source.model, source.tensors)}
+    beside = {}
+    if layout == "prefix" and contract is not None:
+        for k, model in enumerate(models.values()):
+            contract.dress(model, exits[k], k)
+        beside[sherpa.TOKENS] = contract.tokens.encode()
     shared = share_weights(list(models.values())) if layout == "chain" else b""
     files = {name: to_bytes(m, f"{layout}/{name}") for name, m in models.items()}
-    return {**files, **({SHARED_WEIGHTS: shared} if shared else {})}
+    return {**files, **({SHARED_WEIGHTS: shared} if shared else {}), **beside}
 
 
 def all_exits(model: ir.Model, tensors: Sequence[str]) -> ir.Model:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from edgeexit.bundle import describe
 from edgeexit.errors import ExportMismatch
 from edgeexit.manifest import LAYOUTS, Artifact, Check
-from edgeexit_exporters import check, kernels
+from edgeexit_exporters import check, kernels, sherpa
 from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import vectors
 from edgeexit_exporters.entries import entries
 from edgeexit_exporters.made import Made
+from edgeexit_exporters.sherpa import Contract
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 from edgeexit_exporters.survey import Survey, stages_of
@@ -48,11 +49,13 @@ def onnx_artifacts(
     allowed = tolerance if tolerance is not None else check.ONE_ENGINE.get(precision, stated)
     vectors_path = f"vectors/onnx-{precision}.npz"
     made = Made({vectors_path: vectors(source, known.manifest, score)})
+    contract = _contract(known, progress) if "prefix" in layouts else None
     for layout in [w for w in LAYOUTS if w in layouts]:
         name = f"onnx-{layout}-{precision}"
         progress(f"writing and checking {name}")
         comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)
-        files, comparison = _built(layout, known, comparison)
+        own = contract if layout == "prefix" else None
+        files, comparison = _built(layout, known, comparison, own)
         if source.quantized is not None:
             ran = kernels.count_kernels(layout, files)
             kernels.check_kernels(name, ran, source.quantized.kept)
@@ -72,12 +75,29 @@ def onnx_artifacts(
                 vectors=describe(vectors_path, made.contents[vectors_path]),
                 check=Check(stated, tuple(comparison.errors), comparison.inputs),
                 cuts=None if source.quantized is None else known.manifest.cuts,
+                ports=() if own is None else own.ports(exits),
             )
         )
     return made
 
 
-def _built(layout: str, known: Survey, comparison: check.Comparison) -> tuple[dict[str, bytes], check.Comparison]:
+def _contract(known: Survey, progress: Callable[[str], None]) -> Contract | None:
+    """What the prefix files of a speech model keep to, with a note about what sherpa-onnx will do otherwise."""
+    m = known.manifest
+    if m.speech is None:
+        return None
+    found = sherpa.contract(m.name, m.speech, known.source.inputs, m.exits, known.answers)
+    if isinstance(found, str):
+        progress(f"note: sherpa-onnx cannot run the prefix files: {found}")
+        return None
+    if other := sherpa.differences(m.speech):
+        progress(f"note: stock sherpa-onnx does otherwise than the network was made for: {'; '.join(other)}")
+    return found
+
+
+def _built(
+    layout: str, known: Survey, comparison: check.Comparison, contract: Contract | None
+) -> tuple[dict[str, bytes], check.Comparison]:
     """A layout's files and how they compare: bit for bit at the exits that are `exact`, where there is a way.
 
     Raises:
@@ -85,9 +105,10 @@ def _built(layout: str, known: Survey, comparison: check.Comparison) -> tuple[di
     """
 
     def built(of: Source, stages: Sequence[Stage]) -> tuple[dict[str, bytes], check.Comparison]:
-        files = building.build(layout, of, stages, comparison.exits, comparison.score or "maxprob")
+        files = building.build(layout, of, stages, comparison.exits, comparison.score or "maxprob", contract)
         found = replace(comparison)
-        check.compare(layout, files, known.answers, found)
+        ports = () if contract is None else contract.ports(comparison.exits)
+        check.compare(layout, files, known.answers, found, ports)
         return files, found
 
     plain = built(known.source, known.stages)

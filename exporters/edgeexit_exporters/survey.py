@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 import edgeexit
 from edgeexit.errors import ModelError
 from edgeexit.manifest import Manifest
+from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters import describe, onnx_graph
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import Answer, reference_answers
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.probe import Probe, probe
+from edgeexit_exporters.sherpa import with_least
 from edgeexit_exporters.sizes import check_padding, try_sizes
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage, stages
@@ -46,6 +48,7 @@ def survey(
     labels: Sequence[str] | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
     score: str = "maxprob",
+    speech: SpeechSpec | None = None,
 ) -> Survey:
     """Find the stages, run the network, count its costs.
 
@@ -54,6 +57,7 @@ def survey(
         name, task, labels: for the manifest.
         data: example inputs that files are compared on besides random ones.
         score: that every exit has to give.
+        speech: how a speech model hears; None = as its module says in `speech_spec`, if it does.
 
     Raises:
         ModelError: the network cannot be exported, or lacks the score.
@@ -75,6 +79,10 @@ def survey(
         raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
     if labels is not None and len(labels) != exits[-1].answer.shape[-1]:
         raise ModelError(f"{len(labels)} labels for {exits[-1].answer.shape[-1]} classes")
+    if (speech := speech or getattr(source.module, "speech_spec", None)) is not None:
+        speech = with_least(speech, sizes.least, source.inputs)
+    if speech is not None and len(speech.tokens) != exits[-1].answer.shape[-1]:
+        raise ModelError(f"{len(speech.tokens)} speech tokens for {exits[-1].answer.shape[-1]} classes")
     manifest = Manifest(
         name,
         task,
@@ -86,6 +94,7 @@ def survey(
         (),
         labels=None if labels is None else tuple(labels),
         provenance=_provenance(source, seen.note),
+        speech=speech,
         min_sizes=sizes.least,
     )
     return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried))

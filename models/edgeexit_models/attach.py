@@ -118,9 +118,7 @@ def attach(
     seen = observe(backbone, names, inputs)
     if classes is None:
         if not include_final:
-            raise ModelError(
-                "classes is needed with include_final=False: nothing else says how many there are"
-            )
+            raise ModelError("classes is needed with include_final=False: nothing else says how many there are")
         classes = final_logits(seen.final).shape[-1]
     built = _build_heads(heads, [seen.shapes[name] for name in names], classes)
     multi = MultiExit(backbone, names, built, include_final, freeze)
@@ -137,9 +135,7 @@ def _build_heads(heads: Heads, shapes: list[tuple[int, ...]], classes: int) -> l
     if isinstance(heads, Iterable):
         given = list(heads)
         if len(given) != len(shapes) or not all(isinstance(head, nn.Module) for head in given):
-            raise ModelError(
-                f"`heads` must be {len(shapes)} modules, one per name in `after`, got {len(given)} items"
-            )
+            raise ModelError(f"`heads` must be {len(shapes)} modules, one per name in `after`, got {len(given)} items")
         return given
     if isinstance(heads, nn.Module) or not callable(heads):
         raise ModelError(
@@ -160,9 +156,7 @@ def _try(multi: MultiExit, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _spec(backbone: nn.Module, inputs: tuple[Tensor, ...]) -> InputSpec:
-    parameters = [
-        p for p in inspect.signature(backbone.forward).parameters.values() if p.kind != p.VAR_KEYWORD
-    ]
+    parameters = [p for p in inspect.signature(backbone.forward).parameters.values() if p.kind != p.VAR_KEYWORD]
     plain = [p.name for p in parameters if p.kind != p.VAR_POSITIONAL]
     names = [plain[i] if i < len(plain) else f"input_{i}" for i in range(len(inputs))]
     return {

@@ -37,13 +37,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as e:
-        raise ModelError(
-            f"{path}: cannot be read as a checkpoint ({type(e).__name__}): delete it to start over"
-        ) from e
+        raise ModelError(f"{path}: cannot be read as a checkpoint ({type(e).__name__}): delete it to start over") from e
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ModelError(
-            f"{path}: not a training checkpoint of format {FORMAT!r}: give another checkpoint path"
-        )
+        raise ModelError(f"{path}: not a training checkpoint of format {FORMAT!r}: give another checkpoint path")
     return state
 
 
@@ -54,9 +50,7 @@ def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
         ModelError: names every setting that differs, with both values.
     """
     names = sorted(found.keys() | wanted.keys())
-    differing = [
-        f"{n}: {found.get(n)!r} there, {wanted.get(n)!r} now" for n in names if found.get(n) != wanted.get(n)
-    ]
+    differing = [f"{n}: {found.get(n)!r} there, {wanted.get(n)!r} now" for n in names if found.get(n) != wanted.get(n)]
     if differing:
         raise ModelError(
             f"{path}: made with other settings ({'; '.join(differing)}): "

@@ -63,9 +63,7 @@ class GridPoolLinear(nn.Module):
         channels, height, width = shape
         rows, columns = height // kernel[0], width // kernel[1]
         if rows == 0 or columns == 0:
-            raise ModelError(
-                f"pooling windows {kernel} do not fit features of {height} x {width}: use smaller windows"
-            )
+            raise ModelError(f"pooling windows {kernel} do not fit features of {height} x {width}: use smaller windows")
         self.grid = (channels, rows, columns)
         self.pool = nn.AvgPool2d(kernel)
         self.linear = nn.Linear(channels * rows * columns, classes)
@@ -187,9 +185,7 @@ def make_head(name: str, feature_shape: Sequence[int], classes: int) -> nn.Modul
             of that many axes.
     """
     if name not in HEADS:
-        raise ModelError(
-            f"unknown head {name!r}: choose one of {', '.join(HEADS)}, or pass modules of your own"
-        )
+        raise ModelError(f"unknown head {name!r}: choose one of {', '.join(HEADS)}, or pass modules of your own")
     if classes < 2:
         raise ModelError(f"a head needs at least 2 classes, got {classes}")
     build, axes = HEADS[name]

@@ -103,9 +103,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         groups = channels_in if depthwise else 1
-        self.conv = SameConv2d(
-            channels_in, channels_out, kernel, size, stride=stride, groups=groups, bias=bias
-        )
+        self.conv = SameConv2d(channels_in, channels_out, kernel, size, stride=stride, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(channels_out, eps=BN_EPS)
         self.relu = relu
 
@@ -117,13 +115,9 @@ class ConvNorm(nn.Module):
 class SeparableBlock(nn.Module):
     """Depthwise 3x3 and pointwise convolution, each with batch norm and ReLU: as in DS-CNN and MobileNet."""
 
-    def __init__(
-        self, channels_in: int, channels_out: int, size: Size, *, stride: int = 1, bias: bool = True
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, size: Size, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
-        self.depthwise = ConvNorm(
-            channels_in, channels_in, (3, 3), size, stride=stride, depthwise=True, bias=bias
-        )
+        self.depthwise = ConvNorm(channels_in, channels_in, (3, 3), size, stride=stride, depthwise=True, bias=bias)
         self.pointwise = ConvNorm(channels_in, channels_out, (1, 1), same_size(size, stride), bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,9 +45,7 @@ def first_tensor(output: object, name: str, verb: str = "returned") -> Tensor:
     for value in candidates:
         if isinstance(value, Tensor):
             return value
-    raise ModelError(
-        f"{name!r} {verb} a {type(output).__name__} without a tensor in it: name another submodule"
-    )
+    raise ModelError(f"{name!r} {verb} a {type(output).__name__} without a tensor in it: name another submodule")
 
 
 def final_logits(output: object) -> Tensor:
@@ -122,9 +120,7 @@ def observe(backbone: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -
         if count > 1:
             raise ModelError(ran_often(name, f"{count} times"))
     if seen.order != names:
-        raise ModelError(
-            f"`after` is {names}, but the submodules run in the order {seen.order}: list them that way"
-        )
+        raise ModelError(f"`after` is {names}, but the submodules run in the order {seen.order}: list them that way")
     return seen
 
 

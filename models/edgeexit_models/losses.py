@@ -59,9 +59,7 @@ def sdn_weights(epoch: int, epochs: int, costs: Sequence[float]) -> tuple[float,
     [0.135, 0.26, 1.0]
     """
     if not costs or costs[0] <= 0 or any(b <= a for a, b in pairwise(costs)):
-        raise ModelError(
-            f"costs must be positive and grow from exit to exit (cumulative), got {tuple(costs)}"
-        )
+        raise ModelError(f"costs must be positive and grow from exit to exit (cumulative), got {tuple(costs)}")
     shares = [c / costs[-1] for c in costs[:-1]]
     return (*(min(SDN_START + share * epoch / epochs, share) for share in shares), 1.0)
 
@@ -89,9 +87,7 @@ def self_distillation(
     for weight, output in zip(weights[:-1], outputs[:-1], strict=True):
         student = functional.log_softmax(output / temperature, dim=1)
         # 'batchmean': torch's default divides by classes too and is no KL divergence
-        imitation = (
-            functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-        )
+        imitation = functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
         hard = functional.cross_entropy(output, targets)
         total = total + weight * ((1 - alpha) * hard + alpha * imitation)
     return total

@@ -36,9 +36,7 @@ class MobileNetV1(nn.Module):
             out = max(round(full * width), 1)
             blocks.append(SeparableBlock(channels, out, size, stride=stride, bias=False))
             channels, size = out, same_size(size, stride)
-            if (
-                number == EXITS_AFTER[0]
-            ):  # still 12 x 12: keep four places apart, or a small person drowns in the mean
+            if number == EXITS_AFTER[0]:  # still 12 x 12: keep four places apart, or a small person drowns in the mean
                 heads.append(GridPoolLinear((channels, *size), classes, (6, 6)))
             elif number in EXITS_AFTER:
                 heads.append(PoolLinear(channels, classes))

@@ -23,9 +23,7 @@ class ResidualBlock(nn.Module):
         self.first = ConvNorm(channels_in, channels_out, (3, 3), size, stride=stride)
         self.second = ConvNorm(channels_out, channels_out, (3, 3), same_size(size, stride), relu=False)
         changes = stride != 1 or channels_in != channels_out
-        self.shortcut = (
-            SameConv2d(channels_in, channels_out, (1, 1), size, stride=stride) if changes else nn.Identity()
-        )
+        self.shortcut = SameConv2d(channels_in, channels_out, (1, 1), size, stride=stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(self.first(x)) + self.shortcut(x))

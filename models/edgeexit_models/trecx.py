@@ -84,9 +84,7 @@ def _recognise(arrays: Arrays, path: str | Path) -> tuple[ResNet8 | DSCNN, tuple
     )
 
 
-def _convert(
-    arrays: Arrays, module: nn.Module, layers: tuple[str, ...], path: str | Path
-) -> dict[str, Tensor]:
+def _convert(arrays: Arrays, module: nn.Module, layers: tuple[str, ...], path: str | Path) -> dict[str, Tensor]:
     state = module.state_dict()
     filled: set[str] = set()
     for name, array in arrays.items():

@@ -128,7 +128,8 @@ def test_calibrating_on_speech(cli: Callable[..., Any], made: tuple[Path, Path, 
         assert (heard.exit, heard.text) == (taken[i], recording.texts[taken[i]][i])
     budget = cli("calibrate", bundle, "--data", data, "--policy", "eero", "--budget", "0.8", "--name", "eero", "--json")
     assert budget.json["policy"]["score"] == "ctc_sequence_logprob" and "WER" in budget.json["expected"]
-    assert "WER" in cli("inspect", bundle).out
+    shown = cli("inspect", bundle).out
+    assert "WER" in shown and "error rate" in shown
     ran = cli("calibrate", bundle, "--data", data, "--guarantee", "wer_gap<=0.01@0.95")
     assert "needs at least" in ran.error
     ran = cli("calibrate", bundle, "--data", data, "--temperature", "--budget", "0.8")

@@ -22,6 +22,13 @@ from edgeexit_exporters.made import Made
 from edgeexit_exporters.survey import Survey
 from edgeexit_exporters.tflite import flatbuffer
 from edgeexit_exporters.tflite.arena import Memory, memory, stage_memory
+from edgeexit_exporters.tflite.buckets import (
+    CHAIN_ONLY,
+    bucket_answers,
+    bucket_axis,
+    convert_buckets,
+    divide_buckets,
+)
 from edgeexit_exporters.tflite.convert import convert_chain, convert_prefixes, convert_stage_files
 from edgeexit_exporters.tflite.fuse import fuse
 from edgeexit_exporters.tflite.quantize import Quantized, quantize_chain, quantize_prefixes
@@ -50,6 +57,7 @@ def tflite_artifacts(
     ranges: str = "minmax",
     stage_files: bool = False,
     allow_float: Sequence[str] = (),
+    buckets: Sequence[int] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Convert, quantize, fuse and check.
@@ -66,6 +74,7 @@ def tflite_artifacts(
         ranges: how activations' ranges are found; see `tflite.quantize`.
         stage_files: the chain as one file per stage, for devices that never run the last stages.
         allow_float: operations that may stay float in int8 files.
+        buckets: rising sizes for the one free axis of the inputs; see `buckets`.
         progress: called with each step's name.
 
     Raises:
@@ -83,13 +92,23 @@ def tflite_artifacts(
             "torch module, or export --format onnx"
         )
     wanted = [w for w in LAYOUTS if w in layouts]
+    axis = bucket_axis(source, known.manifest, buckets, precisions) if buckets else ""
+    if buckets and wanted != ["chain"]:
+        if "chain" not in wanted:
+            raise ModelError(f"no TFLite layout {' or '.join(wanted)}: {CHAIN_ONLY}. Add chain to --layouts")
+        progress(f"note: TFLite {CHAIN_ONLY}")
+        wanted = ["chain"]
     _check(known.manifest, wanted)
     engine = backends.get("tflite")
     progress("dividing the torch module into stages")
-    found = divide(source.module, source.inputs, source.exits, source.joint.kinds)
+    by_size = divide_buckets(source, axis, buckets)
+    found = by_size[0] if buckets else divide(source.module, source.inputs, source.exits, source.joint.kinds)
     progress("converting to TFLite")
-    one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
-    chain = convert_stage_files(found) if stage_files else one
+    if buckets:
+        one = [convert_buckets(by_size, axis, buckets)]
+    else:
+        one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
+    chain = convert_stage_files(found) if stage_files and not buckets else one
     prefixes = convert_prefixes(found) if "prefix" in wanted else []
     made = Made()
     for layer in found.unrolled:
@@ -104,7 +123,8 @@ def tflite_artifacts(
         fused = one if "fused" in wanted else []
         files = _files(found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float)
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
-            _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, progress)
+            sizes = {axis: tuple(buckets)} if buckets else {}
+            _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, progress)
     # The chain is made first, as the others are compared with it; a device should find `fused` first.
     made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
     return made
@@ -150,12 +170,15 @@ def _files(
 
 def _artifacts(
     made: Made, known: Survey, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
-    engine: backends.Backend, wanted: Sequence[str], progress: Callable[[str], None],
+    engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]],
+    progress: Callable[[str], None],
 ) -> None:  # fmt: skip
     manifest = known.manifest
     cuts = _cuts(files["chain"][0], manifest)
     reference: Callable[[Arrays], Arrays] | None = None
     answers = [a for a in known.answers if a.batch == 1]
+    for axis, buckets in sizes.items():
+        answers = bucket_answers(known.source, manifest, known.answers, axis, buckets)
     vectors_path = f"vectors/tflite-{precision}.npz"
     for layout in ("chain", *(w for w in wanted if w != "chain")):
         name = f"tflite-{layout}-{precision}"
@@ -165,7 +188,7 @@ def _artifacts(
         draft = Artifact(
             name, "tflite", layout, precision, score if layout == "fused" else None, (1.0,) * len(manifest.exits),
             tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=cuts,
-            ports=_ports(contents, found, manifest, layout),
+            ports=_ports(contents, found, manifest, layout), sizes=sizes,
         )  # fmt: skip
         driver = drive(manifest, draft, paths, engine)
         if reference is None:
@@ -200,7 +223,13 @@ def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[st
         found = dict(given.states)
         for k, exit in enumerate(manifest.exits):
             found[exit.answer.name] = given.outputs[k]
-            for name, values in ((exit.uncertainty, given.uncertainties[k]), (exit.learned, given.learned[k])):
+            counts = None if given.lengths is None else given.lengths[k]
+            extras = (
+                (exit.uncertainty, given.uncertainties[k]),
+                (exit.learned, given.learned[k]),
+                (exit.lengths, counts),
+            )
+            for name, values in extras:
                 if name is not None and values is not None:
                     found[name] = values
         return found
@@ -247,7 +276,17 @@ def _ports(contents: Sequence[bytes], found: TorchStages, manifest: Manifest, la
 
 def _cuts(contents: Sequence[bytes], manifest: Manifest) -> tuple[TensorSpec, ...]:
     own = {t.name for t in manifest.tensors}
-    return tuple(TensorSpec(n, t.dtype, t.shape) for n, t in _tensors(contents).items() if n not in own)
+    shapes: dict[str, list[tuple[int | str, ...]]] = {}
+    for raw in contents:
+        for s in signatures(flatbuffer.read(raw)).values():
+            for n, t in {**s.inputs, **s.outputs}.items():
+                shapes.setdefault(n, []).append(t.shape)
+    found = []
+    for n, t in _tensors(contents).items():
+        axes = zip(*shapes[n], strict=True)  # with buckets, an axis of several sizes is free
+        shape = tuple(a[0] if len(set(a)) == 1 else f"{n}_{k}" for k, a in enumerate(axes))
+        found += [] if n in own else [TensorSpec(n, t.dtype, shape)]
+    return tuple(found)
 
 
 def _as_file(array: NDArray[Any], edge: Edge) -> NDArray[Any]:

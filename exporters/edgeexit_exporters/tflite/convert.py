@@ -33,6 +33,11 @@ def convert_stage_files(found: TorchStages) -> list[bytes]:
     return [_convert([p], found.name) for p in found.stages]
 
 
+def convert_pieces(pieces: Sequence[Piece], name: str) -> bytes:
+    """One file with a signature per piece. Raises as `convert_chain`."""
+    return _convert(pieces, name)
+
+
 def _convert(pieces: Sequence[Piece], name: str) -> bytes:
     litert = tools.converter()
     said = None

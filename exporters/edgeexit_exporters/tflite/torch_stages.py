@@ -128,7 +128,7 @@ def _check_inputs(specs: Sequence[InputSpec]) -> None:
             fixed = ",".join(str(spec.sizes.get(a, a)) if isinstance(a, str) else str(a) for a in t.shape[1:])
             raise ModelError(
                 f"TFLite files have fixed sizes, and axis {free[0]!r} of input {t.name!r} is free: fix it, e.g. "
-                f"--input '{t.name}:{t.dtype}[batch,{fixed}]'"
+                f"--input '{t.name}:{t.dtype}[batch,{fixed}]', or give sizes to pad it to with --buckets"
             )
         check_name(t.name)
 

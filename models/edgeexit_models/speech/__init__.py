@@ -1,0 +1,54 @@
+"""Early-exit CTC speech encoders: definitions, the joint loss, training, and connected digits to train on.
+
+>>> import torch
+>>> from edgeexit_models.speech import asr_digits
+>>> exits = asr_digits()(torch.zeros(1, 128, 40), torch.tensor([128]))
+>>> [tuple(e["output"].shape) for e in exits]
+[(1, 32, 11), (1, 32, 11), (1, 32, 11), (1, 32, 11)]
+"""
+
+from __future__ import annotations
+
+from edgeexit_models.speech.batch import Batch, make_batch
+from edgeexit_models.speech.config import ConformerConfig
+from edgeexit_models.speech.conformer import (
+    EarlyExitConformer,
+    asr_digits,
+    conformer_edge,
+    conformer_paper,
+    single_exit,
+)
+from edgeexit_models.speech.corpus import Batches, Corpus, InMemory
+from edgeexit_models.speech.loss import exit_losses, joint_ctc
+from edgeexit_models.speech.measure import answers, error_rates, text_errors
+from edgeexit_models.speech.sentences import train_sentences
+from edgeexit_models.speech.splitformer import Splitformer, splitformer_paper
+from edgeexit_models.speech.streaming import StreamingConformer, asr_digits_streaming
+from edgeexit_models.speech.train import Noam, OneCycle, fit_ctc
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "ConformerConfig",
+    "Corpus",
+    "EarlyExitConformer",
+    "InMemory",
+    "Noam",
+    "OneCycle",
+    "Splitformer",
+    "StreamingConformer",
+    "answers",
+    "asr_digits",
+    "asr_digits_streaming",
+    "conformer_edge",
+    "conformer_paper",
+    "error_rates",
+    "exit_losses",
+    "fit_ctc",
+    "joint_ctc",
+    "make_batch",
+    "single_exit",
+    "splitformer_paper",
+    "text_errors",
+    "train_sentences",
+]

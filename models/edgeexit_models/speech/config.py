@@ -53,8 +53,7 @@ class ConformerConfig:
             )
         if self.chunk is None and (self.left or self.kernel % 2 == 0):
             raise ModelError(
-                f"full context (chunk=None) takes left=0 and an odd kernel, got left={self.left}, "
-                f"kernel={self.kernel}"
+                f"full context (chunk=None) takes left=0 and an odd kernel, got left={self.left}, kernel={self.kernel}"
             )
         if self.chunk is not None and (self.chunk < 1 or self.left < 0 or self.kernel < 2):
             raise ModelError(

@@ -63,13 +63,24 @@ class EarlyExitConformer(nn.Module):
         return (x - self.mean) * self.scale
 
     def forward(self, x: Tensor, x_lens: Tensor) -> list[Exit]:
-        """`x` (batch, time, bins) float32 log-mel, `x_lens` (batch,) int64 valid frames; padding may hold anything finite."""
+        """The exits' answers; padding may hold anything finite.
+
+        Args:
+            x: (batch, time, bins) float32 log-mel.
+            x_lens: (batch,) int64, valid feature frames.
+        """
         h, lengths = self.subsampling(self.normalised(x), x_lens)
         found: list[Exit] = []
         for k in range(len(self.heads)):
             h = self.stack(k, h, self.context(h, lengths))
             found.append({"output": self.answer(k, h), "lengths": lengths})
         return found
+
+    def layer(self, index: int) -> ConformerLayer:
+        """Layer `index`, from 0."""
+        layer = self.layers[index]
+        assert isinstance(layer, ConformerLayer)
+        return layer
 
     def stack(self, k: int, h: Tensor, context: Context) -> Tensor:
         """The layers between exit k - 1 and exit k."""

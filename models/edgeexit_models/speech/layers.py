@@ -92,7 +92,7 @@ class Attention(nn.Module):
         return self.dropout(self.out(seen)), cache
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.channels)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self.heads, self.channels)).transpose(1, 2)
 
 
 class Convolution(nn.Module):

@@ -1,23 +1,18 @@
-"""Greedy answers and token error rate of every exit."""
+"""Greedy answers and error rates of every exit."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgeexit.speech.ctc import greedy
+from edgeexit.speech.spec import SpeechSpec
+from edgeexit.speech.tokens import Tokens
 from edgeexit_models.protocol import evaluating
 from edgeexit_models.speech.batch import Features, make_batch
-
-
-def greedy(log_probs: npt.NDArray[np.float32], blank: int = 0) -> list[int]:
-    """Best token of every frame `(frames, vocab)`, repeats joined, blanks left out."""
-    best = log_probs.argmax(axis=1)
-    first = np.diff(best, prepend=-1) != 0
-    return [int(t) for t in best[first & (best != blank)]]
 
 
 def answers(
@@ -61,8 +56,30 @@ def error_rates(
     module: nn.Module, features: Sequence[Features], tokens: Sequence[Sequence[int]], blank: int = 0
 ) -> tuple[float, ...]:
     """Per exit, edits over all utterances divided by the tokens said (0.1 = every tenth; can exceed 1)."""
-    said = sum(map(len, tokens))
-    return tuple(
-        sum(edit_distance(a, b) for a, b in zip(tokens, heard, strict=True)) / max(said, 1)
-        for heard in answers(module, features, blank)
-    )
+    return tuple(_rate(tokens, heard) for heard in answers(module, features, blank))
+
+
+@dataclass(frozen=True)
+class TextErrors:
+    """Per exit, edits divided by what was said."""
+
+    words: tuple[float, ...]
+    characters: tuple[float, ...]
+    """Of the whole texts, spaces included."""
+    heard: tuple[tuple[str, ...], ...]
+    """`[exit][utterance]`."""
+
+
+def text_errors(
+    module: nn.Module, features: Sequence[Features], texts: Sequence[str], speech: SpeechSpec
+) -> TextErrors:
+    """Word and character error rates of the greedy answers."""
+    tokens = Tokens.of(speech)
+    heard = tuple(tuple(tokens.text(ids) for ids in rows) for rows in answers(module, features, speech.blank))
+    words = tuple(_rate([t.split() for t in texts], [t.split() for t in rows]) for rows in heard)
+    return TextErrors(words, tuple(_rate(texts, rows) for rows in heard), heard)
+
+
+def _rate(said: Sequence[Sequence[Hashable]], heard: Sequence[Sequence[Hashable]]) -> float:
+    edits = sum(edit_distance(a, b) for a, b in zip(said, heard, strict=True))
+    return edits / max(sum(map(len, said)), 1)

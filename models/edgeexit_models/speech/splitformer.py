@@ -39,7 +39,7 @@ class Splitformer(EarlyExitConformer):
             context.keep[:, every], context.bias[..., every],
             context.cosine[: (h.shape[1] + 1) // 2], context.sine[: (h.shape[1] + 1) // 2],
         )  # fmt: skip
-        slow = self.parallel[str(k)](h[:, every], halved)
+        slow: Tensor = self.parallel[str(k)](h[:, every], halved)
         twice = slow[:, :, None].expand(-1, -1, 2, -1).flatten(1, 2)
         return whole + twice[:, : h.shape[1]]
 

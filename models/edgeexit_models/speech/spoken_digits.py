@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.spec import SpeechSpec
+from edgeexit_models.speech.augment import at_speed
 
 RATE = 8000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -105,7 +106,9 @@ def load(folder: Path) -> dict[str, Voice]:
     except (OSError, ValueError, KeyError, BadZipFile, RuntimeError) as e:
         raise DataError(f"{folder}: need audio.flac and meta.npz with start, length, y, speaker ({e})") from e
     if rate != RATE or audio.ndim != 1 or int((meta["start"] + meta["length"]).max()) > len(audio):
-        raise DataError(f"{folder}: expected one channel at {RATE} Hz that holds all clips, found {audio.shape} at {rate}")
+        raise DataError(
+            f"{folder}: expected one channel at {RATE} Hz that holds all clips, found {audio.shape} at {rate}"
+        )
     voices: dict[str, list[list[Samples]]] = {}
     for start, length, digit, speaker in zip(*(meta[n] for n in ("start", "length", "y", "speaker")), strict=True):
         clip = audio[int(start) : int(start) + int(length)]
@@ -116,24 +119,20 @@ def load(folder: Path) -> dict[str, Voice]:
     return dict(voices)
 
 
-def at_speed(samples: Samples, factor: float) -> Samples:
-    """Played `factor` times as fast, pitch included: the spectrum cut or filled up, then fewer or more samples."""
-    count = max(round(len(samples) / factor), 1)
-    changed = np.fft.irfft(np.fft.rfft(samples), count) * (count / len(samples))
-    return changed.astype(np.float32)
-
-
 def training_voices(voices: Mapping[str, Voice]) -> dict[str, dict[str, Voice]]:
     """Every speaker of `TRAIN` at all `SPEEDS`: speaker -> name with speed -> voice."""
     return {
         name: {
-            f"{name} x{speed}": [[at_speed(clip, speed) for clip in clips] for clips in voices[name]] for speed in SPEEDS
+            f"{name} x{speed}": [[at_speed(clip, speed) for clip in clips] for clips in voices[name]]
+            for speed in SPEEDS
         }
         for name in TRAIN
     }
 
 
-def mix(rng: np.random.Generator, speaker: str, voices: Mapping[str, Voice], behind: Sequence[str], m: Mixture) -> Utterance:
+def mix(
+    rng: np.random.Generator, speaker: str, voices: Mapping[str, Voice], behind: Sequence[str], m: Mixture
+) -> Utterance:
     """One utterance of `speaker` with two of the voices `behind` it; all chance from `rng`."""
     digits = tuple(int(d) for d in rng.integers(0, 10, rng.integers(m.digits[0], m.digits[1] + 1)))
     clips = [_clip(rng, voices[speaker], d) for d in digits]
@@ -152,7 +151,9 @@ def mix(rng: np.random.Generator, speaker: str, voices: Mapping[str, Voice], beh
     return Utterance(samples, digits, speaker, None if clean else babble_db, noise_db)
 
 
-def fixed_set(voices: Mapping[str, Voice], part: str, count: int = 300, seed: int = 0, m: Mixture = HARD) -> list[Utterance]:
+def fixed_set(
+    voices: Mapping[str, Voice], part: str, count: int = 300, seed: int = 0, m: Mixture = HARD
+) -> list[Utterance]:
     """The utterances of `part`, "dev" or "test": the same for the same arguments.
 
     Behind the dev speaker are voices of `TRAIN`, behind the test speaker that of `DEV`.
@@ -172,7 +173,7 @@ def fixed_set(voices: Mapping[str, Voice], part: str, count: int = 300, seed: in
 
 
 def training_utterances(
-    voices: Mapping[str, Mapping[str, Voice]], seed: int, step: int, digits: int = 80
+    voices: Mapping[str, Mapping[str, Voice]], seed: int, step: int, digits: int = 48
 ) -> list[Utterance]:
     """The utterances of one step, about `digits` digits in strings of one length (so that little is padding).
 
@@ -180,12 +181,12 @@ def training_utterances(
         voices: from `training_voices`.
         seed: with `step` the only source of chance.
         step: from 0.
-        digits: at most 24 utterances, however short they are.
+        digits: at most 16 utterances, however short they are.
     """
     rng = np.random.default_rng([seed, 0, step])
     length = int(rng.integers(TRAINING.digits[0], TRAINING.digits[1] + 1))
     m = replace(TRAINING, digits=(length, length))
-    return [_by_anyone(rng, voices, m) for _ in range(min(max(digits // length, 1), 24))]
+    return [_by_anyone(rng, voices, m) for _ in range(min(max(digits // length, 1), 16))]
 
 
 def save(path: Path, utterances: Sequence[Utterance]) -> None:
@@ -213,7 +214,7 @@ def _by_anyone(rng: np.random.Generator, voices: Mapping[str, Mapping[str, Voice
 
 
 def _clip(rng: np.random.Generator, voice: Voice, digit: int) -> Samples:
-    return voice[digit][rng.integers(len(voice[digit]))]
+    return voice[digit][int(rng.integers(len(voice[digit])))]
 
 
 def _strung(clips: Sequence[Samples], pauses: npt.NDArray[np.float64]) -> Samples:
@@ -223,10 +224,12 @@ def _strung(clips: Sequence[Samples], pauses: npt.NDArray[np.float64]) -> Sample
     return np.concatenate(parts)
 
 
-def _babble(rng: np.random.Generator, length: int, voices: Mapping[str, Voice], behind: Sequence[str], m: Mixture) -> Samples:
+def _babble(
+    rng: np.random.Generator, length: int, voices: Mapping[str, Voice], behind: Sequence[str], m: Mixture
+) -> Samples:
     total = np.zeros(length, np.float32)
     for _ in range(2):
-        name = behind[rng.integers(len(behind))]
+        name = behind[int(rng.integers(len(behind)))]
         at = -int(rng.integers(0, RATE // 2))
         while at < length:
             clip = _clip(rng, voices[name], int(rng.integers(10)))

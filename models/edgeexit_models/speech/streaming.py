@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.protocol import InputSpec
-from edgeexit_models.speech.conformer import EarlyExitConformer, Exit
+from edgeexit_models.speech.conformer import EarlyExitConformer, Exit, asr_digits
 from edgeexit_models.speech.layers import HIDDEN, Context, rotary
 from edgeexit_models.speech.subsampling import FACTOR, PAST
 
@@ -91,9 +91,14 @@ class StreamingConformer(nn.Module):
                 new[f"valid_{k}"] = seen[:, -self.left :]
             for i in layers:
                 attended = old[f"attention_{i}"] if self.left else None
-                h, attended, convolved = model.layers[i].step(h, context, attended, old[f"convolution_{i}"])
+                h, attended, convolved = model.layer(i).step(h, context, attended, old[f"convolution_{i}"])
                 if self.left:
                     new[f"attention_{i}"] = attended[:, -self.left :]
                 new[f"convolution_{i}"] = convolved[:, -(model.config.kernel - 1) :]
             found.append({"output": model.answer(k, h), "lengths": lengths})
         return found, tuple(new[name] for name in self.states)
+
+
+def asr_digits_streaming() -> StreamingConformer:
+    """`asr_digits` on a stream; holds the same weights."""
+    return StreamingConformer(asr_digits())

@@ -217,7 +217,9 @@ def _one_step(
     loss = joint_ctc(module(x, x_lens), targets, target_lens, weights, blank)
     number = float(loss.detach())
     if not math.isfinite(number):
-        raise ModelError(f"the loss became {number} in step {step + 1}: lower the learning rate, or look for NaN in the data")
+        raise ModelError(
+            f"the loss became {number} in step {step + 1}: lower the learning rate, or look for NaN in the data"
+        )
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
@@ -247,13 +249,14 @@ def feature_statistics(features: Iterable[Any]) -> tuple[torch.Tensor, torch.Ten
     Raises:
         ModelError: no frames, or a bin that never changes.
     """
-    count, total, squares = 0, 0.0, 0.0
+    count = 0
+    total = squares = torch.zeros((), dtype=torch.float64)
     for one in features:
         wide = torch.as_tensor(one, dtype=torch.float64)
         count += len(wide)
         total = total + wide.sum(0)
         squares = squares + (wide**2).sum(0)
-    if not isinstance(total, torch.Tensor) or not isinstance(squares, torch.Tensor) or count == 0:
+    if count == 0:
         raise ModelError("no feature frames to take mean and deviation of: give training features")
     mean = total / count
     variance = squares / count - mean**2

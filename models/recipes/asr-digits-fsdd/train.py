@@ -29,7 +29,8 @@ import torch
 from edgeexit.errors import EdgeExitError
 from edgeexit.speech.features import log_mel
 from edgeexit_models.speech import spoken_digits as digits
-from edgeexit_models.speech.batch import Batch, Features, make_batch, random_channel, random_tract, spec_augment
+from edgeexit_models.speech.augment import random_channel, random_tract, spec_augment
+from edgeexit_models.speech.batch import Batch, Features, make_batch
 from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, single_exit
 from edgeexit_models.speech.measure import error_rates
 from edgeexit_models.speech.spoken_digits import CLEAN, HARD, SPEECH, Utterance, fixed_set
@@ -54,7 +55,9 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, 3, step])
         said = digits.training_utterances(self.voices, self.seed, step)
-        return make_batch([self.changed(log_mel(u.samples, SPEECH.features), rng) for u in said], [u.tokens for u in said])
+        return make_batch(
+            [self.changed(log_mel(u.samples, SPEECH.features), rng) for u in said], [u.tokens for u in said]
+        )
 
     def changed(self, features: Features, rng: np.random.Generator) -> Features:
         """As another vocal tract and microphone would give them, with holes."""
@@ -72,7 +75,9 @@ def report(progress: Progress) -> None:
     """One line per report."""
     errors = "  dev " + " ".join(f"{e:.4f}" for e in progress.errors) if progress.errors else ""
     now = time.strftime("%H:%M:%S")
-    print(f"{now} step {progress.step:5d}  loss {progress.loss:.4f}  cpu {progress.cpu_seconds:.0f} s{errors}", flush=True)
+    print(
+        f"{now} step {progress.step:5d}  loss {progress.loss:.4f}  cpu {progress.cpu_seconds:.0f} s{errors}", flush=True
+    )
 
 
 def train(args: argparse.Namespace) -> None:
@@ -152,7 +157,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         if function is train:
             command.add_argument("--alone", type=int, metavar="LAYERS", help="one exit, after that many layers")
-            command.add_argument("--steps", type=int, default=5000)
+            command.add_argument("--steps", type=int, default=4000)
             command.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the cycle")
             command.add_argument("--seed", type=int, default=0)
             command.add_argument("--threads", type=int, default=1, help="torch threads")

@@ -55,9 +55,7 @@ def load(path: Path) -> tuple[Split, Split]:
             found = f"{arrays[name].dtype} {arrays[name].shape}"
             raise DataError(f"{path}: {name} is {found}, expected uint8 (n, 32, 32, 3)")
     if len(arrays["x_train"]) <= HELD_OUT:
-        raise DataError(
-            f"{path}: {len(arrays['x_train'])} training pictures, need more than the {HELD_OUT} held out"
-        )
+        raise DataError(f"{path}: {len(arrays['x_train'])} training pictures, need more than the {HELD_OUT} held out")
 
     def split(part: str) -> Split:
         x = np.ascontiguousarray(arrays[f"x_{part}"].transpose(0, 3, 1, 2))
@@ -141,14 +139,10 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, weights and metrics")
-    parser.add_argument(
-        "--holdout", type=Path, help="also write the 5,000 held-out pictures to this npz (x, y)"
-    )
+    parser.add_argument("--holdout", type=Path, help="also write the 5,000 held-out pictures to this npz (x, y)")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate of the cycle")

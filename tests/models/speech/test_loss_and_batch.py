@@ -11,9 +11,10 @@ import torch
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit.speech.features import FeatureSpec
-from edgeexit_models.speech.batch import make_batch, random_channel, random_tract, spec_augment
+from edgeexit_models.speech.augment import random_channel, random_tract, spec_augment
+from edgeexit_models.speech.batch import make_batch
 from edgeexit_models.speech.loss import exit_losses, joint_ctc
-from edgeexit_models.speech.measure import edit_distance, greedy
+from edgeexit_models.speech.measure import edit_distance
 
 
 def exits(*outputs: torch.Tensor, lengths: tuple[int, ...]) -> list[dict[str, torch.Tensor]]:
@@ -91,13 +92,6 @@ def test_augmentation_leaves_the_original_and_repeats_by_seed() -> None:
     moved = random_channel(x, np.random.default_rng(3)) - x
     assert np.allclose(moved, moved[0], atol=1e-5)  # one curve for all frames
     assert spec_augment(x[:1], np.random.default_rng(0), fill).shape == (1, 20)
-
-
-def test_greedy_joins_repeats_and_drops_blanks() -> None:
-    best = [0, 1, 1, 0, 1, 2, 2, 0]
-    assert greedy(np.eye(3, dtype=np.float32)[best]) == [1, 1, 2]
-    assert greedy(np.eye(3, dtype=np.float32)[best], blank=2) == [0, 1, 0, 1, 0]
-    assert greedy(np.zeros((0, 3), np.float32)) == []
 
 
 def test_edit_distance() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared_data import data_dir
 
 from edgeexit.errors import DataError
 from edgeexit_models.speech import spoken_digits as digits
+from shared_data import data_dir
 
 
 def voice(hertz: float) -> digits.Voice:
@@ -110,8 +110,8 @@ def test_the_data_set_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:
     assert {name: [len(clips) for clips in v] for name, v in voices.items()} == {
         name: [50] * 10 for name in (*digits.TRAIN, *digits.DEV, *digits.TEST)
     }
-    with pytest.raises(DataError, match="need audio.flac and meta.npz"):
+    with pytest.raises(DataError, match=r"need audio\.flac and meta\.npz"):
         digits.load(tmp_path)
     np.savez(tmp_path / "meta.npz", start=1)
-    with pytest.raises(DataError, match="need audio.flac and meta.npz"):
+    with pytest.raises(DataError, match=r"need audio\.flac and meta\.npz"):
         digits.load(tmp_path)

@@ -1,0 +1,132 @@
+"""From transcribed recordings to a trained early-exit encoder, its error rates and the files an export needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeexit.errors import DataError
+from edgeexit.speech.features import log_mel
+from edgeexit.speech.spec import SpeechSpec
+from edgeexit.speech.tokens import Tokens
+from edgeexit_models.speech.conformer import EarlyExitConformer
+from edgeexit_models.speech.corpus import Batches, Corpus
+from edgeexit_models.speech.measure import text_errors
+from edgeexit_models.speech.train import Progress, fit_ctc
+
+SHOWN = 5
+"""Utterances of every part whose answers stand in the metrics."""
+
+
+def train_sentences(
+    model: EarlyExitConformer,
+    train: Corpus,
+    parts: Mapping[str, Corpus],
+    out: Path,
+    *,
+    steps: int,
+    seed: int,
+    schedule: Callable[[int], float],
+    seconds: float = 60.0,
+    resume: bool = False,
+    threads: int | None = None,
+    report_every: int = 100,
+    validate_every: int = 1000,
+    say: Callable[[str], None] | None = print,
+) -> dict[str, Any]:
+    """Trains and measures; normalisation of features comes from `train`.
+
+    Args:
+        model: with a `speech_spec`; seed torch before building it to repeat a run.
+        train: recordings to learn from.
+        parts: name -> recordings to measure on; the word error rate on the first is reported while training.
+        out: folder for `checkpoint.pt`, `model.safetensors`, `tokens.txt`, `speech.json` (the specification of
+            features and tokens) and `metrics.json`.
+        steps: changes of the weights.
+        seed: of order, augmentation and dropout.
+        schedule: step -> learning rate.
+        seconds: audio in a batch, about.
+        resume: go on from the folder's checkpoint.
+        threads: torch threads.
+        report_every: steps between reports.
+        validate_every: steps between measurements.
+        say: takes a line per report.
+
+    Returns:
+        What stands in `metrics.json`.
+
+    Raises:
+        DataError: the model has no speech specification, or texts that its tokens cannot spell.
+        ModelError: as `fit_ctc`.
+    """
+    import safetensors.torch
+
+    speech = model.speech_spec
+    if speech is None:
+        raise DataError("the network has no speech_spec: build it with the features and tokens it is made for")
+    batches = Batches(train, speech, seed, seconds)
+    model.set_normalisation(batches.mean, batches.deviation)
+    first = next(iter(parts.values()), None)
+
+    def report(progress: Progress) -> None:
+        if say is not None:
+            errors = "  WER " + " ".join(f"{e:.3f}" for e in progress.errors) if progress.errors else ""
+            now, cpu = time.strftime("%H:%M:%S"), progress.cpu_seconds
+            say(f"{now} step {progress.step:6d}  loss {progress.loss:.4f}  cpu {cpu:.0f} s{errors}")
+
+    history = fit_ctc(
+        model, batches, steps=steps, seed=seed, schedule=schedule, blank=speech.blank, checkpoint=out / "checkpoint.pt",
+        resume=resume, progress=report, report_every=report_every, validate_every=validate_every, threads=threads,
+        validate=None if first is None else lambda m: _errors(m, first, speech)["wer"],
+    )  # fmt: skip
+    result = {
+        "parts": {name: _errors(model, corpus, speech) for name, corpus in parts.items()},
+        "training": {"recordings": len(train.texts), "seed": seed, "steps": steps, "schedule": repr(schedule)},
+        "exits_after_layers": model.config.exits,
+        "config": asdict(model.config),
+        "cpu_seconds": history[-1].cpu_seconds,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": platform.machine(),
+        "history": [asdict(p) for p in history],
+    }
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write(out / "model.safetensors", safetensors.torch.save(weights))
+    write(out / "tokens.txt", Tokens.of(speech).to_text().encode())
+    write(out / "speech.json", as_json(speech.to_dict()))
+    write(out / "metrics.json", as_json(result))
+    return result
+
+
+def _errors(model: torch.nn.Module, corpus: Corpus, speech: SpeechSpec) -> dict[str, Any]:
+    features = [log_mel(corpus.samples(i), speech.features) for i in range(len(corpus.texts))]
+    errors = text_errors(model, features, corpus.texts, speech)
+    shown = [{"said": text, "heard": [rows[i] for rows in errors.heard]} for i, text in enumerate(corpus.texts[:SHOWN])]
+    return {
+        "wer": errors.words,
+        "cer": errors.characters,
+        "recordings": len(corpus.texts),
+        "words": sum(len(text.split()) for text in corpus.texts),
+        "examples": shown,
+    }
+
+
+def as_json(data: object) -> bytes:
+    """Indented, ending in a line break."""
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
