@@ -202,7 +202,7 @@ def test_a_missing_library_or_network_is_said(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setitem(sys.modules, "datasets", Offline("datasets"))
     pytest.importorskip("soundfile", reason="is asked for before the data")
-    with pytest.raises(DataError, match="no route to host.*--local"):
+    with pytest.raises(DataError, match=r"no route to host.*--local"):
         module.load("test.clean", None)
     with pytest.raises(DataError, match="is not there"):
         module.load("test.clean", tmp_path / "x")
