@@ -64,7 +64,7 @@ class StreamingConformer(nn.Module):
         self.sine: Tensor
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
-        self.register_load_state_dict_pre_hook(_of_the_whole)
+        self.register_load_state_dict_pre_hook(_of_the_whole)  # type: ignore[no-untyped-call]
 
     def zero_states(self) -> tuple[Tensor, ...]:
         """The memory at the start of a stream."""
