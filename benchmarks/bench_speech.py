@@ -1,0 +1,130 @@
+"""Speech: what stopping early saves and costs, by the length of the audio; memory; time per chunk of a stream.
+
+Targets: chain to the last exit at most 1.05x the single-exit encoder (the prefix of the last exit) at 5 s of audio;
+memory grows linearly with the audio; a chunk takes less time than it lasts, at every exit, on one core.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgeexit
+from benchmarks.common import finish, parser, ratios, time_together
+from edgeexit.policy import fixed_exit
+from edgeexit.speech.features import log_mel
+from edgeexit.speech.transcribe import Transcriber
+
+_PEAK = """
+import resource, sys, numpy as np, edgeexit
+from edgeexit.speech.features import log_mel
+engine = edgeexit.load(sys.argv[1], artifact="chain", warmup=0)
+spec = engine.bundle.manifest.speech.features
+samples = np.random.default_rng(0).standard_normal(int(float(sys.argv[2]) * spec.sample_rate)).astype(np.float32) * 0.1
+x = log_mel(samples, spec)[None]
+engine.run({"x": x, "x_lens": np.array([x.shape[1]])})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--bundle", type=Path, help="hears whole utterances [default: a small Conformer, exported now]")
+    p.add_argument("--stream", type=Path, help="the same on a stream [default: likewise]")
+    p.add_argument("--n", type=int, default=200)
+    p.add_argument("--seconds", type=float, nargs="+", default=[1.0, 5.0, 15.0])
+    a = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        made = [Path(folder, f"{n}.edgeexit") for n in ("whole", "stream")]
+        if a.bundle is None:
+            edgeexit.export("edgeexit_models.speech:asr_digits", made[0], layouts=("chain", "prefix"))
+        if a.stream is None:
+            edgeexit.export("edgeexit_models.speech:asr_digits_streaming", made[1], layouts=("chain",))
+        measure(a.bundle or made[0], a.stream or made[1], a)
+
+
+def measure(whole: Path, stream: Path, a: Any) -> None:
+    engines = {layout: edgeexit.load(whole, artifact=layout, warmup=0) for layout in ("chain", "prefix")}
+    rows = []
+    for seconds in a.seconds:
+        rows += _lengths(engines, seconds, a.n)
+    rows += [{"case": f"peak memory at {s:g} s, MiB", "mib": _peak(whole, s)} for s in (5.0, 60.0, 120.0, 240.0)]
+    rows += _chunks(edgeexit.load(stream, artifact="chain", warmup=0), a.n)
+    chain = engines["chain"]
+    finish("speech", rows, a, n=a.n, threads=1, engine=chain.backend.version(), bundle=chain.bundle.manifest.name)
+
+
+def _lengths(engines: dict[str, edgeexit.Engine], seconds: float, n: int) -> list[dict[str, Any]]:
+    """Chain and prefix to every exit, features and greedy decoding, on one utterance, interleaved."""
+    spec = engines["chain"].bundle.manifest.speech
+    assert spec is not None
+    samples = _sound(seconds, spec.features.sample_rate)
+    transcriber = Transcriber(engines["chain"])
+    x = list(transcriber.inputs(log_mel(samples, spec.features)).values())
+    cases: dict[str, Any] = {"features": lambda: log_mel(samples, spec.features)}
+    last = engines["chain"].exits - 1
+    for layout, engine in engines.items():
+        for k in range(last + 1):
+            policy = fixed_exit(k, last + 1)
+            cases[f"{layout} {k}"] = lambda d=engine.driver, q=policy: d.run(x, q, None)
+    cases["chain, agreement"] = lambda d=engines["chain"].driver: d.run(x, _agreeing(last), None)
+    spent = time_together(cases, n)
+    single = spent[f"prefix {last}"]
+    return [
+        {
+            "case": f"{seconds:g} s: {name}",
+            "ms": float(np.median(s) * 1e3),
+            "real_time_factor": float(np.median(s) / seconds),
+            **{f"of_single_{k}": v for k, v in ratios(s, single).items()},
+        }
+        for name, s in spent.items()
+    ]
+
+
+def _agreeing(last: int) -> edgeexit.Threshold:
+    """Never satisfied: what asking for agreement costs at every exit on the way."""
+    return edgeexit.Threshold((2.0,) * last, "agreement")
+
+
+def _chunks(engine: edgeexit.Engine, n: int) -> list[dict[str, Any]]:
+    manifest = engine.bundle.manifest
+    assert manifest.speech is not None
+    frames = int(manifest.inputs[0].shape[1])
+    rng = np.random.default_rng(0)
+    x = {"x": rng.standard_normal((1, frames, manifest.speech.features.bins)).astype(np.float32)}
+    x["x_lens"] = np.array([frames])
+    seconds = frames * manifest.speech.features.shift_ms / 1000
+    streams = [engine.stream(limit=1) for _ in range(engine.exits)]
+    spent = time_together({str(k): lambda s=s, k=k: s.step(x, exit=k) for k, s in enumerate(streams)}, n)
+    return [
+        {
+            "case": f"chunk of {seconds:g} s, exit {k}",
+            "ms": float(np.median(s) * 1e3),
+            "p99_ms": float(np.quantile(s, 0.99) * 1e3),
+            "real_time_factor": float(np.median(s) / seconds),
+        }
+        for k, s in spent.items()
+    ]
+
+
+def _peak(bundle: Path, seconds: float) -> float:
+    """MiB of a process of its own that hears one utterance of so many seconds at once."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(bundle), str(seconds)], capture_output=True, text=True, check=True, env=env
+    )
+    return int(done.stdout) / 1024
+
+
+def _sound(seconds: float, rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return (np.random.default_rng(0).standard_normal(int(seconds * rate)) * 0.1).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()
