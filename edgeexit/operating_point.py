@@ -20,8 +20,8 @@ class OperatingPoint:
     artifact: str | None = None
     """The artifact whose scores it was calibrated on; it may run on no other. None = recorded outputs."""
     expected: Mapping[str, Any] = field(default_factory=dict)
-    """What to expect: `exit_rates` (exits,), `cost` as a fraction of the last exit's, `accuracy` or
-    `agreement`, `n` rows it was measured on, `measured_on` in words."""
+    """What to expect: `exit_rates` (exits,), `cost` as a fraction of the last exit's, `accuracy`,
+    `agreement`, `WER` or `CER`, `n` rows it was measured on, `measured_on` in words."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """The target: `budget`, `accuracy` or `accuracy_drop`."""
     promise: Mapping[str, Any] | None = None

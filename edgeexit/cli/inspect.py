@@ -36,7 +36,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def accuracies(bundle: Bundle) -> dict[str, Any] | None:
-    """Per-exit accuracy, or error rate of speech, on the calibration rows; None = not calibrated, or without labels."""
+    """Per exit, accuracy on the calibration rows, or the error rate of speech; None = not calibrated, or no labels."""
     for artifact in bundle.manifest.artifacts:
         if artifact.calibration is None:
             continue

@@ -83,8 +83,9 @@ def agreement(ids: Sequence[int], before: Sequence[int] | None) -> float:
     """
     if before is None:
         return 0.0
-    longer = max(len(ids), len(before))
-    return 1.0 - edit_distance(ids, before) / longer if longer else 1.0
+    if list(ids) == list(before):  # mostly, and then nothing need be counted
+        return 1.0
+    return 1.0 - edit_distance(ids, before) / max(len(ids), len(before))
 
 
 def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
