@@ -82,13 +82,13 @@ def properties(schema: Any, name: str) -> set[str]:
 def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     schema = json.loads((Path(manifest.__file__).parent / "bundle.schema.json").read_text())
     read = from_json(json.loads((tiny / "manifest.json").read_text()))
-    port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3)
+    port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3, "x_int8")
     full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,), sizes={"time": (7, 9)})
     speech = SpeechSpec(FeatureSpec(8000, 40), ("<blk>", "a", "b"), 0)
     exits = (dataclasses.replace(read.exits[0], lengths="n"), *read.exits[1:])
     document = to_json(
         dataclasses.replace(
-            read, exits=exits, artifacts=(full, *read.artifacts[1:]), speech=speech, min_sizes={"time": 7}
+            read, artifacts=(full, *read.artifacts[1:]), exits=exits, speech=speech, min_sizes={"time": 7}
         )
     )
     assert set(schema["properties"]) == set(document)

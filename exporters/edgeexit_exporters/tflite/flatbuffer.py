@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeexit.errors import BackendMissing, BundleError
 
 try:
@@ -65,6 +67,19 @@ def read(data: bytes | Path) -> Model:
         raise BundleError(f"damaged .tflite file: its structure points outside of it ({type(e).__name__}: {e})") from e
     check(model, len(data))
     return model
+
+
+def inlined(data: bytes) -> bytes:
+    """A file of our own tools with the weights that stand behind its flatbuffer moved inside; as it is without such.
+
+    ai-edge-quantizer writes files so from 256 KiB of weights up; `read` refuses them, and so do older engines.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    behind = [b for b in model.buffers if b.offset > 1]
+    for buffer in behind:
+        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
+    return write(model) if behind else data
 
 
 def _bytes(data: bytes | Path) -> bytes:

@@ -19,7 +19,7 @@ from edgeexit_exporters.tflite.bounds import probability_bounds
 from edgeexit_exporters.tflite.calibration import FloatChain, Linked, check_rows, linked
 from edgeexit_exporters.tflite.checked import text
 from edgeexit_exporters.tflite.counts import Counts, count
-from edgeexit_exporters.tflite.flatbuffer import read
+from edgeexit_exporters.tflite.flatbuffer import inlined, read
 from edgeexit_exporters.tflite.ranges import estimate
 from edgeexit_exporters.tflite.signatures import Tensor
 
@@ -136,7 +136,7 @@ def _quantize(content: bytes, precision: str, limits: Mapping[str, tuple[float, 
             recipe = getattr(tools.recipes(), PRECISIONS[precision])()
             made = lib.Quantizer(bytearray(content), recipe)
             result = made.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
-        return bytes(result.quantized_model)
+        return inlined(bytes(result.quantized_model))
     except Exception as e:
         raise ModelError(f"ai-edge-quantizer cannot make {precision} of it: {' '.join(str(e).split())[:300]}") from e
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ if find_spec("litert_torch") is None or find_spec("ai_edge_quantizer") is None:
     pytest.skip("the TFLite export tools are not installed", allow_module_level=True)
 
 import tflite_nets as nets
+import torch
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import quantize
 from edgeexit_exporters.tflite.calibration import FloatChain, linked
+from edgeexit_exporters.tflite.convert import convert_chain
 from edgeexit_exporters.tflite.flatbuffer import read
 from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes, scales
 from edgeexit_exporters.tflite.ranges import estimate
+from edgeexit_exporters.tflite.torch_stages import divide
 
 ROWS = {"image": nets.pictures(64)}
 SMALL = {"x": np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)}
@@ -215,3 +219,29 @@ def test_trecx_resnet8_in_int8_keeps_its_accuracy() -> None:
         assert (a == b).mean() > 0.93
         assert abs((a == labels[:600]).mean() - (b == labels[:600]).mean()) < 0.02
     assert len(made.content) < len(chain) / 3
+
+
+def test_weights_that_the_quantizer_puts_behind_the_file_stand_in_it() -> None:
+    """From 256 KiB of weights up it writes them where `read`, and older engines, do not look."""
+
+    class Wide(torch.nn.Module):
+        input_spec: ClassVar = {"x": ("float32", ("batch", 6))}
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = torch.nn.Linear(6, 512), torch.nn.Linear(512, 600)
+            self.early, self.late = torch.nn.Linear(512, 4), torch.nn.Linear(600, 4)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            h = torch.relu(self.first(x))
+            return [self.early(h), self.late(torch.relu(self.second(h)))]
+
+    chain = convert_chain(divide(Wide()))
+    (made,) = quantize_chain([chain], None, "int8-dynamic")
+    assert 300_000 < len(made.content) < len(chain) / 3
+    assert all(b.offset <= 1 for b in read(made.content).buffers)
+    x = {"x": SMALL["x"][:1]}
+    whole, found = nets.Chain(chain)(x), nets.Chain(made.content)(x)
+    for name, array in found.items():
+        np.testing.assert_allclose(array, whole[name], atol=0.02)
