@@ -12,7 +12,6 @@ FSDD is a folder with `audio.flac` and `meta.npz` (see `edgeexit_models.speech.s
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -33,6 +32,7 @@ from edgeexit_models.speech.augment import random_channel, random_tract, spec_au
 from edgeexit_models.speech.batch import Batch, Features, make_batch
 from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, single_exit
 from edgeexit_models.speech.measure import error_rates
+from edgeexit_models.speech.sentences import as_json, write
 from edgeexit_models.speech.spoken_digits import CLEAN, HARD, SPEECH, Utterance, fixed_set
 from edgeexit_models.speech.train import OneCycle, Progress, feature_statistics, fit_ctc
 
@@ -94,9 +94,9 @@ def train(args: argparse.Namespace) -> None:
         validate=lambda m: rates(m, dev), validate_every=500, threads=args.threads,
     )  # fmt: skip
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    safetensors.torch.save_file(weights, args.out / "asr-digits.safetensors")
+    write(args.out / "asr-digits.safetensors", safetensors.torch.save(weights))
     result = metrics(model, voices, args, history)
-    (args.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(args.out / "metrics.json", as_json(result))
     for name, row in result["digit_error_rate"].items():
         print(f"{name:11s}", *(f"{share:.4f}" for share in row["exits"]), f"({row['digits']} digits)")
 
