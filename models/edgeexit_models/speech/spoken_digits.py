@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.errors import BackendMissing, DataError
+from edgeexit.files import read_npz
 from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.speech.augment import at_speed
@@ -119,14 +120,41 @@ def load(folder: Path) -> dict[str, Voice]:
     return dict(voices)
 
 
-def training_voices(voices: Mapping[str, Voice]) -> dict[str, dict[str, Voice]]:
-    """Every speaker of `TRAIN` at all `SPEEDS`: speaker -> name with speed -> voice."""
+def load_crowd(path: Path) -> dict[str, dict[str, Voice]]:
+    """More voices to train on, as `recipes/asr-digits-fsdd/crowd.py` writes them: group -> voice -> clips.
+
+    Raises:
+        DataError: not such a file, or a voice without some digit.
+    """
+    arrays = read_npz(path)
+    if lacking := [n for n in ("samples", "starts", "digits", "voices", "sample_rate") if n not in arrays]:
+        raise DataError(f"{path}: no {lacking[0]!r} in it; crowd.py writes such a file")
+    if int(arrays["sample_rate"]) != RATE:
+        raise DataError(f"{path}: {arrays['sample_rate']} Hz, expected {RATE}")
+    starts = arrays["starts"]
+    found: dict[str, dict[str, list[list[Samples]]]] = {}
+    for i, (digit, voice) in enumerate(zip(arrays["digits"].tolist(), arrays["voices"].tolist(), strict=True)):
+        clips = found.setdefault(voice.split("/")[0], {}).setdefault(voice, [[] for _ in WORDS])
+        clips[digit].append(arrays["samples"][starts[i] : starts[i + 1]])
+    for group in found.values():
+        for voice, clips in group.items():
+            if missing := [WORDS[d] for d, said in enumerate(clips) if not said]:
+                raise DataError(f"{path}: voice {voice!r} never says {missing[0]!r}")
+    return {group: dict(members) for group, members in found.items()}
+
+
+def training_voices(
+    voices: Mapping[str, Voice], crowd: Mapping[str, Mapping[str, Voice]] | None = None
+) -> dict[str, dict[str, Voice]]:
+    """Every speaker of `TRAIN`, and every voice of the crowd, at all `SPEEDS`: speaker -> name with speed -> voice."""
+    groups: dict[str, Mapping[str, Voice]] = {name: {name: voices[name]} for name in TRAIN}
     return {
-        name: {
-            f"{name} x{speed}": [[at_speed(clip, speed) for clip in clips] for clips in voices[name]]
+        group: {
+            f"{name} x{speed}": [[at_speed(clip, speed) for clip in said] for said in voice]
+            for name, voice in members.items()
             for speed in SPEEDS
         }
-        for name in TRAIN
+        for group, members in {**groups, **(crowd or {})}.items()
     }
 
 

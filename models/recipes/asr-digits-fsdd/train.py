@@ -42,8 +42,9 @@ DEV_WHILE_TRAINING = 100
 class Batches:
     """Step number -> batch, mixed anew for every step."""
 
-    def __init__(self, voices: dict[str, digits.Voice], seed: int) -> None:
-        self.voices, self.seed = digits.training_voices(voices), seed
+    def __init__(self, voices: dict[str, digits.Voice], crowd: Path | None, seed: int) -> None:
+        self.voices = digits.training_voices(voices, None if crowd is None else digits.load_crowd(crowd))
+        self.seed = seed
         mean, self.deviation = feature_statistics(
             log_mel(u.samples, SPEECH.features)
             for step in range(30)
@@ -85,7 +86,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model: EarlyExitConformer = asr_digits() if args.alone is None else single_exit(asr_digits(), args.alone)
     voices = digits.load(args.data)
-    batches = Batches(voices, args.seed)
+    batches = Batches(voices, args.crowd, args.seed)
     model.set_normalisation(batches.mean, batches.deviation)
     dev = fixed_set(voices, "dev", DEV_WHILE_TRAINING)
     history = fit_ctc(
@@ -116,7 +117,13 @@ def metrics(
         "speakers": {"train": digits.TRAIN, "dev": digits.DEV, "test": digits.TEST},
         "exits_after_layers": model.config.exits,
         "config": asdict(model.config),
-        "settings": {"seed": args.seed, "steps": args.steps, "lr": args.lr, "threads": args.threads},
+        "settings": {
+            "seed": args.seed,
+            "steps": args.steps,
+            "lr": args.lr,
+            "threads": args.threads,
+            "crowd": args.crowd is not None,
+        },
         "cpu_seconds": history[-1].cpu_seconds,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": platform.machine(),
@@ -156,6 +163,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         if function is train:
             command.add_argument("--alone", type=int, metavar="LAYERS", help="one exit, after that many layers")
+            command.add_argument("--crowd", type=Path, metavar="NPZ", help="more voices to train on, of crowd.py")
             command.add_argument("--steps", type=int, default=4000)
             command.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the cycle")
             command.add_argument("--seed", type=int, default=0)
