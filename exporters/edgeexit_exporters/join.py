@@ -111,7 +111,9 @@ class Joint:
         return result
 
 
-def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Joint:
+def join(
+    model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto", like: Sequence[JoinedExit] | None = None
+) -> Joint:
     """Add the nodes that make one answer of every exit's heads; a single head is left as it is.
 
     The uncertainty is the mean total-variation distance of the heads' probabilities from their mean, in [0, 1]: 0
@@ -121,6 +123,7 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
         model: changed in place.
         exits: whose tensors are in the graph.
         outputs: what the heads give: "logits", "probs", or "auto" (probs where one ends in a Softmax).
+        like: what the same exits were called in another form of the network; None = names that are free.
 
     Raises:
         ModelError: a tensor that is not in the graph, too many heads, an exit that mixes logits and probabilities, or
@@ -133,7 +136,15 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
     if 0 < len(counting) < len(exits):
         raise ModelError(f"exit {counting[0]!r} gives lengths and others do not: every exit has to, or none")
     own_lengths = {v.name for v in model.graph.inputs}
-    for exit in exits:
+    for k, exit in enumerate(exits):
+        called = JoinedExit(
+            exit.name,
+            exit.name,
+            uncertainty=_free(f"{exit.name}_uncertainty", known),
+            learned=_free(f"{exit.name}_score", known),
+            lengths=_free(f"{exit.name}_lengths", known),
+        )
+        called = called if like is None else like[k]
         for name in exit.tensors:
             if name not in known:
                 what = {exit.learned: "learned score", exit.lengths: "lengths"}.get(name, "exit")
@@ -150,13 +161,13 @@ def join(model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto") -> Jo
         answer, uncertainty = exit.heads[0], None
         lengths = None
         if exit.lengths is not None:
-            lengths = _lengths(add, known[exit.lengths], _free(f"{exit.name}_lengths", known), own_lengths)
+            lengths = _lengths(add, known[exit.lengths], called.lengths or "", own_lengths)
         if len(heads) > 1:
-            answer, uncertainty = exit.name, _free(f"{exit.name}_uncertainty", known)
-            _together(add, heads, kind, answer, uncertainty, lengths)
+            answer, uncertainty = exit.name, called.uncertainty
+            _together(add, heads, kind, answer, uncertainty or "", lengths)
         learned = None
         if exit.learned is not None:
-            learned = _learned(add, known[exit.learned], _free(f"{exit.name}_score", known), lengths)
+            learned = _learned(add, known[exit.learned], called.learned or "", lengths)
         counts = None if lengths is None else lengths.name
         found.append(JoinedExit(exit.name, answer, len(heads), uncertainty, learned, counts))
         kinds.append(kind)

@@ -20,7 +20,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def session(
-    data: bytes | str, threads: int = 1, optimized: str = "", level: str = "ALL"
+    data: bytes | str, threads: int = 1, optimized: str = "", level: str = "ALL", quiet: bool = False
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session, with one thread for checks and measurements.
 
@@ -30,13 +30,14 @@ def session(
         optimized: where to write the graph that really runs; empty = nowhere.
         level: how far onnxruntime rewrites it: BASIC holds on every machine, EXTENDED makes this engine's kernels of
             it, ALL also changes how tensors lie in memory.
+        quiet: whether it is run on what it may refuse, so that it should not write so to the terminal.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4 if quiet else 3
     if optimized:
         options.optimized_model_filepath = optimized
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")

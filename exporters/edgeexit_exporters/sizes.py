@@ -54,7 +54,7 @@ def try_sizes(source: Source, proto: onnx.ModelProto) -> Sizes:
     example = {a: n for spec in source.inputs for a, n in spec.sizes.items()}
     if not example:
         return Sizes({})
-    session = measure.session(proto.SerializeToString())
+    session = measure.session(proto.SerializeToString(), quiet=True)
     tried: list[Mapping[str, int]] = []
     for step in _STEPS:
         sizes = {a: n + step for a, n in example.items()}

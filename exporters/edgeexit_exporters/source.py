@@ -67,7 +67,8 @@ class Source:
     @property
     def raw_tensors(self) -> tuple[str, ...]:
         """What the source model itself gives: the heads' tensors, and the next values of all states."""
-        return (*(n for e in self.joint.raw for n in e.tensors), *(s.output for s in self.states))
+        own = dict.fromkeys(n for e in self.joint.raw for n in e.tensors)  # exits may share their lengths
+        return (*own, *(s.output for s in self.states))
 
     def reference(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Inputs -> `tensors` by name: the source model's own outputs, joined in numpy."""

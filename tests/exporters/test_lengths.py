@@ -17,6 +17,7 @@ from edgeexit.manifest_json import from_json, to_json
 from edgeexit.records import Records
 from edgeexit.scores import SCORES, score
 from edgeexit.verify import verify
+from edgeexit_exporters.forms import Forms
 
 BINS, WIDTH, TOKENS, TIME = 6, 8, 5, 16
 
@@ -173,6 +174,32 @@ def test_an_onnx_file_names_its_lengths(bundle: edgeexit.Bundle, tmp_path: Path)
         edgeexit.export(path, tmp_path / "c.edgeexit", exits=["exit0", "exit1"], lengths=["a", "b", "c"])
     with pytest.raises(ModelError, match="lengths 'nothing' is not a tensor"):
         edgeexit.export(path, tmp_path / "c.edgeexit", exits=["exit0", "exit1"], lengths=["nothing"])
+
+
+@pytest.mark.parametrize("precision", ["int8-dynamic", "int8"])
+def test_quantized_files_have_lengths_too(bundle: edgeexit.Bundle, tmp_path: Path, precision: str) -> None:
+    path = bundle.file(bundle.manifest.artifact("onnx-all-fp32").models[0])
+    many = rows(96, seed=3)
+    made = edgeexit.export(
+        path, tmp_path / "b.edgeexit", exits=["exit0", "exit1"], lengths=["exit0_lengths"], data=many,
+        forms=Forms(["onnx"], ["fp32", precision]), layouts=["fused", "chain"],
+    )  # fmt: skip
+    x = rows()
+    found = {}
+    for artifact in (f"onnx-chain-{precision}", f"onnx-fused-{precision}"):
+        engine = edgeexit.load(made, artifact=artifact, policy=fixed_exit(1, 2), warmup=0)
+        for i in range(4):
+            output = engine.run(one(x, i)).output
+            want = alone(x, i)[1]
+            assert output.shape == want.shape
+            np.testing.assert_allclose(output, want, atol=0.1 * np.abs(want).max())
+        found[artifact] = engine.record(x).scores("maxprob")
+        count = 9  # another time, odd
+        short = {"x": x["x"][:1, :count], "x_lens": np.array([count])}
+        assert engine.run(short).output.shape == (count // 2, TOKENS)
+    np.testing.assert_allclose(*found.values(), atol=1e-5)
+    point = made.operating_point(f"onnx-{precision}")
+    assert point.expected["n"] > 0
 
 
 def test_the_manifest_says_which_tensor_it_is_and_the_vectors_hold_it(bundle: edgeexit.Bundle) -> None:

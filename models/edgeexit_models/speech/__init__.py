@@ -19,6 +19,7 @@ from edgeexit_models.speech.conformer import (
     single_exit,
 )
 from edgeexit_models.speech.corpus import Batches, Corpus, InMemory
+from edgeexit_models.speech.keywords import KeywordFeatures, Keywords, dscnn_sound
 from edgeexit_models.speech.loss import exit_losses, joint_ctc
 from edgeexit_models.speech.measure import answers, error_rates, text_errors
 from edgeexit_models.speech.sentences import train_sentences
@@ -33,6 +34,8 @@ __all__ = [
     "Corpus",
     "EarlyExitConformer",
     "InMemory",
+    "KeywordFeatures",
+    "Keywords",
     "Noam",
     "OneCycle",
     "Splitformer",
@@ -42,6 +45,7 @@ __all__ = [
     "asr_digits_streaming",
     "conformer_edge",
     "conformer_paper",
+    "dscnn_sound",
     "error_rates",
     "exit_losses",
     "fit_ctc",

@@ -5,6 +5,8 @@ Chunk by chunk the answers equal those of the whole utterance with the chunk mas
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +64,7 @@ class StreamingConformer(nn.Module):
         self.sine: Tensor
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
+        self.register_load_state_dict_pre_hook(_of_the_whole)  # type: ignore[no-untyped-call]
 
     def zero_states(self) -> tuple[Tensor, ...]:
         """The memory at the start of a stream."""
@@ -97,6 +100,13 @@ class StreamingConformer(nn.Module):
                 new[f"convolution_{i}"] = convolved[:, -(model.config.kernel - 1) :]
             found.append({"output": model.answer(k, h), "lengths": lengths})
         return found, tuple(new[name] for name in self.states)
+
+
+def _of_the_whole(stream: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Weights saved from the network for whole utterances fit as they are: their names lack `model.`"""
+    if not any(name.startswith(f"{prefix}model.") for name in state):
+        for name in [n for n in state if n.startswith(prefix)]:
+            state[f"{prefix}model.{name[len(prefix) :]}"] = state.pop(name)
 
 
 def asr_digits_streaming() -> StreamingConformer:

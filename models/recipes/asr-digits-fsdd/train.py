@@ -3,7 +3,7 @@
     python train.py train FSDD --out runs/digits            joint training of all exits
     python train.py train FSDD --out runs/alone-2 --alone 2 a network of two layers with one exit
     python train.py data FSDD --part test --out test.npz    the fixed utterances: samples and texts
-    python train.py wav FSDD --out wavs                     three of them as .wav with .txt
+    python train.py wav FSDD --out wavs                     the first one as .wav with .txt
 
 FSDD is a folder with `audio.flac` and `meta.npz` (see `edgeexit_models.speech.spoken_digits`).
 `train` writes checkpoint.pt (every two minutes; --resume goes on), asr-digits.safetensors and metrics.json.
@@ -132,11 +132,10 @@ def data(args: argparse.Namespace) -> None:
 
 
 def wav(args: argparse.Namespace) -> None:
-    """Writes two utterances of the test set and a clean one as 16-bit wav files with their texts."""
+    """Writes the first test utterance, in babble and noise and without, as 16-bit wav files with texts."""
     voices = digits.load(args.data)
     args.out.mkdir(parents=True, exist_ok=True)
-    chosen = [("hard-0", fixed_set(voices, "test", 1)[0]), ("hard-1", fixed_set(voices, "test", 2)[1])]
-    chosen.append(("clean-0", fixed_set(voices, "test", 1, m=CLEAN)[0]))
+    chosen = [(name, fixed_set(voices, "test", 1, m=m)[0]) for name, m in (("hard-0", HARD), ("clean-0", CLEAN))]
     for name, said in chosen:
         with wave.open(str(args.out / f"{said.speaker}-{name}.wav"), "wb") as file:
             file.setnchannels(1)

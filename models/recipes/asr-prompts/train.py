@@ -39,9 +39,8 @@ def spoken(text: str) -> str | None:
     >>> spoken("Please press 1 (or *), now!") is None, spoken("Don't press 1, press *.")
     (True, "don't press one press star")
     """
-    if re.search(
-        r"[\[\](){}&/:]|note|\d\d|\d\.\d", text
-    ):  # remarks, lists of letters, numbers that can be read many ways
+    # remarks, lists, and numbers that can be read in many ways
+    if re.search(r"[\[\](){}&/:]|note|\d\d|\d\.\d", text):
         return None
     for sign, word in WORDS.items():
         text = text.replace(sign, f" {word} ")

@@ -15,7 +15,10 @@ import edgeexit
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit.manifest_json import from_json, to_json
 from edgeexit.verify import verify
+from edgeexit_exporters.exporting import export_source
 from edgeexit_exporters.forms import Forms
+from edgeexit_exporters.source import Source
+from edgeexit_exporters.torch_source import from_torch
 
 pytest.importorskip("litert_torch", reason="the TFLite converter is not installed")
 
@@ -61,10 +64,15 @@ class Speech(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> edgeexit.Bundle:
+def source() -> Source:
+    return from_torch(Speech())
+
+
+@pytest.fixture(scope="module")
+def bundle(source: Source, tmp_path_factory: pytest.TempPathFactory) -> edgeexit.Bundle:
     forms = Forms(["onnx", "tflite"], ["fp32", "int8-dynamic"], buckets=SIZES)
     out = tmp_path_factory.mktemp("buckets") / "b.edgeexit"
-    return edgeexit.export(Speech(), out, layouts=["chain"], forms=forms, progress=print)
+    return export_source(source, out, layouts=["chain", "prefix"], forms=forms)
 
 
 def inputs(time: int, valid: int | None = None) -> Mapping[str, NDArray[np.generic]]:
@@ -121,11 +129,17 @@ def test_one_file_holds_the_weights_once(bundle: edgeexit.Bundle) -> None:
             from_json(data)
 
 
-def test_dynamic_int8_has_buckets_too(bundle: edgeexit.Bundle) -> None:
-    exact = edgeexit.load(bundle, artifact="tflite-chain-fp32", policy=edgeexit.fixed_exit(1, 2), warmup=0)
-    small = edgeexit.load(bundle, artifact="tflite-chain-int8-dynamic", policy=edgeexit.fixed_exit(1, 2), warmup=0)
-    x = inputs(33)
-    np.testing.assert_allclose(small.run(x).output, exact.run(x).output, atol=0.3)
+@pytest.mark.parametrize("artifact", ["tflite-chain-int8-dynamic", "onnx-chain-int8-dynamic"])
+def test_dynamic_int8_takes_every_length_too(bundle: edgeexit.Bundle, artifact: str) -> None:
+    exact, small = (
+        edgeexit.load(bundle, artifact=name, policy=edgeexit.fixed_exit(1, 2), warmup=0)
+        for name in ("onnx-chain-fp32", artifact)
+    )
+    for time, valid in ((7, 7), (20, 20), (33, 33), (41, 30)):
+        x = inputs(time, valid)
+        a, b = (e.run(x).output for e in (small, exact))
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=0.1 * np.abs(b).max())
 
 
 @pytest.mark.parametrize(
@@ -133,11 +147,16 @@ def test_dynamic_int8_has_buckets_too(bundle: edgeexit.Bundle) -> None:
     [
         ({"buckets": (20, 41)}, ["prefix"], "layout chain alone"),
         ({"buckets": (5, 41)}, ["chain"], "bucket 5: the network takes at least 7"),
+        ({"buckets": (41,), "precisions": ["int8"]}, ["chain"], "ranges would be read from padding"),
         ({"buckets": (41, 20)}, ["chain"], "rising sizes"),
         ({"formats": ["onnx"], "buckets": (20,)}, ["chain"], "ask for --format tflite"),
     ],
 )
-def test_wishes_that_cannot_be_met(tmp_path: Path, wish: dict[str, object], layouts: list[str], words: str) -> None:
+def test_wishes_that_cannot_be_met(
+    source: Source, tmp_path: Path, wish: dict[str, object], layouts: list[str], words: str
+) -> None:
     forms = Forms(**{"formats": ["tflite"], **wish})  # type: ignore[arg-type]
+    data = {"x": np.ones((96, 41, BINS), np.float32).cumsum(0), "x_lens": np.full(96, 41)}
     with pytest.raises(ModelError, match=words):
-        edgeexit.export(Speech(), tmp_path / "b.edgeexit", layouts=layouts, forms=forms)
+        forms.check(data)
+        export_source(source, tmp_path / "b.edgeexit", layouts=layouts, forms=forms, data=data)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.speech.config import ConformerConfig
-from edgeexit_models.speech.conformer import EarlyExitConformer
-from edgeexit_models.speech.streaming import StreamingConformer
+from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits
+from edgeexit_models.speech.streaming import StreamingConformer, asr_digits_streaming
 
 BASE = ConformerConfig(
     bins=8, vocab=5, layers=3, width=16, heads=2, feed_forward=24, kernel=5, exits=(1, 3), chunk=4, left=6
@@ -123,3 +123,50 @@ def test_a_network_for_whole_utterances_makes_no_stream() -> None:
         StreamingConformer(network(replace(BASE, chunk=None, left=0)))
     with pytest.raises(ModelError, match="1 states given, this network has 9"):
         StreamingConformer(network(BASE))(torch.zeros(1, 16, 8), torch.tensor([16]), torch.zeros(1))
+
+
+def test_weights_of_the_whole_fit_the_stream_and_its_own_do_too() -> None:
+    saved = asr_digits().state_dict()
+    stream = asr_digits_streaming()
+    stream.load_state_dict(saved)
+    assert bool((stream.model.heads[0].weight == saved["heads.0.weight"]).all())
+    stream.load_state_dict(asr_digits_streaming().state_dict())
+    assert not bool((stream.model.heads[0].weight == saved["heads.0.weight"]).all())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        stream.load_state_dict({})
+
+
+class Flat(nn.Module):
+    """Answers, then memory, as graph outputs."""
+
+    def __init__(self, stream: StreamingConformer) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        exits, new = self.stream(*inputs)
+        return (*(e["output"] for e in exits), exits[-1]["lengths"], *new)
+
+
+@torch.no_grad()
+def test_an_exported_stream_answers_as_the_whole_utterance_does() -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="runs the exported file")
+    pytest.importorskip("onnxscript", reason="torch's ONNX exporter needs it")
+    model = network(BASE)
+    stream = StreamingConformer(model)
+    example = (torch.randn(1, 16, 8), torch.tensor([16]), *stream.zero_states())
+    names = list(stream.input_spec)
+    program = torch.onnx.export(Flat(stream).eval(), example, dynamo=True, verbose=False, input_names=names)
+    assert program is not None
+    session = runtime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = torch.randn(1, 71, 8)
+    memory, found = [z.numpy() for z in stream.zero_states()], []
+    for at in range(0, 71, 16):
+        part = x[:, at : at + 16]
+        chunk = torch.cat([part, torch.full((1, 16 - part.shape[1], 8), 9.0)], dim=1)
+        given = dict(zip(names, [chunk.numpy(), torch.tensor([part.shape[1]]).numpy(), *memory], strict=True))
+        first, last, lengths, *memory = session.run(None, given)
+        found.append([first[:, : lengths[0]], last[:, : lengths[0]]])
+    for k, e in enumerate(model(x, torch.tensor([71]))):
+        whole = torch.cat([torch.from_numpy(parts[k]) for parts in found], dim=1)
+        torch.testing.assert_close(whole, e["output"], rtol=0, atol=1e-5)
