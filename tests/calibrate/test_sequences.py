@@ -270,6 +270,17 @@ def test_verdicts_that_do_not_pay_speak_of_errors() -> None:
     assert "pay" in text and "WER" in text and "accuracy" not in text
 
 
+def test_what_takes_longer_than_it_saves_does_not_pay() -> None:
+    def slow(rows: SequenceRecords) -> SequenceRecords:
+        """The beam search takes a second at every exit, the others nothing to speak of."""
+        return replace(rows, scoring={**rows.scoring, "nbest_posterior": np.arange(1.0, 5)})
+
+    both = sweep(slow(DESIGN), slow(HELD_OUT), ("nbest_posterior", "ctc_sequence_logprob"), (0.6,), alphas=()).verdict
+    assert both.pays and both.policy == "ctc_sequence_logprob"
+    alone = sweep(slow(DESIGN), slow(HELD_OUT), ("nbest_posterior",), (0.6,), alphas=()).verdict
+    assert alone.pays is False and alone.text.startswith("Adaptive exits do not pay in time here")
+
+
 def test_the_same_rows_on_both_sides_are_refused() -> None:
     with pytest.raises(DataError, match="must not be the design rows"):
         sweep(DESIGN, DESIGN.take(np.arange(100)), budgets=(0.5,))
