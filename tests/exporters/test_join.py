@@ -102,7 +102,7 @@ def test_fused_chain_and_replay_decide_alike_on_the_learned_score(bundle: edgeex
         engine = edgeexit.load(bundle, artifact=layout, policy=policy, warmup=0)
         assert [engine.run(row).exit for row in x] == taken.tolist()
         assert engine.run_batch(x).exits.tolist() == taken.tolist()
-        assert edgeexit.rows(policy, engine.record(x)).tolist() == taken.tolist()
+        assert edgeexit.replay(policy, engine.record(x)).tolist() == taken.tolist()
     assert {0, 1} == set(taken)
 
 

@@ -48,7 +48,7 @@ def _decisions_agree(bundle: edgeexit.Bundle, x: np.ndarray, exits: int) -> None
     # Between two scores of every exit, so that some rows leave and some stay.
     policy = Threshold(tuple(float(np.sort(s)[1:3].mean()) for s in records.scores("maxprob")[:-1]))
     safe = np.min(np.abs(records.scores("maxprob")[:-1] - np.array(policy.thresholds)[:, None]), 0) > 1e-5
-    taken = edgeexit.rows(policy, records)
+    taken = edgeexit.replay(policy, records)
     chain.policy = policy
     fused = edgeexit.load(bundle, artifact="fused", policy=policy, warmup=0)
     assert [chain.run(row).exit for row in x] == taken.tolist()

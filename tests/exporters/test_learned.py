@@ -44,6 +44,6 @@ def test_the_device_sees_the_score_that_training_saw(net: PredictedError, tmp_pa
         assert point.promise is not None and point.promise["measured"] <= 0.2
         engine = edgeexit.load(bundle, artifact=layout, warmup=0)
         engine.follow(point)
-        taken = edgeexit.rows(point.policy, records)
+        taken = edgeexit.replay(point.policy, records)
         assert [engine.run(row).exit for row in x[:60]] == taken[:60].tolist()
         assert len(set(taken.tolist())) > 1

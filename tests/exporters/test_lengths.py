@@ -122,7 +122,7 @@ def test_fused_chain_and_replay_leave_alike(bundle: edgeexit.Bundle) -> None:
         engine = edgeexit.load(bundle, artifact=layout, policy=policy, warmup=0)
         taken = [engine.run(one(x, i)).exit for i in range(40)]
         assert engine.run_batch(x).exits.tolist() == taken
-        assert edgeexit.rows(policy, engine.record(x)).tolist() == taken
+        assert edgeexit.replay(policy, engine.record(x)).tolist() == taken
     assert set(taken) == {0, 1}
 
 

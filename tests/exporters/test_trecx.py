@@ -59,7 +59,7 @@ def test_fused_and_chain_leave_at_the_same_exits_as_the_replay(network) -> None:
     policy = calibrate(design, budget=0.7).policy
     chain.policy = fused.policy = policy
     for engine in (chain, fused):
-        taken = edgeexit.rows(policy, records[engine.artifact.layout])
+        taken = edgeexit.replay(policy, records[engine.artifact.layout])
         assert [engine.run(row).exit for row in x] == taken.tolist()
         assert engine.run_batch(x).exits.tolist() == taken.tolist()
     assert len(np.unique(taken)) > 1, f"{name}: the policy should use several exits"
