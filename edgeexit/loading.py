@@ -82,6 +82,8 @@ def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
             m.artifact(wanted)  # raises, listing what there is
     else:
         candidates = tuple(a for a in m.artifacts if a.layout in RUN_LAYOUTS)
+        if m.speech is not None:  # a chain can ask whether two exits agree, which needs no calibration
+            candidates = tuple(sorted(candidates, key=lambda a: a.layout != "chain"))
         if not candidates:
             found = ", ".join(a.name for a in m.artifacts)
             raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {found}: name one to use it")

@@ -84,7 +84,9 @@ exit before."""
 SEQUENCE_BEST = "ctc_sequence_logprob"
 """The one that ranks transcripts best for what it costs; thresholds on it must be calibrated."""
 GRAPH = (*SCORES, *GIVEN)
-"""What a fused graph can compute; over a sequence, "maxprob" is "greedy_path" and "entropy" is "frame_entropy"."""
+"""What a fused graph can compute."""
+OF_FRAMES = {"maxprob": "greedy_path", "entropy": "frame_entropy"}
+"""What a graph's scores are called where sequences are recorded."""
 NAMES = (*GRAPH, *SEQUENCE)
 
 

@@ -16,7 +16,7 @@ from edgeexit.files import npz_bytes, read_npz, write_atomic
 from edgeexit.measures import ERROR_RATES
 from edgeexit.records import Records, check_cost, check_static_cost, numbers_of
 from edgeexit.rows import Rows
-from edgeexit.scores import SEQUENCE, SEQUENCE_BEST
+from edgeexit.scores import OF_FRAMES, SEQUENCE, SEQUENCE_BEST
 
 _SCORE, _SCORING = "score_", "scoring_"
 
@@ -141,6 +141,7 @@ class SequenceRecords(Rows):
         return SEQUENCE_BEST if SEQUENCE_BEST in self.given else self.score_names[0]
 
     def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
+        name = name if name in self.given else OF_FRAMES.get(name, name)
         if name not in self.given:
             raise PolicyError(f"{self.name}: no score {name!r} was recorded; known here: {', '.join(self.score_names)}")
         own = self.temperatures or (1.0,) * self.exits

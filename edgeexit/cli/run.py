@@ -157,6 +157,8 @@ def open_engine(
         return engine, f"operating point {fitting[0]}"
     if fitting:
         raise DataError(f"{bundle}: several operating points, name one with --policy: {', '.join(fitting)}")
+    if engine.policy.score == "agreement":
+        return engine, "no operating point for this artifact, so the first exit that agrees with the one before answers"
     return engine, "no operating point for this artifact, so the last exit answers (`edgeexit calibrate` makes one)"
 
 
