@@ -74,6 +74,8 @@ class Report:
     """Seen so far."""
     seconds: float
     """Of training so far, earlier sittings included."""
+    cpu_seconds: float
+    """Processor time of the same; on a shared machine the number to compare."""
 
 
 def rate(fraction: float, peak: float, warm_up: float) -> float:
@@ -127,11 +129,12 @@ def train(
     if checkpoint is not None and checkpoint.exists() and not resume:
         raise ModelError(f"{checkpoint} exists: resume to go on from it, or delete it")
     optimizer = _optimizer(model, plan)
-    step, before = 0, 0.0
+    step, before, cpu_before = 0, 0.0, 0.0
     if checkpoint is not None and checkpoint.exists():
-        step, before = _restore(checkpoint, model, optimizer, _settings(model, plan))
+        step, before, cpu_before = _restore(checkpoint, model, optimizer, _settings(model, plan))
     device = next(model.parameters()).device
     started = saved = time.monotonic()
+    cpu_started = time.process_time()
     losses: list[float] = []
     model.train()
 
@@ -139,12 +142,13 @@ def train(
         seconds = before + time.monotonic() - started
         done = min(max(step / plan.steps, seconds / time_limit if time_limit else 0.0), 1.0)
         mean = sum(losses) / len(losses) if losses else math.nan
-        return Report(step, done, mean, step * plan.batch * plan.context, seconds)
+        cpu = cpu_before + time.process_time() - cpu_started
+        return Report(step, done, mean, step * plan.batch * plan.context, seconds, cpu)
 
     def save() -> None:
         if checkpoint is not None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            at = {"step": step, "seconds": now().seconds}
+            at = {"step": step, "seconds": now().seconds, "cpu_seconds": now().cpu_seconds}
             checkpoints.save(checkpoint, {"settings": _settings(model, plan), **at, **state})
 
     while now().fraction < 1:
@@ -215,9 +219,9 @@ def _settings(model: nn.Module, plan: Plan) -> dict[str, Any]:
 
 def _restore(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
-) -> tuple[int, float]:
+) -> tuple[int, float, float]:
     state = checkpoints.load(path)
     checkpoints.check_settings(path, state["settings"], settings)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["seconds"]
+    return state["step"], state["seconds"], state["cpu_seconds"]
