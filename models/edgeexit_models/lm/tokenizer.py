@@ -98,4 +98,4 @@ def _library() -> None:
     try:
         import tokenizers  # noqa: F401
     except ImportError as e:
-        raise BackendMissing("tokenizers of language models need tokenizers: pip install tokenizers") from e
+        raise BackendMissing("tokenizers of language models need tokenizers: pip install 'edgeexit[lm]'") from e

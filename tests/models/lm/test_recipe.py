@@ -12,7 +12,7 @@ import pytest
 
 from edgeexit_models.lm import load_lm, load_tokenizer
 
-pytest.importorskip("tokenizers", reason="tokenizers of language models: pip install tokenizers")
+pytest.importorskip("tokenizers", reason="tokenizers of language models: pip install 'edgeexit[lm]'")
 SCRIPT = Path(__file__).parents[3] / "models" / "recipes" / "lm-code" / "train.py"
 SMALL = (
     "--vocabulary", 280, "--layers", 3, "--width", 16, "--context", 24, "--batch", 2, "--steps", 4, "--threads", 1,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeexit.errors import DataError
 from edgeexit_models.lm import encode_all, load_tokenizer, train_bpe
 
-pytest.importorskip("tokenizers", reason="tokenizers of language models: pip install tokenizers")
+pytest.importorskip("tokenizers", reason="tokenizers of language models: pip install 'edgeexit[lm]'")
 TEXTS = ["def f(x):\n    return x + 1\n" * 3, "for value in values:\n    print(value)\n" * 3]
 
 
