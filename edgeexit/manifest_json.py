@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from edgeexit.errors import BundleError
+from edgeexit.lm.spec import DecoderFiles, LmProof, LmSpec
 from edgeexit.manifest import (
     DTYPES,
     LAYOUTS,
     MAX_EXITS,
-    MAX_FILE_BYTES,
     MAX_MEMBERS,
     MAX_STATE,
     SCHEMA,
@@ -34,7 +34,6 @@ from edgeexit.manifest import (
 )
 from edgeexit.scores import NAMES
 
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -107,12 +106,14 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 **({"batch": a.batch} if a.batch is not None else {}),
                 **({"cuts": [tensor(t, batch=True) for t in a.cuts]} if a.cuts is not None else {}),
                 **({"ports": [port(p) for p in a.ports]} if a.ports else {}),
+                **({"proof": a.proof.to_dict()} if a.proof is not None else {}),
             }
             for a in manifest.artifacts
         ],
         "policies": {name: file(f) for name, f in manifest.policies.items()},
         "labels": None if manifest.labels is None else list(manifest.labels),
         "provenance": dict(manifest.provenance),
+        **({"lm": manifest.lm.to_dict()} if manifest.lm is not None else {}),
     }
 
 
@@ -242,16 +243,6 @@ def _state(value: Any, at: str) -> StateSpec:
     return found
 
 
-def _file(value: Any, at: str) -> FileSpec:
-    r = _Reader(value, at)
-    found = FileSpec(r.text("path", _PATH), r.text("sha256"), r.count("bytes", MAX_FILE_BYTES))
-    if not re.fullmatch("[0-9a-f]{64}", found.sha256):
-        raise r.fail("sha256", "64 hexadecimal digits")
-    if found.path == "manifest.json":
-        raise r.fail("path", "a file other than the manifest itself")
-    return found
-
-
 def _check(value: Any, at: str) -> Check:
     r = _Reader(value, at)
     return Check(
@@ -270,14 +261,15 @@ def _artifact(value: Any, at: str) -> Artifact:
         r.text("precision", _NAME),
         r.optional("score", lambda v, a: _Reader({"score": v}, a).text("score", among=NAMES)),
         r.list("temperatures", _positive, least=1, most=MAX_EXITS),
-        r.list("models", _file, least=1, most=MAX_EXITS),
-        r.list("data", _file),
-        r.optional("vectors", _file),
-        r.optional("calibration", _file),
+        r.list("models", FileSpec.from_dict, least=1, most=MAX_EXITS),
+        r.list("data", FileSpec.from_dict),
+        r.optional("vectors", FileSpec.from_dict),
+        r.optional("calibration", FileSpec.from_dict),
         r.optional("check", _check),
         r.optional("batch", lambda v, a: _Reader({"batch": v}, a).text("batch", among=("one",))),
         r.optional("cuts", lambda v, a: _Reader({"cuts": v}, a).list("cuts", _tensor)),
         r.list("ports", _port, most=512) if "ports" in r.data else (),
+        r.optional("proof", LmProof.from_dict),
     )
 
 
@@ -344,9 +336,10 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         r.list("stages", _stage, least=1, most=MAX_EXITS),
         r.list("cuts", _tensor),
         r.list("artifacts", _artifact, least=1, most=256),
-        {name: _file(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
+        {name: FileSpec.from_dict(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
         r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
         provenance,
+        lm=r.optional("lm", LmSpec.from_dict),
     )
     _check_parts(found, at)
     return found
@@ -392,8 +385,12 @@ def _check_parts(m: Manifest, at: str) -> None:
     classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
+    if m.lm is not None and len(m.lm.stages) != count:
+        raise BundleError(f"{at}: a language model of {len(m.lm.stages)} stages with {count} exits")
+    if m.lm is not None and m.lm.vocab != classes:
+        raise BundleError(f"{at}: a language model of {m.lm.vocab} tokens answers with {classes!r:.40} classes")
     for a in m.artifacts:
-        expected = count if a.layout in ("chain", "prefix") else 1
+        expected = count if a.layout in ("chain", "prefix", "decoder") else 1
         if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
@@ -403,8 +400,22 @@ def _check_parts(m: Manifest, at: str) -> None:
         if (a.layout == "fused") != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
         _check_ports(a, m, at)
+        _check_decoder(a, m, at)
         if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
             raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
+
+
+def _check_decoder(a: Artifact, m: Manifest, at: str) -> None:
+    if a.layout != "decoder":
+        if a.proof is not None:
+            raise BundleError(f"{at}: artifact {a.name!r}: a proof is of a decoder, layout is {a.layout}")
+        return
+    if m.lm is None:
+        raise BundleError(f"{at}: artifact {a.name!r}: a decoder belongs to a language model, and there is no `lm`")
+    try:
+        DecoderFiles.of(a.models, a.data)
+    except BundleError as e:
+        raise BundleError(f"{at}: artifact {a.name!r}: {e}") from e
 
 
 def _check_ports(a: Artifact, m: Manifest, at: str) -> None:

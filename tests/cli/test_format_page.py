@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgeexit import bundle, files, manifest, scores
+from edgeexit.lm.spec import LmProof, LmSpec
 from edgeexit.manifest_json import from_json, to_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
@@ -57,6 +58,8 @@ TABLES: dict[str, type] = {
     "**port**": manifest.Port,
     "**check**": manifest.Check,
     "**file**": manifest.FileSpec,
+    "**lm**": LmSpec,
+    "**proof**": LmProof,
     "## manifest.json": manifest.Manifest,
 }
 
@@ -79,8 +82,10 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     schema = json.loads((Path(manifest.__file__).parent / "bundle.schema.json").read_text())
     read = from_json(json.loads((tiny / "manifest.json").read_text()))
     port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3)
-    full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,))
-    document = to_json(dataclasses.replace(read, artifacts=(full, *read.artifacts[1:])))
+    proof = LmProof("verified", 10, 5, 0.0, 0, 0.0)
+    full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,), proof=proof)
+    lm = LmSpec(3, 4, 3, 1, 2, 8, (1, 2, 3))
+    document = to_json(dataclasses.replace(read, artifacts=(full, *read.artifacts[1:]), lm=lm))
     assert set(schema["properties"]) == set(document)
     for name, example in {
         "tensor": document["cuts"][0],
@@ -90,5 +95,7 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
         "check": document["artifacts"][0]["check"],
         "port": document["artifacts"][0]["ports"][0],
         "file": document["policies"]["half-fused"],
+        "lm": document["lm"],
+        "proof": document["artifacts"][0]["proof"],
     }.items():
         assert properties(schema, name) == set(example), name
