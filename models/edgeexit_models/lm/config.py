@@ -1,0 +1,117 @@
+"""What a Llama-family language model is made of, in the names and meanings of its Hugging Face config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from edgeexit.errors import ModelError
+
+LARGEST = 1 << 20
+"""No size in a config may be larger: a damaged file must not ask for all memory."""
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """The numbers of a decoder; defaults are transformers' LlamaConfig's where it has any that matter.
+
+    >>> LMConfig(vocab_size=1024, hidden_size=128, intermediate_size=384, num_hidden_layers=12,
+    ...          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256).head_size
+    32
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    """Keys and values are shared by `num_attention_heads / num_key_value_heads` query heads (GQA)."""
+    max_position_embeddings: int
+    """Context in tokens."""
+    head_dim: int | None = None
+    """None = hidden_size / num_attention_heads."""
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    tie_word_embeddings: bool = True
+    """The head is the embedding's transpose (LlamaConfig's own default is False)."""
+    initializer_range: float = 0.02
+    """Standard deviation of fresh weights."""
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: ModelError for sizes that cannot make a network."""
+        for name in _SIZES:
+            value = getattr(self, name)
+            if name == "head_dim" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+                raise ModelError(f"language model config: {name} is {value!r}, expected a whole number 1..{LARGEST}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ModelError(
+                f"language model config: {self.num_attention_heads} attention heads cannot share "
+                f"{self.num_key_value_heads} key/value heads: num_attention_heads must be a multiple"
+            )
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ModelError(
+                f"language model config: hidden_size {self.hidden_size} is no multiple of "
+                f"{self.num_attention_heads} attention heads, and head_dim is not given"
+            )
+        if self.head_size % 2:
+            raise ModelError(f"language model config: head_dim {self.head_size} is odd; RoPE turns pairs")
+        for name in ("rms_norm_eps", "rope_theta", "initializer_range"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ModelError(f"language model config: {name} is {value!r}, expected a number above 0")
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and 0 <= value < self.vocab_size):
+                raise ModelError(f"language model config: {name} is {value!r}, expected 0..{self.vocab_size - 1}")
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ModelError(f"language model config: tie_word_embeddings is {self.tie_word_embeddings!r}, not a bool")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json that transformers' LlamaForCausalLM reads."""
+        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> LMConfig:
+        """Reads a Hugging Face config; keys that do not change the network are passed over.
+
+        Raises:
+            ModelError: another family, or something this module does not compute (other activations, biases,
+                scaled or interleaved RoPE); a size that is missing or impossible.
+        """
+        if found.get("model_type") != "llama":
+            raise ModelError(f"language model config: model_type is {found.get('model_type')!r}, only 'llama' is known")
+        for name, only in _ONLY.items():
+            if found.get(name, only) not in (only, None):
+                raise ModelError(f"language model config: {name} is {found[name]!r}, only {only!r} is supported")
+        rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise ModelError(f"language model config: RoPE {rope!r} is scaled, only the plain kind is supported")
+        values = {f.name: found[f.name] for f in fields(cls) if f.name in found}
+        if "rope_theta" in rope:  # where transformers 5 writes it
+            values["rope_theta"] = rope["rope_theta"]
+        values.setdefault("num_key_value_heads", found.get("num_attention_heads"))
+        values.setdefault("tie_word_embeddings", False)
+        if isinstance(values.get("eos_token_id"), list):
+            raise ModelError(f"language model config: several eos_token_id {values['eos_token_id']}: keep one")
+        missing = [name for name in _SIZES if name != "head_dim" and name not in values]
+        if missing:
+            raise ModelError(f"language model config: without {', '.join(missing)}")
+        return cls(**values)
+
+
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings", "head_dim",
+)  # fmt: skip
+_ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rope_interleaved": False}

@@ -1,0 +1,180 @@
+"""A Llama-style decoder that runs whole or in parts: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+
+Parts are what exits and caches need: `embed`, `block(first, last, ...)` with the keys and values of earlier positions
+in and only the new rows out, `head`. Submodules are named as in transformers' LlamaForCausalLM (less its prefix
+`model.`), so weights go both ways; see `edgeexit_models.lm.weights`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeexit_models.lm.config import LMConfig
+
+Rows = tuple[Tensor, Tensor]
+"""Keys (turned by RoPE already) and values of some positions, each `(batch, positions, kv_heads, head_dim)`."""
+Turn = tuple[Tensor, Tensor]
+"""Cosines and sines of the positions, each `(positions, 1, head_dim)`."""
+
+
+class LlamaLM(nn.Module):
+    """The decoder. Fresh weights come from torch's global generator: seed before building to repeat a run."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = (
+            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+        even = torch.arange(0, config.head_size, 2, dtype=torch.float32)
+        self.register_buffer("inv_freq", config.rope_theta ** (-even / config.head_size), persistent=False)
+        self._start(config.initializer_range)
+
+    def _start(self, std: float) -> None:
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                # what adds to the residual stream starts smaller, by the number of additions (GPT-2)
+                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(weight, std=std / math.sqrt(2 * len(self.layers)) if adds else std)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids `(batch, T)` -> `(batch, T, hidden)`."""
+        hidden: Tensor = self.embed_tokens(ids)
+        return hidden
+
+    def block(
+        self, first: int, last: int, h: Tensor, past: Sequence[Tensor], positions: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Layers first..last-1 over T new positions after P earlier ones, for one sequence; fit for export.
+
+        Args:
+            h: `(1, T, hidden)`, what `embed` or the layers before gave.
+            past: keys, values, keys, values, ... of the layers in order, each `(P, kv_heads, head_dim)`; row p belongs
+                to position p. P may be 0.
+            positions: `(T,)` int64, P .. P+T-1.
+
+        Returns:
+            The new `h`, and in `past`'s order only the new rows, each `(T, kv_heads, head_dim)`.
+        """
+        turn = self.turn(positions)
+        # a key's row is its position, so the mask needs no length: exports with T and P both free
+        mask = torch.arange(past[0].shape[0] + h.shape[1], device=h.device)[None, :] <= positions[:, None]
+        new: list[Tensor] = []
+        for index in range(first, last):
+            at = 2 * (index - first)
+            earlier = past[at][None], past[at + 1][None]
+            h, (key, value) = self.layers[index](h, turn, mask, earlier)
+            new += [key[0], value[0]]
+        return h, new
+
+    def head(self, h: Tensor) -> Tensor:
+        """Final norm and head, shared by all exits: `(..., hidden)` -> logits `(..., vocab)`."""
+        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return functional.linear(self.norm(h), weight)
+
+    def hidden(self, ids: Tensor, keep: Tensor | None = None) -> list[Tensor]:
+        """Hidden states after each layer, `(batch, T, hidden)`, without earlier positions: for training and measuring.
+
+        Args:
+            ids: `(batch, T)`.
+            keep: `(layers, batch)` bool; False lets a sequence go around a layer. None = nobody does.
+        """
+        turn = self.turn(torch.arange(ids.shape[1], device=ids.device))
+        h, states = self.embed(ids), []
+        for index, layer in enumerate(self.layers):
+            if keep is None or bool(keep[index].all()):
+                h, _ = layer(h, turn, None, None)
+            elif bool(keep[index].any()):
+                rows = keep[index].nonzero()[:, 0]
+                h = h.index_copy(0, rows, layer(h[rows], turn, None, None)[0])
+            states.append(h)
+        return states
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits of the whole network for every position: `(batch, T)` -> `(batch, T, vocab)`."""
+        return self.head(self.hidden(ids)[-1])
+
+    def turn(self, positions: Tensor) -> Turn:
+        """RoPE's cosines and sines; the halves of a head are the pairs, as in Hugging Face's weights."""
+        angles = positions.to(torch.float32)[:, None] * self.inv_freq
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        return angles.cos(), angles.sin()
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.self_attn = _Attention(config)
+        self.mlp = _SwiGLU(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, h: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
+        mixed, new = self.self_attn(self.input_layernorm(h), turn, mask, past)
+        h = h + mixed
+        return h + self.mlp(self.post_attention_layernorm(h)), new
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.kv_heads, self.size = config.num_key_value_heads, config.head_size
+        self.shared = config.num_attention_heads // config.num_key_value_heads
+        width, kv_width = config.num_attention_heads * self.size, self.kv_heads * self.size
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
+        # x: (batch, T, hidden); mask: (T, P + T), None = causal without past
+        query = turned(self.q_proj(x).unflatten(-1, (-1, self.size)), turn)
+        key = turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn)
+        value = self.v_proj(x).unflatten(-1, (-1, self.size))
+        keys, values = key, value
+        if past is not None:
+            keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
+        if mask is None:
+            mixed = functional.scaled_dot_product_attention(
+                query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True, enable_gqa=True
+            ).transpose(1, 2)
+        else:
+            mixed = self._attend(query, keys, values, mask)
+        out: Tensor = self.o_proj(mixed.flatten(2))
+        return out, (key, value)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Query heads that share keys are rows of one product, so that nothing is repeated: (batch, T, heads, size)."""
+        rows = query.unflatten(2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
+        scores = rows.flatten(2, 3) @ keys.permute(0, 2, 3, 1) * self.size**-0.5
+        scores = scores.unflatten(2, (self.shared, -1)).masked_fill(~mask, -math.inf)
+        mixed = scores.softmax(-1).flatten(2, 3) @ values.transpose(1, 2)
+        return mixed.unflatten(2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+class _SwiGLU(nn.Module):
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+def turned(x: Tensor, turn: Turn) -> Tensor:
+    """RoPE: `(batch, T, heads, size)` turned by each position's angles."""
+    low, high = x.chunk(2, dim=-1)
+    return x * turn[0] + torch.cat([-high, low], dim=-1) * turn[1]

@@ -1,0 +1,105 @@
+"""A language model in a folder: config.json and model.safetensors, as transformers' LlamaForCausalLM reads and writes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from edgeexit.errors import ModelError
+from edgeexit_models.lm.config import LMConfig
+from edgeexit_models.lm.llama import LlamaLM
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_PREFIX, _HEAD = "model.", "lm_head.weight"
+
+
+def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names -> LlamaForCausalLM's: all but the head's begin with `model.`."""
+    return {name if name == _HEAD else _PREFIX + name: value for name, value in state.items()}
+
+
+def from_hugging_face(state: Mapping[str, Tensor], config: LMConfig) -> dict[str, Tensor]:
+    """LlamaForCausalLM's names -> ours. A tied head may be there as a copy; it is left out.
+
+    Raises:
+        ModelError: a tensor under a name that is not a LlamaForCausalLM's.
+    """
+    ours = {}
+    for name, value in state.items():
+        if name == _HEAD:
+            if not config.tie_word_embeddings:
+                ours[name] = value
+        elif name.endswith("rotary_emb.inv_freq"):  # old files carry this constant
+            continue
+        elif name.startswith(_PREFIX):
+            ours[name.removeprefix(_PREFIX)] = value
+        else:
+            raise ModelError(f"tensor {name!r} is not of a LlamaForCausalLM: names begin with {_PREFIX!r}")
+    return ours
+
+
+def save_lm(folder: Path, model: LlamaLM, dtype: torch.dtype = torch.float32) -> None:
+    """Writes both files, each whole or not at all.
+
+    Args:
+        folder: made if missing.
+        dtype: of the stored weights; float16 halves the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
+    _write(folder / WEIGHTS, safetensors.torch.save(to_hugging_face(state), {"format": "pt"}))
+    config = model.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+    _write(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+
+
+def load_lm(folder: Path) -> LlamaLM:
+    """Reads the folder; weights become float32, whatever they are stored in. The model is in evaluation mode.
+
+    Raises:
+        ModelError: a file is missing or damaged, the config asks for what `LMConfig` refuses, or names and shapes do
+            not fit it.
+    """
+    try:
+        found = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{folder / CONFIG}: cannot be read ({e})") from e
+    if not isinstance(found, dict):
+        raise ModelError(f"{folder / CONFIG}: holds a {type(found).__name__}, expected the config's names and values")
+    config = LMConfig.from_dict(found)
+    try:
+        stored = safetensors.torch.load_file(folder / WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as e:
+        raise ModelError(f"{folder / WEIGHTS}: cannot be read as safetensors ({e})") from e
+    state = from_hugging_face(stored, config)
+    model = _empty(config)
+    wanted = model.state_dict()
+    wrong = [
+        f"{name} {tuple(state[name].shape) if name in state else 'missing'}"
+        for name, value in wanted.items()
+        if name not in state or state[name].shape != value.shape
+    ] + [f"{name} not wanted" for name in state.keys() - wanted.keys()]
+    if wrong:
+        raise ModelError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {'; '.join(sorted(wrong)[:3])}")
+    model.load_state_dict({name: value.float() for name, value in state.items()})
+    return model.eval()
+
+
+def _empty(config: LMConfig) -> LlamaLM:
+    with torch.random.fork_rng(devices=[]):  # starting weights are overwritten: leave the caller's chance alone
+        return LlamaLM(config)
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
