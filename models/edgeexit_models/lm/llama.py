@@ -176,11 +176,12 @@ class _Attention(nn.Module):
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Query heads that share keys are rows of one product, so that nothing is repeated: (batch, T, heads, size)."""
-        rows = query.unflatten(2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
-        scores = rows.flatten(2, 3) @ keys.permute(0, 2, 3, 1) * self.size**-0.5
-        scores = scores.unflatten(2, (self.shared, -1)).masked_fill(~mask, -math.inf)
-        mixed = scores.softmax(-1).flatten(2, 3) @ values.transpose(1, 2)
-        return mixed.unflatten(2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+        rows = torch.unflatten(query, 2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
+        scores = torch.matmul(rows.flatten(2, 3) * self.size**-0.5, keys.permute(0, 2, 3, 1))
+        apart = torch.unflatten(scores, 2, (self.shared, -1)).masked_fill(~mask, -math.inf)
+        mixed = torch.matmul(apart.softmax(-1).flatten(2, 3), values.transpose(1, 2))
+        # (batch, kv_heads, shared x T, size) back to (batch, T, heads, size)
+        return torch.unflatten(mixed, 2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 class _SwiGLU(nn.Module):
