@@ -156,12 +156,15 @@ def _turned(array: NDArray[Any]) -> NDArray[Any]:
 
 def _matched(model: ir.Model, weights: Weights) -> dict[str, tuple[str, bool]]:
     """Initializer -> the weight that it is, and whether transposed: the exporter folds transposes and forgets names."""
+    least = min((_NAMED, *(w.size for w in weights.values())))
     found: dict[str, tuple[str, bool]] = {}
     for name, value in model.graph.initializers.items():
-        if value.const_value is None or value.const_value.size < min(_NAMED, *(w.size for w in weights.values())):
+        if value.const_value is None or value.const_value.size < least:
             continue
         array = value.const_value.numpy()
-        for weight, held in weights.items():
+        named = [w for w in weights if name.endswith(f".{w}")]  # equal ones, such as fresh norms, by their names
+        for weight in (*named, *weights):
+            held = weights[weight]
             if array.shape == held.shape and np.array_equal(array, held):
                 found[name] = (weight, False)
                 break
@@ -172,7 +175,7 @@ def _matched(model: ir.Model, weights: Weights) -> dict[str, tuple[str, bool]]:
 
 
 def _unambiguous(known: Mapping[str, tuple[str, bool]], weights: Weights, kind: str) -> bool:
-    """Whether every weight has its place: equal ones (fresh norms are all ones) would hide each other."""
+    """Whether every weight has its place: equal ones would hide each other."""
     places = [w for w, _ in known.values()]
     return len({*places}) == len(places) and (kind == "kv" or {*places} == {*weights})
 

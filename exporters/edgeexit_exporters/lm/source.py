@@ -65,13 +65,23 @@ class LmSource:
 
     model: Decoder
     name: str
-    tokenizer: Path | str | None = None
-    """A tokenizer.json beside the weights, or its text; None = there is none."""
+    tokenizer: Path | None = None
+    """Where its tokenizer is: a tokenizer.json, or a GGUF file that holds one; None = there is none."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def module(self) -> nn.Module:
         return cast(nn.Module, self.model)
+
+    def own_tokenizer(self) -> Path | str | None:
+        """A tokenizer.json, or its text; None = there is none.
+
+        Raises:
+            BackendMissing: what makes one of a GGUF file is not installed.
+        """
+        if self.tokenizer is not None and self.tokenizer.suffix == ".gguf":
+            return str(by_name("gguf tokenizer")(self.tokenizer))
+        return self.tokenizer
 
     def spec(self, stages: Sequence[int]) -> LmSpec:
         """Sizes, cut after `stages` and at the end.
@@ -118,7 +128,7 @@ def open_source(source: nn.Module | Path | str, weights: Path | None = None) -> 
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such file")
-        return _checked(by_name("gguf")(path), path.stem, None, {"source": path.name} | _digests([path]))
+        return _checked(by_name("gguf")(path), path.stem, path, {"source": path.name} | _digests([path]))
     if path.is_file():
         raise ModelError(
             f"{path}: expected a folder with config.json and model.safetensors, a .gguf file, or MODULE:FUNCTION"
@@ -142,7 +152,7 @@ def by_name(what: str) -> Callable[..., Any]:
         raise BackendMissing(f"language models need torch and safetensors ({e}): pip install 'edgeexit[lm]'") from e
 
 
-def _checked(model: Any, name: str, tokenizer: Path | str | None, notes: dict[str, Any]) -> LmSource:
+def _checked(model: Any, name: str, tokenizer: Path | None, notes: dict[str, Any]) -> LmSource:
     if not isinstance(model, Decoder):
         wanted = ("config", "layers", "embed", "block", "keys_values", "head", "hidden")
         lacking = ", ".join(n for n in wanted if not hasattr(model, n))
@@ -150,6 +160,8 @@ def _checked(model: Any, name: str, tokenizer: Path | str | None, notes: dict[st
             f"{name}: {type(model).__name__} is no decoder that runs in parts: it lacks {lacking}; "
             "edgeexit_models.lm.llama:LlamaLM shows what is needed"
         )
+    if other := [n for n, p in cast(nn.Module, model).named_parameters() if str(p.dtype) != "torch.float32"]:
+        raise ModelError(f"{name}: weight {other[0]} is not float32; call .float() on the module")
     cast(nn.Module, model).eval()
     return LmSource(model, name, tokenizer, notes)
 

@@ -1,15 +1,15 @@
-"""Calibration text: a tokenizer, and pieces of the text as token ids."""
+"""Calibration text: pieces of it as token ids."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.errors import BackendMissing, DataError, first_line
+from edgeexit.errors import DataError
+from edgeexit.lm.text import Text
 
 Ids = NDArray[np.int64]
 
@@ -39,29 +39,6 @@ class LmText:
         return np.append(self.fitted.reshape(-1), self.fitted[:1, 0])
 
 
-def read_tokenizer(source: Path | str | bytes) -> tuple[Any, bytes]:
-    """A `tokenizers.Tokenizer`, and the tokenizer.json it came from.
-
-    Args:
-        source: a file, or the JSON itself.
-
-    Raises:
-        DataError: missing, too large, or not a tokenizer.
-        BackendMissing: no `tokenizers`.
-    """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as e:
-        raise BackendMissing(f"tokenizers of language models need tokenizers ({e}): pip install tokenizers") from e
-    data = read_bytes(source, "tokenizer.json", MOST_TOKENIZER) if isinstance(source, Path) else source
-    raw = data.encode() if isinstance(data, str) else data
-    name = source if isinstance(source, Path) else "tokenizer"
-    try:
-        return Tokenizer.from_str(raw.decode("utf-8")), raw
-    except Exception as e:  # the library raises bare Exception
-        raise DataError(f"{name}: not a tokenizer.json: {first_line(e)[:160]}") from e
-
-
 def read_bytes(path: Path, what: str, most: int) -> bytes:
     """A file of bounded size.
 
@@ -76,15 +53,19 @@ def read_bytes(path: Path, what: str, most: int) -> bytes:
         raise DataError(f"{path}: no {what} to read: {e.strerror or e}") from e
 
 
-def check_tokenizer(tokenizer: Any, vocab: int) -> None:
-    """Whether every token it makes is one of the model's.
+def encoded(tokenizer: Path, text: str, vocab: int) -> Ids:
+    """The text's tokens, without a start token.
 
     Raises:
-        DataError: it has more.
+        DataError: a tokenizer of another model.
+        BackendMissing, BundleError: it cannot be read.
     """
-    most = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if most >= vocab:
-        raise DataError(f"the tokenizer has token {most}, the model knows 0 to {vocab - 1}: they are not of one model")
+    text_of = Text(tokenizer)
+    if text_of.tokens > vocab:
+        raise DataError(
+            f"the tokenizer has tokens up to {text_of.tokens - 1}, the model knows 0 to {vocab - 1}: not of one model"
+        )
+    return np.array(text_of.encode(text), np.int64)
 
 
 def cut(ids: Ids, vocab: int, length: int, most: int) -> LmText:
