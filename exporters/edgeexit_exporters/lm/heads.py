@@ -69,7 +69,7 @@ def tied(head: ir.Model, table: NDArray[np.float32]) -> ir.Model | None:
     graph.insert_before(product, [flat, gemm, back])
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(product, safe=True)
-    graph.initializers.pop(weight.name)
+    graph.initializers.pop(weight.name or "")
     new.name, new.type, new.shape = old.name, old.type, old.shape
     return layouts.finish(head, graph)
 
