@@ -54,7 +54,7 @@ def _noted(m: Manifest) -> list[tuple[float, float]]:
     noted: Any = m.provenance.get("lm_exits")
     if not isinstance(noted, list) or len(noted) != len(m.exits):
         return []
-    pairs = [(e.get("shown"), e.get("plain")) if isinstance(e, dict) else (None, None) for e in noted]
+    pairs: list[tuple[Any, Any]] = [(e.get("shown"), e.get("plain")) for e in noted if isinstance(e, dict)]
     good = [(float(a), float(b)) for a, b in pairs if _share(a) and _share(b)]
     return good if len(good) == len(noted) else []
 

@@ -20,8 +20,8 @@ from edgeexit.lm.spec import LmProof
 Array = NDArray[np.float32]
 
 TOLERANCE = 1e-3
-"""Of a logit. Products in float32 summed in another order move logits by 1e-5 to 1e-4, kernels that round activations to
-8 bits by 1 and more. What is verified may still change a token whose two largest logits lie closer than that."""
+"""Of a logit. Products in float32 summed in another order move them by 1e-5 to 1e-4, kernels that round activations
+to 8 bits by 1 and more. What is verified may still change a token whose two largest logits lie closer than that."""
 PIECE = 64
 """Tokens per sequence."""
 
