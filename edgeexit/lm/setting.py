@@ -25,7 +25,7 @@ class Setting:
     chosen anew every round. lookup: drafts copied from earlier in the text. calm: a token leaves at the first exit
     that is sure. skip: fewer middle stages the longer the answer."""
     exit: int | None = None
-    """speculative: drafts from it. calm: the first that may answer. skip: as many stages run at the end as lead to it."""
+    """speculative: drafts from it. calm: the first that may answer. skip: as many stages run as lead to it."""
     draft: int = 4
     """speculative, lookup: tokens per round; del: the most."""
     threshold: float | None = None
