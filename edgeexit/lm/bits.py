@@ -106,7 +106,7 @@ def record(
                 np.array(guesses, np.int64),
                 np.array(sure, np.float32),
                 model.spec.eos,
-            )  # fmt: skip
+            )
         )
         progress((i + 1) * max_tokens, total)
     return found

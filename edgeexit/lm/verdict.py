@@ -45,7 +45,7 @@ class Verdict:
 
 
 def settings(exits: int, draft: int, costs: Costs) -> list[Setting]:
-    """All that is tried: every early exit with drafts of 1..draft and some thresholds, prompt lookup, del, lossy ones."""
+    """What is tried: every early exit with drafts of 1..draft and some thresholds, prompt lookup, del, lossy ones."""
     found = [Setting()]
     for e in range(exits - 1):
         for k in range(1, draft + 1):
@@ -91,14 +91,9 @@ def decide(
     base_design, base_told = simulate(design, Setting()), simulate(told, Setting())
     found = []
     for i, setting in enumerate(tried):
-        a, b = simulate(design, setting), simulate(told, setting)
-        found.append(
-            Predicted(
-                b,
-                b.tokens_per_second / base_told.tokens_per_second,
-                a.tokens_per_second / base_design.tokens_per_second,
-            )
-        )
+        chosen_on, b = simulate(design, setting), simulate(told, setting)
+        gain = chosen_on.tokens_per_second / base_design.tokens_per_second
+        found.append(Predicted(b, b.tokens_per_second / base_told.tokens_per_second, gain))
         progress(i + 1, len(tried))
     found.sort(key=lambda p: (p.simulated.setting.lossy, -p.design))
     best = next(p for p in found if not p.simulated.setting.lossy)
@@ -110,14 +105,11 @@ def _words(
 ) -> tuple[str, Setting, float]:
     setting = best.simulated.setting
     if setting.method == "greedy" or best.speedup < WORTH:
-        first = next(
-            (p for p in found if p.simulated.setting.method != "greedy" and not p.simulated.setting.lossy), None
-        )
-        why = (
-            "nothing to speculate with"
-            if first is None
-            else f"the best, {first.simulated.setting}, {first.speedup:.2f}x"
-        )
+        other = (p for p in found if p.simulated.setting.method != "greedy" and not p.simulated.setting.lossy)
+        first = next(other, None)
+        why = "nothing else to use"
+        if first is not None:
+            why = f"the best, {first.simulated.setting}, {first.speedup:.2f} times as fast"
         return f"leave it off: plain decoding is not beaten ({why})", Setting(), 1.0
     word = "use prompt lookup: " if setting.method == "lookup" else ""
     told = f"{word}{setting}: {best.speedup:.2f} times plain decoding"
