@@ -14,9 +14,11 @@ from edgeexit.cli.compare import compare
 from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
 from edgeexit.cli.export import export
+from edgeexit.cli.generate import generate
 from edgeexit.cli.inspect import inspect, verify
 from edgeexit.cli.monitor import monitor
 from edgeexit.cli.run import run
+from edgeexit.cli.simulate import simulate
 from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
 from edgeexit.errors import EdgeExitError
@@ -55,6 +57,8 @@ for command in (
     monitor,
     soak,
     report,
+    generate,
+    simulate,
     demo,
     doctor,
 ):

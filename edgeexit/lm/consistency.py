@@ -71,8 +71,8 @@ def certify(
         raise DataError("consistency is of calm, with alpha and delta in (0, 1) and at least one threshold")
     if len(prompts) < (least := least_rows(alpha, delta)):
         raise Infeasible(
-            f"a distance of at most {alpha:g} with confidence {1 - delta:g} needs at least {least} prompts even without "
-            f"a single difference; found {len(prompts)}: give more, or ask for a larger alpha"
+            f"a distance of at most {alpha:g} with confidence {1 - delta:g} needs at least {least} prompts even "
+            f"without a single difference; found {len(prompts)}: give more, or ask for a larger alpha"
         )
     full = [Answer(model, p, max_tokens=max_tokens).run().ids for p in prompts]
     test = HoeffdingBentkus(len(prompts), alpha)
