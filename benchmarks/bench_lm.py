@@ -1,8 +1,8 @@
 """Plain decoding, prompt lookup, self-speculation and DEL on one bundle, interleaved; and what the simulator foretold.
 
-The settings come from the simulator, on prompts that are not timed: its best lookup, its best self-speculation, del, and
-its verdict. Every timed prompt is then answered by all of them in a random order, `--repeats` times. Ratios are to plain
-decoding of the same prompt in the same repeat.
+The settings come from the simulator, on prompts that are not timed: its best lookup, its best self-speculation and del.
+Every timed prompt is then answered by all of them in a random order, `--repeats` times. Ratios are to plain decoding of
+the same prompt in the same repeat.
 """
 
 from __future__ import annotations
