@@ -33,6 +33,11 @@ class Text:
         """Token ids of a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    @property
+    def tokens(self) -> int:
+        """One more than the largest token id."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens; those that only mark something have none."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

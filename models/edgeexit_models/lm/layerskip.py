@@ -32,9 +32,13 @@ def drop_probabilities(fraction: float, layers: int, largest: float, from_scratc
         largest: p_max, in [0, 1).
         from_scratch: False for training on of a trained model.
 
+    Raises:
+        ModelError: fewer than 2 layers.
+
     >>> [round(p, 3) for p in drop_probabilities(1.0, 3, 0.2)]
     [0.0, 0.083, 0.2]
     """
+    _several(layers)
     over_time = 2.0**fraction - 1 if from_scratch else 1.0
     return tuple(over_time * (2.0 ** (index / (layers - 1)) - 1) * largest for index in range(layers))
 
@@ -46,9 +50,13 @@ def exit_weights(layers: int, scale: float, kind: str = "sum") -> tuple[float, .
     layers count for next to nothing. `linear`: `scale * (l + 1)` and L. `uniform`: `scale` and 1, for drafts from very
     early exits.
 
+    Raises:
+        ModelError: another kind, or fewer than 2 layers.
+
     >>> exit_weights(4, 0.5), exit_weights(4, 0.5, "uniform")
     ((0.0, 0.5, 1.5, 4.5), (0.5, 0.5, 0.5, 1.0))
     """
+    _several(layers)
     if kind == "sum":
         sums = list(accumulate(range(layers)))
         return (*(scale * value for value in sums[:-1]), layers - 1 + scale * sums[-2])
@@ -60,12 +68,12 @@ def exit_weights(layers: int, scale: float, kind: str = "sum") -> tuple[float, .
 
 
 def rotational(step: int, layers: int, every: int) -> tuple[bool, ...]:
-    """Which layers' exits learn in this step: every `every`-th, one further each step, and always the last.
+    """Which layers' exits learn in this step: every `every`-th, turned by one layer each step, and always the last.
 
     >>> rotational(0, 6, 3), rotational(1, 6, 3)
     ((True, False, False, True, False, True), (False, True, False, False, True, True))
     """
-    return (*((index - step) % every == 0 for index in range(layers - 1)), True)
+    return (*((index - step) % layers % every == 0 for index in range(layers - 1)), True)
 
 
 def gradual(fraction: float, layers: int) -> tuple[bool, ...]:
@@ -135,18 +143,30 @@ class LayerSkip:
         weights, flat = self.exits(step, fraction, layers), targets.flatten()
         last = model.head(states[-1]).flatten(0, 1).float()
         total = weights[-1] * functional.cross_entropy(last, flat)
-        teacher = last.detach().softmax(-1) * self.imitate if self.imitate else None
+        teacher = last.detach().softmax(-1) if self.imitate else None
         for state, weight in zip(states[:-1], weights[:-1], strict=True):
             if weight:
                 logits = model.head(state).flatten(0, 1).float()
-                total = total + weight * _towards(logits, flat, teacher, self.imitate)
+                total = total + weight * towards(logits, flat, teacher, self.imitate)
         return total
 
 
-def _towards(logits: Tensor, targets: Tensor, teacher: Tensor | None, share: float) -> Tensor:
-    """Cross-entropy to `(1 - share)` of the text and `teacher`, which is scaled by `share` already."""
+def _several(layers: int) -> None:
+    if layers < 2:
+        raise ModelError(f"LayerSkip needs at least 2 layers, the network has {layers}")
+
+
+def towards(logits: Tensor, targets: Tensor, teacher: Tensor | None, share: float) -> Tensor:
+    """Cross-entropy to a mixture: `1 - share` of the text and `share` of the teacher's distribution.
+
+    Args:
+        logits: `(n, vocab)`, of an early exit.
+        targets: `(n,)`, the text.
+        teacher: `(n, vocab)` probabilities; None = the text alone.
+        share: in [0, 1].
+    """
     if teacher is None:
         return functional.cross_entropy(logits, targets)
     ours = functional.log_softmax(logits, dim=-1)
     text = -ours.gather(1, targets[:, None]).mean()
-    return (1 - share) * text - (teacher * ours).sum(-1).mean()
+    return (1 - share) * text - share * (teacher * ours).sum(-1).mean()

@@ -77,6 +77,18 @@ class LlamaLM(nn.Module):
             new += [key[0], value[0]]
         return h, new
 
+    def keys_values(self, first: int, last: int, h: Tensor, positions: Tensor) -> list[Tensor]:
+        """New rows of layers first..last-1 as if each of them read `h`: what stands in for them where they are skipped.
+
+        Args:
+            first, last, h, positions: as for `block`.
+
+        Returns:
+            Keys, values, keys, values, ..., each `(T, kv_heads, head_dim)`.
+        """
+        turn = self.turn(positions)
+        return [row[0] for layer in self.layers[first:last] for row in layer.rows(h, turn)]
+
     def head(self, h: Tensor) -> Tensor:
         """Final norm and head, shared by all exits: `(..., hidden)` -> logits `(..., vocab)`."""
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
@@ -124,6 +136,10 @@ class _Layer(nn.Module):
         h = h + mixed
         return h + self.mlp(self.post_attention_layernorm(h)), new
 
+    def rows(self, h: Tensor, turn: Turn) -> Rows:
+        """Keys and values alone."""
+        return self.self_attn.rows(self.input_layernorm(h), turn)
+
 
 class _Attention(nn.Module):
     def __init__(self, config: LMConfig) -> None:
@@ -139,8 +155,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
         # x: (batch, T, hidden); mask: (T, P + T), None = causal without past
         query = turned(self.q_proj(x).unflatten(-1, (-1, self.size)), turn)
-        key = turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn)
-        value = self.v_proj(x).unflatten(-1, (-1, self.size))
+        key, value = self.rows(x, turn)
         keys, values = key, value
         if past is not None:
             keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
@@ -153,13 +168,20 @@ class _Attention(nn.Module):
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out, (key, value)
 
+    def rows(self, x: Tensor, turn: Turn) -> Rows:
+        return (
+            turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn),
+            self.v_proj(x).unflatten(-1, (-1, self.size)),
+        )
+
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Query heads that share keys are rows of one product, so that nothing is repeated: (batch, T, heads, size)."""
-        rows = query.unflatten(2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
-        scores = rows.flatten(2, 3) @ keys.permute(0, 2, 3, 1) * self.size**-0.5
-        scores = scores.unflatten(2, (self.shared, -1)).masked_fill(~mask, -math.inf)
-        mixed = scores.softmax(-1).flatten(2, 3) @ values.transpose(1, 2)
-        return mixed.unflatten(2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+        rows = torch.unflatten(query, 2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
+        scores = torch.matmul(rows.flatten(2, 3) * self.size**-0.5, keys.permute(0, 2, 3, 1))
+        apart = torch.unflatten(scores, 2, (self.shared, -1)).masked_fill(~mask, -math.inf)
+        mixed = torch.matmul(apart.softmax(-1).flatten(2, 3), values.transpose(1, 2))
+        # (batch, kv_heads, shared x T, size) back to (batch, T, heads, size)
+        return torch.unflatten(mixed, 2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 class _SwiGLU(nn.Module):

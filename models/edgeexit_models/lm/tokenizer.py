@@ -40,9 +40,9 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    trainer = trainers.BpeTrainer(  # type: ignore[call-arg]
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[END],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -98,4 +98,4 @@ def _library() -> None:
     try:
         import tokenizers  # noqa: F401
     except ImportError as e:
-        raise BackendMissing("tokenizers of language models need tokenizers: pip install tokenizers") from e
+        raise BackendMissing("tokenizers of language models need tokenizers: pip install 'edgeexit[lm]'") from e

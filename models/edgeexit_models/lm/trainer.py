@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,19 @@ from torch import Tensor, nn
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_models import checkpoint as checkpoints
-from edgeexit_models.lm.layerskip import LayerSkip
-from edgeexit_models.lm.llama import LlamaLM
+from edgeexit_models.lm.config import LMConfig
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
 """Token ids `(n,)`, documents one after another."""
+
+
+class Recipe(Protocol):
+    """What is learned: a frozen dataclass, remembered in the checkpoint with its numbers."""
+
+    def loss(
+        self, model: Any, ids: Tensor, targets: Tensor, step: int, fraction: float, generator: torch.Generator
+    ) -> Tensor:
+        """Loss over `(batch, T)` ids and the tokens that follow them; all chance from the generator."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Plan:
     """Tokens per sequence."""
     lr: float
     """The highest learning rate."""
-    recipe: LayerSkip
+    recipe: Recipe
+    """`LayerSkip` or `HeadTuning`."""
     seed: int = 0
     warm_up: float = 0.03
     """Share of the training in which the learning rate climbs."""
@@ -65,6 +74,8 @@ class Report:
     """Seen so far."""
     seconds: float
     """Of training so far, earlier sittings included."""
+    cpu_seconds: float
+    """Processor time of the same; on a shared machine the number to compare."""
 
 
 def rate(fraction: float, peak: float, warm_up: float) -> float:
@@ -84,7 +95,7 @@ def draw(tokens: Tokens, plan: Plan, step: int) -> tuple[Tensor, Tensor, torch.G
 
 
 def train(
-    model: LlamaLM,
+    model: nn.Module,
     tokens: Tokens,
     plan: Plan,
     *,
@@ -99,13 +110,14 @@ def train(
     """Trains `model` in place and returns the last report; the model ends in evaluation mode.
 
     Args:
-        model: with its starting weights (seed before building it to repeat a run); learns where `requires_grad` is set.
+        model: `LlamaLM` or `ExitHeads` with its starting weights (seed before building it to repeat a run); learns
+            where `requires_grad` is set.
         tokens: the training text.
         plan: the run's numbers.
         checkpoint: file written every `checkpoint_seconds` and at the end.
         resume: go on from `checkpoint` if it exists. Without it an existing file is an error, not overwritten.
-        time_limit: seconds of training; learning rate and layer dropout then follow whichever is further, the steps or
-            the clock, so that the run ends in time with its schedule complete. Such a run cannot be repeated to the bit.
+        time_limit: seconds of training; learning rate and layer dropout then follow the steps or the clock, whichever
+            is further, so the run ends in time with its schedule complete. Such a run cannot be repeated to the bit.
         report: is told every `report_every` steps and at the end.
         stop: is asked after every step with the steps done; True writes the checkpoint and ends this sitting.
 
@@ -117,11 +129,12 @@ def train(
     if checkpoint is not None and checkpoint.exists() and not resume:
         raise ModelError(f"{checkpoint} exists: resume to go on from it, or delete it")
     optimizer = _optimizer(model, plan)
-    step, before = 0, 0.0
+    step, before, cpu_before = 0, 0.0, 0.0
     if checkpoint is not None and checkpoint.exists():
-        step, before = _restore(checkpoint, model, optimizer, _settings(model, plan))
-    device = model.embed_tokens.weight.device
+        step, before, cpu_before = _restore(checkpoint, model, optimizer, _settings(model, plan))
+    device = next(model.parameters()).device
     started = saved = time.monotonic()
+    cpu_started = time.process_time()
     losses: list[float] = []
     model.train()
 
@@ -129,12 +142,13 @@ def train(
         seconds = before + time.monotonic() - started
         done = min(max(step / plan.steps, seconds / time_limit if time_limit else 0.0), 1.0)
         mean = sum(losses) / len(losses) if losses else math.nan
-        return Report(step, done, mean, step * plan.batch * plan.context, seconds)
+        cpu = cpu_before + time.process_time() - cpu_started
+        return Report(step, done, mean, step * plan.batch * plan.context, seconds, cpu)
 
     def save() -> None:
         if checkpoint is not None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            at = {"step": step, "seconds": now().seconds}
+            at = {"step": step, "seconds": now().seconds, "cpu_seconds": now().cpu_seconds}
             checkpoints.save(checkpoint, {"settings": _settings(model, plan), **at, **state})
 
     while now().fraction < 1:
@@ -168,20 +182,28 @@ def train(
     return now()
 
 
-def _check(model: LlamaLM, tokens: Tokens, plan: Plan) -> None:
+def _check(model: nn.Module, tokens: Tokens, plan: Plan) -> None:
     if min(plan.steps, plan.batch, plan.context) < 1:
         raise ModelError(f"steps, batch and context must be at least 1, got {plan}")
-    if plan.context > model.config.max_position_embeddings:
-        raise ModelError(f"context {plan.context} is longer than the model's {model.config.max_position_embeddings}")
+    config = _config(model)
+    if plan.context > config.max_position_embeddings:
+        raise ModelError(f"context {plan.context} is longer than the model's {config.max_position_embeddings}")
     if tokens.ndim != 1 or len(tokens) <= plan.context:
         raise DataError(f"need one row of more than {plan.context} tokens, got shape {tokens.shape}")
-    if int(tokens.max()) >= model.config.vocab_size or int(tokens.min()) < 0:
+    if int(tokens.max()) >= config.vocab_size or int(tokens.min()) < 0:
         raise DataError(
-            f"token ids {int(tokens.min())}..{int(tokens.max())} do not fit the vocabulary of {model.config.vocab_size}"
+            f"token ids {int(tokens.min())}..{int(tokens.max())} do not fit the vocabulary of {config.vocab_size}"
         )
 
 
-def _optimizer(model: LlamaLM, plan: Plan) -> torch.optim.Optimizer:
+def _config(model: nn.Module) -> LMConfig:
+    config = getattr(model, "config", None)
+    if not isinstance(config, LMConfig):
+        raise ModelError(f"{type(model).__name__} is no language model of edgeexit_models.lm: it has no LMConfig")
+    return config
+
+
+def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": plan.weight_decay},
@@ -190,15 +212,16 @@ def _optimizer(model: LlamaLM, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas)
 
 
-def _settings(model: LlamaLM, plan: Plan) -> dict[str, Any]:
-    return {**asdict(plan), "betas": list(plan.betas), "config": model.config.to_dict()}
+def _settings(model: nn.Module, plan: Plan) -> dict[str, Any]:
+    recipe = {"name": type(plan.recipe).__name__, **asdict(plan)["recipe"]}
+    return {**asdict(plan), "betas": list(plan.betas), "recipe": recipe, "config": _config(model).to_dict()}
 
 
 def _restore(
-    path: Path, model: LlamaLM, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
-) -> tuple[int, float]:
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+) -> tuple[int, float, float]:
     state = checkpoints.load(path)
     checkpoints.check_settings(path, state["settings"], settings)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["seconds"]
+    return state["step"], state["seconds"], state["cpu_seconds"]

@@ -1,4 +1,4 @@
-"""A language model in a folder: config.json and model.safetensors, as transformers' LlamaForCausalLM reads and writes."""
+"""A language model in a folder: config.json and model.safetensors, as transformers' LlamaForCausalLM has them."""
 
 from __future__ import annotations
 

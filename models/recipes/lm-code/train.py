@@ -107,7 +107,7 @@ def progress(at: Report) -> None:
     """One line."""
     print(
         f"{time.strftime('%H:%M:%S')} step {at.step:6d}  {100 * at.fraction:5.1f} %  loss {at.loss:.4f}  "
-        f"{at.tokens / 1e6:.2f} M tokens  {at.seconds:.0f} s",
+        f"{at.tokens / 1e6:.2f} M tokens  {at.seconds:.0f} s ({at.cpu_seconds:.0f} of processor)",
         flush=True,
     )
 
@@ -138,21 +138,19 @@ def run(args: argparse.Namespace) -> None:
     plan = Plan(
         args.steps, args.batch, args.context, args.lr, PLAIN if args.plain else SKIP, args.seed, bfloat16=args.bfloat16
     )
-    started = time.process_time()
     done = train(
         model, tokens["train"], plan, checkpoint=args.out / "checkpoint.pt", resume=args.resume,
         time_limit=args.minutes * 60 if args.minutes else None, report=progress,
     )  # fmt: skip
-    cpu = time.process_time() - started
     save_lm(args.out, model, torch.float16)
-    result = metrics(args, model, plan, done, cpu, texts, tokens)
+    result = metrics(args, model, plan, done, texts, tokens)
     (args.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     for part in ("dev", "test"):
         print(part, *(f"{e['layer']}: {e['perplexity']:.2f} {e['agreement']:.3f}" for e in result["exits"][part]))
 
 
 def metrics(
-    args: argparse.Namespace, model: LlamaLM, plan: Plan, done: Report, cpu: float, texts: dict[str, list[str]],
+    args: argparse.Namespace, model: LlamaLM, plan: Plan, done: Report, texts: dict[str, list[str]],
     tokens: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What the run did and how good every exit is."""
@@ -166,7 +164,8 @@ def metrics(
         },
         "parameters": sum(p.numel() for p in model.parameters()),
         "plan": asdict(plan), "time_limit_minutes": args.minutes, "threads": torch.get_num_threads(),
-        "steps_done": done.step, "tokens_seen": done.tokens, "seconds": done.seconds, "cpu_seconds_this_sitting": cpu,
+        "steps_done": done.step, "tokens_seen": done.tokens, "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": platform.machine(),
     }  # fmt: skip
