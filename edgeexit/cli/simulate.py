@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,7 @@ def simulate(
         return
     click.echo(found.verdict.text)
     click.echo(f"\n{exits_text(found)}\n")
-    best = found.verdict.predictions[:top]
-    lossy = [p for p in found.verdict.predictions if p.simulated.setting.lossy]
-    click.echo(settings_text([*best, *(p for p in lossy if p not in best)][: top + len(lossy)]))
+    click.echo(settings_text(_shown(found.verdict.predictions, top)))
     if not found.verdict.held:
         click.echo("speeds are on the answer that settings were chosen on: ask for two prompts or more")
     if consistent is not None:
@@ -142,6 +141,18 @@ def settings_text(found: list[Predicted]) -> str:
             f"{s.tokens / s.rounds:.2f}", percent(s.agreement),
         ])  # fmt: skip
     return table(rows, right=range(1, 6))
+
+
+def _shown(found: Sequence[Predicted], top: int) -> list[Predicted]:
+    """The fastest few, the best of every method, and the best of the lossy ones."""
+    methods: set[str] = set()
+    best = []
+    for i, p in enumerate(found):
+        method = p.simulated.setting.method
+        if i < top or method not in methods:
+            best.append(p)
+        methods.add(method)
+    return best
 
 
 def _ids(model: LanguageModel, file: Path) -> list[int]:

@@ -77,12 +77,15 @@ class Setting:
         return self.draft + 1 if self.method in ("speculative", "del", "lookup") else 1
 
     def __str__(self) -> str:
+        how = "repair" if self.repair else "stand-ins"
         parts = {
             "greedy": ["plain decoding"],
             "speculative": [f"speculative, exit {self.exit}", f"K {self.draft}"],
             "del": [f"del, K up to {self.draft}"],
             "lookup": [f"prompt lookup, K {self.draft}", f"n-gram {self.ngram}"],
-            "calm": [f"calm ({self.confidence}, {'repair' if self.repair else 'stand-ins'})"],
+            "calm": [
+                f"calm from exit {self.exit or 0} ({self.confidence}, {'repair' if self.repair else 'stand-ins'})"
+            ],
             "skip": [f"skip, down to {'half the' if self.exit is None else self.exit + 1} stages"],
         }[self.method]
         if self.sure and self.method in ("speculative", "del", "calm"):

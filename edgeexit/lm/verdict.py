@@ -111,8 +111,12 @@ def _words(
         if first is not None:
             why = f"the best, {first.simulated.setting}, {first.speedup:.2f} times as fast"
         return f"leave it off: plain decoding is not beaten ({why})", Setting(), 1.0
-    word = "use prompt lookup: " if setting.method == "lookup" else ""
-    told = f"{word}{setting}: {best.speedup:.2f} times plain decoding"
+    told = f"use {setting}: {best.speedup:.2f} times plain decoding"
+    if setting.method == "lookup":
+        exits = (p for p in found if p.simulated.setting.method in ("speculative", "del"))
+        second = next(exits, None)
+        if second is not None:
+            told += f" (the best by exits: {second.simulated.setting}, {second.speedup:.2f} times)"
     if not (shown := proved(setting.block)):
         why = "shown to differ at times" if shown is False else "nobody compared them"
         told += f"; its text may differ from plain decoding's on this artifact ({why})"
