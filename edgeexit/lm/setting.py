@@ -83,9 +83,7 @@ class Setting:
             "speculative": [f"speculative, exit {self.exit}", f"K {self.draft}"],
             "del": [f"del, K up to {self.draft}"],
             "lookup": [f"prompt lookup, K {self.draft}", f"n-gram {self.ngram}"],
-            "calm": [
-                f"calm from exit {self.exit or 0} ({self.confidence}, {'repair' if self.repair else 'stand-ins'})"
-            ],
+            "calm": [f"calm from exit {self.exit or 0} ({self.confidence}, {how})"],
             "skip": [f"skip, down to {'half the' if self.exit is None else self.exit + 1} stages"],
         }[self.method]
         if self.sure and self.method in ("speculative", "del", "calm"):
