@@ -1,4 +1,4 @@
-"""Keys and values of one sequence, kept by the host: filled prefixes are views, taking tokens back is forgetting rows."""
+"""Keys and values of one sequence, kept by the host: what is filled is a view, going back is forgetting."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ class Costs:
         low = np.clip(np.searchsorted(known, at, side="right") - 1, 0, len(known) - 2)
         share = (at - known[low]) / (known[low + 1] - known[low])
         found = self.stages[:, :, low] * (1 - share) + self.stages[:, :, low + 1] * share
-        return np.maximum(found, self.stages.min(axis=2, keepdims=True) / 2)
+        limited: Array = np.maximum(found, self.stages.min(axis=2, keepdims=True) / 2)
+        return limited
 
     def rounds(self, done: int, draft: int) -> Array:
         """`(exits - 1, draft + 1)` seconds of a round with 0..draft drafts of each early exit; 0 = plain decoding.

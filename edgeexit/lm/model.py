@@ -61,13 +61,13 @@ class LanguageModel:
         self.bundle: Any = None
         """What it was loaded from, kept alive: a ``.zip``'s unpacked files last as long as it does."""
         _check_embedding(spec, parts.embedding)
-        self._stages = [_bound(m, f"stage_{k}", _stage_inputs(spec, k), _stage_outputs(spec, k))
+        self._stages = [_Bound(m, f"stage_{k}", _stage_inputs(spec, k), _stage_outputs(spec, k))
                         for k, m in enumerate(parts.stages)]  # fmt: skip
         if len(self._stages) != self.count:
             raise BundleError(f"{name}: {len(self._stages)} stage files for {self.count} stages")
-        self._head = _bound(parts.head, "head", ["hidden"], ["logits"])
-        self._exits = {k: _bound(m, f"exit_{k}", ["hidden"], ["logits"]) for k, m in parts.exits.items()}
-        self._fill = {k: _bound(m, f"kv_{k}", ["hidden", "positions"], _stage_outputs(spec, k)[1:])
+        self._head = _Bound(parts.head, "head", ["hidden"], ["logits"])
+        self._exits = {k: _Bound(m, f"exit_{k}", ["hidden"], ["logits"]) for k, m in parts.exits.items()}
+        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", "positions"], _stage_outputs(spec, k)[1:])
                       for k, m in parts.keys_values.items()}  # fmt: skip
         for k, ids in parts.ids.items():
             _check_ids(spec, k, ids)
@@ -151,7 +151,7 @@ class LanguageModel:
         return self.proof.verified and tokens <= self.proof.block
 
 
-class _bound:  # noqa: N801  a function with a memory
+class _Bound:
     """Calls an engine's model with values in our order, whatever the file's."""
 
     def __init__(self, model: Runnable, what: str, inputs: list[str], outputs: list[str]) -> None:

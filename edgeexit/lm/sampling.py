@@ -1,4 +1,4 @@
-"""From logits to a token: the most probable, or drawn; and the check of drafted tokens that keeps either what it was."""
+"""From logits to a token: the most probable, or drawn; and the check of drafts that keeps either what it was."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Setting:
     chosen anew every round. lookup: drafts copied from earlier in the text. calm: a token leaves at the first exit
     that is sure. skip: fewer middle stages the longer the answer."""
     exit: int | None = None
-    """speculative: drafts from it. calm: the first that may answer. skip: as many stages run at the end as lead to it."""
+    """speculative: drafts from it. calm: the first that may answer. skip: as many stages run as lead to it."""
     draft: int = 4
     """speculative, lookup: tokens per round; del: the most."""
     threshold: float | None = None
@@ -77,12 +77,13 @@ class Setting:
         return self.draft + 1 if self.method in ("speculative", "del", "lookup") else 1
 
     def __str__(self) -> str:
+        how = "repair" if self.repair else "stand-ins"
         parts = {
             "greedy": ["plain decoding"],
             "speculative": [f"speculative, exit {self.exit}", f"K {self.draft}"],
             "del": [f"del, K up to {self.draft}"],
             "lookup": [f"prompt lookup, K {self.draft}", f"n-gram {self.ngram}"],
-            "calm": [f"calm ({self.confidence}, {'repair' if self.repair else 'stand-ins'})"],
+            "calm": [f"calm from exit {self.exit or 0} ({self.confidence}, {how})"],
             "skip": [f"skip, down to {'half the' if self.exit is None else self.exit + 1} stages"],
         }[self.method]
         if self.sure and self.method in ("speculative", "del", "calm"):

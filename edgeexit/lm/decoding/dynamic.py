@@ -2,8 +2,8 @@
 efficient self-speculative decoding", 2025), with costs in this device's time instead of layers.
 
 Once a round's tokens are certain, what every exit would have guessed for them can be looked at: decayed counts of right
-guesses give each exit's acceptance a, and a round of d drafts is worth (1 + a + ... + a^d) tokens. Looking costs a head,
-so the exit that drafted is counted for nothing and of the others one is looked at every few rounds.
+guesses give each exit's acceptance a, and a round of d drafts is worth (1 + a + ... + a^d) tokens. Looking costs a
+head, so the exit that drafted is counted for nothing and of the others one is looked at every few rounds.
 """
 
 from __future__ import annotations

@@ -22,9 +22,7 @@ class Speculative:
         self.exit, self.draft, self.threshold = exit, draft, threshold
 
     def round(self, session: Session, left: int) -> Round:
-        return speculate(
-            self.model, self.chooser, session, self.exit, min(self.draft, left - 1), self.threshold
-        )
+        return speculate(self.model, self.chooser, session, self.exit, min(self.draft, left - 1), self.threshold)
 
 
 def speculate(
