@@ -47,7 +47,10 @@ def tied(head: ir.Model, table: NDArray[np.float32]) -> ir.Model | None:
         head: `hidden` -> `logits`.
         table: `(vocab, width)`, as `npy` writes it.
     """
-    product, weight = _product(head)
+    try:
+        product, weight = _product(head)
+    except ModelError:  # it does more than that: leave it as it is
+        return None
     array = _array(weight)
     if array.shape != table.shape[::-1] or not np.array_equal(array, table.T):
         return None

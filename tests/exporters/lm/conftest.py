@@ -18,7 +18,7 @@ PRECISIONS = ("fp32", "int8", "int4", "int4-exact", "int8-dynamic")
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> LmExport:
-    """The tied decoder with exits after layers 2 and 3, maps and a short list."""
-    wish = LmWish(stages=(2, 3), precisions=PRECISIONS, maps=True, shortlist=40)
+    """The tied decoder with exits after each of its layers, maps and a short list."""
+    wish = LmWish(stages=(1, 2), precisions=PRECISIONS, maps=True, shortlist=40)
     out: Path = tmp_path_factory.mktemp("lm") / "small.edgeexit"
     return export_lm(built(), out, wish, tokenizer=None, text=text_ids())

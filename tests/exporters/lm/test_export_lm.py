@@ -29,7 +29,7 @@ IDS = [5, 17, 250, 3, 3, 99, 41, 7, 0, 298, 12, 60]
 def test_the_bundle_opens_and_says_what_it_is(made: LmExport) -> None:
     m = Bundle.open(made.bundle.path).manifest
     assert m == made.bundle.manifest
-    assert m.lm is not None and (m.lm.stages, m.lm.eos, m.lm.context) == ((2, 3, 4), (0, 2), 64)
+    assert m.lm is not None and (m.lm.stages, m.lm.eos, m.lm.context) == ((1, 2, 3), (0, 2), 64)
     assert [a.name for a in m.artifacts] == [
         f"onnx-decoder-{p}" for p in ("fp32", "int8", "int4", "int4-exact", "int8-dynamic")
     ]
@@ -47,10 +47,10 @@ def test_tensors_are_those_of_the_format(made: LmExport) -> None:
     session = onnxruntime.InferenceSession(made.bundle.file(made.bundle.manifest.artifacts[0].models[1]))
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
         ("hidden", [1, "tokens", 64]), ("positions", ["tokens"]),
-        ("past_key_values.2.key", ["past", 2, 16]), ("past_key_values.2.value", ["past", 2, 16]),
+        ("past_key_values.1.key", ["past", 2, 16]), ("past_key_values.1.value", ["past", 2, 16]),
     ]  # fmt: skip
     assert [(o.name, o.shape) for o in session.get_outputs()] == [
-        ("hidden_out", [1, "tokens", 64]), ("present.2.key", ["tokens", 2, 16]), ("present.2.value", ["tokens", 2, 16]),
+        ("hidden_out", [1, "tokens", 64]), ("present.1.key", ["tokens", 2, 16]), ("present.1.value", ["tokens", 2, 16]),
     ]  # fmt: skip
 
 
@@ -88,9 +88,9 @@ def test_files_are_clean_and_the_same_every_time(made: LmExport, tmp_path: Path)
             assert b"/home" not in raw and b".py" not in raw and b"stack_trace" not in raw, file.path
             model = onnx.load(first.file(file), load_external_data=False)
             assert not model.metadata_props and not any(n.metadata_props or n.doc_string for n in model.graph.node)
-    wish = LmWish(stages=(2,), keys_values=False)
+    wish = LmWish(stages=(), keys_values=False)
     once, twice = (
-        export_lm(built(replace(CONFIG, num_hidden_layers=3)), tmp_path / n, wish, tokenizer=None, name="x")
+        export_lm(built(replace(CONFIG, num_hidden_layers=1)), tmp_path / n, wish, tokenizer=None, name="x")
         for n in ("a", "b")
     )
     assert (once.bundle.path / "manifest.json").read_bytes() == (twice.bundle.path / "manifest.json").read_bytes()
@@ -110,7 +110,8 @@ def test_a_tied_head_reads_the_embedding(made: LmExport) -> None:
 
 def test_an_untied_head_has_weights_of_its_own(tmp_path: Path) -> None:
     model = built(UNTIED)
-    found = export_lm(model, tmp_path / "u.edgeexit", LmWish(stages=(1,), keys_values=False), tokenizer=None)
+    found = export_lm(model, tmp_path / "u.edgeexit", LmWish(stages=(2,), keys_values=False), tokenizer=None)
+    assert [len(lm_stage) for lm_stage in map(found.bundle.manifest.lm.layers_of, (0, 1))] == [2, 1]  # type: ignore[union-attr]
     lm = load_lm(found.bundle)
     hidden = torch.randn(1, 3, 64)
     with torch.no_grad():
@@ -130,7 +131,7 @@ def test_early_exits_choose_from_the_most_frequent_tokens(made: LmExport) -> Non
 
 def test_agreement_is_measured_on_held_out_text(made: LmExport) -> None:
     layers = [e.layer for e in made.exits]
-    assert layers == [2, 3, 4] and made.exits[-1].shown == 1.0
+    assert layers == [1, 2, 3] and made.exits[-1].shown == 1.0
     assert all(0 <= e.plain <= 1 and 0 <= e.shown <= 1 and e.tokens == made.exits[0].tokens > 0 for e in made.exits)
     assert made.bundle.manifest.provenance["lm_exits"][0]["shown"] == made.exits[0].shown
 
@@ -141,33 +142,29 @@ def test_stand_in_keys_and_values(made: LmExport) -> None:
     hidden, cache = torch.randn(1, 3, 64), Cache(spec)
     lm.fill(1, hidden.numpy(), cache)
     with torch.no_grad():
-        expected = built().keys_values(2, 3, hidden, torch.arange(3))
+        expected = built().keys_values(1, 2, hidden, torch.arange(3))
     for found, row in zip(cache.past(1), expected, strict=True):
         np.testing.assert_allclose(found, row.numpy(), atol=1e-5)
 
 
 class _Off(LlamaLM):
-    """Its head in parts is not its head in the whole: what the export must notice."""
+    """In parts it is not what it is in the whole: what the export must notice."""
 
     def hidden(self, ids: torch.Tensor, keep: torch.Tensor | None = None) -> list[torch.Tensor]:
-        return [h * 1.01 for h in super().hidden(ids, keep)]
-
-    def head(self, h: torch.Tensor) -> torch.Tensor:
-        return super().head(h) * (1 + h.abs().mean() / 100)
+        return [h + 0.1 for h in super().hidden(ids, keep)]
 
 
 def test_a_part_that_differs_is_refused(made: LmExport, tmp_path: Path) -> None:
     lm = load_lm(made.bundle)
     other = built()
     with torch.no_grad():
-        nn.init.normal_(other.layers[2].mlp.up_proj.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+        nn.init.normal_(other.layers[1].mlp.up_proj.weight, std=0.3)  # type: ignore[union-attr, arg-type]
     maps: dict[int, nn.Module] = {}
     with pytest.raises(ExportMismatch, match=r"onnx-decoder-fp32: .*differs from the torch module by"):
         check.compare(lm, other, IDS, maps)
-    odd = _Off(UNTIED)
-    odd.load_state_dict(built(UNTIED).state_dict())
+    odd = _Off(replace(CONFIG, num_hidden_layers=1))
     with pytest.raises(ExportMismatch, match="chain of all stages"):
-        export_lm(odd, tmp_path / "odd.edgeexit", LmWish(stages=(1,), keys_values=False), tokenizer=None)
+        export_lm(odd, tmp_path / "odd.edgeexit", LmWish(keys_values=False), tokenizer=None)
     assert not (tmp_path / "odd.edgeexit").exists()
 
 
@@ -179,5 +176,5 @@ def test_the_network_engine_leaves_it_alone(made: LmExport) -> None:
 def test_default_stages() -> None:
     from edgeexit_exporters.lm.exporting import _stages
 
-    assert _stages(open_source(built())) == (1, 2, 3, 4)
-    assert _stages(open_source(built(UNTIED))) == (1, 2)
+    assert _stages(open_source(built())) == (1, 2, 3)
+    assert _stages(open_source(built(replace(CONFIG, num_hidden_layers=12)))) == (3, 6, 9, 12)
