@@ -258,8 +258,9 @@ def _measured(
         checked = check.compare(lm, found.model, tokens.tolist(), maps, check.TOLERANCE if exact else None)
         note: dict[str, Any] = {} if exact else {"max_error": list(checked.max_error)}
         if sample is not None and whole is not None:
-            progress(f"comparing tokens together with one by one on {artifact.name}")
-            proved = proof.prove(lm, sample, wish.block, tolerance=wish.tolerance)
+            what = f"comparing tokens together with one by one on {artifact.name}"
+            progress(what)
+            proved = proof.prove(lm, sample, wish.block, tolerance=wish.tolerance, progress=_tenths(what, progress))
             artifact = replace(artifact, proof=proved.proof, vectors=vectors)
             note["agreement"] = float((proved.logits.argmax(-1) == whole.argmax(-1).numpy()).mean())
             note["engine"], note["threads"] = lm.engine, lm.threads
@@ -268,6 +269,14 @@ def _measured(
     told = [{"layer": e.layer, "plain": e.plain, "shown": e.shown, "tokens": e.tokens} for e in exits]
     provenance = {**manifest.provenance, "lm_artifacts": notes, **({"lm_exits": told} if told else {})}
     return replace(manifest, artifacts=tuple(made), provenance=provenance)
+
+
+def _tenths(what: str, progress: Callable[[str], None]) -> Callable[[int, int], None]:
+    def tell(done: int, of: int) -> None:
+        if of >= 20 and done < of and done * 10 // of > (done - 1) * 10 // of:
+            progress(f"{what}: {done * 100 // of} %")
+
+    return tell
 
 
 def _proof_ids(pieces: LmText | None, most: int) -> Ids | None:
