@@ -14,6 +14,7 @@ from edgeexit.cli.compare import compare
 from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
 from edgeexit.cli.export import export
+from edgeexit.cli.export_lm import export_lm
 from edgeexit.cli.generate import generate
 from edgeexit.cli.inspect import inspect, verify
 from edgeexit.cli.monitor import monitor
@@ -46,6 +47,7 @@ def cli(ctx: click.Context) -> None:
 
 for command in (
     export,
+    export_lm,
     augment,
     inspect,
     verify,

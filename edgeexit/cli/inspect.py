@@ -21,6 +21,7 @@ from edgeexit.cli.common import (
     table,
     threads_option,
 )
+from edgeexit.cli.lm_shown import lm_text
 from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BundleError
 from edgeexit.manifest import Manifest
@@ -138,6 +139,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
     inputs = ", ".join(f"{i.name} {i.dtype}[{','.join(map(str, i.shape))}]" for i in m.inputs)
     batch = "any number" if m.batch == "dynamic" else "one"
     lines = [f"{m.name}: {m.task}, {len(m.exits)} exits, {inputs}, {batch} per call\n", exits_table(opened)]
+    if m.lm is not None:
+        lines = [lm_text(m)]
     if m.states:
         rows = [["stage", "state", "numbers", "next value"]]
         rows += [
@@ -148,7 +151,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         lines.append("\n" + table(rows))
     if known := accuracies(opened):
         lines.append(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
-    lines.append("\n" + _artifacts(m))
+    if m.lm is None:
+        lines.append("\n" + _artifacts(m))
     if m.policies:
         rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
         for name in m.policies:

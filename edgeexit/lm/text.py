@@ -38,6 +38,12 @@ class Text:
         """One more than the largest token id."""
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @property
+    def start(self) -> int | None:
+        """The token that it puts before a text by itself; None = it puts none."""
+        marked = self._tokenizer.encode("a", add_special_tokens=True).ids
+        return int(marked[0]) if marked[:1] != self.encode("a")[:1] else None
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens; those that only mark something have none."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -17,19 +17,23 @@ from torch import nn
 import edgeexit
 from edgeexit.bundle import Bundle, describe, write_into, writing_bundle
 from edgeexit.errors import BundleError, DataError, ModelError
+from edgeexit.files import npz_bytes
+from edgeexit.lm import proof
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.spec import LmSpec
+from edgeexit.lm.text import Text
 from edgeexit.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
-from edgeexit_exporters.lm import check, proof
+from edgeexit_exporters.lm import check
 from edgeexit_exporters.lm.exits import ExitAgreement, agreement
 from edgeexit_exporters.lm.graphs import Graphs
 from edgeexit_exporters.lm.parts import embedding_of, float_parts, write_artifact
 from edgeexit_exporters.lm.quantize import PRECISIONS
 from edgeexit_exporters.lm.source import LmSource, by_name, open_source
-from edgeexit_exporters.lm.text import MOST_TOKENIZER, Ids, LmText, cut, encoded, read_bytes, shortlist
+from edgeexit_exporters.lm.text import MOST_TOKENIZER, Ids, LmText, cut, read_bytes, shortlist
 
 PIECE = 256
 """Tokens of a piece of text, or the context if that is less."""
+VECTORS = "vectors/lm.npz"
 FITTED = 16
 """Tokens per unknown of a map; 4 must be there."""
 
@@ -109,7 +113,7 @@ def export_lm(
     Raises:
         ModelError: the source cannot be exported as wished; `ExportMismatch` where a part differs from it.
         DataError: no tokenizer, or text that does not fit.
-        BackendMissing: what reads the source is not installed.
+        BackendMissing: what reads source or tokenizer is not installed.
         BundleError: `out` exists, or cannot be written.
     """
     wish, out = wish or LmWish(), Path(out)
@@ -165,7 +169,14 @@ def _with_tokenizer(spec: LmSpec, found: LmSource, wanted: Path | str | None, fo
     data = read_bytes(own, "tokenizer.json", MOST_TOKENIZER) if isinstance(own, Path) else own.encode()
     described = describe("tokenizer.json", data)
     (folder / described.path).write_bytes(data)
-    return replace(spec, tokenizer=described)
+    tokenizer = Text(folder / described.path)
+    if tokenizer.tokens > spec.vocab:
+        raise DataError(
+            f"the tokenizer has tokens up to {tokenizer.tokens - 1}, the model knows 0 to {spec.vocab - 1}: "
+            "they are not of one model"
+        )
+    # configs name a start token also where no text ever had one
+    return replace(spec, tokenizer=described, bos=tokenizer.start)
 
 
 def _pieces(
@@ -177,7 +188,7 @@ def _pieces(
         if spec.tokenizer is None:
             raise DataError("text needs a tokenizer: give --tokenizer tokenizer.json, or token ids")
         progress("reading the text")
-        ids: Ids = encoded(folder / spec.tokenizer.path, text, spec.vocab)
+        ids: Ids = np.array(Text(folder / spec.tokenizer.path).encode(text), np.int64)
     else:
         ids = np.asarray(text)
     return cut(ids, spec.vocab, min(PIECE, spec.context), max(1 << 13, FITTED * spec.width * 8 // 7))
@@ -224,12 +235,19 @@ def _measured(
     """The manifest with checks and proofs.
 
     Raises:
-        ExportMismatch: a float part differs from the module, or an artifact gives no numbers.
+        ExportMismatch: a float part differs from the module.
+        DataError: an artifact gives no numbers.
     """
     manifest, spec = draft.manifest, draft.manifest.lm
     assert spec is not None
-    made, notes = [], {}
+    made, notes = [], dict[str, dict[str, Any]]()
     sample = _proof_ids(pieces, wish.proof_tokens)
+    vectors = None
+    if sample is not None:
+        raw = npz_bytes(ids=sample)
+        vectors = describe(VECTORS, raw)
+        (draft.path / VECTORS).parent.mkdir()
+        (draft.path / VECTORS).write_bytes(raw)
     tokens = np.random.default_rng(0).integers(0, spec.vocab, 12) if pieces is None else pieces.held.reshape(-1)[:12]
     with torch.no_grad():
         whole = None if sample is None else found.model.head(found.model.hidden(torch.from_numpy(sample))[-1])
@@ -242,7 +260,7 @@ def _measured(
         if sample is not None and whole is not None:
             progress(f"comparing tokens together with one by one on {artifact.name}")
             proved = proof.prove(lm, sample, wish.block, tolerance=wish.tolerance)
-            artifact = replace(artifact, proof=proved.proof)
+            artifact = replace(artifact, proof=proved.proof, vectors=vectors)
             note["agreement"] = float((proved.logits.argmax(-1) == whole.argmax(-1).numpy()).mean())
             note["engine"], note["threads"] = lm.engine, lm.threads
         made.append(replace(artifact, check=checked if exact else None))

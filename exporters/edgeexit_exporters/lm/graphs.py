@@ -81,7 +81,9 @@ class Graphs:
                 found = weights[f"layers.{first + int(index)}.{rest}"]
                 value = model.graph.initializers[initializer]
                 value.const_value = ir.tensor(_turned(found) if turned else found, name=initializer)
-            known = {n: (f"layers.{first + int(p.split('.')[0])}.{p.split('.', 1)[1]}", t) for n, (p, t) in places.items()}
+            known = {
+                n: (f"layers.{first + int(p.split('.')[0])}.{p.split('.', 1)[1]}", t) for n, (p, t) in places.items()
+            }
             return _named(model, inputs, outputs, known, name)
         self.progress(f"tracing {name}")
         hidden, positions = torch.zeros(1, _NEW, self.spec.width), torch.arange(_PAST, _PAST + _NEW)
@@ -202,9 +204,9 @@ def _named(
         graph.register_initializer(value)
     for node in graph:
         if node.op_type in ("MatMul", "Gemm"):
-            weight = next((v.name for v in node.inputs[1:2] if v is not None and v.is_initializer()), None)
-            if weight is not None:
-                node.name = weight.removesuffix(".T").removesuffix(".weight")
+            own = next((v.name for v in node.inputs[1:2] if v is not None and v.is_initializer()), None)
+            if own is not None:
+                node.name = own.removesuffix(".T").removesuffix(".weight")
     layouts.strip_shapes(graph, [*graph.inputs, *graph.outputs])
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs)):
         value.metadata_props.clear()

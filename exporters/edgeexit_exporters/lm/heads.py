@@ -47,7 +47,10 @@ def tied(head: ir.Model, table: NDArray[np.float32]) -> ir.Model | None:
         head: `hidden` -> `logits`.
         table: `(vocab, width)`, as `npy` writes it.
     """
-    product, weight = _product(head)
+    try:
+        product, weight = _product(head)
+    except ModelError:  # it does more than that: leave it as it is
+        return None
     array = _array(weight)
     if array.shape != table.shape[::-1] or not np.array_equal(array, table.T):
         return None
@@ -69,7 +72,7 @@ def tied(head: ir.Model, table: NDArray[np.float32]) -> ir.Model | None:
     graph.insert_before(product, [flat, gemm, back])
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(product, safe=True)
-    graph.initializers.pop(weight.name)
+    graph.initializers.pop(weight.name or "")
     new.name, new.type, new.shape = old.name, old.type, old.shape
     return layouts.finish(head, graph)
 

@@ -113,8 +113,8 @@ def write_artifact(
         target.write_bytes(data)
     stages = tuple(files.pop(f"stage_{k}.onnx") for k in range(len(spec.stages)))
     others = (*files.values(), *([embedding] if embedding is not None else []))
-    data = tuple(sorted(others, key=lambda f: f.path))
-    return Artifact(name, "onnx", "decoder", precision, None, (1.0,) * len(stages), stages, data, batch="one")
+    rest = tuple(sorted(others, key=lambda f: f.path))
+    return Artifact(name, "onnx", "decoder", precision, None, (1.0,) * len(stages), stages, rest, batch="one")
 
 
 def embedding_of(artifacts: list[Artifact]) -> FileSpec | None:

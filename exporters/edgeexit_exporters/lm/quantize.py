@@ -120,7 +120,5 @@ def _dynamic(proto: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         given, out = Path(folder, "float.onnx"), Path(folder, "quantized.onnx")
         onnx.save(proto, given)
-        quantize_dynamic(
-            given, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-        )
+        quantize_dynamic(given, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
         return onnx.load(out)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
-from edgeexit.lm.text import Text
 
 Ids = NDArray[np.int64]
 
@@ -51,21 +50,6 @@ def read_bytes(path: Path, what: str, most: int) -> bytes:
         return path.read_bytes()
     except OSError as e:
         raise DataError(f"{path}: no {what} to read: {e.strerror or e}") from e
-
-
-def encoded(tokenizer: Path, text: str, vocab: int) -> Ids:
-    """The text's tokens, without a start token.
-
-    Raises:
-        DataError: a tokenizer of another model.
-        BackendMissing, BundleError: it cannot be read.
-    """
-    text_of = Text(tokenizer)
-    if text_of.tokens > vocab:
-        raise DataError(
-            f"the tokenizer has tokens up to {text_of.tokens - 1}, the model knows 0 to {vocab - 1}: not of one model"
-        )
-    return np.array(text_of.encode(text), np.int64)
 
 
 def cut(ids: Ids, vocab: int, length: int, most: int) -> LmText:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class LlamaLM(nn.Module):
             Keys, values, keys, values, ..., each `(T, kv_heads, head_dim)`.
         """
         turn = self.turn(positions)
-        return [row[0] for layer in self.layers[first:last] for row in layer.rows(h, turn)]
+        return [row[0] for layer in self.layers[first:last] for row in cast(_Layer, layer).rows(h, turn)]
 
     def head(self, h: Tensor) -> Tensor:
         """Final norm and head, shared by all exits: `(..., hidden)` -> logits `(..., vocab)`."""

@@ -1,4 +1,8 @@
-"""Do tokens that go through together get the logits that they get one by one? Measured, for every artifact."""
+"""Do tokens that go through together get the logits that they get one by one? Measured, for an artifact on a machine.
+
+Engines pick kernels by the processor, so what holds where a bundle was made is measured again where it runs:
+`edgeexit verify`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.errors import DataError, ExportMismatch
+from edgeexit.errors import DataError
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.spec import LmProof
@@ -16,9 +20,8 @@ from edgeexit.lm.spec import LmProof
 Array = NDArray[np.float32]
 
 TOLERANCE = 1e-3
-"""Of a logit. Rounding of float32 products in another order moves them by 1e-5 to 1e-4; a kernel that rounds activations
-to 8 bits by 1 and more. Half of the distance between the two largest logits is rarely below it: where it is, and what moves
-them moves them apart, a token may still change."""
+"""Of a logit. Products in float32 summed in another order move them by 1e-5 to 1e-4, kernels that round activations
+to 8 bits by 1 and more. What is verified may still change a token whose two largest logits lie closer than that."""
 PIECE = 64
 """Tokens per sequence."""
 
@@ -53,8 +56,7 @@ def prove(
         progress: called with runs done and runs in all.
 
     Raises:
-        DataError: a block that does not fit the text.
-        ExportMismatch: logits that are no numbers.
+        DataError: a block that does not fit the text, or logits that are no numbers.
     """
     count, last = ids.shape[1], lm.count - 1
     if not 2 <= block <= count or not len(ids):
@@ -65,7 +67,7 @@ def prove(
     for number, sequence in enumerate(ids):
         alone, hidden = _run(lm, sequence, 1)
         if not np.isfinite(alone).all():
-            raise ExportMismatch(f"{lm.artifact}: logits that are no numbers")
+            raise DataError(f"{lm.artifact}: logits that are no numbers")
         rows.append(alone)
         progress(done := done + 1, runs)
         for size in range(2, block + 1):
