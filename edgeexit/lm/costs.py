@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from edgeexit.lm.sampling import sureness
 from edgeexit.lm.session import Session
 
 SCHEMA = 1
+_ARRAYS = ("positions", "stages", "heads", "sure", "fills", "play")
+DRAFTS = (1, 2, 4, 8, 16, 32, 64)
+"""Lengths of the rounds that are played."""
 LONGEST = 1024
 """Cache lengths beyond are not measured but carried on in a straight line."""
 
@@ -38,6 +41,9 @@ class Costs:
     """`(exits,)`: one sureness of exit k's logits."""
     fills: Array
     """`(exits,)`: stand-in keys and values of stage k for one token; NaN where the artifact has none."""
+    play: Array
+    """`(exits - 1, block)`: a whole round with 0, 1, ... drafts of exit k, over the sum of its parts. Early stages that
+    run again and again stay in the processor's caches."""
     artifact: str = ""
     threads: int = 1
     device: str | None = None
@@ -47,12 +53,17 @@ class Costs:
     def __post_init__(self) -> None:
         """Raises: DataError for arrays that do not fit together, or times that are none."""
         exits, block, count = self.stages.shape if self.stages.ndim == 3 else (0, 0, 0)
-        shapes = {"positions": (count,), "heads": (exits, block), "sure": (exits,), "fills": (exits,)}
+        shapes = {"positions": (count,), "heads": (exits, block), "sure": (exits,), "fills": (exits,),
+                  "play": (exits - 1, block)}  # fmt: skip
         wrong = [n for n, shape in shapes.items() if getattr(self, n).shape != shape]
         if not exits or not count or wrong:
             raise DataError(f"costs: {(wrong or ['stages'])[0]} has an unexpected shape; measure them again")
-        times = (self.stages, self.heads, self.sure)
-        if not all(np.isfinite(a).all() and (a >= 0).all() for a in times) or (self.stages <= 0).any():
+        times = (self.stages, self.heads, self.sure, self.play)
+        if (
+            not all(np.isfinite(a).all() and (a >= 0).all() for a in times)
+            or (self.stages <= 0).any()
+            or (self.play <= 0).any()
+        ):
             raise DataError("costs: times must be finite and above 0; measure them again")
         if (np.diff(self.positions) <= 0).any() or self.positions[0] < 0:
             raise DataError("costs: positions must rise from at least 0")
@@ -98,7 +109,8 @@ class Costs:
             early = np.cumsum(stages[:-1, 0])[:, None]
             late = (stages.sum(0) - np.cumsum(stages, axis=0))[:-1]
             drafts = np.arange(draft + 1)
-            known[key] = (drafts + 1) * early + drafts * self.heads[:-1, :1] + late + self.heads[-1, : draft + 1]
+            parts = (drafts + 1) * early + drafts * self.heads[:-1, :1] + late + self.heads[-1, : draft + 1]
+            known[key] = parts * self.play[:, : draft + 1]
         return known[key]
 
     def check(self, model: LanguageModel, block: int) -> None:
@@ -113,7 +125,7 @@ class Costs:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON, for a file."""
-        arrays = {n: getattr(self, n).tolist() for n in ("positions", "stages", "heads", "sure")}
+        arrays = {n: getattr(self, n).tolist() for n in ("positions", "stages", "heads", "sure", "play")}
         fills = [None if np.isnan(f) else float(f) for f in self.fills]
         other = {"artifact": self.artifact, "threads": self.threads, "device": self.device, "n": self.n}
         return {"schema": SCHEMA, **other, **arrays, "fills": fills}
@@ -124,7 +136,7 @@ class Costs:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise DataError(f"not a cost table of schema {SCHEMA}; `edgeexit simulate --save-costs` writes one")
         try:
-            arrays = {n: np.asarray(data[n], np.float64) for n in ("positions", "stages", "heads", "sure", "fills")}
+            arrays = {n: np.asarray(data[n], np.float64) for n in _ARRAYS}
             return cls(
                 artifact=str(data["artifact"]), threads=int(data["threads"]), n=int(data["n"]),
                 device=None if data["device"] is None else str(data["device"]), **arrays,
@@ -163,50 +175,110 @@ def measure(
     places = np.unique(np.asarray([far // 16, far // 2, far] if positions is None else positions, np.int64))
     if places[0] < 0 or places[-1] + block > context:
         raise DataError(f"cache lengths {places.tolist()} with {block} more do not fit into the context {context}")
-    rng = np.random.default_rng(0)
-    session = Session(model)
-    for stage in session.cache.rows:
-        for rows in stage:  # values do not matter for time, but garbage could hold slow or impossible numbers
-            rows[: places[-1]] = rng.standard_normal((int(places[-1]), *rows.shape[1:]), np.float32)
     exits = model.count
     stages = np.zeros((n, exits, block, len(places)))
     heads, sure, fills = np.zeros((n, len(places), exits, block)), np.zeros((n, exits)), np.full((n, exits), np.nan)
-    cases = [(p, t) for p in range(len(places)) for t in range(1, block + 1)]
+    lengths = sorted({min(d, block - 1) for d in DRAFTS} - {0})
+    played = np.zeros((n, exits - 1, len(lengths)))
+    bench = _Bench(model, int(places[-1]), clock)
+    cases: list[tuple[str, int, int]] = [("pass", p, t) for p in range(len(places)) for t in range(1, block + 1)]
+    cases += [("round", k, i) for k in range(exits - 1) for i in range(len(lengths))]
     collecting = gc.isenabled()
     gc.disable()
     try:
         for i in range(-1, n):
             at = max(i, 0)
-            for case in rng.permutation(len(cases)):
-                p, t = cases[case]
-                start = int(places[p])
-                session.ids = [0] * start
-                session.back(start)
-                session.cache.lengths = [start] * exits
-                session.mark()
-                session.ids.extend(int(x) for x in rng.integers(0, model.spec.vocab, t))
-                for k in range(exits):
-                    before = clock()
-                    hidden = session.run(k)
-                    between = clock()
-                    logits = model.exit_logits(k, hidden) if k < exits - 1 else model.logits(hidden)
-                    logits.argmax(-1)
-                    stages[at, k, t - 1, p], heads[at, p, k, t - 1] = between - before, clock() - between
-                    if t == 1:
-                        before = clock()
-                        sureness(logits[0])
-                        sure[at, k] = clock() - before
-                        if k in model.parts.keys_values:
-                            session.cache.lengths[k] = start
-                            before = clock()
-                            model.fill(k, hidden, session.cache)
-                            fills[at, k] = clock() - before
+            for case in bench.rng.permutation(len(cases)):
+                kind, a, b = cases[case]
+                if kind == "pass":
+                    stages[at, :, b - 1, a], heads[at, a, :, b - 1] = bench.passed(int(places[a]), b)
+                else:
+                    played[at, a, b] = bench.round(int(places[len(places) // 2]), a, lengths[b])
+            for k in range(exits):
+                sure[at, k], fills[at, k] = bench.small(int(places[0]), k)
             progress(i + 1, n)
     finally:
         if collecting:
             gc.enable()
-    return Costs(
+    found = Costs(
         places, np.quantile(stages, quantile, axis=0), np.quantile(heads, quantile, axis=(0, 1)),
-        np.quantile(sure, quantile, axis=0), np.quantile(fills, quantile, axis=0),
+        np.quantile(sure, quantile, axis=0), np.quantile(fills, quantile, axis=0), np.ones((exits - 1, block)),
         model.artifact, model.threads, environment()["device"], n,
     )  # fmt: skip
+    return replace(found, play=_play(found, lengths, np.quantile(played, quantile, axis=0)))
+
+
+class _Bench:
+    """One session whose cache is taken for full up to where a measurement wants it."""
+
+    def __init__(self, model: LanguageModel, longest: int, clock: Callable[[], float]) -> None:
+        self.model, self.clock = model, clock
+        self.rng = np.random.default_rng(0)
+        self.session = Session(model)
+        for stage in self.session.cache.rows:
+            for rows in stage:  # values do not matter for time, but garbage could hold slow or impossible numbers
+                rows[:longest] = self.rng.standard_normal((longest, *rows.shape[1:]), np.float32)
+
+    def _start(self, length: int, tokens: int) -> None:
+        session = self.session
+        session.ids = [0] * length
+        session.back(length)
+        session.cache.lengths = [length] * self.model.count
+        session.mark()
+        session.ids.extend(int(x) for x in self.rng.integers(0, self.model.spec.vocab, tokens))
+
+    def passed(self, length: int, tokens: int) -> tuple[list[float], list[float]]:
+        """Seconds of every stage, and then of every head: the full one first, as decoding has it."""
+        self._start(length, tokens)
+        model, session, clock = self.model, self.session, self.clock
+        times = [clock()]
+        for k in range(model.count):
+            hidden = session.run(k)
+            times.append(clock())
+        model.logits(hidden).argmax(-1)
+        last = clock() - times[-1]
+        heads = []
+        for k in range(model.count - 1):
+            before = clock()
+            model.exit_logits(k, session.given[k][0]).argmax(-1)
+            heads.append(clock() - before)
+        return np.diff(times).tolist(), [*heads, last]
+
+    def round(self, length: int, exit: int, drafts: int) -> float:
+        """Seconds of a round of self-speculation, whatever the guesses."""
+        self._start(length, 1)
+        model, session = self.model, self.session
+        before = self.clock()
+        for _ in range(drafts):
+            token = int(model.exit_logits(exit, session.run(exit))[-1].argmax())
+            session.ids.append(token % model.spec.vocab)
+        model.logits(session.run(model.count - 1)).argmax(-1)
+        return self.clock() - before
+
+    def small(self, length: int, k: int) -> tuple[float, float]:
+        """Seconds of one sureness, and of stand-ins for one token of stage k; NaN where there are none."""
+        self._start(length, 1)
+        model, session = self.model, self.session
+        for stage in range(k + 1):
+            hidden = session.run(stage)
+        logits = model.exit_logits(k, hidden)[0] if k < model.count - 1 else model.logits(hidden)[0]
+        before = self.clock()
+        sureness(logits)
+        sure = self.clock() - before
+        if k not in model.parts.keys_values:
+            return sure, float("nan")
+        session.cache.lengths[k] = length
+        before = self.clock()
+        model.fill(k, hidden, session.cache)
+        return sure, self.clock() - before
+
+
+def _play(found: Costs, lengths: Sequence[int], played: Array) -> Array:
+    """Rounds as they were played, over the sum of their parts; in straight lines between the lengths measured."""
+    drafts = np.arange(found.block)
+    parts = found.rounds(found.middle, found.block - 1)
+    ratio = np.ones_like(parts)
+    for k in range(len(parts)):
+        known = played[k] / parts[k, lengths] if lengths else []
+        ratio[k, 1:] = np.interp(drafts[1:], lengths, known) if lengths else 1.0
+    return ratio

@@ -101,7 +101,9 @@ class Sheet:
             raise DataError(f"{block} tokens at a time; costs were measured up to {costs.block}")
         late = self.early[-1, drafts, row] - self.early[exit, drafts, row]
         seconds = self.summed[exit, row + block] - self.summed[exit, row] + late + costs.heads[-1, drafts]
-        seconds += asked * (costs.heads[exit, 0] + (costs.sure[exit] if threshold > 0 else 0.0))
+        seconds = (seconds + asked * costs.heads[exit, 0]) * costs.play[exit, drafts]
+        if threshold > 0:
+            seconds += asked * costs.sure[exit]
         return drafts, stand, float(seconds)
 
 

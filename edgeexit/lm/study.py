@@ -104,6 +104,8 @@ def study(
     """
     started = time.perf_counter()
     starts = cut(model, ids, prompts, prompt_tokens)
+    if max_tokens < 1 or quality_tokens < 2:
+        raise DataError(f"answers of {max_tokens} tokens, quality over {quality_tokens}: need at least one, and two")
     if costs is None:
         block = min(draft + 1, model.spec.context - 1)
         costs = measure(model, block, n=n, progress=lambda i, of: tell("timing", i, of))

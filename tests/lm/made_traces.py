@@ -34,4 +34,6 @@ def costs(exits: int = 4, block: int = 9, *, slope: float = 0.15, fills: bool = 
     stages = stage * tokens * (1 + positions / 400)[None, None, :]
     heads = np.full((exits, block), 4e-4) * (1 + 0.1 * np.arange(block))
     heads[:-1] *= 0.5
-    return Costs(positions, stages, heads, np.full(exits, 2e-5), np.full(exits, 1e-4 if fills else np.nan))
+    play = np.ones((exits - 1, block)) - 0.02 * np.arange(block) / block
+    fill = np.full(exits, 1e-4 if fills else np.nan)
+    return Costs(positions, stages, heads, np.full(exits, 2e-5), fill, play)

@@ -151,13 +151,21 @@ def _rows(a: list[int], b: list[int]) -> int:
 def test_costs_travel_as_json() -> None:
     for table in (costs(), costs(fills=False)):
         back = Costs.from_dict(json.loads(json.dumps(table.to_dict())))
-        for name in ("positions", "stages", "heads", "sure", "fills"):
+        for name in ("positions", "stages", "heads", "sure", "fills", "play"):
             assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 9}, {"stages": [[1]]}, {"heads": None}, {"positions": [3, 2, 1]}, {"sure": [-1, 0, 0, 0]}, {"n": "x"}],
+    [
+        {"schema": 9},
+        {"stages": [[1]]},
+        {"heads": None},
+        {"positions": [3, 2, 1]},
+        {"sure": [-1, 0, 0, 0]},
+        {"n": "x"},
+        {"play": [[1]]},
+    ],
 )
 def test_damaged_costs(change: dict[str, object]) -> None:
     with pytest.raises(DataError):
@@ -178,6 +186,6 @@ def test_costs_between_and_beyond() -> None:
     assert rounds.shape == (3, 5)
     assert np.allclose(rounds[:, 0], stages[:, 0].sum() + table.heads[-1, 0])
     want = 3 * stages[:2, 0].sum() + 2 * table.heads[1, 0] + stages[2:, 2].sum() + table.heads[-1, 2]
-    assert rounds[1, 2] == pytest.approx(want)
+    assert rounds[1, 2] == pytest.approx(want * table.play[1, 2])
     with pytest.raises(DataError, match="measured"):
         table.rounds(0, 9)

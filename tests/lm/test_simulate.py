@@ -39,6 +39,7 @@ class Replay:
             most_now = min(most, t.limit - row - 1)
             drafts: list[int] = []
             ran = 0
+            before, sures = self.seconds, 0.0
             while len(drafts) < most_now:
                 at = row + len(drafts)
                 for k in range(exit + 1):
@@ -46,7 +47,7 @@ class Replay:
                 ran += 1
                 self.seconds += c.heads[exit, 0]
                 if threshold > 0:
-                    self.seconds += c.sure[exit]
+                    sures += c.sure[exit]
                 if at < t.n and threshold > 0 and t.sure[at, exit] < threshold:
                     break
                 drafts.append(int(t.guesses[at, exit]) if at < t.n else -1)
@@ -59,6 +60,8 @@ class Replay:
             for k in range(exit + 1, exits):
                 self.stage(k, len(drafts) + 1, row)
             self.seconds += c.heads[-1, len(drafts)]
+            if most_now:
+                self.seconds = before + (self.seconds - before) * c.play[exit, len(drafts)] + sures
             stand = 0
             while stand < len(drafts) and row + stand < t.n and drafts[stand] == answer[row + stand]:
                 stand += 1
@@ -188,7 +191,9 @@ def test_break_even_is_where_the_simulator_breaks_even() -> None:
         base = trace(0, n=2000)
         guesses = base.guesses.copy()
         guesses[:, 0] = np.where(rng.random(base.n) < share, base.guesses[:, -1], 999)
-        flat = Costs(table.positions, np.repeat(table.stages[:, :, 1:2], 3, 2), table.heads, table.sure, table.fills)
+        flat = Costs(
+            table.positions, np.repeat(table.stages[:, :, 1:2], 3, 2), table.heads, table.sure, table.fills, table.play
+        )
         sheet = Sheet(replace(base, guesses=guesses, limit=5000), flat)
         plain = simulate([sheet], Setting()).tokens_per_second
         speeds.append(max(_speed(sheet, k) for k in range(1, 9)) / plain)
