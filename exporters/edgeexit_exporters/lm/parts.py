@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeexit.bundle import describe
+from edgeexit.errors import ModelError
 from edgeexit.files import FileSpec
 from edgeexit.lm.spec import LmSpec
 from edgeexit.manifest import Artifact
@@ -102,6 +103,7 @@ def write_artifact(
             made[n] = quantized(graph, how, n)
         if embedding is None:
             contents[EMBEDDING] = npy(parts.table.astype(np.float16))
+    _check_names(made)
     if shared := layouts.share_weights(list(made.values())):
         contents["weights.bin"] = shared
     contents |= {f"{n}.onnx": layouts.to_bytes(g, n) for n, g in made.items()}
@@ -115,6 +117,23 @@ def write_artifact(
     others = (*files.values(), *([embedding] if embedding is not None else []))
     rest = tuple(sorted(others, key=lambda f: f.path))
     return Artifact(name, "onnx", "decoder", precision, None, (1.0,) * len(stages), stages, rest, batch="one")
+
+
+def _check_names(made: Mapping[str, ir.Model]) -> None:
+    """Weights are shared by their names: the same name must be the same weight.
+
+    Raises:
+        ModelError: it is not.
+    """
+    seen: dict[str, tuple[str, ir.TensorProtocol]] = {}
+    for name, model in made.items():
+        for weight, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or isinstance(tensor, ir.ExternalTensor):
+                continue
+            where, other = seen.setdefault(weight, (name, tensor))
+            if other is not tensor and not np.array_equal(other.numpy(), tensor.numpy()):
+                raise ModelError(f"weight {weight!r} is one thing in {where} and another in {name}; please report it")
 
 
 def embedding_of(artifacts: list[Artifact]) -> FileSpec | None:

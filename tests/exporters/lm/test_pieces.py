@@ -16,6 +16,7 @@ from torch import nn
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.lm import quantize
 from edgeexit_exporters.lm.heads import shortened, tied
+from edgeexit_exporters.lm.parts import _check_names
 from edgeexit_exporters.lm.quantize import PRECISIONS, quantized
 from edgeexit_exporters.lm.source import open_source
 from edgeexit_exporters.lm.text import cut, shortlist
@@ -91,6 +92,15 @@ def test_heads() -> None:
     assert tied(graph(bias=True), np.ascontiguousarray(weight.T)) is None
     with pytest.raises(ModelError, match="ends in Add, expected one product"):
         shortened(graph(bias=True), np.array([1]))
+
+
+def test_one_name_is_one_weight() -> None:
+    other = graph()
+    _check_names({"head": graph(), "exit_0": graph()})
+    array = np.zeros((8, 16), np.float32)
+    other.graph.initializers["head.weight.T"].const_value = ir.tensor(array)
+    with pytest.raises(ModelError, match=r"'head\.weight\.T' is one thing in head and another in exit_0"):
+        _check_names({"head": graph(), "exit_0": other})
 
 
 def test_weights_in_several_files(tmp_path: Path) -> None:
