@@ -16,6 +16,7 @@ from torch import nn
 
 import edgeexit
 from edgeexit.bundle import Bundle, describe, write_into, writing_bundle
+from edgeexit.environment import device
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit.files import npz_bytes
 from edgeexit.lm import proof
@@ -263,7 +264,7 @@ def _measured(
             proved = proof.prove(lm, sample, wish.block, tolerance=wish.tolerance, progress=_tenths(what, progress))
             artifact = replace(artifact, proof=proved.proof, vectors=vectors)
             note["agreement"] = float((proved.logits.argmax(-1) == whole.argmax(-1).numpy()).mean())
-            note["engine"], note["threads"] = lm.engine, lm.threads
+            note |= {"device": device(), "engine": lm.engine, "threads": lm.threads}
         made.append(replace(artifact, check=checked if exact else None))
         notes[artifact.name] = note
     told = [{"layer": e.layer, "plain": e.plain, "shown": e.shown, "tokens": e.tokens} for e in exits]

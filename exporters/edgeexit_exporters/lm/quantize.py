@@ -23,7 +23,7 @@ class Precision:
     """How the weights of products are kept and used."""
 
     bits: int
-    exact: bool = False
+    floating: bool = False
     """Products in float32; else activations are rounded to 8 bits block by block, which is faster."""
     dynamic: bool = False
     """`quantize_dynamic`: one scale per output channel, and activations rounded with one scale for all tokens."""
@@ -38,8 +38,8 @@ PRECISIONS = {
     "fp32": None,
     "int8": Precision(8),
     "int4": Precision(4),
-    "int8-exact": Precision(8, exact=True),
-    "int4-exact": Precision(4, exact=True),
+    "int8-float": Precision(8, floating=True),
+    "int4-float": Precision(4, floating=True),
     "int8-dynamic": Precision(8, dynamic=True),
 }
 
@@ -100,7 +100,7 @@ def _blocks(proto: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     config = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=1 if precision.exact else 4, bits=precision.bits
+        block_size=BLOCK, is_symmetric=True, accuracy_level=1 if precision.floating else 4, bits=precision.bits
     )
     logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")  # it has a level of its own
     level = logger.level

@@ -13,7 +13,7 @@ from lm_nets import built, text_ids
 
 from edgeexit_exporters.lm import LmExport, LmWish, export_lm
 
-PRECISIONS = ("fp32", "int8", "int4", "int4-exact", "int8-dynamic")
+PRECISIONS = ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
 
 
 @pytest.fixture(scope="session")

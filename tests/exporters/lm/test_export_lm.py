@@ -31,7 +31,7 @@ def test_the_bundle_opens_and_says_what_it_is(made: LmExport) -> None:
     assert m == made.bundle.manifest
     assert m.lm is not None and (m.lm.stages, m.lm.eos, m.lm.context) == ((1, 2, 3), (0, 2), 64)
     assert [a.name for a in m.artifacts] == [
-        f"onnx-decoder-{p}" for p in ("fp32", "int8", "int4", "int4-exact", "int8-dynamic")
+        f"onnx-decoder-{p}" for p in ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
     ]
     assert [e.answer.shape[-1] for e in m.exits] == [40, 40, 300]
     assert sum(s.parameters for s in m.stages) == sum(p.numel() for p in built().parameters())
