@@ -30,7 +30,7 @@ from edgeexit.lm.costs import Costs
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.setting import Setting
-from edgeexit.lm.study import Study, cut, study
+from edgeexit.lm.studying import Study, cut, study
 from edgeexit.lm.text import text_of
 from edgeexit.lm.verdict import Predicted
 

@@ -21,7 +21,7 @@ from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, simulate
-from edgeexit.lm.study import cut, study
+from edgeexit.lm.studying import cut, study
 
 pytest.importorskip("onnxruntime")
 
