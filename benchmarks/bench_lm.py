@@ -21,7 +21,7 @@ from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, simulate
-from edgeexit.lm.study import cut
+from edgeexit.lm.studying import cut
 from edgeexit.lm.text import text_of
 from edgeexit.lm.verdict import Verdict, decide
 

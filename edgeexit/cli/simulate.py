@@ -26,11 +26,11 @@ from edgeexit.environment import environment_line
 from edgeexit.errors import DataError
 from edgeexit.files import read_json, write_atomic
 from edgeexit.lm.consistency import Consistency, certify
-from edgeexit.lm.costs import Costs
+from edgeexit.lm.costs import BUSY, Costs
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.setting import Setting
-from edgeexit.lm.study import Study, cut, study
+from edgeexit.lm.studying import Study, cut, study
 from edgeexit.lm.text import text_of
 from edgeexit.lm.verdict import Predicted
 
@@ -110,6 +110,11 @@ def simulate(
     if consistent is not None:
         click.echo(f"{consistent.setting}: {consistent.text}; measured {consistent.measured:.3f} on "
                    f"{consistent.n} prompts, {percent(consistent.early)} of tokens left early")  # fmt: skip
+    if (busy := found.costs.busy) is not None and busy > BUSY:
+        click.echo(
+            f"the processor did other things for {percent(busy, 0)} of the measurement: speeds are those of a quiet "
+            "machine, and doubtful; measure again on one"
+        )
     tokens = sum(t.n for t in found.traces)
     told = f"{len(found.traces)} answers of {tokens} tokens, costs n = {found.costs.n}"
     click.echo(f"{model.artifact}, {told}, {environment_line(found.environment)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ SCHEMA = 1
 _ARRAYS = ("positions", "stages", "heads", "sure", "fills", "play")
 DRAFTS = (1, 2, 4, 8, 16, 32, 64)
 """Lengths of the rounds that are played."""
+UNDISTURBED = 0.25
+"""Quantile of times that nothing came between."""
+BUSY = 0.15
+"""Share of other work beyond which times are doubtful."""
 LONGEST = 1024
 """Cache lengths beyond are not measured but carried on in a straight line."""
 
@@ -49,6 +53,9 @@ class Costs:
     device: str | None = None
     n: int = 0
     """Times that each was measured."""
+    busy: float | None = None
+    """Share of that time in which the processor did something else, so that caches were not ours alone. None = unknown,
+    as with several threads."""
 
     def __post_init__(self) -> None:
         """Raises: DataError for arrays that do not fit together, or times that are none."""
@@ -127,7 +134,8 @@ class Costs:
         """JSON, for a file."""
         arrays = {n: getattr(self, n).tolist() for n in ("positions", "stages", "heads", "sure", "play")}
         fills = [None if np.isnan(f) else float(f) for f in self.fills]
-        other = {"artifact": self.artifact, "threads": self.threads, "device": self.device, "n": self.n}
+        other = {"artifact": self.artifact, "threads": self.threads, "device": self.device, "n": self.n,
+                 "busy": self.busy}  # fmt: skip
         return {"schema": SCHEMA, **other, **arrays, "fills": fills}
 
     @classmethod
@@ -139,7 +147,8 @@ class Costs:
             arrays = {n: np.asarray(data[n], np.float64) for n in _ARRAYS}
             return cls(
                 artifact=str(data["artifact"]), threads=int(data["threads"]), n=int(data["n"]),
-                device=None if data["device"] is None else str(data["device"]), **arrays,
+                device=None if data["device"] is None else str(data["device"]),
+                busy=None if data["busy"] is None else float(data["busy"]), **arrays,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"damaged cost table ({type(e).__name__}: {e}); measure again") from e
@@ -152,7 +161,7 @@ def measure(
     n: int = 15,
     positions: Sequence[int] | None = None,
     quantile: float = 0.5,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
 ) -> Costs:
     """Time every part, interleaved, in the way that decoding calls it.
@@ -163,7 +172,9 @@ def measure(
         n: rounds; each times everything once, after one that does not count.
         positions: cache lengths; None = three up to the context, at most 1024.
         quantile: of the n times; 0.5 = the median, 0 = the least, for a machine that does other things too.
-        clock, progress: seconds; told rounds done and all.
+        clock: seconds. None = processor time where one thread works: what a quiet machine takes, whatever else this one
+            does meanwhile; with more threads the time of day.
+        progress: told rounds done and all.
 
     Raises:
         DataError: no room for `block` tokens in the context, or no rounds.
@@ -180,11 +191,13 @@ def measure(
     heads, sure, fills = np.zeros((n, len(places), exits, block)), np.zeros((n, exits)), np.full((n, exits), np.nan)
     lengths = sorted({min(d, block - 1) for d in DRAFTS} - {0})
     played = np.zeros((n, exits - 1, len(lengths)))
+    clock = clock or (time.thread_time if model.threads == 1 else time.perf_counter)
     bench = _Bench(model, int(places[-1]), clock)
     cases: list[tuple[str, int, int]] = [("pass", p, t) for p in range(len(places)) for t in range(1, block + 1)]
     cases += [("round", k, i) for k in range(exits - 1) for i in range(len(lengths))]
     collecting = gc.isenabled()
     gc.disable()
+    began = time.perf_counter(), time.thread_time()
     try:
         for i in range(-1, n):
             at = max(i, 0)
@@ -200,12 +213,18 @@ def measure(
     finally:
         if collecting:
             gc.enable()
-    found = Costs(
-        places, np.quantile(stages, quantile, axis=0), np.quantile(heads, quantile, axis=(0, 1)),
-        np.quantile(sure, quantile, axis=0), np.quantile(fills, quantile, axis=0), np.ones((exits - 1, block)),
-        model.artifact, model.threads, environment()["device"], n,
-    )  # fmt: skip
-    return replace(found, play=_play(found, lengths, np.quantile(played, quantile, axis=0)))
+    whole, own = time.perf_counter() - began[0], time.thread_time() - began[1]
+    busy = max(0.0, 1 - own / whole) if model.threads == 1 else None
+
+    def table(q: float, played_too: Array) -> Costs:
+        return Costs(
+            places, np.quantile(stages, q, axis=0), np.quantile(heads, q, axis=(0, 1)), np.quantile(sure, q, axis=0),
+            np.quantile(fills, q, axis=0), played_too, model.artifact, model.threads, environment()["device"], n, busy,
+        )  # fmt: skip
+
+    # a round is long enough to be interrupted where its parts are not: only undisturbed ones may be compared
+    ratio = _play(table(UNDISTURBED, np.ones((exits - 1, block))), lengths, np.quantile(played, UNDISTURBED, axis=0))
+    return table(quantile, ratio)
 
 
 class _Bench:

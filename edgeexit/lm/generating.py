@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
@@ -14,7 +14,7 @@ from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session
 from edgeexit.lm.setting import Setting
-from edgeexit.lm.text import Pieces, Text
+from edgeexit.lm.text import Pieces, Text, encoded, text_of
 
 Reason = Literal["length", "context", "end", "stop", "answered", "interrupted"]
 
@@ -62,6 +62,25 @@ class Generation:
     def acceptance(self) -> float | None:
         """Share of the drafted tokens that stood; None = none were drafted."""
         return self.accepted / self.drafted if self.drafted else None
+
+
+def answer(model: LanguageModel, prompt: str | Sequence[int], setting: Setting | None = None, **options: Any) -> Answer:
+    """An answer to a prompt, text or token ids; with text, the model's own tokenizer makes text of its pieces.
+
+    Args:
+        model: the model.
+        prompt: what to go on with.
+        setting: how to decode; None = plainly.
+        **options: those of `Answer`.
+
+    Raises:
+        DataError: as `Answer`; or text, and the model has no tokenizer.
+        BackendMissing: text, and the tokenizers library is not installed.
+    """
+    if not isinstance(prompt, str):
+        return Answer(model, prompt, setting, **options)
+    text = text_of(model)
+    return Answer(model, encoded(model, text, prompt), setting, text=text, **options)
 
 
 class Answer:
@@ -129,23 +148,17 @@ class Answer:
         before = self._clock()
         self.session.prompt(self.prompt)
         self._prompt_seconds = self._clock() - before
-        going = True
-        while going:
-            room = self.model.spec.context - len(self.session.ids)
-            left = min(self.max_tokens - len(self.ids), room)
-            if left < 1:
-                self._reason = "length" if len(self.ids) >= self.max_tokens else "context"
-                break
+        while (left := self._left()) > 0:
             before = self._clock()
             done = self._method.round(self.session, left)
             self._seconds += self._clock() - before
             self._count(done)
-            piece, going = self._taken(done.ids, room)
+            piece, going = self._taken(done.ids, left)
             if not going:
-                piece = Piece(piece.ids, piece.text + self._rest())
+                yield Piece(piece.ids, piece.text + self._rest())
+                return
             yield piece
-        else:
-            return
+        self._reason = "length" if len(self.ids) >= self.max_tokens else "context"
         if rest := self._rest():
             yield Piece((), rest)
 
@@ -164,13 +177,17 @@ class Answer:
             len(self.prompt), self._prompt_seconds, self._seconds,
         )  # fmt: skip
 
+    def _left(self) -> int:
+        """Tokens that may still come."""
+        return min(self.max_tokens - len(self.ids), self.model.spec.context - len(self.session.ids))
+
     def _count(self, done: Round) -> None:
         self._rounds += 1
         self._drafted += done.drafted
         self._accepted += done.accepted
         self._exits[done.exit] += 1
 
-    def _taken(self, new: Sequence[int], room: int) -> tuple[Piece, bool]:
+    def _taken(self, new: Sequence[int], left: int) -> tuple[Piece, bool]:
         """Take a round's tokens one by one, as any of them may end the answer."""
         taken: list[int] = []
         parts: list[str] = []
@@ -178,7 +195,7 @@ class Answer:
         going = True
         for i, token in enumerate(new):
             if self._check is not None and self._check.asks(token):
-                ended = self._asked(start + i, token, room - i)
+                ended = self._asked(start + i, token, left - i)
                 taken.extend(ended or [token])
                 parts.extend(map(self._add, ended or [token]))
                 going = ended is None and not self._over(token)

@@ -59,6 +59,7 @@ def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: 
         engine=engine.version(), threads=threads,
     )  # fmt: skip
     loaded.bundle = bundle
+    loaded.try_out()
     return loaded
 
 
@@ -85,4 +86,4 @@ def _array(bundle: Bundle, file: FileSpec, mapped: bool = False) -> NDArray[Any]
         raise BundleError(f"{file.path}: not a .npy array: {e}") from e
     if not isinstance(found, np.ndarray):
         raise BundleError(f"{file.path}: not a .npy array")
-    return found
+    return found.view(np.ndarray)  # numpy's own class for mapped files is slow to index

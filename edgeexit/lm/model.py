@@ -72,6 +72,27 @@ class LanguageModel:
         for k, ids in parts.ids.items():
             _check_ids(spec, k, ids)
 
+    def try_out(self) -> None:
+        """One token through every part, so that files that do not fit are found before an answer is begun.
+
+        Raises:
+            BundleError: a part refuses it, or gives another shape or no number.
+        """
+        spec = self.spec
+        rows = (1, spec.kv_heads, spec.head_dim)
+        cache = Cache(spec)
+        hidden, position = self.embed([0]), np.zeros(1, np.int64)
+        for k in range(self.count):
+            new = [rows] * (2 * len(spec.layers_of(k)))
+            found = _tried(f"stage {k}", self._stages[k], [hidden, position, *cache.past(k)], [hidden.shape, *new])
+            if k in self._fill:
+                _tried(f"kv_{k}", self._fill[k], [hidden, position], new)
+            hidden = found[0]
+            if k in self._exits:
+                ids = self.parts.ids.get(k)
+                _tried(f"exit_{k}", self._exits[k], [hidden], [(1, 1, spec.vocab if ids is None else len(ids))])
+        _tried("head", self._head, [hidden], [(1, 1, spec.vocab)])
+
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raises: DataError for a token that the model does not know."""
         for token in ids:
@@ -169,6 +190,19 @@ class _Bound:
             return self._run(values)
         found = self._run([values[i] for i in self._in])
         return [found[i] for i in self._out]
+
+
+def _tried(what: str, part: _Bound, values: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    try:
+        found = part(values)
+    except DataError as e:
+        raise BundleError(f"{what} does not fit this model's sizes: {e}") from e
+    for array, shape in zip(found, shapes, strict=True):
+        if array.shape != shape or array.dtype != np.float32:
+            raise BundleError(f"{what} gives {array.dtype} {array.shape}, expected float32 {shape}")
+        if not np.isfinite(array).all():
+            raise BundleError(f"{what} gives numbers that are none: damaged weights?")
+    return found
 
 
 def _stage_inputs(spec: LmSpec, k: int) -> list[str]:

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from edgeexit.environment import environment_line
-from edgeexit.lm.study import Study
+from edgeexit.lm.studying import Study
 from edgeexit.report.png import rendered
 
 

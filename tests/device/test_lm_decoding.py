@@ -16,12 +16,12 @@ from edgeexit.lm.costs import Costs, measure
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generating import Answer, Generation
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.model import LanguageModel, Parts
 from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, simulate
-from edgeexit.lm.study import cut, study
+from edgeexit.lm.studying import cut, study
 
 pytest.importorskip("onnxruntime")
 
@@ -339,3 +339,28 @@ def test_consistency(fp32: LanguageModel) -> None:
         certify(fp32, prompts, asked, alpha=0.05, max_tokens=12, grid=(0.0,))
     with pytest.raises(DataError, match="of calm"):
         certify(fp32, prompts, Setting(), alpha=0.1)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda p: replace(p, head=p.stages[0]), "head: its inputs"),
+        (lambda p: replace(p, stages=p.stages[:3]), "3 stage files for 4"),
+        (lambda p: replace(p, stages=[p.stages[1], *p.stages[1:]]), "stage_0: its inputs"),
+        (lambda p: replace(p, embedding=p.embedding[:, :-1]), "embedding: expected"),
+        (lambda p: replace(p, embedding=p.embedding.astype(np.float64)), "embedding: expected"),
+        (lambda p: replace(p, embedding=p.embedding * np.nan), "numbers that are none"),
+        (lambda p: replace(p, ids={1: np.array([3, 999])}), "exit_1_ids: expected"),
+        (lambda p: replace(p, exits={1: p.head}, ids={1: np.array([3, 5])}), r"expected float32 \(1, 1, 2\)"),
+        (lambda p: replace(p, keys_values={2: p.keys_values[1]}), "kv_2: its outputs"),
+    ],
+)
+def test_parts_that_do_not_fit(change: Callable[[Parts], Parts], says: str, fp32: LanguageModel) -> None:
+    with pytest.raises(BundleError, match=says):
+        LanguageModel(fp32.spec, change(fp32.parts)).try_out()
+
+
+@pytest.mark.parametrize("change", [{"vocab": 300}, {"width": 25}, {"kv_heads": 2}, {"head_dim": 8}])
+def test_sizes_that_do_not_fit(change: dict[str, int], fp32: LanguageModel) -> None:
+    with pytest.raises(BundleError):
+        LanguageModel(replace(fp32.spec, **change), fp32.parts).try_out()  # type: ignore[arg-type]

@@ -102,6 +102,20 @@ def test_the_session_after_a_stop_is_at_the_stop(model: LanguageModel, text: Tex
     assert answer.session.done <= len(answer.session.ids)
 
 
+def test_the_front_door(tiny_lm: Path, model: LanguageModel, text: Text) -> None:
+    from edgeexit import lm
+
+    for name in lm.__all__:
+        assert getattr(lm, name).__name__ == name
+    assert {*lm.__all__} == {n for names in lm._HOMES.values() for n in names} <= {*dir(lm)}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lm.nothing
+    loaded = lm.load_lm(tiny_lm)
+    found = lm.answer(loaded, "the License ", lm.Setting("lookup"), max_tokens=12).run()
+    assert found.ids == Answer(model, encoded(model, text, "the License "), max_tokens=12).run().ids and found.text
+    assert lm.answer(loaded, [5, 9], max_tokens=3).run().text is None
+
+
 def test_drawn_text_is_whole(model: LanguageModel, text: Text) -> None:
     found = Answer(model, [5], max_tokens=90, text=text, chooser=Sampler(1.5, seed=2)).run()
     assert found.text is not None and found.text.replace("\ufffd", "") in text.decode(found.ids)
