@@ -26,7 +26,7 @@ MOST_TEXT = 64 << 20
 )
 @click.option(
     "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q",
-    help="fp32, int8, int4 (weights in blocks of 32), int8-float, int4-float (products in float), int8-dynamic.",
+    help="fp32, int8, int4 (its heads keep 8 bits), int8-float, int4-float (products in float), int8-dynamic.",
 )  # fmt: skip
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for a MODULE:FUNCTION source.")
 @click.option(

@@ -20,7 +20,7 @@ from edgeexit.manifest import Artifact
 from edgeexit_exporters import layouts
 from edgeexit_exporters.lm.graphs import Graphs
 from edgeexit_exporters.lm.heads import EMBEDDING, npy, shortened, tied
-from edgeexit_exporters.lm.quantize import PRECISIONS, quantized
+from edgeexit_exporters.lm.quantize import PRECISIONS, head_precision, quantized
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def write_artifact(
         made = {}
         for n, graph in parts.graphs.items():
             progress(f"quantizing {n} to {precision}")
-            made[n] = quantized(graph, how, n)
+            made[n] = quantized(graph, head_precision(how) if _is_head(n) else how, n)
         if embedding is None:
             contents[EMBEDDING] = npy(parts.table.astype(np.float16))
     _check_names(made)

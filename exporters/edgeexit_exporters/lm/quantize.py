@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +15,8 @@ from edgeexit_exporters import layouts, onnx_graph
 from edgeexit_exporters.quantize import quiet
 
 BLOCK = 32
-"""Weights that share a scale."""
+"""Weights that share a scale. Not more: with 32, onnxruntime 1.32 computed every row of a block of tokens bit for bit as
+alone (x86-64 with AVX-512 VNNI, 8-bit activations); with 128, roundings differ by 1e-6, and thirty layers made 2.5 of it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ PRECISIONS = {
     "int4-float": Precision(4, floating=True),
     "int8-dynamic": Precision(8, dynamic=True),
 }
+
+
+def head_precision(precision: Precision) -> Precision:
+    """Heads keep 8 bits, as in other tools' 4-bit models: on SmolLM2-135M the most probable token was the float
+    model's in 60 % of 128 with it, in 52 % without, for a tenth more bytes."""
+    return replace(precision, bits=max(8, precision.bits))
 
 
 def quantized(model: ir.Model, precision: Precision, name: str) -> ir.Model:

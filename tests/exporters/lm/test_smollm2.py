@@ -46,6 +46,7 @@ def published() -> Any:
     place = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
     if place[1]:
         pytest.importorskip("gguf")
+        pytest.importorskip("accelerate", reason="transformers reads .gguf with accelerate: pip install accelerate")
     found = transformers.AutoModelForCausalLM.from_pretrained(place[0], dtype=torch.float32, **place[1])
     return found.eval()
 
