@@ -15,8 +15,9 @@ from edgeexit_exporters import layouts, onnx_graph
 from edgeexit_exporters.quantize import quiet
 
 BLOCK = 32
-"""Weights that share a scale. Not more: with 32, onnxruntime 1.32 computed every row of a block of tokens bit for bit as
-alone (x86-64 with AVX-512 VNNI, 8-bit activations); with 128, roundings differ by 1e-6, and thirty layers made 2.5 of it."""
+"""Weights that share a scale. Not more: with 32, onnxruntime 1.32 computes every row of a block of tokens bit for bit
+as alone (x86-64 with AVX-512 VNNI, activations of 8 bits); with 128, roundings differ by 1e-6, which thirty layers made
+a 2.5 of in the logits."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,15 @@ def test_a_tied_head_reads_the_embedding(made: LmExport) -> None:
     assert {*paths} == {"artifacts/onnx-decoder-int8/embedding.npy"}
 
 
+def test_heads_of_4_bit_models_keep_8(made: LmExport) -> None:
+    def bits(name: str) -> set[int]:
+        model = onnx.load(made.bundle.path / "artifacts/onnx-decoder-int4" / name, load_external_data=False)
+        products = [n for n in model.graph.node if n.op_type == "MatMulNBits"]
+        return {a.i for n in products for a in n.attribute if a.name == "bits"}
+
+    assert (bits("stage_0.onnx"), bits("kv_1.onnx"), bits("head.onnx"), bits("exit_0.onnx")) == ({4}, {4}, {8}, {8})
+
+
 def test_an_untied_head_has_weights_of_its_own(tmp_path: Path) -> None:
     model = built(UNTIED)
     found = export_lm(model, tmp_path / "u.edgeexit", LmWish(stages=(2,), keys_values=False), tokenizer=None)
