@@ -5,12 +5,13 @@ The format is specified in `docs/bundle-format.md`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -130,7 +131,7 @@ class Bundle:
             for spec in manifest.files:  # what only the old manifest named stays behind
                 if spec.path not in changed:
                     _copy(self.file(spec), folder / spec.path)
-            _write(folder, changed, manifest)
+            write_into(folder, changed, manifest)
         return Bundle(self.path, manifest)
 
     def become(self, other: Bundle) -> Bundle:
@@ -180,19 +181,33 @@ def write_bundle(
         BundleError: `path` exists (or, with `overwrite`, is anything but a bundle or an empty folder), or the
             disk refuses.
     """
+    with writing_bundle(path, overwrite=overwrite) as folder:
+        write_into(folder, contents, manifest)
+    return Bundle(Path(path), manifest)
+
+
+@contextlib.contextmanager
+def writing_bundle(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder that becomes the bundle when the block ends well: for files too large to hold them all.
+
+    The block writes every file and, with `write_into`, the manifest.
+
+    Raises:
+        BundleError: as `write_bundle`.
+    """
     path = Path(path)
     if overwrite and path.exists() and not _replaceable(path):
         raise BundleError(f"{path}: exists and is no bundle, so it is not overwritten; choose another name")
     with files.atomic_folder(path, overwrite=overwrite) as folder:
-        _write(folder, contents, manifest)
-    return Bundle(path, manifest)
+        yield folder
 
 
 def _replaceable(path: Path) -> bool:
     return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
 
 
-def _write(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) -> None:
+def write_into(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) -> None:
+    """Write files and the manifest, which is checked first, into a folder of `writing_bundle`."""
     document = to_json(manifest)
     from_json(document)
     for name, data in contents.items():

@@ -7,17 +7,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeexit.errors import BundleError
+from edgeexit.files import MAX_FILE_BYTES as MAX_FILE_BYTES
+from edgeexit.files import FileSpec as FileSpec
+from edgeexit.lm.spec import LmProof, LmSpec
 
 if TYPE_CHECKING:
     from edgeexit.speech.spec import SpeechSpec
 
 SCHEMA = 1
 MAX_EXITS = 256
-MAX_FILE_BYTES = 16 << 30
 MAX_MEMBERS = 64
 MAX_STATE = 1 << 28
 """Numbers in one state: a file that asks for more would take a device's memory by its name alone."""
-LAYOUTS = ("fused", "chain", "prefix", "all")
+NETWORK_LAYOUTS = ("fused", "chain", "prefix", "all")
+"""What any network is exported as."""
+LAYOUTS = (*NETWORK_LAYOUTS, "decoder")
+"""decoder: a language model, whose caller keeps the cache."""
 DTYPES = (
     "float32",
     "float16",
@@ -106,16 +111,6 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
-class FileSpec:
-    """One file of the bundle."""
-
-    path: str
-    """Relative to the bundle, with forward slashes."""
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
 class Check:
     """How far an artifact's outputs were from the source model's when it was made."""
 
@@ -155,9 +150,10 @@ class Artifact:
     temperatures: tuple[float, ...]
     """`(exits,)` divisors of the logits before the score; 1 until calibrated."""
     models: tuple[FileSpec, ...]
-    """chain: one per stage, or one that holds all stages; prefix: one per exit; fused, all: one."""
+    """chain: one per stage, or one that holds all stages; decoder: one per stage; prefix: one per exit; else: one."""
     data: tuple[FileSpec, ...] = ()
-    """Weights that the model files share, and what else stands beside them, such as `tokens.txt`."""
+    """Weights that the model files share, and what else stands beside them, such as `tokens.txt`; a decoder's other
+    files."""
     vectors: FileSpec | None = None
     calibration: FileSpec | None = None
     check: Check | None = None
@@ -169,6 +165,8 @@ class Artifact:
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Free axis of the inputs -> the sizes, rising, that its files are made for: an input is padded up to the next one.
     Empty = every size. One axis at most, in layout chain."""
+    proof: LmProof | None = None
+    """decoder: whether tokens that go through together get the logits they get one by one; None = nobody looked."""
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
@@ -203,6 +201,8 @@ class Manifest:
     """How a speech model hears and what its answers spell; None = it is none."""
     min_sizes: Mapping[str, int] = field(default_factory=dict)
     """Free axis of the inputs -> the smallest size that the network takes; an axis that is missing was not tried."""
+    lm: LmSpec | None = None
+    """Sizes of a language model; None = it is none."""
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of that name.
@@ -234,4 +234,5 @@ class Manifest:
     @property
     def files(self) -> tuple[FileSpec, ...]:
         """Every file once; artifacts of one precision share their vectors."""
-        return tuple(dict.fromkeys((*(f for a in self.artifacts for f in a.files), *self.policies.values())))
+        own = () if self.lm is None or self.lm.tokenizer is None else (self.lm.tokenizer,)
+        return tuple(dict.fromkeys((*(f for a in self.artifacts for f in a.files), *self.policies.values(), *own)))

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeexit.errors import BundleError
+from edgeexit.lm.spec import DecoderFiles, LmProof, LmSpec
 from edgeexit.manifest import (
     DTYPES,
     LAYOUTS,
     MAX_EXITS,
-    MAX_FILE_BYTES,
     MAX_MEMBERS,
     MAX_STATE,
     SCHEMA,
@@ -37,7 +37,6 @@ from edgeexit.scores import NAMES
 if TYPE_CHECKING:
     from edgeexit.speech.spec import SpeechSpec
 
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -120,6 +119,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
                 **({"cuts": [tensor(t, batch=True) for t in a.cuts]} if a.cuts is not None else {}),
                 **({"ports": [port(p) for p in a.ports]} if a.ports else {}),
                 **({"sizes": {axis: list(s) for axis, s in a.sizes.items()}} if a.sizes else {}),
+                **({"proof": a.proof.to_dict()} if a.proof is not None else {}),
             }
             for a in manifest.artifacts
         ],
@@ -128,6 +128,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "provenance": dict(manifest.provenance),
         **({"speech": manifest.speech.to_dict()} if manifest.speech is not None else {}),
         **({"min_sizes": dict(manifest.min_sizes)} if manifest.min_sizes else {}),
+        **({"lm": manifest.lm.to_dict()} if manifest.lm is not None else {}),
     }
 
 
@@ -265,16 +266,6 @@ def _min_sizes(value: Any, at: str) -> dict[str, int]:
     return {_text(name, at): r.count(name, 1 << 40) for name in r.data}
 
 
-def _file(value: Any, at: str) -> FileSpec:
-    r = _Reader(value, at)
-    found = FileSpec(r.text("path", _PATH), r.text("sha256"), r.count("bytes", MAX_FILE_BYTES))
-    if not re.fullmatch("[0-9a-f]{64}", found.sha256):
-        raise r.fail("sha256", "64 hexadecimal digits")
-    if found.path == "manifest.json":
-        raise r.fail("path", "a file other than the manifest itself")
-    return found
-
-
 def _check(value: Any, at: str) -> Check:
     r = _Reader(value, at)
     return Check(
@@ -293,15 +284,16 @@ def _artifact(value: Any, at: str) -> Artifact:
         r.text("precision", _NAME),
         r.optional("score", lambda v, a: _Reader({"score": v}, a).text("score", among=NAMES)),
         r.list("temperatures", _positive, least=1, most=MAX_EXITS),
-        r.list("models", _file, least=1, most=MAX_EXITS),
-        r.list("data", _file),
-        r.optional("vectors", _file),
-        r.optional("calibration", _file),
+        r.list("models", FileSpec.from_dict, least=1, most=MAX_EXITS),
+        r.list("data", FileSpec.from_dict),
+        r.optional("vectors", FileSpec.from_dict),
+        r.optional("calibration", FileSpec.from_dict),
         r.optional("check", _check),
         r.optional("batch", lambda v, a: _Reader({"batch": v}, a).text("batch", among=("one",))),
         r.optional("cuts", lambda v, a: _Reader({"cuts": v}, a).list("cuts", _tensor)),
         r.list("ports", _port, most=512) if "ports" in r.data else (),
         r.optional("sizes", _sizes) or {},
+        r.optional("proof", LmProof.from_dict),
     )
 
 
@@ -381,11 +373,12 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         r.list("stages", _stage, least=1, most=MAX_EXITS),
         r.list("cuts", _tensor),
         r.list("artifacts", _artifact, least=1, most=256),
-        {name: _file(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
+        {name: FileSpec.from_dict(v, f"{policies.at}.{name}") for name, v in policies.data.items()},
         r.optional("labels", lambda v, a: _Reader({"labels": v}, a).list("labels", _text, most=1 << 20)),
         provenance,
         r.optional("speech", _speech),
         r.optional("min_sizes", _min_sizes) or {},
+        lm=r.optional("lm", LmSpec.from_dict),
     )
     _check_parts(found, at)
     return found
@@ -443,8 +436,12 @@ def _check_parts(m: Manifest, at: str) -> None:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
     if m.speech is not None and isinstance(classes, int) and len(m.speech.tokens) != classes:
         raise BundleError(f"{at}: {len(m.speech.tokens)} speech tokens for {classes} classes")
+    if m.lm is not None and len(m.lm.stages) != count:
+        raise BundleError(f"{at}: a language model of {len(m.lm.stages)} stages with {count} exits")
+    if m.lm is not None and m.lm.vocab != classes:
+        raise BundleError(f"{at}: a language model of {m.lm.vocab} tokens answers with {classes!r:.40} classes")
     for a in m.artifacts:
-        expected = count if a.layout in ("chain", "prefix") else 1
+        expected = count if a.layout in ("chain", "prefix", "decoder") else 1
         if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
@@ -456,6 +453,7 @@ def _check_parts(m: Manifest, at: str) -> None:
         _check_ports(a, m, at)
         if a.sizes:
             _check_sizes(a, m, at)
+        _check_decoder(a, m, at)
         if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
             raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
 
@@ -467,6 +465,19 @@ def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
         )
     if strange := [n for n in a.sizes if not any(n in t.shape[1:] for t in m.inputs)]:
         raise BundleError(f"{at}: artifact {a.name!r}: sizes of {strange[0]!r:.60}, which is no free axis of an input")
+
+
+def _check_decoder(a: Artifact, m: Manifest, at: str) -> None:
+    if a.layout != "decoder":
+        if a.proof is not None:
+            raise BundleError(f"{at}: artifact {a.name!r}: a proof is of a decoder, layout is {a.layout}")
+        return
+    if m.lm is None:
+        raise BundleError(f"{at}: artifact {a.name!r}: a decoder belongs to a language model, and there is no `lm`")
+    try:
+        DecoderFiles.of(a.models, a.data)
+    except BundleError as e:
+        raise BundleError(f"{at}: artifact {a.name!r}: {e}") from e
 
 
 def _check_ports(a: Artifact, m: Manifest, at: str) -> None:

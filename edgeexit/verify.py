@@ -13,11 +13,14 @@ from edgeexit.checks import InputCheck, relative_error
 from edgeexit.engine import RUN_LAYOUTS, Engine
 from edgeexit.errors import BackendMissing, BundleError, PolicyError
 from edgeexit.layouts.base import Recorded
+from edgeexit.lm.loading import load_lm
+from edgeexit.lm.proof import prove
 from edgeexit.manifest import Artifact
 from edgeexit.policy import Threshold, fixed_exit
 from edgeexit.scores import valid_positions
 
 DEFAULT_TOLERANCE = 1e-4
+MAX_PROOF_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         backend = backends.get(artifact.format)
     except BackendMissing as e:
         return Verified(artifact.name, None, str(e))
+    if artifact.layout == "decoder":
+        return _decoder(bundle, artifact, threads)
     arrays = _vectors(bundle, artifact)
     count = len(bundle.manifest.exits)
     inputs = InputCheck(bundle.manifest.feeds).many(
@@ -75,6 +80,25 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
     if agree is not None and agree < n:
         reasons.append(f"{n - agree} of {n} inputs left at another exit than they should")
     return Verified(artifact.name, not reasons, "; ".join(reasons), errors, tolerance, agree, n)
+
+
+def _decoder(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
+    """Whether what was proved of a language model holds on this machine, too."""
+    assert artifact.vectors is not None
+    said, ids = artifact.proof, bundle.arrays(artifact.vectors).get("ids")
+    if said is None:
+        return Verified(artifact.name, None, "nothing was proved of it that could be checked")
+    if ids is None or ids.ndim != 2 or ids.dtype != np.int64 or ids.shape[1] < 2 or ids.size > MAX_PROOF_TOKENS:
+        raise BundleError(f"{bundle.path}: {artifact.vectors.path} needs 'ids', int64 (sequences, positions)")
+    lm = load_lm(bundle, artifact=artifact.name, threads=threads)
+    lm.check_ids(ids.reshape(-1).tolist())
+    found = prove(lm, ids, said.block, tolerance=said.tolerance).proof
+    kept = found.verified or not said.verified
+    reason = "" if kept else (
+        f"not lossless on this machine: {found.flips} of {found.tokens} tokens change when they go through together, "
+        f"logits by up to {found.max_difference:.2g}; use greedy decoding here"
+    )  # fmt: skip
+    return Verified(artifact.name, kept, reason, (found.max_difference,), said.tolerance, None, len(ids))
 
 
 def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | None:

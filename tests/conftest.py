@@ -22,6 +22,18 @@ def tiny() -> Path:
     return next(p for p in _PLACES if p.is_dir()) / "tiny.edgeexit"
 
 
+@pytest.fixture(scope="session")
+def tiny_lm(tiny: Path) -> Path:
+    """The language model that `device/make_tiny_lm.py` made: 4 exits, 272 tokens, fp32 and int8. Do not change it."""
+    return tiny.parent / "tiny-lm.edgeexit"
+
+
+@pytest.fixture(scope="session")
+def tiny_lm_short(tiny: Path) -> Path:
+    """The same, with maps and a list of 64 tokens at its early exits. Do not change it."""
+    return tiny.parent / "tiny-lm-short.edgeexit"
+
+
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""

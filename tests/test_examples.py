@@ -25,6 +25,8 @@ def test_example(folder: Path, tmp_path: Path) -> None:
     script = folder / f"{folder.name}.py"
     if folder.name == "attach_exits":
         pytest.importorskip("torch")
+    if folder.name == "smollm2":
+        pytest.skip("needs SmolLM2-135M and minutes; tests/exporters/lm/test_smollm2.py runs it where it is")
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from edgeexit.calibrate.losses import LOSSES, Loss, loss_of
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy import Policy
 from edgeexit.rows import Rows, replay
+
+T = TypeVar("T")
 
 Method = Literal["ltt", "ucb", "crc"]
 METHODS: tuple[Method, ...] = ("ltt", "ucb", "crc")
@@ -100,18 +102,34 @@ def certify(sequence: Sequence[Policy], calibration: Rows, asked: Guarantee) -> 
     table, (alpha, bound) = _scaled(loss, raw, asked), _scale(loss, asked)
     name, passes = _test(loss.binary(calibration), n, alpha, bound, asked)
     order = shuffled(rows)  # to bet in
-    passed = None
-    for policy in sequence:
-        taken = replay(policy, calibration)
-        losses = table[taken, rows]
-        if not passes(losses[order] if asked.method == "ucb" else losses):
-            break
-        passed = policy, float(raw[taken, rows].mean())
+
+    def tried() -> Iterator[tuple[tuple[Policy, float], NDArray[np.float64]]]:
+        for policy in sequence:
+            taken = replay(policy, calibration)
+            losses = table[taken, rows]
+            yield (policy, float(raw[taken, rows].mean())), losses[order] if asked.method == "ucb" else losses
+
+    passed = last_passing(tried(), passes)
     if passed is None:
         raise Infeasible(too_few(asked, n))
     sure = f"with probability {1 - asked.delta:g}" if asked.method != "crc" else "on average"
     text = f"{loss.text} is at most {asked.alpha:g}, {sure} over calibration sets, {CONDITION}"
     return Certificate(passed[0], promise_of(asked, calibration, name, passed[1], text))
+
+
+def last_passing(
+    tried: Iterable[tuple[T, NDArray[np.float64]]], passes: Callable[[NDArray[np.float64]], bool]
+) -> T | None:
+    """The test of a fixed sequence: what comes before the first whose losses fail; None = the first does.
+
+    Nothing after it is asked for, so losses may be dear to compute.
+    """
+    found = None
+    for candidate, losses in tried:
+        if not passes(losses):
+            break
+        found = candidate
+    return found
 
 
 def promise_of(asked: Guarantee, rows: Rows, test: str, measured: float, text: str) -> dict[str, Any]:

@@ -15,9 +15,12 @@ from edgeexit.cli.demo import demo
 from edgeexit.cli.doctor import doctor
 from edgeexit.cli.evaluate import evaluate
 from edgeexit.cli.export import export
+from edgeexit.cli.export_lm import export_lm
+from edgeexit.cli.generate import generate
 from edgeexit.cli.inspect import inspect, verify
 from edgeexit.cli.monitor import monitor
 from edgeexit.cli.run import run
+from edgeexit.cli.simulate import simulate
 from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
 from edgeexit.cli.transcribe import transcribe
@@ -47,6 +50,7 @@ def cli(ctx: click.Context) -> None:
 
 for command in (
     export,
+    export_lm,
     augment,
     inspect,
     verify,
@@ -60,6 +64,8 @@ for command in (
     monitor,
     soak,
     report,
+    generate,
+    simulate,
     demo,
     doctor,
 ):

@@ -14,7 +14,7 @@ from edgeexit.cli.inspect import describe, exits_table
 from edgeexit.cli.refit_shown import refit_text
 from edgeexit.errors import BackendMissing, EdgeExitError
 from edgeexit.files import read_npz, write_atomic
-from edgeexit.manifest import LAYOUTS
+from edgeexit.manifest import NETWORK_LAYOUTS
 from edgeexit.scores import GRAPH
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ def export(
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
     """
     wanted = names(layouts) or []
-    if not wanted or any(w not in LAYOUTS for w in wanted):
-        raise EdgeExitError(f"--layouts {layouts}: choose from {', '.join(LAYOUTS)}")
+    if not wanted or any(w not in NETWORK_LAYOUTS for w in wanted):
+        raise EdgeExitError(f"--layouts {layouts}: choose from {', '.join(NETWORK_LAYOUTS)}")
     arrays = None if data is None else read_npz(data)
     classes = None if arrays is None or data is None else labels_of(arrays, data)
     forms = _exporters().Forms(

@@ -21,6 +21,7 @@ from edgeexit.cli.common import (
     table,
     threads_option,
 )
+from edgeexit.cli.lm_shown import lm_text
 from edgeexit.environment import environment, environment_line
 from edgeexit.errors import BundleError
 from edgeexit.manifest import Manifest
@@ -148,6 +149,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
             f"hears {f.sample_rate} Hz in {f.bins} bands from {f.low_hz:g} to {f.top_hz:g} Hz (features {f.digest}), "
             f"writes {len(m.speech.tokens)} tokens, one per {1000 * m.speech.frame_seconds:g} ms\n"
         )
+    if m.lm is not None:
+        lines = [lm_text(m)]
     if m.states:
         rows = [["stage", "state", "numbers", "next value"]]
         rows += [
@@ -158,7 +161,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         lines.append("\n" + table(rows))
     if known := accuracies(opened):
         lines.append(f"({known['measure']} on {known['n']} calibration rows, {known['artifact']})")
-    lines.append("\n" + _artifacts(m))
+    if m.lm is None:
+        lines.append("\n" + _artifacts(m))
     if m.policies:
         rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
         for name in m.policies:

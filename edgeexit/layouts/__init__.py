@@ -33,6 +33,8 @@ def make(bundle: Bundle, artifact: Artifact, backend: Backend, threads: int, clo
     Raises:
         BundleError: the engine cannot load them, or they are not what the manifest says.
     """
+    if artifact.layout not in _DRIVERS:
+        raise BundleError(f"{artifact.name} is a language model's: run it with `edgeexit generate` or edgeexit.lm")
     paths = [bundle.file(f) for f in artifact.models]
     return drive(bundle.manifest, artifact, paths, backend, threads, clock)
 

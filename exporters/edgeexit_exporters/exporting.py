@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.bundle import Bundle, write_bundle
 from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
-from edgeexit.manifest import LAYOUTS
+from edgeexit.manifest import NETWORK_LAYOUTS
 from edgeexit.scores import GRAPH
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
@@ -124,10 +124,10 @@ def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
     if score not in GRAPH:
         raise ModelError(f"score {score!r} is nothing that a graph computes; known: {', '.join(GRAPH)}")
-    if unknown := [w for w in layouts if w not in LAYOUTS]:
-        raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(LAYOUTS)}")
+    if unknown := [w for w in layouts if w not in NETWORK_LAYOUTS]:
+        raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(NETWORK_LAYOUTS)}")
     if not layouts:
-        raise ModelError(f"no layout asked for; known: {', '.join(LAYOUTS)}")
+        raise ModelError(f"no layout asked for; known: {', '.join(NETWORK_LAYOUTS)}")
 
 
 def export_source(

@@ -100,6 +100,8 @@ def share_weights(models: Sequence[ir.Model]) -> bytes:
             tensor, name = value.const_value, value.name
             if tensor is None or name is None or count[name] < 2 or tensor.nbytes < SHARED_LEAST_BYTES:
                 continue
+            if isinstance(tensor, ir.ExternalTensor):  # in a file of its own already
+                continue
             if name not in placed:
                 data.extend(b"\0" * (-len(data) % _ALIGN))
                 placed[name] = ir.ExternalTensor(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgeexit.bundle import describe
 from edgeexit.errors import ExportMismatch
-from edgeexit.manifest import LAYOUTS, Artifact, Check
+from edgeexit.manifest import NETWORK_LAYOUTS, Artifact, Check
 from edgeexit_exporters import check, kernels, sherpa
 from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
@@ -33,7 +33,7 @@ def onnx_artifacts(
 
     Args:
         known: of the network; quantised already where int8 is wanted.
-        layouts: of `edgeexit.manifest.LAYOUTS`.
+        layouts: of `edgeexit.manifest.NETWORK_LAYOUTS`.
         score: inside the fused graph.
         tolerance: see `exporting.export`.
         exact: exits that are computed as in the source model, so that they may differ in their last bits at most.
@@ -50,7 +50,7 @@ def onnx_artifacts(
     vectors_path = f"vectors/onnx-{precision}.npz"
     made = Made({vectors_path: vectors(source, known.manifest, score)})
     contract = _contract(known, progress) if "prefix" in layouts else None
-    for layout in [w for w in LAYOUTS if w in layouts]:
+    for layout in [w for w in NETWORK_LAYOUTS if w in layouts]:
         name = f"onnx-{layout}-{precision}"
         progress(f"writing and checking {name}")
         comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)

@@ -93,7 +93,7 @@ def quantize(
         raise ModelError("nothing to quantise: the network has no convolution or matrix product that is not excluded")
     convolves = any(n.op_type == "Conv" and n.name not in skipped for n in model.graph)
     progress(f"quantising to {precision}")
-    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder, quiet():
         # By path: of a model in memory, onnxruntime moves the weights out, and does not bring them back.
         given, out = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
         given.write_bytes(layouts.to_bytes(model, "the network"))
@@ -261,7 +261,7 @@ def _tidy(model: ir.Model) -> ir.Model:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """onnxruntime's quantisation prints its progress, and logs on the root logger."""
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgeexit import bundle, files, manifest, scores
+from edgeexit.lm.spec import LmProof, LmSpec
 from edgeexit.manifest_json import from_json, to_json
 from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.spec import SpeechSpec
@@ -61,6 +62,8 @@ TABLES: dict[str, type] = {
     "**file**": manifest.FileSpec,
     "**speech**": SpeechSpec,
     "**features**": FeatureSpec,
+    "**lm**": LmSpec,
+    "**proof**": LmProof,
     "## manifest.json": manifest.Manifest,
 }
 
@@ -83,12 +86,16 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     schema = json.loads((Path(manifest.__file__).parent / "bundle.schema.json").read_text())
     read = from_json(json.loads((tiny / "manifest.json").read_text()))
     port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3, "x_int8")
-    full = dataclasses.replace(read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,), sizes={"time": (7, 9)})
+    proof = LmProof("verified", 10, 5, 0.0, 0, 0.0)
+    full = dataclasses.replace(
+        read.artifacts[0], batch="one", cuts=read.cuts, ports=(port,), sizes={"time": (7, 9)}, proof=proof
+    )
     speech = SpeechSpec(FeatureSpec(8000, 40), ("<blk>", "a", "b"), 0)
+    lm = LmSpec(3, 4, 3, 1, 2, 8, (1, 2, 3))
     exits = (dataclasses.replace(read.exits[0], lengths="n"), *read.exits[1:])
     document = to_json(
         dataclasses.replace(
-            read, artifacts=(full, *read.artifacts[1:]), exits=exits, speech=speech, min_sizes={"time": 7}
+            read, artifacts=(full, *read.artifacts[1:]), exits=exits, speech=speech, min_sizes={"time": 7}, lm=lm
         )
     )
     assert set(schema["properties"]) == set(document)
@@ -102,5 +109,7 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
         "file": document["policies"]["half-fused"],
         "speech": document["speech"],
         "features": document["speech"]["features"],
+        "lm": document["lm"],
+        "proof": document["artifacts"][0]["proof"],
     }.items():
         assert properties(schema, name) == set(example), name

@@ -26,6 +26,7 @@ import {module}
 
 EVERY_NAME = "edgeexit; [getattr(edgeexit, n) for n in edgeexit.__all__]"
 """Names are imported when they are asked for, so ask for all."""
+EVERY_LM_NAME = "edgeexit.lm; [getattr(edgeexit.lm, n) for n in edgeexit.lm.__all__]"
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     "module",
     [
         EVERY_NAME,
+        EVERY_LM_NAME,
         "edgeexit.calibrate",
         "edgeexit.sweep",
         "edgeexit.engine",

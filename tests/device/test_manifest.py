@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import time
@@ -12,61 +11,16 @@ from typing import Any
 
 import pytest
 
-import edgeexit
 from edgeexit.errors import BundleError
 from edgeexit.manifest_json import from_json, to_json
 from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.spec import SpeechSpec
-
-SCHEMA = Path(edgeexit.__file__).parent / "bundle.schema.json"
-ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 2, 1.5, -0.5, 10**30, 10**400, 1e308, "", "x", "x\n", "../x", "/etc/passwd",
-    "a//b", "x" * 600, "\x1b[2J", "\ud800", "a b", "manifest.json", "chain", "fused", "maxprob", [], {}, [[]],
-    [None], ["x"], [1, 2], [-1.0] * 3, ["x"] * 5000, {"x": 1}, {"name": "x"},
-]  # fmt: skip
+from odd_manifests import ODD, SCHEMA, accepted, mutated
 
 
 @pytest.fixture
 def manifest(tiny: Path) -> dict[str, Any]:
     return json.loads((tiny / "manifest.json").read_text())
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) in a document."""
-    found: list[tuple[Any, Any]] = []
-    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    for key in keys:
-        found.append((value, key))
-        found.extend(places(value[key]))
-    return found
-
-
-def mutated(manifest: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    document = copy.deepcopy(manifest)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        container, key = rng.choice(places(document))
-        what = rng.randrange(5)
-        if what == 0:
-            del container[key]
-        elif what == 1:
-            container[key] = copy.deepcopy(rng.choice(ODD))
-        elif what == 2:
-            other, k = rng.choice(places(document))
-            container[key] = copy.deepcopy(other[k])
-        elif what == 3 and isinstance(container, list):
-            container.append(copy.deepcopy(container[key]))
-        elif isinstance(container, dict):
-            container[rng.choice(("strange", "states", "batch_axis", "score"))] = copy.deepcopy(rng.choice(ODD))
-    return document
-
-
-def accepted(document: Any) -> bool:
-    try:
-        from_json(document)
-    except BundleError as e:
-        assert 0 < len(str(e)) < 1000
-        return False
-    return True
 
 
 SPEECH = SpeechSpec(FeatureSpec(8000, 40), ("<blk>", "▁a", "</s>"), 0, (2,), 0.04).to_dict()

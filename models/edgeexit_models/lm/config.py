@@ -39,7 +39,8 @@ class LMConfig:
     initializer_range: float = 0.02
     """Standard deviation of fresh weights."""
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    """What ends an answer; chat models have several."""
 
     def __post_init__(self) -> None:
         """Raises: ModelError for sizes that cannot make a network."""
@@ -67,7 +68,8 @@ class LMConfig:
                 raise ModelError(f"language model config: {name} is {value!r}, expected a number above 0")
         for name in ("bos_token_id", "eos_token_id"):
             value = getattr(self, name)
-            if value is not None and not (type(value) is int and 0 <= value < self.vocab_size):
+            ids = value if isinstance(value, tuple) and name == "eos_token_id" else (value,)
+            if value is not None and not all(type(i) is int and 0 <= i < self.vocab_size for i in ids):
                 raise ModelError(f"language model config: {name} is {value!r}, expected 0..{self.vocab_size - 1}")
         if not isinstance(self.tie_word_embeddings, bool):
             raise ModelError(f"language model config: tie_word_embeddings is {self.tie_word_embeddings!r}, not a bool")
@@ -76,6 +78,12 @@ class LMConfig:
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer, each once."""
+        found = self.eos_token_id
+        return tuple(dict.fromkeys(found)) if isinstance(found, tuple) else () if found is None else (found,)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json that transformers' LlamaForCausalLM reads."""
@@ -103,7 +111,7 @@ class LMConfig:
         values.setdefault("num_key_value_heads", found.get("num_attention_heads"))
         values.setdefault("tie_word_embeddings", False)
         if isinstance(values.get("eos_token_id"), list):
-            raise ModelError(f"language model config: several eos_token_id {values['eos_token_id']}: keep one")
+            values["eos_token_id"] = tuple(values["eos_token_id"])
         missing = [name for name in _SIZES if name != "head_dim" and name not in values]
         if missing:
             raise ModelError(f"language model config: without {', '.join(missing)}")

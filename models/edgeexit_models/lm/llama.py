@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,18 @@ class LlamaLM(nn.Module):
             new += [key[0], value[0]]
         return h, new
 
+    def keys_values(self, first: int, last: int, h: Tensor, positions: Tensor) -> list[Tensor]:
+        """New rows of layers first..last-1 as if each of them read `h`: what stands in for them where they are skipped.
+
+        Args:
+            first, last, h, positions: as for `block`.
+
+        Returns:
+            Keys, values, keys, values, ..., each `(T, kv_heads, head_dim)`.
+        """
+        turn = self.turn(positions)
+        return [row[0] for layer in self.layers[first:last] for row in cast(_Layer, layer).rows(h, turn)]
+
     def head(self, h: Tensor) -> Tensor:
         """Final norm and head, shared by all exits: `(..., hidden)` -> logits `(..., vocab)`."""
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
@@ -124,6 +137,10 @@ class _Layer(nn.Module):
         h = h + mixed
         return h + self.mlp(self.post_attention_layernorm(h)), new
 
+    def rows(self, h: Tensor, turn: Turn) -> Rows:
+        """Keys and values alone."""
+        return self.self_attn.rows(self.input_layernorm(h), turn)
+
 
 class _Attention(nn.Module):
     def __init__(self, config: LMConfig) -> None:
@@ -139,8 +156,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
         # x: (batch, T, hidden); mask: (T, P + T), None = causal without past
         query = turned(self.q_proj(x).unflatten(-1, (-1, self.size)), turn)
-        key = turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn)
-        value = self.v_proj(x).unflatten(-1, (-1, self.size))
+        key, value = self.rows(x, turn)
         keys, values = key, value
         if past is not None:
             keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
@@ -152,6 +168,12 @@ class _Attention(nn.Module):
             mixed = self._attend(query, keys, values, mask)
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out, (key, value)
+
+    def rows(self, x: Tensor, turn: Turn) -> Rows:
+        return (
+            turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn),
+            self.v_proj(x).unflatten(-1, (-1, self.size)),
+        )
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Query heads that share keys are rows of one product, so that nothing is repeated: (batch, T, heads, size)."""

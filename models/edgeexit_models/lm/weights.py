@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,7 +17,7 @@ from edgeexit.errors import ModelError
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.llama import LlamaLM
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _PREFIX, _HEAD = "model.", "lm_head.weight"
 
 
@@ -60,24 +61,15 @@ def save_lm(folder: Path, model: LlamaLM, dtype: torch.dtype = torch.float32) ->
 
 
 def load_lm(folder: Path) -> LlamaLM:
-    """Reads the folder; weights become float32, whatever they are stored in. The model is in evaluation mode.
+    """Reads the folder, with weights in one file or in several with an index; they become float32,
+    whatever they are stored in. The model is in evaluation mode.
 
     Raises:
         ModelError: a file is missing or damaged, the config asks for what `LMConfig` refuses, or names and shapes do
             not fit it.
     """
-    try:
-        found = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{folder / CONFIG}: cannot be read ({e})") from e
-    if not isinstance(found, dict):
-        raise ModelError(f"{folder / CONFIG}: holds a {type(found).__name__}, expected the config's names and values")
-    config = LMConfig.from_dict(found)
-    try:
-        stored = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, safetensors.SafetensorError) as e:
-        raise ModelError(f"{folder / WEIGHTS}: cannot be read as safetensors ({e})") from e
-    state = from_hugging_face(stored, config)
+    config = LMConfig.from_dict(_object(folder / CONFIG))
+    state = from_hugging_face(_stored(folder), config)
     model = _empty(config)
     wanted = model.state_dict()
     wrong = [
@@ -89,6 +81,35 @@ def load_lm(folder: Path) -> LlamaLM:
         raise ModelError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {'; '.join(sorted(wrong)[:3])}")
     model.load_state_dict({name: value.float() for name, value in state.items()})
     return model.eval()
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path}: cannot be read ({e})") from e
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds a {type(found).__name__}, expected names and values")
+    return found
+
+
+def _stored(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the one file, or of those that an index names."""
+    names = [WEIGHTS]
+    if not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
+        places = _object(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+            raise ModelError(f"{folder / INDEX}: without a weight_map of file names")
+        names = sorted({*places.values()})
+        if strange := [n for n in names if Path(n).name != n or not n.endswith(".safetensors")]:
+            raise ModelError(f"{folder / INDEX}: names {strange[0]!r:.80}, expected safetensors files beside it")
+    found: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            found |= safetensors.torch.load_file(folder / name)
+        except (OSError, safetensors.SafetensorError) as e:
+            raise ModelError(f"{folder / name}: cannot be read as safetensors ({e})") from e
+    return found
 
 
 def _empty(config: LMConfig) -> LlamaLM:

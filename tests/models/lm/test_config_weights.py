@@ -32,6 +32,12 @@ def test_a_published_config_is_read() -> None:
     assert LMConfig.from_dict(config.to_dict()) == config
 
 
+def test_several_ends_of_text() -> None:
+    config = LMConfig.from_dict({**SMOLLM2, "eos_token_id": [2, 0, 2]})
+    assert config.ends == (2, 0)
+    assert LMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
 def test_the_newer_place_of_rope_theta_is_known() -> None:
     found = {**SMOLLM2, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
     assert LMConfig.from_dict(found).rope_theta == 5e5
@@ -58,7 +64,8 @@ def test_defaults_are_those_of_transformers() -> None:
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"head_dim": 63}, "odd"),
         ({"eos_token_id": 49152}, r"eos_token_id is 49152, expected 0\.\.49151"),
-        ({"eos_token_id": [0, 2]}, "several eos_token_id"),
+        ({"eos_token_id": [0, 49152]}, r"eos_token_id is \(0, 49152\), expected"),
+        ({"eos_token_id": [[0]]}, "eos_token_id"),
         ({"tie_word_embeddings": 1}, "not a bool"),
     ],
 )

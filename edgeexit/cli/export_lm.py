@@ -1,0 +1,145 @@
+"""`edgeexit export-lm`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeexit.cli.common import json_option, names, print_json, say
+from edgeexit.cli.lm_shown import lm_text
+from edgeexit.errors import BackendMissing, DataError, EdgeExitError
+from edgeexit.manifest_json import to_json
+
+MOST_TEXT = 64 << 20
+
+
+@click.command("export-lm")
+@click.argument("source")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, help="The bundle's folder, e.g. smollm2.edgeexit."
+)
+@click.option(
+    "--stages", metavar="A,B,C", help="Layers after which exits lie; the last is always one. [default: four stages]"
+)
+@click.option(
+    "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q",
+    help="fp32, int8, int4 (its heads keep 8 bits), int8-float, int4-float (products in float), int8-dynamic.",
+)  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict for a MODULE:FUNCTION source.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json. [default: the one beside the weights]"
+)
+@click.option("--no-tokenizer", is_flag=True, help="Without: whoever runs the bundle brings token ids.")
+@click.option(
+    "--text", type=click.Path(path_type=Path),
+    help="A text file like what will be written: for --maps and --shortlist, and without it nothing is proved.",
+)  # fmt: skip
+@click.option("--maps", is_flag=True, help="Fit a linear map before the head of every early exit.")
+@click.option("--heads", type=click.Path(path_type=Path), help="Trained maps (.safetensors, as save_maps writes them).")
+@click.option(
+    "--shortlist", type=click.IntRange(1), metavar="N",
+    help="Early exits choose from the text's N most frequent tokens: a cheaper head.",
+)  # fmt: skip
+@click.option(
+    "--block", type=click.IntRange(2), default=5, show_default=True,
+    help="The most tokens together in the proof: a draft of 4 is checked as 5.",
+)  # fmt: skip
+@click.option("--proof-tokens", type=click.IntRange(2), default=128, show_default=True, help="Tokens of text in it.")
+@click.option("--no-kv", is_flag=True, help="Leave out the stand-ins for skipped stages.")
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@json_option
+def export_lm(
+    source: str,
+    out: Path,
+    stages: str | None,
+    precisions: str,
+    weights: Path | None,
+    tokenizer: Path | None,
+    no_tokenizer: bool,
+    text: Path | None,
+    maps: bool,
+    heads: Path | None,
+    shortlist: int | None,
+    block: int,
+    proof_tokens: int,
+    no_kv: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Make a bundle from a decoder language model of the Llama family.
+
+    SOURCE is a folder with config.json and safetensors (as Hugging Face's LlamaForCausalLM writes it), a .gguf file, or
+    package.module:function returning a decoder module. The bundle has a file per stage, one head for all exits and the
+    embedding; every part is compared with the source.
+
+    With --text, each artifact is run one token at a time and with several together, as speculation does, and what that
+    changes stands in the bundle. `verified` means: no token of the text, and no logit by more than 0.001.
+
+    \b
+    Examples:
+      edgeexit export-lm models/SmolLM2-135M --stages 5,15,25 --text book.txt --out smollm2.edgeexit
+      edgeexit export-lm SmolLM2.gguf --precision fp32,int4 --maps --shortlist 8192 --text book.txt -o smollm2.edgeexit
+      edgeexit export-lm my_net:make --weights w.safetensors --tokenizer tokenizer.json --out my.edgeexit
+    """
+    if tokenizer is not None and no_tokenizer:
+        raise EdgeExitError("--tokenizer or --no-tokenizer, not both")
+    lm = _exporter()
+    wish = lm.LmWish(
+        stages=_layers(stages),
+        precisions=tuple(names(precisions) or ()),
+        maps=maps,
+        heads=heads,
+        shortlist=shortlist,
+        keys_values=not no_kv,
+        block=block,
+        proof_tokens=proof_tokens,
+    )
+    made = lm.export_lm(
+        source,
+        out,
+        wish,
+        weights=weights,
+        tokenizer=None if no_tokenizer else tokenizer or "own",
+        text=None if text is None else _text(text),
+        overwrite=overwrite,
+        progress=say,
+    )
+    if as_json:
+        print_json({**to_json(made.bundle.manifest), "exits_agreement": [asdict(e) for e in made.exits]})
+    else:
+        click.echo(lm_text(made.bundle.manifest))
+        click.echo(f"wrote {out}")
+
+
+def _exporter() -> Any:
+    try:
+        from edgeexit_exporters import lm
+    except ImportError as e:
+        raise BackendMissing(f"exporting a language model needs more ({e}): pip install 'edgeexit[lm]'") from e
+    return lm
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    wanted = names(text)
+    if wanted is None:
+        return None
+    if not all(w.isdecimal() and len(w) < 9 for w in wanted):
+        raise EdgeExitError(f"--stages {text}: expected layer numbers, e.g. 2,4,8")
+    return tuple(int(w) for w in wanted)
+
+
+def _text(path: Path) -> str:
+    try:
+        if (size := path.stat().st_size) > MOST_TEXT:
+            raise DataError(f"{path}: {size} bytes, at most {MOST_TEXT} are read: give a part of it")
+        found = path.read_text("utf-8")
+    except OSError as e:
+        raise DataError(f"{path}: no text to read: {e.strerror or e}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: not text in UTF-8: {e}") from e
+    if not found.strip():
+        raise DataError(f"{path}: no text in it")
+    return found

@@ -1,0 +1,208 @@
+"""`edgeexit generate`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, say, threads_option
+from edgeexit.environment import environment
+from edgeexit.errors import DataError
+from edgeexit.files import read_json
+from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.generating import Answer, Generation
+from edgeexit.lm.loading import load_lm
+from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.sampling import chooser
+from edgeexit.lm.setting import CONFIDENCES, METHODS, Setting
+from edgeexit.lm.text import Text, encoded, text_of
+
+decoder_option = click.option(
+    "--artifact", metavar="NAME", help="Decoder artifact or precision. [default: the first that can run here]"
+)
+costs_option = click.option(
+    "--costs", type=click.Path(path_type=Path), help="This device's costs from `edgeexit simulate --save-costs`."
+)
+
+
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How to decode."""
+    for option in (
+        click.option("--repair", is_flag=True, help="calm: deeper stages later compute what they missed."),
+        click.option(
+            "--confidence", type=click.Choice(CONFIDENCES), default="maxprob", show_default=True, help="calm: of what."
+        ),
+        click.option("--ngram", type=int, default=3, show_default=True, help="lookup: tokens that repeat, at most."),
+        click.option(
+            "--threshold", type=float, help="Sureness: speculative and del end drafts below it, calm leaves from it on."
+        ),
+        click.option("--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: at most."),
+        click.option(
+            "--exit", "exit_index", type=int, help="speculative: drafts. calm: first to answer. skip: stages left."
+        ),
+        click.option(
+            "--method", type=click.Choice(METHODS), default="greedy", show_default=True, help="Way of decoding."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@bundle_argument
+@click.option("--prompt", help="The text to go on with.")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="A file that holds it.")
+@click.option(
+    "--prompt-ids", metavar="ID,ID", help="Or its token ids; the answer is then ids too if it has no tokenizer."
+)
+@setting_options
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="New tokens, at most.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 = always the most probable token.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k most probable; 0 = all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--stop", "stops", multiple=True, help="End before this string; may be given several times.")
+@costs_option
+@decoder_option
+@threads_option
+@json_option
+def generate(
+    bundle: Path,
+    prompt: str | None,
+    prompt_file: Path | None,
+    prompt_ids: str | None,
+    method: Any,
+    exit_index: int | None,
+    draft: int,
+    threshold: float | None,
+    ngram: int,
+    confidence: Any,
+    repair: bool,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    stops: tuple[str, ...],
+    costs: Path | None,
+    artifact: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Go on with a text, token by token or several at a time, as it comes.
+
+    \b
+    Examples:
+      edgeexit generate code.edgeexit --prompt "def main("
+      edgeexit generate code.edgeexit --prompt "def main(" --method speculative --exit 2 --draft 4
+      edgeexit generate code.edgeexit --prompt-file notes.txt --method lookup --stop "\\n\\n"
+      edgeexit generate code.edgeexit --prompt "import " --temperature 0.8 --top-p 0.95 --seed 7
+
+    speculative, del and lookup check their drafts with the whole network. Whether the text is then that of plain
+    decoding was measured for every artifact when it was exported, and the last line says so. calm and skip give another
+    text, on purpose. `edgeexit simulate` finds out which way is fastest here.
+    """
+    setting = Setting(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
+    model = load_lm(bundle, artifact=artifact, threads=threads)
+    text = None if model.tokenizer is None and prompt_ids is not None else text_of(model)
+    ids = prompt_of(model, text, prompt, prompt_file, prompt_ids)
+    answer = Answer(
+        model, ids, setting, max_tokens=max_tokens, chooser=chooser(temperature, top_k, top_p, seed),
+        costs=costs_of(model, setting, costs), text=text,
+        stops=[s.encode("latin-1", "backslashreplace").decode("unicode_escape") for s in stops],
+    )  # fmt: skip
+    stopped = False
+    try:
+        for piece in answer:
+            if not as_json:
+                click.echo(shown(piece.text) if text is not None else " ".join(map(str, piece.ids)) + " ", nl=False)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        stopped = True
+    result = answer.result
+    if as_json:
+        where = environment(model.engine, threads)
+        print_json({**asdict(result), "tokens_per_second": result.tokens_per_second, "acceptance": result.acceptance,
+                    "artifact": model.artifact, "environment": where})  # fmt: skip
+    else:
+        click.echo()
+        say(summary(result, model))
+    if stopped:
+        raise click.Abort
+
+
+def prompt_of(
+    model: LanguageModel, text: Text | None, prompt: str | None, file: Path | None, ids: str | None
+) -> list[int]:
+    """The prompt's tokens, from one of three options.
+
+    Raises:
+        DataError: none or several of them, a file that is no text, ids that are no numbers.
+    """
+    if sum(x is not None for x in (prompt, file, ids)) != 1:
+        raise DataError("give one of --prompt, --prompt-file and --prompt-ids")
+    if ids is not None:
+        try:
+            return [int(part) for part in ids.replace(",", " ").split()]
+        except ValueError as e:
+            raise DataError(f"--prompt-ids {ids!r:.60}: expected whole numbers separated by commas") from e
+    if file is not None:
+        prompt = read_text(file)
+    assert prompt is not None and text is not None
+    return encoded(model, text, prompt)
+
+
+def read_text(file: Path) -> str:
+    """Raises: DataError for a file that is missing, or no UTF-8 text."""
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{file}: cannot be read as text: {e}") from e
+
+
+def costs_of(model: LanguageModel, setting: Setting, file: Path | None) -> Costs | None:
+    """The costs that `del` chooses by: from a file, or measured now; None = not needed."""
+    if setting.method != "del":
+        return None
+    if file is not None:
+        return Costs.from_dict(read_json(file, DataError))
+    say("measuring this device's costs for del (keep them: `edgeexit simulate --save-costs`)")
+    return measure(model, setting.draft + 1, n=5)
+
+
+def shown(text: str) -> str:
+    """Without the control characters that a terminal would obey; lines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "" for c in text)
+
+
+def summary(found: Generation, model: LanguageModel) -> str:
+    """How an answer came about, in one line."""
+    speed = found.tokens_per_second
+    parts = [f"{len(found.ids)} tokens" + ("" if speed is None else f", {speed:.1f} tokens/s"), str(found.setting)]
+    if found.drafted:
+        per_round = len(found.ids) / found.rounds
+        parts.append(f"{percent(found.acceptance)} of drafts accepted, {per_round:.2f} tokens per round")
+    if found.setting.method == "calm":
+        parts.append("tokens by exit " + " ".join(map(str, found.exits)))
+    parts.append(f"ended by {found.reason}")
+    if found.setting.method != "greedy":
+        parts.append(_claim(found, model))
+    return "; ".join(parts)
+
+
+def _claim(found: Generation, model: LanguageModel) -> str:
+    if found.setting.lossy:
+        return "lossy: another text than plain decoding's"
+    if found.same:
+        assert model.proof is not None
+        return f"lossless: verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
+    if found.same is False and model.proved(found.setting.block):
+        return "drawn from plain decoding's distribution"
+    if found.same is False:
+        return "approximate: the text may differ from plain decoding's on this artifact"
+    return "not compared on export: the text may differ from plain decoding's"

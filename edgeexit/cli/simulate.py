@@ -1,0 +1,212 @@
+"""`edgeexit simulate`"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edgeexit.cli.common import (
+    bundle_argument,
+    json_option,
+    percent,
+    print_json,
+    say,
+    steps,
+    table,
+    threads_option,
+)
+from edgeexit.cli.generate import costs_option, decoder_option, read_text
+from edgeexit.environment import environment_line
+from edgeexit.errors import DataError
+from edgeexit.files import read_json, write_atomic
+from edgeexit.lm.consistency import Consistency, certify
+from edgeexit.lm.costs import BUSY, Costs
+from edgeexit.lm.loading import load_lm
+from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.setting import Setting
+from edgeexit.lm.studying import Study, cut, study
+from edgeexit.lm.text import text_of
+from edgeexit.lm.verdict import Predicted
+
+
+@click.command()
+@bundle_argument
+@click.option(
+    "--text", type=click.Path(path_type=Path), required=True, help="Text of the kind in use, or an .npy of token ids."
+)
+@click.option("--prompts", type=int, default=12, show_default=True, help="Cut from the text; the model answers each.")
+@click.option("--prompt-tokens", type=int, default=64, show_default=True, help="Of every prompt.")
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="Of every answer.")
+@click.option("--draft", type=click.IntRange(1, 64), default=8, show_default=True, help="Longest draft to try.")
+@click.option("--n", type=click.IntRange(1), default=15, show_default=True, help="Rounds of the time measurement.")
+@click.option("--top", type=click.IntRange(0), default=8, show_default=True, help="Settings to show; JSON has all.")
+@costs_option
+@click.option("--save-costs", type=click.Path(path_type=Path), help="Keep the measured costs.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the exits as a .png.")
+@click.option("--certify", metavar="ALPHA@CONF", help="Also find calm's threshold for a promise, e.g. 0.1@0.9.")
+@click.option("--repair", is_flag=True, help="--certify: deeper stages compute what they missed.")
+@decoder_option
+@threads_option
+@json_option
+def simulate(
+    bundle: Path,
+    text: Path,
+    prompts: int,
+    prompt_tokens: int,
+    max_tokens: int,
+    draft: int,
+    n: int,
+    top: int,
+    costs: Path | None,
+    save_costs: Path | None,
+    plot: Path | None,
+    certify: str | None,
+    repair: bool,
+    artifact: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Predict how fast every way of decoding is here, and say which to use, or to leave speculation off.
+
+    The model answers prompts from the text once, plainly, while every exit is asked what it would have guessed; with
+    this device's measured times that decides the speed of every exit, draft length and threshold, without decoding any
+    of them. The best is chosen on every second answer, its speed told on the others.
+
+    \b
+    Examples:
+      edgeexit simulate code.edgeexit --text held-out.py
+      edgeexit simulate code.edgeexit --text held-out.py --artifact int8 --plot exits.png --save-costs costs.json
+    """
+    promised = None if certify is None else _promise(certify)
+    model = load_lm(bundle, artifact=artifact, threads=threads)
+    ids = _ids(model, text)
+    known = None if costs is None else Costs.from_dict(read_json(costs, DataError))
+    with _progress() as tell:
+        found = study(model, ids, prompts=prompts, prompt_tokens=prompt_tokens, max_tokens=max_tokens, draft=draft,
+                      costs=known, n=n, tell=tell)  # fmt: skip
+    if save_costs is not None:
+        write_atomic(save_costs, json.dumps(found.costs.to_dict()) + "\n")
+    if plot is not None:
+        from edgeexit.report.exits_png import exits_png
+
+        write_atomic(plot, exits_png(found, model.name))
+    consistent = None
+    if promised is not None:
+        consistent = _certified(model, cut(model, ids, prompts, prompt_tokens), promised, max_tokens, repair)
+    if as_json:
+        print_json({"artifact": model.artifact, **found.to_dict(), "consistency": _document(consistent)})
+        return
+    click.echo(found.verdict.text)
+    click.echo(f"\n{exits_text(found)}\n")
+    click.echo(settings_text(_shown(found.verdict.predictions, top)))
+    if not found.verdict.held:
+        click.echo("speeds are on the answer that settings were chosen on: ask for two prompts or more")
+    if consistent is not None:
+        click.echo(f"{consistent.setting}: {consistent.text}; measured {consistent.measured:.3f} on "
+                   f"{consistent.n} prompts, {percent(consistent.early)} of tokens left early")  # fmt: skip
+    if (busy := found.costs.busy) is not None and busy > BUSY:
+        click.echo(
+            f"the processor did other things for {percent(busy, 0)} of the measurement: speeds are those of a quiet "
+            "machine, and doubtful; measure again on one"
+        )
+    tokens = sum(t.n for t in found.traces)
+    told = f"{len(found.traces)} answers of {tokens} tokens, costs n = {found.costs.n}"
+    click.echo(f"{model.artifact}, {told}, {environment_line(found.environment)}")
+
+
+def exits_text(found: Study) -> str:
+    """A line per exit."""
+    rows = [["exit", "layer", "perplexity", "accuracy", "agreement", "on own text", "break-even", "best predicted"]]
+    for e in found.exits:
+        q = e.quality
+        best = "-"
+        if e.best is not None:
+            s = e.best.simulated.setting
+            best = f"{e.best.speedup:.2f}x (K {s.draft}" + (f", t {s.sure:g})" if s.sure else ")")
+        rows.append([
+            str(q.exit), str(q.layer), "-" if q.perplexity is None else f"{q.perplexity:.2f}", percent(q.accuracy),
+            percent(q.agreement), percent(e.own), percent(e.needed), best,
+        ])  # fmt: skip
+    return table(rows, right=range(7))
+
+
+def settings_text(found: list[Predicted]) -> str:
+    """A line per setting."""
+    rows = [["predicted", "tokens/s", "times plain", "accepted", "tokens/round", "agreement"]]
+    for p in found:
+        s = p.simulated
+        rows.append([
+            str(s.setting), f"{s.tokens_per_second:.1f}", f"{p.speedup:.2f}", percent(s.acceptance),
+            f"{s.tokens / s.rounds:.2f}", percent(s.agreement),
+        ])  # fmt: skip
+    return table(rows, right=range(1, 6))
+
+
+def _shown(found: Sequence[Predicted], top: int) -> list[Predicted]:
+    """The fastest few, the best of every method, and the best of the lossy ones."""
+    methods: set[str] = set()
+    best = []
+    for i, p in enumerate(found):
+        method = p.simulated.setting.method
+        if i < top or method not in methods:
+            best.append(p)
+        methods.add(method)
+    return best
+
+
+def _ids(model: LanguageModel, file: Path) -> list[int]:
+    if file.suffix != ".npy":
+        return text_of(model).encode(read_text(file))
+    try:
+        ids = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise DataError(f"{file}: not an .npy array: {e}") from e
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim != 1:
+        raise DataError(f"{file}: expected token ids, whole numbers (n,)")
+    return [int(t) for t in ids]
+
+
+def _promise(text: str) -> tuple[float, float]:
+    try:
+        alpha, confidence = (float(part) for part in text.split("@"))
+    except ValueError as e:
+        raise DataError(f"--certify {text!r:.60}: expected ALPHA@CONFIDENCE, e.g. 0.1@0.9") from e
+    return alpha, round(1 - confidence, 12)
+
+
+def _certified(
+    model: LanguageModel, prompts: list[list[int]], promised: tuple[float, float], max_tokens: int, repair: bool
+) -> Consistency:
+    return certify(
+        model, prompts, Setting("calm", repair=repair), alpha=promised[0], delta=promised[1], max_tokens=max_tokens,
+        progress=lambda threshold, far: say(f"calm, threshold {threshold:g}: distance {far:.3f}"),
+    )  # fmt: skip
+
+
+def _document(found: Consistency | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    numbers = {"alpha": found.alpha, "delta": found.delta, "n": found.n, "measured": found.measured}
+    return {"threshold": found.setting.sure, "repair": found.setting.repair, **numbers, "early": found.early,
+            "promise": found.text}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _progress() -> Any:
+    """A bar per phase."""
+    with contextlib.ExitStack() as stack:
+        bars: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                stack.close()
+                bars[what] = stack.enter_context(steps(what))
+            bars[what](done, total)
+
+        yield tell

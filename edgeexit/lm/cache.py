@@ -1,0 +1,59 @@
+"""Keys and values of one sequence, kept by the host: what is filled is a view, going back is forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError
+from edgeexit.lm.spec import LmSpec
+
+Array = NDArray[Any]
+
+
+class Cache:
+    """For every layer, keys and values `(context, kv_heads, head_dim)` of which the first rows are filled.
+
+    Stages may be at different lengths: drafts of an early exit run ahead of the later ones.
+    """
+
+    def __init__(self, spec: LmSpec) -> None:
+        shape = (spec.context, spec.kv_heads, spec.head_dim)
+        self.context = spec.context
+        self.rows: list[list[Array]] = [
+            [np.empty(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))] for k in range(len(spec.stages))
+        ]
+        """Per stage: key, value, key, value, ... of its layers."""
+        self.lengths = [0] * len(spec.stages)
+        """Positions that each stage has finished."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory when full; the system hands it out page by page, as rows are written."""
+        return sum(a.nbytes for stage in self.rows for a in stage)
+
+    def past(self, stage: int) -> list[Array]:
+        """The filled prefix of each of the stage's arrays, contiguous and not copied."""
+        length = self.lengths[stage]
+        return [a[:length] for a in self.rows[stage]]
+
+    def put(self, stage: int, new: Sequence[Array]) -> None:
+        """Append the rows of the next positions.
+
+        Raises:
+            DataError: the context is full.
+        """
+        start = self.lengths[stage]
+        end = start + len(new[0])
+        if end > self.context:
+            raise DataError(f"position {end - 1} is beyond the context of {self.context} tokens")
+        for held, rows in zip(self.rows[stage], new, strict=True):
+            held[start:end] = rows
+        self.lengths[stage] = end
+
+    def rollback(self, length: int) -> None:
+        """Forget every position from `length` on, whatever the sequence's length."""
+        self.lengths = [min(n, length) for n in self.lengths]

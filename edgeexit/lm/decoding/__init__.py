@@ -1,0 +1,50 @@
+"""Ways of decoding, one per file. `made` gives the one that a setting names."""
+
+from __future__ import annotations
+
+from edgeexit.errors import DataError
+from edgeexit.lm.costs import Costs
+from edgeexit.lm.decoding.base import Method, Round
+from edgeexit.lm.decoding.calm import Calm
+from edgeexit.lm.decoding.dynamic import Dynamic
+from edgeexit.lm.decoding.greedy import Plain
+from edgeexit.lm.decoding.lookup import Lookup
+from edgeexit.lm.decoding.skip import Skip
+from edgeexit.lm.decoding.speculative import Speculative
+from edgeexit.lm.decoding.stops import AnswerProbe, StopCheck
+from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.sampling import Chooser
+from edgeexit.lm.setting import Setting
+
+__all__ = ["AnswerProbe", "Method", "Round", "StopCheck", "made"]
+
+
+def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, costs: Costs | None = None) -> Method:
+    """A fresh method for one answer.
+
+    Args:
+        model: the model.
+        chooser: how tokens are picked.
+        setting: which method, with its numbers.
+        total: tokens that the answer may have.
+        costs: this device's; `del` needs them.
+
+    Raises:
+        DataError: an exit that is not there, or `del` without costs.
+    """
+    if setting.method == "speculative":
+        assert setting.exit is not None
+        return Speculative(model, chooser, setting.exit, setting.draft, setting.sure)
+    if setting.method == "lookup":
+        return Lookup(model, chooser, setting.draft, setting.ngram)
+    if setting.method == "calm":
+        return Calm(model, chooser, setting, total)
+    if setting.method == "skip":
+        least = max(2, model.count // 2) if setting.exit is None else setting.exit + 1
+        return Skip(model, chooser, least, total)
+    if setting.method == "del":
+        if costs is None:
+            raise DataError("del chooses by this device's costs: measure them with edgeexit.lm.costs.measure")
+        costs.check(model, setting.draft + 1)
+        return Dynamic(model, chooser, costs, setting.draft, setting.sure)
+    return Plain(model, chooser)

@@ -1,0 +1,89 @@
+"""From a bundle to a language model: which artifact, which engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit import backends
+from edgeexit.backends import Backend, Runnable
+from edgeexit.bundle import Bundle
+from edgeexit.errors import BackendMissing, BundleError
+from edgeexit.files import FileSpec
+from edgeexit.lm.model import LanguageModel, Parts
+from edgeexit.lm.spec import DecoderFiles
+from edgeexit.manifest import Artifact
+
+
+def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: int = 1) -> LanguageModel:
+    """Open a bundle and load one decoder artifact.
+
+    Args:
+        path: a bundle folder or ``.zip``.
+        artifact: its name, or its precision ("int8"); None = the first decoder whose engine is installed here.
+        threads: for the engine library.
+
+    Raises:
+        BundleError: it holds no language model, or not that artifact, or files that do not fit.
+        BackendMissing: no engine for it here.
+    """
+    bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+    spec = bundle.manifest.lm
+    if spec is None:
+        raise BundleError(f"{bundle.path}: {bundle.manifest.name} is no language model; `edgeexit run` answers inputs")
+    if threads < 1:
+        raise BundleError(f"threads must be at least 1, found {threads}")
+    chosen, engine = _choose(bundle, artifact)
+    found = DecoderFiles.of(chosen.models, chosen.data)
+
+    def model(file: FileSpec) -> Runnable:
+        loaded = engine.load(bundle.file(file), threads)
+        if len(loaded) != 1:
+            raise BundleError(f"{file.path}: holds {len(loaded)} models, a decoder's file holds one")
+        return loaded[0]
+
+    parts = Parts(
+        [model(f) for f in found.stages],
+        model(found.head),
+        _array(bundle, found.embedding, mapped=True),
+        {k: model(f) for k, f in enumerate(found.exits) if f is not None},
+        {k: _array(bundle, f) for k, f in enumerate(found.ids) if f is not None},
+        {k: model(f) for k, f in enumerate(found.keys_values) if f is not None},
+    )
+    loaded = LanguageModel(
+        spec, parts, name=bundle.manifest.name, artifact=chosen.name, proof=chosen.proof,
+        tokenizer=None if spec.tokenizer is None else bundle.file(spec.tokenizer),
+        engine=engine.version(), threads=threads,
+    )  # fmt: skip
+    loaded.bundle = bundle
+    loaded.try_out()
+    return loaded
+
+
+def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
+    decoders = [a for a in bundle.manifest.artifacts if a.layout == "decoder"]
+    named = [a for a in decoders if wanted in (None, a.name)] or [a for a in decoders if a.precision == wanted]
+    if not named:
+        there = ", ".join(a.name for a in decoders) or "none"
+        raise BundleError(f"{bundle.path}: no decoder artifact {wanted or ''!r}; it holds: {there}")
+    reasons = []
+    for artifact in named:
+        try:
+            return artifact, backends.get(artifact.format)
+        except BackendMissing as e:
+            reasons.append(str(e))
+    raise BackendMissing("; ".join(dict.fromkeys(reasons)))
+
+
+def _array(bundle: Bundle, file: FileSpec, mapped: bool = False) -> NDArray[Any]:
+    """An array of the bundle; `mapped` leaves it on the disk until rows are asked for."""
+    try:
+        found = np.load(bundle.file(file), mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise BundleError(f"{file.path}: not a .npy array: {e}") from e
+    if not isinstance(found, np.ndarray):
+        raise BundleError(f"{file.path}: not a .npy array")
+    return found.view(np.ndarray)  # numpy's own class for mapped files is slow to index

@@ -1,0 +1,147 @@
+"""One sequence under way: its tokens, how far each stage has come with them, and what waits before each stage.
+
+Every way of decoding is made of four moves: add tokens, take what waits through some stages, go back, look at a head.
+Speculation runs the early stages ahead and lets hidden states wait; a token that left early leaves its hidden state
+waiting until a later one goes deeper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.errors import DataError
+from edgeexit.lm.cache import Cache
+from edgeexit.lm.model import LanguageModel
+
+Array = NDArray[Any]
+BLOCK = 64
+"""Tokens of a prompt that go through the network at a time: bounds memory, and costs no speed."""
+
+
+class Session:
+    """A sequence of one `LanguageModel`; the last of its `ids` is as a rule not yet computed."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.cache = Cache(model.spec)
+        self.ids: list[int] = []
+        self._waiting: list[list[Array]] = [[] for _ in range(model.count)]
+        """Per stage but the first: what stage k-1 gave and stage k has not taken, `(1, T, width)` each."""
+        self.given: list[list[Array]] = [[] for _ in range(model.count)]
+        """Per stage: its hidden states since `mark`, for whoever looks back at a round."""
+        self._closed = [False] * model.count
+
+    @property
+    def done(self) -> int:
+        """Positions that the first stage has finished."""
+        return self.cache.lengths[0]
+
+    def behind(self, k: int) -> int:
+        """Positions that wait before stage `k`."""
+        return (len(self.ids) if k == 0 else self.cache.lengths[k - 1]) - self.cache.lengths[k]
+
+    def mark(self) -> None:
+        """Forget the hidden states of earlier rounds."""
+        for given in self.given:
+            given.clear()
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises: DataError for a prompt that is empty, too long, or of tokens that the model does not know."""
+        context = self.model.spec.context
+        if not ids:
+            raise DataError("the prompt is empty: give at least one token (a model with a start token adds it itself)")
+        if len(ids) >= context:
+            raise DataError(
+                f"the prompt has {len(ids)} tokens; context is {context}, and an answer needs room: "
+                f"at most {context - 1}"
+            )
+        self.model.check_ids(ids)
+
+    def prompt(self, ids: Sequence[int]) -> None:
+        """Start with these tokens; all but the last go through the whole network.
+
+        Raises:
+            DataError: none, too many, or unknown ones.
+        """
+        self.check(ids)
+        last = self.model.count - 1
+        for at in range(0, len(ids) - 1, BLOCK):
+            self.ids.extend(ids[at : min(at + BLOCK, len(ids) - 1)])
+            self.run(last)
+            self.mark()
+        self.ids.append(ids[-1])
+
+    def run(self, last: int) -> Array:
+        """Take everything that waits through stages 0..last.
+
+        Returns:
+            The hidden states `(1, T, width)` that stage `last` gave now, of its newest positions.
+        """
+        model, cache, waiting = self.model, self.cache, self._waiting
+        out: Array | None = None
+        for k in range(last + 1):
+            if k == 0:
+                new = self.ids[cache.lengths[0] :]
+                if not new:
+                    continue
+                hidden = model.embed(new)
+            else:
+                held = waiting[k]
+                if not held:
+                    continue
+                hidden = held[0] if len(held) == 1 else np.concatenate(held, axis=1)
+                held.clear()
+            if self._closed[k]:
+                raise AssertionError(f"stage {k} was gone around and has no keys of those positions")
+            out = model.run_stage(k, hidden, cache)
+            self.given[k].append(out)
+            if k + 1 < model.count:
+                waiting[k + 1].append(out)
+        if out is None or cache.lengths[last] != len(self.ids):
+            raise AssertionError("nothing waits")
+        return out
+
+    def around(self, k: int) -> None:
+        """Hand what waits before stage `k` to the next one unchanged; from now on the stage has no keys of it."""
+        held = self._waiting[k]
+        for hidden in held:
+            self.cache.lengths[k] += hidden.shape[1]
+            if k + 1 < self.model.count:
+                self._waiting[k + 1].append(hidden)
+        held.clear()
+        self._closed[k] = True
+
+    def fill(self, k: int, hidden: Array) -> None:
+        """Stand-in keys and values for stages `k`.. from an earlier exit's hidden states of the newest positions."""
+        for later in range(k, self.model.count):
+            self._waiting[later].clear()
+            self.model.fill(later, hidden, self.cache)
+
+    def back(self, length: int) -> None:
+        """Keep the first `length` tokens; nothing that was computed of the others remains."""
+        del self.ids[length:]
+        cache = self.cache
+        for k in range(1, self.model.count):
+            keep = min(cache.lengths[k - 1], length) - min(cache.lengths[k], length)
+            self._waiting[k] = _first(self._waiting[k], keep)
+        cache.rollback(length)
+
+    def accept(self, length: int, token: int) -> None:
+        """Keep the first `length` tokens and go on with `token`."""
+        self.back(length)
+        self.ids.append(token)
+
+
+def _first(held: list[Array], rows: int) -> list[Array]:
+    """The first rows of arrays `(1, T, width)` that follow one another."""
+    kept = []
+    for hidden in held:
+        if rows <= 0:
+            break
+        kept.append(hidden if hidden.shape[1] <= rows else hidden[:, :rows])
+        rows -= hidden.shape[1]
+    return kept

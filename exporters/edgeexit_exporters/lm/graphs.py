@@ -1,0 +1,218 @@
+"""The decoder's parts as ONNX graphs with free numbers of new and earlier positions.
+
+torch traces one stage of each length; stages of the same length get their weights put into a copy of it. Weights are
+named after the module's parameters, so that files of one artifact can share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeexit.errors import ModelError, first_line
+from edgeexit.lm.spec import LmSpec
+from edgeexit_exporters import layouts, onnx_graph
+from edgeexit_exporters.lm.source import Decoder, LmSource
+from edgeexit_exporters.torch_source import quiet
+
+_FREE = torch.export.Dim.DYNAMIC
+_NEW, _PAST = 5, 7
+"""Example sizes of the trace; any two numbers above 1 that differ."""
+_NAMED = 256
+"""Numbers from which a weight is looked up by content; smaller ones are constants of the graph."""
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+class Graphs:
+    """Makes the graphs of one decoder, cut into the stages of `spec`."""
+
+    def __init__(self, source: LmSource, spec: LmSpec, progress: Callable[[str], None] = lambda text: None) -> None:
+        self.source, self.spec, self.progress = source, spec, progress
+        self._traced: dict[tuple[str, int], tuple[ir.Model, dict[str, tuple[str, bool]]]] = {}
+
+    def stage(self, k: int) -> ir.Model:
+        """`hidden`, `positions`, `past_key_values.*` -> `hidden_out`, `present.*`."""
+        layers = self.spec.layers_of(k)
+        past = [f"past_key_values.{i}.{what}" for i in layers for what in ("key", "value")]
+        new = [f"present.{i}.{what}" for i in layers for what in ("key", "value")]
+        return self._layers("stage", k, ["hidden", "positions", *past], ["hidden_out", *new])
+
+    def keys_values(self, k: int) -> ir.Model:
+        """`hidden`, `positions` -> `present.*`."""
+        new = [f"present.{i}.{what}" for i in self.spec.layers_of(k) for what in ("key", "value")]
+        return self._layers("kv", k, ["hidden", "positions"], new)
+
+    def head(self, through: nn.Module | None = None, name: str = "head") -> ir.Model:
+        """`hidden` -> `logits`.
+
+        Args:
+            through: a map `(..., width) -> (..., width)` before the head; None = none.
+            name: of the file, for messages and for the map's weights.
+        """
+        self.progress(f"tracing {name}")
+        module = _Head(self.source.model, through)
+        model = _to_onnx(module, (torch.zeros(1, _NEW, self.spec.width),), ({1: _FREE},), name)
+        weights = {f"{name}.{n}": v for n, v in _weights(through).items()} if through is not None else {}
+        weights |= self._head_weights()
+        known = _matched(model, weights)
+        return _named(model, ["hidden"], ["logits"], known, name)
+
+    def _layers(self, kind: str, k: int, inputs: list[str], outputs: list[str]) -> ir.Model:
+        layers, name = self.spec.layers_of(k), f"{kind}_{k}"
+        first = layers[0]
+        weights = {
+            f"layers.{i}.{n}": v
+            for i in layers
+            for n, v in _weights(self.source.model.layers[i]).items()
+        }  # fmt: skip
+        template = self._traced.get((kind, len(layers)))
+        if template is not None:
+            model, places = template
+            model = model.clone()
+            for initializer, (place, turned) in places.items():
+                index, rest = place.split(".", 1)
+                found = weights[f"layers.{first + int(index)}.{rest}"]
+                value = model.graph.initializers[initializer]
+                value.const_value = ir.tensor(_turned(found) if turned else found, name=initializer)
+            known = {
+                n: (f"layers.{first + int(p.split('.')[0])}.{p.split('.', 1)[1]}", t) for n, (p, t) in places.items()
+            }
+            return _named(model, inputs, outputs, known, name)
+        self.progress(f"tracing {name}")
+        hidden, positions = torch.zeros(1, _NEW, self.spec.width), torch.arange(_PAST, _PAST + _NEW)
+        sizes: tuple[Any, ...] = ({1: _FREE}, {0: _FREE})
+        examples: tuple[Any, ...] = (hidden, positions)
+        if kind == "stage":
+            shape = (_PAST, self.spec.kv_heads, self.spec.head_dim)
+            examples = (*examples, [torch.zeros(shape) for _ in range(2 * len(layers))])
+            sizes = (*sizes, [{0: _FREE}] * (2 * len(layers)))
+        module: nn.Module = (_Stage if kind == "stage" else _KeysValues)(self.source.model, first, layers[-1] + 1)
+        model = _to_onnx(module, examples, sizes, name)
+        known = _matched(model, weights)
+        if _unambiguous(known, weights, kind):
+            places = {n: (f"{int(w.split('.')[1]) - first}.{w.split('.', 2)[2]}", t) for n, (w, t) in known.items()}
+            self._traced[kind, len(layers)] = (model.clone(), places)
+        return _named(model, inputs, outputs, known, name)
+
+    def _head_weights(self) -> dict[str, NDArray[Any]]:
+        own = {id(p) for layer in self.source.model.layers for p in layer.parameters()}
+        named = self.source.module.named_parameters()
+        return {n: p.detach().numpy() for n, p in named if id(p) not in own}
+
+
+class _Stage(nn.Module):
+    def __init__(self, model: Decoder, first: int, last: int) -> None:
+        super().__init__()
+        self.model, self.first, self.last = model, first, last
+
+    def forward(self, hidden: Tensor, positions: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
+        out, new = self.model.block(self.first, self.last, hidden, past, positions)
+        return (out, *new)
+
+
+class _KeysValues(nn.Module):
+    def __init__(self, model: Decoder, first: int, last: int) -> None:
+        super().__init__()
+        self.model, self.first, self.last = model, first, last
+
+    def forward(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.keys_values(self.first, self.last, hidden, positions))
+
+
+class _Head(nn.Module):
+    def __init__(self, model: Decoder, through: nn.Module | None) -> None:
+        super().__init__()
+        self.model, self.through = model, through
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.model.head(hidden if self.through is None else self.through(hidden))
+
+
+def _to_onnx(module: nn.Module, examples: tuple[Any, ...], sizes: tuple[Any, ...], name: str) -> ir.Model:
+    with quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module.eval(), examples, dynamo=True, dynamic_shapes=sizes, verbose=False, optimize=True
+            )
+        except Exception as e:
+            cause = f" ({first_line(e.__cause__)[:200]})" if e.__cause__ and str(e.__cause__) else ""
+            raise ModelError(f"torch cannot export {name} to ONNX: {first_line(e)[:200]}{cause}") from e
+    assert program is not None
+    return onnx_graph.prepare(program.model_proto, name)
+
+
+def _weights(module: nn.Module) -> dict[str, NDArray[Any]]:
+    return {n: p.detach().numpy() for n, p in module.named_parameters()}
+
+
+def _turned(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array.T)
+
+
+def _matched(model: ir.Model, weights: Weights) -> dict[str, tuple[str, bool]]:
+    """Initializer -> the weight that it is, and whether transposed: the exporter folds transposes and forgets names."""
+    least = min((_NAMED, *(w.size for w in weights.values())))
+    found: dict[str, tuple[str, bool]] = {}
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None or value.const_value.size < least:
+            continue
+        array = value.const_value.numpy()
+        named = [w for w in weights if name.endswith(f".{w}")]  # equal ones, such as fresh norms, by their names
+        for weight in (*named, *weights):
+            held = weights[weight]
+            if array.shape == held.shape and np.array_equal(array, held):
+                found[name] = (weight, False)
+                break
+            if array.ndim == 2 and array.shape == held.T.shape and np.array_equal(array, held.T):
+                found[name] = (weight, True)
+                break
+    return found
+
+
+def _unambiguous(known: Mapping[str, tuple[str, bool]], weights: Weights, kind: str) -> bool:
+    """Whether every weight has its place: equal ones would hide each other."""
+    places = [w for w, _ in known.values()]
+    return len({*places}) == len(places) and (kind == "kv" or {*places} == {*weights})
+
+
+def _named(
+    model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], known: Mapping[str, tuple[str, bool]], name: str
+) -> ir.Model:
+    """The graph with the names of the format, of weights that are the same whatever file they stand in, and no more."""
+    graph = model.graph
+    for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        if len(values) != len(names):
+            raise ModelError(f"{name}: torch made {len(values)} inputs or outputs, expected {len(names)}: {names}")
+        for value, wanted in zip(values, names, strict=True):
+            value.name = wanted
+            if value.shape is not None:
+                value.shape = ir.Shape([d if isinstance(d, int) else _axis(wanted) for d in value.shape])
+    for old, value in [*graph.initializers.items()]:
+        weight, turned = known.get(old, ("", False))
+        graph.initializers.pop(old)
+        # a constant of this file must not be taken for another file's
+        value.name = (f"{weight}.T" if turned else weight) if weight else f"{name}.{old}"
+        if value.const_value is not None:
+            value.const_value.name = value.name
+        graph.register_initializer(value)
+    for node in graph:
+        if node.op_type in ("MatMul", "Gemm"):
+            own = next((v.name for v in node.inputs[1:2] if v is not None and v.is_initializer()), None)
+            if own is not None:
+                node.name = own.removesuffix(".T").removesuffix(".weight")
+    layouts.strip_shapes(graph, [*graph.inputs, *graph.outputs])
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs)):
+        value.metadata_props.clear()
+        value.doc_string = None
+    return layouts.finish(model, graph)
+
+
+def _axis(name: str) -> str:
+    return "past" if name.startswith("past_key_values") else "tokens"

@@ -1,0 +1,24 @@
+"""One export in several precisions, made once: tracing is what takes time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="exporting a decoder needs torch")
+pytest.importorskip("onnxruntime")
+
+from lm_nets import built, text_ids
+
+from edgeexit_exporters.lm import LmExport, LmWish, export_lm
+
+PRECISIONS = ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> LmExport:
+    """The tied decoder with exits after each of its layers, maps and a short list."""
+    wish = LmWish(stages=(1, 2), precisions=PRECISIONS, maps=True, shortlist=40)
+    out: Path = tmp_path_factory.mktemp("lm") / "small.edgeexit"
+    return export_lm(built(), out, wish, tokenizer=None, text=text_ids())

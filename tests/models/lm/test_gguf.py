@@ -1,0 +1,96 @@
+"""GGUF files: the same network as the folder it was made of, and clear words for what is not one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgeexit.errors import ModelError
+from edgeexit_models.lm import LlamaLM
+from edgeexit_models.lm.gguf import _LAYER, load_gguf
+
+gguf = pytest.importorskip("gguf", reason="reading .gguf needs gguf: pip install gguf")
+
+Change = Callable[[Any], None]
+
+
+def neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of one head as llama.cpp's converter orders them: halves interleaved."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(path: Path, model: LlamaLM, kind: str = "llama", extra: Change = lambda w: None, leave: str = "") -> Path:
+    c = model.config
+    writer = gguf.GGUFWriter(str(path), kind)
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(c.rope_theta)
+    writer.add_eos_token_id(2)
+    extra(writer)
+    heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
+    state = model.state_dict()
+    found = {"token_embd": state["embed_tokens.weight"], "output_norm": state["norm.weight"]}
+    for i in range(c.num_hidden_layers):
+        for theirs, ours in _LAYER.items():
+            weight = state[f"layers.{i}.{ours}.weight"]
+            found[f"blk.{i}.{theirs}"] = neighbours(weight, heads[theirs]) if theirs in heads else weight
+    for name, weight in found.items():
+        if name != leave:
+            writer.add_tensor(f"{name}.weight", np.ascontiguousarray(weight.numpy()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_it_is_the_same_network(model: LlamaLM, tmp_path: Path) -> None:
+    found = load_gguf(write(tmp_path / "m.gguf", model))
+    assert found.config.ends == (2,) and found.config.tie_word_embeddings
+    ids = torch.tensor([[4, 250, 17, 9, 9, 1]])
+    with torch.no_grad():
+        torch.testing.assert_close(found(ids), model(ids))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"kind": "qwen2"}, "architecture 'qwen2', only 'llama'"),
+        ({"leave": "blk.1.ffn_up"}, "without tensor 'blk.1.ffn_up.weight'"),
+        ({"extra": lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN)}, "RoPE is scaled"),
+        ({"extra": lambda w: w.add_rope_dimension_count(2)}, "a part of each head"),
+    ],
+)
+def test_refused(model: LlamaLM, tmp_path: Path, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        load_gguf(write(tmp_path / "m.gguf", model, **arguments))
+
+
+def test_damaged_files(model: LlamaLM, tmp_path: Path) -> None:
+    whole = write(tmp_path / "m.gguf", model).read_bytes()
+    rng = np.random.default_rng(0)
+    for size in (0, 3, 20, 200, len(whole) // 2):
+        (tmp_path / "cut.gguf").write_bytes(whole[:size])
+        with pytest.raises(ModelError):
+            load_gguf(tmp_path / "cut.gguf")
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, 700, 3):
+            damaged[at] = rng.integers(0, 256)
+        (tmp_path / "bad.gguf").write_bytes(damaged)
+        try:
+            load_gguf(tmp_path / "bad.gguf")
+        except ModelError:
+            refused += 1
+    assert refused > 10
