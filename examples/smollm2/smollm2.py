@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeexit import lm
 from edgeexit.cli.lm_shown import lm_text
-from edgeexit.lm.generating import Answer
-from edgeexit.lm.loading import load_lm
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.study import study
 from edgeexit.lm.text import encoded, text_of
 from edgeexit_exporters.lm import LmWish, export_lm
 
@@ -30,13 +27,13 @@ def main() -> None:
     wish = LmWish((5, 10, 15, 20, 25), ("fp32", "int8", "int4"), maps=True, shortlist=8192)
     made = export_lm(args.model, args.out, wish, tokenizer=args.tokenizer or "own", text=text[:cut], progress=print)
     print(f"\n{lm_text(made.bundle.manifest)}\n")
-    lm = load_lm(made.bundle)
-    tokenizer = text_of(lm)
+    model = lm.load_lm(made.bundle)
+    tokenizer = text_of(model)
     ids = np.array(tokenizer.encode(text[cut:]), np.int64)
-    found = study(lm, ids, prompts=6, max_tokens=64, n=5)
+    found = lm.study(model, ids, prompts=6, max_tokens=64, n=5)
     print(f"{found.verdict.text}\n")
-    for setting in (Setting(), Setting("lookup"), Setting("speculative", 0, 1)):
-        answer = Answer(lm, encoded(lm, tokenizer, PROMPT), setting, max_tokens=48, text=tokenizer)
+    for setting in (lm.Setting(), lm.Setting("lookup"), lm.Setting("speculative", 0, 1)):
+        answer = lm.Answer(model, encoded(model, tokenizer, PROMPT), setting, max_tokens=48, text=tokenizer)
         written = "".join(piece.text for piece in answer)
         print(f"{setting}: {answer.result.tokens_per_second:.1f} tokens/s\n  {PROMPT}{written}")
 
