@@ -106,7 +106,7 @@ def main() -> None:
     print(f"verdict: {verdict.text}")
     finish("lm", rows, a, n=a.repeats, threads=a.threads, engine=model.engine, bundle=model.name,
            artifact=model.artifact, proof=proof, prompts=len(told), prompt_tokens=a.prompt_tokens,
-           max_tokens=a.max_tokens, cost_rounds=a.n, verdict=verdict.text)  # fmt: skip
+           max_tokens=a.max_tokens, cost_rounds=a.n, busy=costs.busy, verdict=verdict.text)  # fmt: skip
 
 
 if __name__ == "__main__":

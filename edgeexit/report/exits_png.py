@@ -23,6 +23,10 @@ def exits_png(found: Study, name: str, *, width: int = 1200, height: int = 560) 
         known = [(e.quality.layer, e.quality.perplexity) for e in found.exits if e.quality.perplexity is not None]
         left.plot([x for x, _ in known], [y for _, y in known], color="#1f77b4", marker="o", markersize=4)
         left.set_yscale("log")
+        low, high = left.get_ylim()
+        ticks = [m * 10**e for e in range(7) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10**e <= high]
+        left.set_yticks(ticks, [f"{t:g}" for t in ticks])  # the axis' own labels are formulas, which are not drawn here
+        left.set_yticks([], minor=True)
         left.set_ylabel("perplexity per token")
         for label, values, colour, style in (
             ("agreement on the text", [e.quality.agreement for e in found.exits], "#1f77b4", "-"),

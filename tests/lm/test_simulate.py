@@ -204,3 +204,9 @@ def test_break_even_is_where_the_simulator_breaks_even() -> None:
 def _speed(sheet: Sheet, draft: int) -> float:
     found: Simulated = simulate([sheet], Setting("speculative", 0, draft))
     return found.tokens_per_second
+
+
+def test_a_network_without_early_exits_can_look_up() -> None:
+    found = decide([trace(seed, exits=1) for seed in range(3)], costs(exits=1, slope=0.02), proved=lambda block: True)
+    assert {p.simulated.setting.method for p in found.predictions} == {"greedy", "lookup"}
+    assert found.setting.method == "lookup" and "by exits" not in found.text
