@@ -81,8 +81,8 @@ def export_lm(
     \b
     Examples:
       edgeexit export-lm models/SmolLM2-135M --stages 5,15,25 --text book.txt --out smollm2.edgeexit
-      edgeexit export-lm SmolLM2.gguf --precision fp32,int4 --maps --shortlist 8192 --text book.txt -o smollm2.edgeexit
-      edgeexit export-lm my_net:make --weights w.safetensors --tokenizer tokenizer.json --out my.edgeexit
+      edgeexit export-lm SmolLM2.gguf --precision int4 --maps --text book.txt --out smollm2.edgeexit
+      edgeexit export-lm my_net:make --weights w.safetensors --no-tokenizer --out my.edgeexit
     """
     if tokenizer is not None and no_tokenizer:
         raise EdgeExitError("--tokenizer or --no-tokenizer, not both")

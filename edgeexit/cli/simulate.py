@@ -81,7 +81,7 @@ def simulate(
     \b
     Examples:
       edgeexit simulate code.edgeexit --text held-out.py
-      edgeexit simulate code.edgeexit --text held-out.py --artifact int8 --plot exits.png --save-costs costs.json
+      edgeexit simulate code.edgeexit --text held-out.py --plot exits.png --save-costs costs.json
     """
     promised = None if certify is None else _promise(certify)
     model = load_lm(bundle, artifact=artifact, threads=threads)
