@@ -1,7 +1,8 @@
 """Speech: what stopping early saves and costs, by the length of the audio; memory; time per chunk of a stream.
 
 Targets: chain to the last exit at most 1.05x the single-exit encoder (the prefix of the last exit) at 5 s of audio;
-memory grows linearly with the audio; a chunk takes less time than it lasts, at every exit, on one core.
+memory does not grow with the audio (windows of 20 s); a chunk takes less time than it lasts, at every exit, on one
+core.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import edgeexit
+import edgeexit.stream
 from benchmarks.common import finish, parser, ratios, time_together
 from edgeexit.policy import fixed_exit
 from edgeexit.speech.features import log_mel
@@ -23,12 +25,12 @@ from edgeexit.speech.transcribe import Transcriber
 
 _PEAK = """
 import resource, sys, numpy as np, edgeexit
-from edgeexit.speech.features import log_mel
+from edgeexit.speech.transcribe import Transcriber
 engine = edgeexit.load(sys.argv[1], artifact="chain", warmup=0)
-spec = engine.bundle.manifest.speech.features
-samples = np.random.default_rng(0).standard_normal(int(float(sys.argv[2]) * spec.sample_rate)).astype(np.float32) * 0.1
-x = log_mel(samples, spec)[None]
-engine.run({"x": x, "x_lens": np.array([x.shape[1]])})
+seconds, window = float(sys.argv[2]), float(sys.argv[3])
+rate = engine.bundle.manifest.speech.features.sample_rate
+samples = np.random.default_rng(0).standard_normal(int(seconds * rate)).astype(np.float32) * 0.1
+Transcriber(engine, longest_s=window).samples(samples)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -54,7 +56,9 @@ def measure(whole: Path, stream: Path, a: Any) -> None:
     rows = []
     for seconds in a.seconds:
         rows += _lengths(engines, seconds, a.n)
-    rows += [{"case": f"peak memory at {s:g} s, MiB", "mib": _peak(whole, s)} for s in (5.0, 60.0, 120.0, 240.0)]
+    for seconds, window in ((5.0, 20.0), (60.0, 20.0), (600.0, 20.0), (60.0, 60.0), (120.0, 120.0)):
+        how = "at once" if seconds <= window else f"in windows of {window:g} s"
+        rows.append({"case": f"peak memory, {seconds:g} s of audio {how}", "mib": _peak(whole, seconds, window)})
     rows += _chunks(edgeexit.load(stream, artifact="chain", warmup=0), a.n)
     chain = engines["chain"]
     finish("speech", rows, a, n=a.n, threads=1, engine=chain.backend.version(), bundle=chain.bundle.manifest.name)
@@ -100,8 +104,14 @@ def _chunks(engine: edgeexit.Engine, n: int) -> list[dict[str, Any]]:
     x = {"x": rng.standard_normal((1, frames, manifest.speech.features.bins)).astype(np.float32)}
     x["x_lens"] = np.array([frames])
     seconds = frames * manifest.speech.features.shift_ms / 1000
-    streams = [engine.stream(limit=1) for _ in range(engine.exits)]
-    spent = time_together({str(k): lambda s=s, k=k: s.step(x, exit=k) for k, s in enumerate(streams)}, n)
+
+    def step(stream: edgeexit.stream.Stream, k: int) -> None:
+        if stream.steps >= 30:  # utterances of 19 s: chunks that left early wait, and none catches up
+            stream.reset()
+        stream.step(x, exit=k)
+
+    streams = [engine.stream() for _ in range(engine.exits)]
+    spent = time_together({str(k): lambda s=s, k=k: step(s, k) for k, s in enumerate(streams)}, n)
     return [
         {
             "case": f"chunk of {seconds:g} s, exit {k}",
@@ -113,12 +123,11 @@ def _chunks(engine: edgeexit.Engine, n: int) -> list[dict[str, Any]]:
     ]
 
 
-def _peak(bundle: Path, seconds: float) -> float:
-    """MiB of a process of its own that hears one utterance of so many seconds at once."""
+def _peak(bundle: Path, seconds: float, window: float) -> float:
+    """MiB of a process of its own that transcribes so many seconds."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK, str(bundle), str(seconds)], capture_output=True, text=True, check=True, env=env
-    )
+    command = [sys.executable, "-c", _PEAK, str(bundle), str(seconds), str(window)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return int(done.stdout) / 1024
 
 

@@ -123,7 +123,7 @@ def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -
     if out.exists() and not overwrite:
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
     if score not in GRAPH:
-        raise ModelError(f"score {score!r} is nothing that a graph computes; known: {', '.join(GRAPH)}")
+        raise ModelError(f"unknown score {score!r} for a graph; known: {', '.join(GRAPH)}")
     if unknown := [w for w in layouts if w not in NETWORK_LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(NETWORK_LAYOUTS)}")
     if not layouts:

@@ -119,8 +119,9 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def test_scores_cannot_be_taken_again() -> None:
     assert DESIGN.score_names == SEQUENCE and DESIGN.default_score == "ctc_sequence_logprob"
-    with pytest.raises(PolicyError, match="no score 'maxprob' was recorded; known here: agreement, ctc"):
-        DESIGN.scores("maxprob")
+    with pytest.raises(PolicyError, match="no score 'margin' was recorded; known here: agreement, ctc"):
+        DESIGN.scores("margin")
+    assert (DESIGN.scores("maxprob") == DESIGN.scores("greedy_path")).all(), "as a fused graph calls it"
     with pytest.raises(PolicyError, match="record again"):
         DESIGN.scores("agreement", (2.0,) * 4)
     with pytest.raises(DataError, match="prediction sets need the outputs"):

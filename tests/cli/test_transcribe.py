@@ -46,7 +46,7 @@ def test_json(cli: Callable[..., object], tones: Path, sound: Path) -> None:
     (heard,) = found["files"]
     assert heard["text"] == "low high" and heard["exit"] == 1 and heard["parts"][0]["late"] is False
     assert [t["symbol"] for t in heard["parts"][0]["tokens"]] == ["▁low", "▁high"]
-    assert found["artifact"] == "onnx-fused-fp32"
+    assert found["artifact"] == "onnx-chain-fp32"
 
 
 def test_parts(cli: Callable[..., object], tones: Path, tmp_path: Path) -> None:
