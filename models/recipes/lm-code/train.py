@@ -29,7 +29,7 @@ from edgeexit_models.lm.layerskip import LayerSkip
 from edgeexit_models.lm.llama import LlamaLM
 from edgeexit_models.lm.tokenizer import END, encode_all, load_tokenizer, train_bpe
 from edgeexit_models.lm.trainer import Plan, Report, train
-from edgeexit_models.lm.weights import save_lm
+from edgeexit_models.lm.weights import load_lm, save_lm
 
 LEFT_OUT = {
     "site-packages", "dist-packages", "__pycache__", "lib-dynload", "ensurepip", "encodings", "pydoc_data", "test",
@@ -143,7 +143,8 @@ def run(args: argparse.Namespace) -> None:
         time_limit=args.minutes * 60 if args.minutes else None, report=progress,
     )  # fmt: skip
     save_lm(args.out, model, torch.float16)
-    result = metrics(args, model, plan, done, texts, tokens)
+    shipped = load_lm(args.out)  # rounded to float16: what is measured is what is used
+    result = metrics(args, shipped, plan, done, texts, tokens)
     (args.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     for part in ("dev", "test"):
         print(part, *(f"{e['layer']}: {e['perplexity']:.2f} {e['agreement']:.3f}" for e in result["exits"][part]))
