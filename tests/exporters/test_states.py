@@ -181,7 +181,7 @@ def test_an_onnx_file_names_its_states(tmp_path: Path) -> None:
     module = seeded(Stepper)
     path = tmp_path / "step.onnx"
     example = (torch.zeros(1, 6), torch.zeros(1, 8), torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 8))
-    flat = _Flat(module)
+    flat = _Flat(module).eval()
     names = ["x", "h0", "seen", "h1"]
     torch.onnx.export(
         flat,
