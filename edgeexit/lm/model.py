@@ -167,9 +167,9 @@ class LanguageModel:
 
     def proved(self, tokens: int) -> bool | None:
         """Whether so many tokens together were shown to get the logits of one by one; None = nobody looked."""
-        if self.proof is None:
+        if self.proof is None or (self.proof.verified and tokens > self.proof.block):
             return None
-        return self.proof.verified and tokens <= self.proof.block
+        return self.proof.verified
 
 
 class _Bound:
