@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,31 @@ class OnnxBackend:
         options.log_severity_level = 3
         # Spinning workers win microseconds and burn a core between inputs; a small device cannot spare it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if _shared_memory():
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime's own classes derive from Exception only
             raise BundleError(f"{path}: onnxruntime cannot load it: {first_line(e)}") from e
         return [OnnxRunnable(session)]
+
+
+@functools.cache
+def _shared_memory() -> bool:
+    """Let all sessions of this process work in one arena; whether they can.
+
+    With an arena each, the stages of a chain push each other's memory out of the cache: four of a small Conformer took
+    14 % longer than the same network in one file, and 5 % with this.
+    """
+    import onnxruntime
+
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    try:
+        onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(0, -1, -1, -1))
+    except Exception:  # the process has registered one of its own, whose size we should not rely on
+        return False
+    return True
 
 
 class OnnxRunnable:
