@@ -7,13 +7,16 @@ A new engine is one module with a `Backend` and one row in `BACKENDS`, or an ent
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from numpy.typing import NDArray
 
 from edgeexit.errors import BackendMissing
+
+if TYPE_CHECKING:
+    from edgeexit.manifest import Artifact
 
 
 class Runnable(Protocol):
@@ -72,3 +75,18 @@ def get(name: str) -> Backend:
     if (reason := backend.check()) is not None:
         raise BackendMissing(reason)
     return backend
+
+
+def first(artifacts: Iterable[Artifact]) -> tuple[Artifact, Backend]:
+    """The first artifact whose engine is here, and the engine.
+
+    Raises:
+        BackendMissing: none is; the message has every pip line.
+    """
+    reasons = []
+    for artifact in artifacts:
+        try:
+            return artifact, get(artifact.format)
+        except BackendMissing as e:
+            reasons.append(str(e))
+    raise BackendMissing("; ".join(dict.fromkeys(reasons)))

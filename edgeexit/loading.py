@@ -11,7 +11,7 @@ from edgeexit.backends import Backend
 from edgeexit.bundle import Bundle
 from edgeexit.drift import DriftMonitor, DriftRegime
 from edgeexit.engine import RUN_LAYOUTS, Engine, check_artifact
-from edgeexit.errors import BackendMissing, BundleError, PolicyError
+from edgeexit.errors import BundleError, PolicyError
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy, Threshold, fixed_exit
 
@@ -87,10 +87,4 @@ def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
         if not candidates:
             found = ", ".join(a.name for a in m.artifacts)
             raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {found}: name one to use it")
-    reasons = []
-    for artifact in candidates:
-        try:
-            return artifact, backends.get(artifact.format)
-        except BackendMissing as e:
-            reasons.append(str(e))
-    raise BackendMissing("; ".join(dict.fromkeys(reasons)))
+    return backends.first(candidates)

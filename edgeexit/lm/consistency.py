@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeexit.calibrate.bounds import HoeffdingBentkus, least_rows
 from edgeexit.calibrate.risk import CONDITION, last_passing
+from edgeexit.edits import edit_distance
 from edgeexit.errors import DataError, Infeasible
 from edgeexit.lm.generating import Answer
 from edgeexit.lm.model import Array, LanguageModel
@@ -103,10 +104,4 @@ def distance(a: Sequence[int], b: Sequence[int]) -> float:
     """Edits (insert, delete, replace) from one to the other, per token of the longer: in [0, 1]."""
     if not a or not b:
         return float(len(a) != len(b))
-    other = np.asarray(b)
-    steps = np.arange(len(b) + 1)
-    row = steps.copy()
-    for i, token in enumerate(a, 1):
-        best = np.minimum(row[1:] + 1, row[:-1] + (other != token))
-        row = np.minimum.accumulate(np.concatenate([[i], best]) - steps) + steps  # insertions run along the row
-    return float(row[-1]) / max(len(a), len(b))
+    return edit_distance(a, b) / max(len(a), len(b))

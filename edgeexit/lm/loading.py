@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeexit import backends
 from edgeexit.backends import Backend, Runnable
 from edgeexit.bundle import Bundle
-from edgeexit.errors import BackendMissing, BundleError
+from edgeexit.errors import BundleError
 from edgeexit.files import FileSpec
 from edgeexit.lm.model import LanguageModel, Parts
 from edgeexit.lm.spec import DecoderFiles
@@ -69,13 +69,7 @@ def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
     if not named:
         there = ", ".join(a.name for a in decoders) or "none"
         raise BundleError(f"{bundle.path}: no decoder artifact {wanted or ''!r}; it holds: {there}")
-    reasons = []
-    for artifact in named:
-        try:
-            return artifact, backends.get(artifact.format)
-        except BackendMissing as e:
-            reasons.append(str(e))
-    raise BackendMissing("; ".join(dict.fromkeys(reasons)))
+    return backends.first(named)
 
 
 def _array(bundle: Bundle, file: FileSpec, mapped: bool = False) -> NDArray[Any]:

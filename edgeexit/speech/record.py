@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.edits import edit_distance
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.measures import ERROR_RATES
@@ -17,7 +18,6 @@ from edgeexit.speech.audio import Notice, at_rate
 from edgeexit.speech.data import SpeechData
 from edgeexit.speech.features import log_mel
 from edgeexit.speech.scorer import Scorer
-from edgeexit.speech.scores import edit_distance
 from edgeexit.speech.transcribe import Transcriber
 
 LONGEST_S = 120.0
@@ -105,7 +105,7 @@ def record_speech(
                 spent[name][k] += engine.clock() - start
             text = str(scorer.labels()[0])
             written[k].append(text)
-            edits[k, i] = edit_distance(*_numbered(units_of(text, error), reference))
+            edits[k, i] = edit_distance(units_of(text, error), reference)
             if found.seconds is not None:
                 seconds[k, i] = heard + found.seconds[k]
         progress(i + 1, n)
@@ -125,9 +125,3 @@ def record_speech(
         data.name,
     )
     return Recording(rows, tuple(map(tuple, written)), data.texts)
-
-
-def _numbered(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
-    numbers: dict[str, int] = {}
-    a, b = ([numbers.setdefault(unit, len(numbers)) for unit in units] for units in (first, second))
-    return a, b

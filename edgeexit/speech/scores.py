@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.edits import edit_distance
 from edgeexit.errors import DataError
 from edgeexit.speech.ctc import checked, greedy, prefix_beam, sequence_logprob
 
@@ -86,17 +87,6 @@ def agreement(ids: Sequence[int], before: Sequence[int] | None) -> float:
     if list(ids) == list(before):  # mostly, and then nothing need be counted
         return 1.0
     return 1.0 - edit_distance(ids, before) / max(len(ids), len(before))
-
-
-def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many insertions, deletions and substitutions lead from one sequence to the other (Levenshtein, 1966)."""
-    ours = np.asarray(b, np.int64)
-    steps = np.arange(len(ours) + 1)
-    row = steps
-    for i, label in enumerate(a):
-        best = np.concatenate([[i + 1], np.minimum(row[1:] + 1, row[:-1] + (ours != label))])
-        row = np.minimum.accumulate(best - steps) + steps  # insertions one after another, without a loop over them
-    return int(row[-1])
 
 
 def _certainty(lp: NDArray[Any]) -> NDArray[np.float64]:

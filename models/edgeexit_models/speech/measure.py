@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from edgeexit.edits import edit_distance
 from edgeexit.speech.ctc import greedy
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
@@ -36,20 +37,6 @@ def answers(
                 for i, log_probs, frames in zip(rows, output, lengths, strict=True):
                     found[k][i] = greedy(log_probs[:frames], blank)
     return found
-
-
-def edit_distance(said: Sequence[Hashable], heard: Sequence[Hashable]) -> int:
-    """Fewest substitutions, deletions and insertions that turn one into the other (Levenshtein 1966).
-
-    >>> edit_distance("four", "for"), edit_distance([1, 2], [])
-    (1, 2)
-    """
-    row = list(range(len(heard) + 1))
-    for i, a in enumerate(said, 1):
-        above, row[0] = row[0], i
-        for j, b in enumerate(heard, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (a != b))
-    return row[-1]
 
 
 def error_rates(
