@@ -70,7 +70,7 @@ def _lengths(engines: dict[str, edgeexit.Engine], seconds: float, n: int) -> lis
     assert spec is not None
     samples = _sound(seconds, spec.features.sample_rate)
     transcriber = Transcriber(engines["chain"])
-    x = list(transcriber.inputs(log_mel(samples, spec.features)).values())
+    x = list(transcriber.inputs(samples).values())
     cases: dict[str, Any] = {"features": lambda: log_mel(samples, spec.features)}
     last = engines["chain"].exits - 1
     for layout, engine in engines.items():

@@ -146,7 +146,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
     if m.speech is not None:
         f = m.speech.features
         lines[0] += (
-            f"hears {f.sample_rate} Hz in {f.bins} bands from {f.low_hz:g} to {f.top_hz:g} Hz (features {f.digest}), "
+            f"hears {f.sample_rate} Hz in {f.bins} bands from {f.low_hz:g} to {f.top_hz:g} Hz (features {f.digest}"
+            f"{', made in the network' if all(len(t.shape) < 3 for t in m.inputs) else ''}), "
             f"writes {len(m.speech.tokens)} tokens, one per {1000 * m.speech.frame_seconds:g} ms\n"
         )
     if m.lm is not None:

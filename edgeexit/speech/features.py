@@ -281,43 +281,52 @@ class _Bank(NamedTuple):
         return np.log(np.maximum(bands, np.float32(spec.log_floor)))
 
 
-@lru_cache(maxsize=8)
-def _bank(spec: FeatureSpec) -> _Bank:
+def mel_weights(spec: FeatureSpec) -> tuple[NDArray[np.float64], int]:
+    """The triangles of the filter bank over the frequencies of the Fourier transform.
+
+    Returns:
+        `(size // 2 + 1, bins)`, and the transform's size: the window filled up to a power of two.
+
+    Raises:
+        DataError: more bands than the window can tell apart.
+    """
     size = 1 << (spec.window_samples - 1).bit_length()
 
     def mel(hz: Any) -> NDArray[np.float64]:
         return np.asarray(1127.0 * np.log1p(np.asarray(hz, np.float64) / 700.0))
 
     edges = np.linspace(mel(spec.low_hz), mel(spec.top_hz), spec.bins + 2)
-    of_bin = mel(np.arange(size // 2) * (spec.sample_rate / size))
-    places: list[NDArray[np.intp]] = []
-    weights: list[NDArray[np.float64]] = []
-    starts: list[int] = []
-    for left, middle, right in zip(edges[:-2], edges[1:-1], edges[2:], strict=True):
-        inside = np.flatnonzero((of_bin > left) & (of_bin < right))
-        if not len(inside):
-            raise DataError(
-                f"bins: {spec.bins} bands are too many for a transform of {size} samples at {spec.sample_rate} Hz: "
-                f"no frequency lies in band {len(starts)}; ask for fewer bands or a longer window"
-            )
-        at = of_bin[inside]
-        starts.append(sum(len(p) for p in places))
-        places.append(inside)
-        weights.append(np.minimum((at - left) / (middle - left), (right - at) / (right - middle)))
+    at = mel(np.arange(size // 2) * (spec.sample_rate / size))[:, None]  # half the sample rate takes part in none
+    left, middle, right = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
+    found = np.concatenate([np.clip(np.minimum(rising, falling), 0, None), np.zeros((1, spec.bins))])
+    if len(silent := np.flatnonzero(~found.any(axis=0))):
+        raise DataError(
+            f"bins: {spec.bins} bands are too many for a transform of {size} samples at {spec.sample_rate} Hz: "
+            f"no frequency lies in band {silent[0]}; ask for fewer bands or a longer window"
+        )
+    return found, size
+
+
+def window_weights(spec: FeatureSpec) -> NDArray[np.float64]:
+    """`(window_samples,)`"""
+    turn = np.cos(2 * math.pi * np.arange(spec.window_samples) / (spec.window_samples - 1))
+    if spec.window == "rectangular":
+        return np.ones(spec.window_samples)
+    if spec.window == "hamming":
+        return np.asarray(0.54 - 0.46 * turn)
+    return np.asarray((0.5 - 0.5 * turn) ** (0.85 if spec.window == "povey" else 1.0))
+
+
+@lru_cache(maxsize=8)
+def _bank(spec: FeatureSpec) -> _Bank:
+    weights, size = mel_weights(spec)
+    band, place = np.nonzero(weights.T)
     return _Bank(
         spec,
-        _window(spec.window, spec.window_samples).astype(np.float32),
+        window_weights(spec).astype(np.float32),
         size,
-        np.concatenate(places),
-        np.concatenate(weights).astype(np.float32),
-        np.array(starts, np.intp),
+        place,
+        weights.T[band, place].astype(np.float32),
+        np.searchsorted(band, np.arange(spec.bins)),
     )
-
-
-def _window(name: str, samples: int) -> NDArray[np.float64]:
-    turn = np.cos(2 * math.pi * np.arange(samples) / (samples - 1))
-    if name == "rectangular":
-        return np.ones(samples)
-    if name == "hamming":
-        return np.asarray(0.54 - 0.46 * turn)
-    return np.asarray((0.5 - 0.5 * turn) ** (0.85 if name == "povey" else 1.0))

@@ -16,7 +16,6 @@ from edgeexit.scores import SEQUENCE
 from edgeexit.sequences import SequenceRecords, text_number, units_of
 from edgeexit.speech.audio import Notice, at_rate
 from edgeexit.speech.data import SpeechData
-from edgeexit.speech.features import log_mel
 from edgeexit.speech.scorer import Scorer
 from edgeexit.speech.transcribe import Transcriber
 
@@ -89,7 +88,7 @@ def record_speech(
         else:
             samples = said.samples
         start = engine.clock()
-        inputs = engine.checked(transcriber.inputs(log_mel(samples, spec.features)))
+        inputs = engine.checked(transcriber.inputs(samples))
         heard = engine.clock() - start
         found = engine.driver.all_exits(inputs)
         scorer = Scorer(spec)

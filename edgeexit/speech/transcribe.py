@@ -19,7 +19,7 @@ from edgeexit.speech.audio import Notice, WavFile, at_rate, audio_blocks
 from edgeexit.speech.ctc import normalised, prefix_beam
 from edgeexit.speech.decode import GreedyDecoder
 from edgeexit.speech.endpoint import windows
-from edgeexit.speech.features import Frames, Samples, checked, log_mel
+from edgeexit.speech.features import Samples, checked, log_mel
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
 
@@ -160,7 +160,7 @@ class Transcriber:
         deadline_s: for the network, on one window; see `Engine.run`.
 
     Raises:
-        BundleError: a bundle without `speech`, with states, or whose inputs are not the features and their count.
+        BundleError: a bundle without `speech`, with states, or whose inputs are not sound or features and their count.
         DataError: a window that is no time, or shorter than a frame.
     """
 
@@ -187,12 +187,18 @@ class Transcriber:
         self.engine, self.beam, self.all_exits, self.deadline_s = engine, beam, all_exits, deadline_s
         self.spec: SpeechSpec = manifest.speech
         self.tokens = Tokens.of(self.spec)
-        self._features, self._count = _inputs(manifest, self.spec)
-        time = self._features.shape[1]
+        self._heard, self._count = _inputs(manifest, self.spec)
+        self.hears_sound = len(self._heard.shape) == 2
+        """Whether the network makes its features itself."""
+        time = self._heard.shape[1]
         self._most = time if isinstance(time, int) else None
+        self._least = self.spec.least_frames
+        if self.hears_sound:
+            self._least = manifest.min_sizes.get(str(time), 1)
         self.longest_s = longest_s
         if self._most is not None:
-            self.longest_s = min(longest_s, _samples_for(self._most, self.spec) / self.rate)
+            most = self._most if self.hears_sound else _samples_for(self._most, self.spec)
+            self.longest_s = min(longest_s, most / self.rate)
         if not self.spec.features.shift_ms / 1000 < self.longest_s <= 3600:
             raise DataError(f"longest_s: expected more than a frame and at most an hour, found {longest_s!r:.40}")
 
@@ -268,7 +274,7 @@ class Transcriber:
         if not count or samples.min() == samples.max():
             texts = ("",) * self.engine.exits if self.all_exits else None
             return Part("", (), start, length, length, clock() - began, None, texts)
-        inputs = self.inputs(log_mel(samples, self.spec.features))
+        inputs = self.inputs(samples)
         decision = self.engine.run(inputs, deadline_s=self.deadline_s)
         decoder = self._decoded(decision.output)
         text, tokens = decoder.text, self._timed(decoder, start)
@@ -282,19 +288,22 @@ class Transcriber:
         texts = self._at_exits(inputs) if self.all_exits else None
         return Part(text, tokens, start, length, silent, clock() - began, decision, texts)
 
-    def inputs(self, features: Frames) -> dict[str, NDArray[Any]]:
-        """Features `(frames, bins)` as the network takes them; filled up where it needs more, which it is told.
+    def inputs(self, samples: Samples) -> dict[str, NDArray[Any]]:
+        """Sound `(N,)` as the network takes it, or its features; filled up where it needs more, which it is told.
 
         Raises:
-            DataError: more frames than the network can take.
+            DataError: more sound than the network can take.
         """
-        count = len(features)
-        wanted = max(count, self.spec.least_frames) if self._most is None else self._most
+        heard = samples if self.hears_sound else log_mel(samples, self.spec.features)
+        count = len(heard)
+        wanted = max(count, self._least) if self._most is None else self._most
         if count > wanted:
-            raise DataError(f"{count} frames of features; {self._features.name!r} takes {wanted}: pass less audio")
-        x = np.full((1, wanted, features.shape[1]), np.log(self.spec.features.log_floor), np.float32)
-        x[0, :count] = features
-        found: dict[str, NDArray[Any]] = {self._features.name: x}
+            what = "samples" if self.hears_sound else "frames of features"
+            raise DataError(f"{count} {what}; {self._heard.name!r} takes {wanted}: pass less audio")
+        silence = 0.0 if self.hears_sound else np.log(self.spec.features.log_floor)
+        x = np.full((1, wanted, *heard.shape[1:]), silence, np.float32)
+        x[0, :count] = heard
+        found: dict[str, NDArray[Any]] = {self._heard.name: x}
         if self._count is not None:
             found[self._count.name] = np.array([count], self._count.dtype)
         return found
@@ -347,16 +356,16 @@ def _samples_for(frames: int, spec: SpeechSpec) -> int:
 
 
 def _inputs(manifest: Manifest, spec: SpeechSpec) -> tuple[TensorSpec, TensorSpec | None]:
-    """The input for features, and the one for their count, if there is one."""
-    features = [t for t in manifest.inputs if t.dtype == "float32" and len(t.shape) == 3]
+    """The input for features or for sound, and the one for their count, if there is one."""
+    heard = [t for t in manifest.inputs if t.dtype == "float32" and len(t.shape) in (2, 3)]
     counts = [t for t in manifest.inputs if t.dtype in ("int64", "int32") and len(t.shape) == 1]
-    if len(features) != 1 or len(counts) > 1 or len(features) + len(counts) != len(manifest.inputs):
+    if len(heard) != 1 or len(counts) > 1 or len(heard) + len(counts) != len(manifest.inputs):
         found = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in manifest.inputs)
         raise BundleError(
-            f"{manifest.name}: a speech model takes features float32 (batch, time, bins) and, if it can, their count "
-            f"int64 (batch,); this one takes {found:.300}"
+            f"{manifest.name}: a speech model takes features float32 (batch, time, bins), or sound float32 (batch, "
+            f"samples), and, if it can, their count int64 (batch,); this one takes {found:.300}"
         )
-    bins = features[0].shape[2]
+    bins = heard[0].shape[2] if len(heard[0].shape) == 3 else None
     if isinstance(bins, int) and bins != spec.features.bins:
         raise BundleError(f"{manifest.name}: the network takes {bins} bins, its `speech` makes {spec.features.bins}")
-    return features[0], counts[0] if counts else None
+    return heard[0], counts[0] if counts else None

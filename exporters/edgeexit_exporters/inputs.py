@@ -50,18 +50,28 @@ def parse_input(text: str, default_name: str = "input") -> InputSpec:
             f"--input {text!r}: expected NAME:DTYPE[AXES], e.g. image:float32[batch,3,32,32] or "
             "tokens:int64[batch,time=64]"
         )
-    axes: list[int | str] = []
+    name = (match["name"] or default_name).strip()
+    return shaped(name, match["dtype"], [a.strip() for a in match["shape"].split(",")], f"--input {text!r}")
+
+
+def shaped(name: str, dtype: str, axes: Sequence[int | str], at: str) -> InputSpec:
+    """An input whose axes are sizes, names of free axes, or ``time=100``: a free one with its example size.
+
+    Raises:
+        ModelError: an axis that is none of these; `at` names the place in the message.
+    """
+    found: list[int | str] = []
     sizes: dict[str, int] = {}
-    for axis in (a.strip() for a in match["shape"].split(",")):
-        name, _, size = axis.partition("=")
-        if name.isdigit():
-            axes.append(int(name))
-        elif re.fullmatch(r"[A-Za-z_]\w*", name) and (not size or size.isdigit()):
-            axes.append(name)
-            sizes[name] = int(size or DEFAULT_FREE_SIZE)
+    for axis in axes:
+        called, _, size = str(axis).partition("=")
+        if called.isdigit():
+            found.append(int(called))
+        elif re.fullmatch(r"[A-Za-z_]\w*", called) and (not size or size.isdigit()):
+            found.append(called)
+            sizes[called] = int(size or DEFAULT_FREE_SIZE)
         else:
-            raise ModelError(f"--input {text!r}: {axis!r} is neither a size nor the name of a free axis")
-    return make_spec(TensorSpec((match["name"] or default_name).strip(), match["dtype"], tuple(axes)), sizes)
+            raise ModelError(f"{at}: {axis!r} is neither a size nor the name of a free axis")
+    return make_spec(TensorSpec(name, dtype, tuple(found)), sizes)
 
 
 def make_spec(tensor: TensorSpec, sizes: Mapping[str, int] | None = None) -> InputSpec:

@@ -66,7 +66,7 @@ def quantize(
         percentile: of the values that stay inside the range, for method "percentile".
         reduce_range: weights of 7 bits: x86-64 processors with AVX2 but without VNNI add two products in 16 bits,
             which can overflow with 8.
-        exclude: nodes that stay float, by name or by operation.
+        exclude: nodes that stay float, by name or by operation. What logarithms are taken of stays so in any case.
         progress: called with each step's name.
 
     Returns:
@@ -85,9 +85,9 @@ def quantize(
     progress("preparing the network for int8")
     model = prepared(source)
     tensors = [n for e in source.joint.raw for n in e.tensors]
-    kept = _kept(model, exclude)
-    if not static:
-        kept += [n for n in _weightless(model) if n not in kept]
+    kept = list(
+        dict.fromkeys([*_kept(model, exclude), *_before_logarithms(model), *([] if static else _weightless(model))])
+    )
     skipped = [*kept, *last_float_nodes(model, tensors)]
     if not any(n.op_type in onnx_graph.COMPUTE and n.name not in skipped for n in model.graph):
         raise ModelError("nothing to quantise: the network has no convolution or matrix product that is not excluded")
@@ -204,6 +204,24 @@ def _kept(model: ir.Model, exclude: Sequence[str]) -> list[str]:
             raise ModelError(f"no node {wish!r} to exclude; nodes that compute: {some[:300]}")
         found += named
     return list(dict.fromkeys(found))
+
+
+def _before_logarithms(model: ir.Model) -> list[str]:
+    """What leads to a logarithm that the network goes on from, as in spectral features: values span many decades
+    there, and of 255 equal steps the lowest covers most of them. A logarithm at an answer's end is none of these."""
+    graph = list(model.graph)
+    computing = {n for n in graph if n.op_type in onnx_graph.COMPUTE}
+    deeper: set[ir.Node] = set()
+    for node in reversed(graph):
+        after = [user for value in node.outputs for user, _ in value.uses()]
+        if any(user in computing or user in deeper for user in after):
+            deeper.add(node)
+    found: set[ir.Node] = set()
+    for node in reversed(graph):
+        after = [user for value in node.outputs for user, _ in value.uses()]
+        if (node.op_type == "Log" and node in deeper) or any(user in found for user in after):
+            found.add(node)
+    return [n.name or "" for n in graph if n in found and n in computing]
 
 
 def _weightless(model: ir.Model) -> list[str]:

@@ -130,6 +130,8 @@ def _factor(speech: SpeechSpec) -> int:
 
 
 def with_least(speech: SpeechSpec, least: Mapping[str, int], inputs: Sequence[InputSpec]) -> SpeechSpec:
-    """The specification with the frames that the network was found to need at least."""
+    """The specification with the frames that the network was found to need at least; one for sound takes no frames."""
+    if all(len(i.tensor.shape) != 3 for i in inputs):
+        return speech
     axis = next(iter(length_inputs(inputs).values()), None)
     return replace(speech, least_frames=max(speech.least_frames, least.get(axis or "", 1)))

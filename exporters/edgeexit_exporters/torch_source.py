@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError, first_line
-from edgeexit.manifest import TensorSpec
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
-from edgeexit_exporters.inputs import InputSpec, make_spec, one_at_a_time
+from edgeexit_exporters.inputs import InputSpec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import State
@@ -305,7 +304,7 @@ def own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
             f"{type(module).__name__} does not say what it takes: pass --input NAME:DTYPE[AXES] "
             "(e.g. image:float32[batch,3,32,32]), or give the module an `input_spec`"
         )
-    return tuple(make_spec(TensorSpec(n, dtype, tuple(shape))) for n, (dtype, shape) in spec.items())
+    return tuple(examples.shaped(n, dtype, shape, f"input_spec of {n!r}") for n, (dtype, shape) in spec.items())
 
 
 def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModule:

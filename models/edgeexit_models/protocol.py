@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError
 
 InputSpec = dict[str, tuple[str, tuple[int | str, ...]]]
-"""Input name -> (dtype, shape), strings are free axes: `{"image": ("float32", ("batch", 3, 32, 32))}`."""
+"""Input name -> (dtype, shape), strings are free axes: `{"image": ("float32", ("batch", 3, 32, 32))}`.
+
+`"time=100"` is a free axis that is 100 long in the examples an export is tried with.
+"""
 
 
 class MultiExitModule(Protocol):

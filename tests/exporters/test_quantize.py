@@ -287,3 +287,25 @@ def test_float_files_count_no_int8_kernels(network: tuple[Source, Source]) -> No
     (found,) = kernels.count_kernels("all", files)
     assert (found.quantized, found.compute) == (0, 6)
     assert "node_c2" in found.floating
+
+
+def test_what_a_logarithm_is_taken_of_stays_float_unless_it_ends_an_answer(tmp_path: Path) -> None:
+    net = Net()
+    net.op("MatMul", ["x", net.weight("bands", 12, 10)], "spectrum")
+    net.op("Mul", ["spectrum", "spectrum"], "power")
+    net.op("Log", ["power"], "features")
+    for k, feature in enumerate(("features", "h0")):
+        net.op("MatMul", [feature, net.weight(f"w{k}", 10, 10)], f"m{k}")
+        net.op("Relu", [f"m{k}"], f"h{k}")
+        net.op("MatMul", [f"h{k}", net.weight(f"v{k}", 10, CLASSES)], f"z{k}")
+        net.op("Softmax", [f"z{k}"], f"p{k}", axis=-1)
+        net.op("Log", [f"p{k}"], f"y{k}")
+    for node in net.nodes:
+        node.name = f"node_{node.output[0]}"
+    model = net.model({"x": ["batch", 12]}, {f"y{k}": ["batch", CLASSES] for k in range(2)})
+    found = quantize(source_of(model, tmp_path, ["y0", "y1"]), precision="int8-dynamic")
+    assert found.quantized is not None
+    assert [n.removeprefix("node_") for n in found.quantized.kept] == ["spectrum"]
+    kinds = [n.op_type for n in found.model.graph]
+    assert kinds.count("MatMulInteger") == 4
+    assert kinds.count("MatMul") == 1

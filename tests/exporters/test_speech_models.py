@@ -12,8 +12,11 @@ import edgeexit
 from edgeexit.speech import ctc
 from edgeexit.speech.features import log_mel
 from edgeexit.speech.tokens import Tokens
+from edgeexit.speech.transcribe import Transcriber
+from edgeexit_exporters.forms import Forms
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
+from edgeexit_models.speech.sound import SoundConformer
 from edgeexit_models.speech.splitformer import Splitformer
 from edgeexit_models.speech.spoken_digits import SPEECH
 
@@ -65,3 +68,34 @@ def _sherpa(bundle: edgeexit.Bundle) -> None:
     output = engine.run({"x": x[None], "x_lens": np.array([len(x)])}).output
     ours = Tokens.of(SPEECH).text(ctc.greedy(output, SPEECH.blank))
     assert stream.result.text.strip() == ours != ""
+
+
+def test_features_in_the_graph_hear_what_the_hosts_hear(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    plain, on_sound = EarlyExitConformer(CONFIG, SPEECH).eval(), SoundConformer(CONFIG, SPEECH).eval()
+    plain.set_normalisation(torch.full((CONFIG.bins,), -8.0), torch.full((CONFIG.bins,), 2.0))
+    with torch.no_grad():
+        for head in plain.heads:
+            head.weight *= 8
+    on_sound.load_state_dict(plain.state_dict())
+    host = edgeexit.export(plain, tmp_path / "host.edgeexit", layouts=["chain"])
+    graph = edgeexit.export(on_sound, tmp_path / "graph.edgeexit", layouts=["fused", "chain"])
+    int8 = edgeexit.export(
+        on_sound, tmp_path / "int8.edgeexit", layouts=["chain"], forms=Forms(precisions=["int8-dynamic"])
+    )
+    assert graph.manifest.min_sizes["samples"] < 700  # 7 frames of 10 ms, rounded
+    assert graph.manifest.speech is not None
+    assert graph.manifest.speech.features == SPEECH.features
+    policy = edgeexit.fixed_exit(1, 2)
+    rng = np.random.default_rng(0)
+    wanted = Transcriber(edgeexit.load(host, policy=policy, warmup=0))
+    for length in (100, 8000, 9876):  # 100 samples are too few for the network
+        sound = (rng.normal(0, 0.1, length) * np.sin(np.arange(length) / 500)).astype(np.float32)
+        want = wanted.samples(sound)
+        for bundle, layout in ((graph, "chain"), (graph, "fused"), (int8, "chain")):
+            found = Transcriber(edgeexit.load(bundle, artifact=layout, policy=policy, warmup=0)).samples(sound)
+            assert found.deepest is not None
+            assert want.deepest is not None
+            assert found.deepest.output.shape == want.deepest.output.shape
+            tolerance = 1e-3 if bundle is graph else 1.5
+            np.testing.assert_allclose(found.deepest.output, want.deepest.output, atol=tolerance)

@@ -21,7 +21,6 @@ from edgeexit.rows import replay
 from edgeexit.scores import SEQUENCE
 from edgeexit.sequences import SequenceRecords, text_number
 from edgeexit.speech.data import SpeechData, is_speech_data, read_speech
-from edgeexit.speech.features import log_mel
 from edgeexit.speech.record import Recording, record_speech
 from edgeexit.speech.scorer import Scorer
 from edgeexit.speech.transcribe import Transcriber
@@ -49,7 +48,7 @@ def recording(engine: Engine, data: SpeechData) -> Recording:
 
 
 def heard(engine: Engine, i: int) -> dict[str, np.ndarray]:
-    return Transcriber(engine).inputs(log_mel(SOUND[i], SPEECH.features))
+    return Transcriber(engine).inputs(SOUND[i])
 
 
 def policies(rows: SequenceRecords) -> list[Policy]:

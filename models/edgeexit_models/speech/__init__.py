@@ -23,6 +23,7 @@ from edgeexit_models.speech.keywords import KeywordFeatures, Keywords, dscnn_sou
 from edgeexit_models.speech.loss import exit_losses, joint_ctc
 from edgeexit_models.speech.measure import answers, error_rates, text_errors
 from edgeexit_models.speech.sentences import train_sentences
+from edgeexit_models.speech.sound import LogMel, SoundConformer, asr_digits_sound
 from edgeexit_models.speech.splitformer import Splitformer, splitformer_paper
 from edgeexit_models.speech.streaming import StreamingConformer, asr_digits_streaming
 from edgeexit_models.speech.train import Noam, OneCycle, fit_ctc
@@ -36,12 +37,15 @@ __all__ = [
     "InMemory",
     "KeywordFeatures",
     "Keywords",
+    "LogMel",
     "Noam",
     "OneCycle",
+    "SoundConformer",
     "Splitformer",
     "StreamingConformer",
     "answers",
     "asr_digits",
+    "asr_digits_sound",
     "asr_digits_streaming",
     "conformer_edge",
     "conformer_paper",

@@ -129,7 +129,9 @@ def _stamp_text(path: Path, language: str) -> str | None:
         return None  # a sound without a text
     if language == "en":
         return stamp_words(lines[0]) if lines else None
-    return next((stamp_words(t) for name, _, t in (x.partition("=") for x in lines) if name == f"{language}.utf8"), None)
+    return next(
+        (stamp_words(t) for name, _, t in (x.partition("=") for x in lines) if name == f"{language}.utf8"), None
+    )
 
 
 def _decoded(path: Path, rate: int) -> Samples | None:

@@ -17,6 +17,7 @@ import torch
 
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.speech.spec import SpeechSpec
+from edgeexit_models.speech import debian
 from edgeexit_models.speech import spoken_digits as digits
 from edgeexit_models.speech.conformer import asr_digits, conformer_edge, conformer_paper
 from edgeexit_models.speech.splitformer import Splitformer
@@ -108,12 +109,15 @@ def test_digits_that_others_test_on_are_written(spoken: Path, tmp_path: Path, mo
         call(module, monkeypatch, "wav", tmp_path / "nothing", "--out", tmp_path / "wavs")
 
 
-def test_prompts_are_read_spoken_texts_only(tmp_path: Path) -> None:
-    spoken = recipe("asr-prompts").spoken
-    assert spoken("Don't press 1, press *.") == "don't press one press star"
-    assert spoken("Press 1, or 2.") == "press one or two"
+def test_texts_are_read_where_they_say_what_the_voice_says() -> None:
+    assert debian.prompt_words("Don't press 1, press *.") == "don't press one press star"
+    assert debian.prompt_words("Press 1, or 2.") == "press one or two"
     for unclear in ("(silence)", "[beep]", "dial 500", "28.8 kilobit", "", "..."):
-        assert spoken(unclear) is None
+        assert debian.prompt_words(unclear) is None
+    assert debian.stamp_words("L\u2019e\u0301toile  DE mer!") == "l'étoile de mer"
+    assert debian.stamp_words("Морска звезда.") == "морска звезда"
+    for unclear in ("5 cents", "un chien (Canis)", "", "?"):
+        assert debian.stamp_words(unclear) is None
 
 
 def test_prompts_are_trained_and_written_with_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,16 +129,43 @@ def test_prompts_are_trained_and_written_with_tokens(tmp_path: Path, monkeypatch
         (folder / f"{name}.wav").write_bytes(wav_bytes(noise(0.5, 8000, i), 8000))
         lines.append(f"{name}: Say {'abcdefghijklmnopqrstuvwxyz'[i]}.")
     (tmp_path / "texts.txt").write_text("\n".join([*lines, "; no text", "p99: not there"]))
-    module = recipe("asr-prompts")
-    words = (folder, tmp_path / "texts.txt", "--out", tmp_path / "out", "--steps", 2, "--seconds", 2)
+    module = recipe("asr-sentences")
+    words = ("asterisk", folder, tmp_path / "texts.txt", "--out", tmp_path / "out", "--steps", 2, "--seconds", 2)
     call(module, monkeypatch, *words)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["training"]["recordings"] + sum(p["recordings"] for p in metrics["parts"].values()) == 24
     speech = SpeechSpec.from_dict(json.loads((tmp_path / "out" / "speech.json").read_text()))
     assert speech.tokens[0] == "<blk>"
     assert (tmp_path / "out" / "tokens.txt").read_text().splitlines()[0] == "<blk> 0"
-    with pytest.raises(SystemExit, match="no prompts with a text"):
-        call(module, monkeypatch, tmp_path / "out", *words[1:])
+    with pytest.raises(SystemExit, match="too few recordings with a text"):
+        call(module, monkeypatch, "asterisk", tmp_path / "out", *words[2:])
+
+
+def test_stamps_are_trained_in_the_languages_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile = pytest.importorskip("soundfile", reason="the stamps are .ogg files")
+    pytest.importorskip("safetensors.torch", reason="weights are written as safetensors")
+    folder = tmp_path / "stamps"
+    folder.mkdir()
+    for i, letter in enumerate("abcdefghijklmnopqrst"):
+        (folder / f"{letter}.txt").write_text(f"A {letter}.\nfr.utf8=Le {letter}é.\nru.utf8=5 {letter}\n")
+        for ending in ("", "_fr", "_ru"):
+            both = np.stack([noise(0.4, 22050, i)] * 2, axis=1)
+            soundfile.write(folder / f"{letter}_desc{ending}.ogg", both, 22050, format="OGG", subtype="VORBIS")
+    (folder / "a.txt").unlink()  # a sound without a text
+    module, words = recipe("asr-sentences"), ("--out", tmp_path / "out", "--steps", 2, "--seconds", 2)
+    call(module, monkeypatch, "tuxpaint", folder, "--languages", "fr", "en", *words)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["training"]["recordings"] + sum(p["recordings"] for p in metrics["parts"].values()) == 38
+    speech = SpeechSpec.from_dict(json.loads((tmp_path / "out" / "speech.json").read_text()))
+    assert "é" in speech.tokens
+    assert speech.features.sample_rate == 16000
+    with pytest.raises(SystemExit, match=r"too few recordings .*train 0, dev 0, test 0"):
+        call(module, monkeypatch, "tuxpaint", folder, "--languages", "ru", *words)
+    with pytest.raises(SystemExit, match=r"\*_desc_xx.ogg; languages there: .*'fr', 'ru'"):
+        call(module, monkeypatch, "tuxpaint", folder, "--languages", "xx", *words)
+    (folder / "b_desc_fr.ogg").write_bytes(b"OggS but no more")
+    with pytest.raises(SystemExit, match=r"b_desc_fr\.ogg: not readable as sound"):
+        call(module, monkeypatch, "tuxpaint", folder, *words)
 
 
 class Rows:
