@@ -13,9 +13,10 @@ from edgeexit.cli.common import json_option, labels_of, names, print_json, say
 from edgeexit.cli.inspect import describe, exits_table
 from edgeexit.cli.refit_shown import refit_text
 from edgeexit.errors import BackendMissing, EdgeExitError
-from edgeexit.files import read_npz, write_atomic
+from edgeexit.files import read_json, read_npz, write_atomic
 from edgeexit.manifest import NETWORK_LAYOUTS
 from edgeexit.scores import GRAPH
+from edgeexit.speech.spec import SpeechSpec
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
@@ -103,6 +104,10 @@ if TYPE_CHECKING:
     help="Also write the fused TFLite graph as a C header and source, for TFLite Micro.",
 )  # fmt: skip
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
+@click.option(
+    "--speech", type=click.Path(path_type=Path), metavar="JSON",
+    help="Features, tokens and blank of a speech model, as the recipes write them. [default: the module's speech_spec]",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option
 def export(
@@ -130,6 +135,7 @@ def export(
     stage_files: bool,
     c_array: Path | None,
     labels: str | None,
+    speech: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -159,6 +165,7 @@ def export(
       edgeexit export net:make --format onnx,tflite --precision int8 --data d.npz --out my.edgeexit
       edgeexit export gru.onnx --exits y0,y1 --state h0=h0_next --state h1=h1_next --out gru.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
+      edgeexit export asr.onnx --exits p0,p1 --lengths n --speech speech.json --out asr.edgeexit
     """
     wanted = names(layouts) or []
     if not wanted or any(w not in NETWORK_LAYOUTS for w in wanted):
@@ -187,6 +194,7 @@ def export(
         tolerance=tolerance,
         data=None if arrays is None else {k: v for k, v in arrays.items() if k not in ("y", "labels")},
         labels=class_names(labels),
+        speech=None if speech is None else SpeechSpec.from_dict(read_json(speech), str(speech)),
         forms=forms,
         overwrite=overwrite,
         progress=say,

@@ -45,7 +45,7 @@ def export(
     data: Mapping[str, NDArray[Any]] | None = None,
     labels: Sequence[str] | None = None,
     name: str | None = None,
-    task: str = "classification",
+    task: str | None = None,
     speech: SpeechSpec | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,
@@ -76,7 +76,7 @@ def export(
             are calibrated and measured on.
         labels: class names.
         name: the bundle's name; None = that of `out`.
-        task: noted in the manifest.
+        task: noted in the manifest; None = transcription with `speech`, else classification.
         speech: how a speech model hears and what its answers spell; None = as the module says in `speech_spec`.
         forms: formats and precisions; None = ONNX in the network's own.
         overwrite: replace a bundle that is there.
@@ -140,7 +140,7 @@ def export_source(
     data: Mapping[str, NDArray[Any]] | None = None,
     labels: Sequence[str] | None = None,
     name: str | None = None,
-    task: str = "classification",
+    task: str | None = None,
     speech: SpeechSpec | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,

@@ -44,7 +44,7 @@ def survey(
     source: Source,
     *,
     name: str,
-    task: str = "classification",
+    task: str | None = None,
     labels: Sequence[str] | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
     score: str = "maxprob",
@@ -85,7 +85,7 @@ def survey(
         raise ModelError(f"{len(speech.tokens)} speech tokens for {exits[-1].answer.shape[-1]} classes")
     manifest = Manifest(
         name,
-        task,
+        task or ("classification" if speech is None else "transcription"),
         seen.batch,
         tuple(i.tensor for i in source.inputs if not i.state),
         exits,

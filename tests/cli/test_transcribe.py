@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import edgeexit
 from edgeexit.errors import BackendMissing
 from made_wavs import write
 from speech.heard_nets import SPEECH, make, said
@@ -85,6 +87,24 @@ def test_refused(cli: Callable[..., object], tones: Path, tiny: Path, sound: Pat
 def test_inspect_tells_what_it_hears(cli: Callable[..., object], tones: Path) -> None:
     found = cli("inspect", tones).out
     assert f"hears 8000 Hz in 20 bands from 20 to 3600 Hz (features {SPEECH.features.digest}), writes 4 tokens" in found
+
+
+def test_a_bare_onnx_file_is_told_how_it_hears(
+    cli: Callable[..., object], tones: Path, sound: Path, tmp_path: Path
+) -> None:
+    known = edgeexit.Bundle.open(tones)
+    network = known.file(known.manifest.artifact("onnx-all-fp32").models[0])
+    exits = [e.answer.name for e in known.manifest.exits]
+    lengths = ",".join(e.lengths or "" for e in known.manifest.exits)
+    told, out = tmp_path / "speech.json", tmp_path / "bare.edgeexit"
+    told.write_text(json.dumps(SPEECH.to_dict()))
+    wanted = ("export", network, "--exits", ",".join(exits), "--lengths", lengths, "--layouts", "chain", "-o", out)
+    assert cli(*wanted, "--speech", told).code == 0
+    assert cli("transcribe", out, sound).out.startswith("low high\n")
+    assert "tones: transcription" in cli("inspect", tones).out
+    told.write_text(json.dumps({**SPEECH.to_dict(), "blank": 9}))
+    error = cli(*wanted, "--speech", told, "--overwrite").error
+    assert "speech.json.blank: expected one of the 4 tokens, found 9" in error
 
 
 def test_no_microphone() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +67,5 @@ def make(folder: Path, time: int | str = "time", deaf: bool = True) -> Path:
                 found.append({"output": torch.log_softmax(above, -1), "lengths": lengths})
             return found
 
-    edgeexit.export(Net(), folder, name="tones")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["speech"] = SPEECH.to_dict()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    edgeexit.export(Net(), folder, name="tones", speech=SPEECH)
     return folder

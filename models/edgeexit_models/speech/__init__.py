@@ -22,7 +22,7 @@ from edgeexit_models.speech.corpus import Batches, Corpus, InMemory
 from edgeexit_models.speech.keywords import KeywordFeatures, Keywords, dscnn_sound
 from edgeexit_models.speech.loss import exit_losses, joint_ctc
 from edgeexit_models.speech.measure import answers, error_rates, text_errors
-from edgeexit_models.speech.sentences import train_sentences
+from edgeexit_models.speech.sentences import load_trained, train_sentences
 from edgeexit_models.speech.sound import LogMel, SoundConformer, asr_digits_sound
 from edgeexit_models.speech.splitformer import Splitformer, splitformer_paper
 from edgeexit_models.speech.streaming import StreamingConformer, asr_digits_streaming
@@ -54,6 +54,7 @@ __all__ = [
     "exit_losses",
     "fit_ctc",
     "joint_ctc",
+    "load_trained",
     "make_batch",
     "single_exit",
     "splitformer_paper",

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from edgeexit.errors import DataError
+from edgeexit.files import read_json
 from edgeexit.speech.features import log_mel
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
+from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.corpus import Batches, Corpus
 from edgeexit_models.speech.measure import text_errors
@@ -104,6 +106,24 @@ def train_sentences(
     write(out / "speech.json", as_json(speech.to_dict()))
     write(out / "metrics.json", as_json(result))
     return result
+
+
+def load_trained(folder: Path) -> EarlyExitConformer:
+    """The network that `train_sentences` left in a folder, in evaluation mode; `edgeexit.export` takes it.
+
+    Raises:
+        DataError: the folder lacks a file, or they do not fit each other.
+    """
+    import safetensors.torch
+
+    speech, metrics = (read_json(folder / name, DataError) for name in ("speech.json", "metrics.json"))
+    try:
+        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metrics["config"].items()}
+        model = EarlyExitConformer(ConformerConfig(**config), SpeechSpec.from_dict(speech, "speech.json"))
+        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as e:
+        raise DataError(f"{folder}: not what a recipe of sentences leaves behind: {e}") from e
+    return model.eval()
 
 
 def _errors(model: torch.nn.Module, corpus: Corpus, speech: SpeechSpec) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.speech import debian
 from edgeexit_models.speech import spoken_digits as digits
 from edgeexit_models.speech.conformer import asr_digits, conformer_edge, conformer_paper
+from edgeexit_models.speech.sentences import load_trained
 from edgeexit_models.speech.splitformer import Splitformer
 
 RECIPES = Path(__file__).parents[3] / "models" / "recipes"
@@ -157,6 +158,11 @@ def test_stamps_are_trained_in_the_languages_asked_for(tmp_path: Path, monkeypat
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["training"]["recordings"] + sum(p["recordings"] for p in metrics["parts"].values()) == 38
     speech = SpeechSpec.from_dict(json.loads((tmp_path / "out" / "speech.json").read_text()))
+    model = load_trained(tmp_path / "out")
+    assert model.speech_spec == speech
+    assert not model.training
+    with pytest.raises(DataError, match="speech.json: cannot be read"):
+        load_trained(folder)
     assert "é" in speech.tokens
     assert speech.features.sample_rate == 16000
     with pytest.raises(SystemExit, match=r"too few recordings .*train 0, dev 0, test 0"):
