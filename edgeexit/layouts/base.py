@@ -224,6 +224,11 @@ def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> Found
     )
 
 
+def forbidden(policy: Policy, k: int) -> bool:
+    """Whether no score lets an input leave at exit `k`, so that none need be computed there."""
+    return isinstance(policy, Threshold) and policy.thresholds[k] == np.inf
+
+
 def stopped(policy: Policy, k: int, score: Any) -> Reason:
     """Why an input left before the last exit: sure enough, given up, or allowed no deeper."""
     if isinstance(policy, Window) and score < policy.compared[k][0]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.layouts.base import Array, Base, Found, FoundMany, Given, Recorded, stopped
+from edgeexit.layouts.base import Array, Base, Found, FoundMany, Given, Recorded, forbidden, stopped
 from edgeexit.layouts.memory import Memory, Waiting
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy
@@ -82,9 +82,13 @@ class Chain(Base):
         for k, model in enumerate(self.models):
             if memory is None:
                 found = model.run([known[n] for n in self.reads[k]])
+                known.update(zip(model.outputs, found, strict=True))
             else:
                 self.catch_up(k, memory)
                 found = self._carry(k, known, memory)
+            if k < last and left is None and scorer is None and forbidden(policy, k):
+                scores.append(None)
+                continue
             given = self.given(found, k)
             output = given.answer
             sure = self.score(given, k, name, temperatures[k], scorer)[0]
@@ -100,8 +104,6 @@ class Chain(Base):
                 runs = 1 if memory is None else 1 + len(memory.waiting[k + 1])
                 if self.slowdown * self.seconds[k + 1] * runs > left():
                     return Found(k, output, float(sure), "deadline", told, given.lengths)
-            if memory is None:
-                known.update(zip(model.outputs, found, strict=True))
         raise AssertionError("the last stage answers")
 
     def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, Given]]:

@@ -61,7 +61,8 @@ def greedy(log_probs: NDArray[Any], blank: int) -> list[int]:
     Raises:
         DataError: arrays that are no log-probabilities.
     """
-    return [int(i) for i in greedy_timed(log_probs, blank).ids]
+    ids: list[int] = greedy_timed(log_probs, blank).ids.tolist()
+    return ids
 
 
 def greedy_timed(log_probs: NDArray[Any], blank: int, before: int | None = None) -> Timed:

@@ -41,6 +41,8 @@ COMPUTE = {
     "Einsum", "LSTM", "DynamicQuantizeLSTM", "GRU", "RNN", "Attention",
 }  # fmt: skip
 """Operations whose multiply-accumulates count; never repeated as free."""
+_SLOW = {"Cos", "Sin", "Exp", "Log", "Pow", "Sqrt", "Tanh", "Sigmoid", "Erf"}
+"""Element by element, but dear enough that results that follow from shapes alone (tables of positions) are carried."""
 _REPEATED = {"DequantizeLinear", "DynamicQuantizeLinear"}
 """Repeated by each stage that reads them, so that the cut lies where int8 kernels begin: an engine fuses
 DequantizeLinear, Conv, QuantizeLinear only within one graph."""
@@ -134,7 +136,7 @@ def view(graph: ir.Graph) -> GraphView:
         reads = [v for v in read_by(node, graph) if not v.is_initializer()]
         is_free = (
             node.op_type not in _RANDOM
-            and node.op_type not in COMPUTE
+            and node.op_type not in COMPUTE | _SLOW
             and node.domain in ("", "ai.onnx")
             and not _subgraphs(node)
             and (node.op_type in ("Shape", "Size") or all(v in free for v in reads))

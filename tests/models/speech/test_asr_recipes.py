@@ -161,7 +161,7 @@ def test_stamps_are_trained_in_the_languages_asked_for(tmp_path: Path, monkeypat
     model = load_trained(tmp_path / "out")
     assert model.speech_spec == speech
     assert not model.training
-    with pytest.raises(DataError, match="speech.json: cannot be read"):
+    with pytest.raises(DataError, match=r"speech\.json: cannot be read"):
         load_trained(folder)
     assert "é" in speech.tokens
     assert speech.features.sample_rate == 16000
