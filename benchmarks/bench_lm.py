@@ -91,7 +91,7 @@ def main() -> None:
     all_prompts = cut(model, ids, 2 * a.prompts, a.prompt_tokens)
     design, told = all_prompts[::2], all_prompts[1::2]
     costs = measure(model, min(a.draft + 1, model.spec.context - 1), n=a.n)
-    verdict = decide(record(model, design, a.max_tokens), costs, draft=a.draft, proved=model.proved)
+    verdict = decide(record(model, design, a.max_tokens), costs, draft=a.draft, proof=model.proof)
     cases = chosen(verdict)
     sheets = [Sheet(t, costs) for t in record(model, told, a.max_tokens)]
     runs = timed(model, told, cases, costs, a.max_tokens, a.repeats)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, say, threads_option
+from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, read_text, say, threads_option
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.files import read_json
@@ -20,6 +20,7 @@ from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import chooser
 from edgeexit.lm.setting import CONFIDENCES, METHODS, Setting
+from edgeexit.lm.spec import unproved
 from edgeexit.lm.text import Text, encoded, text_of
 
 decoder_option = click.option(
@@ -114,7 +115,7 @@ def generate(
     answer = Answer(
         model, ids, setting, max_tokens=max_tokens, chooser=chooser(temperature, top_k, top_p, seed),
         costs=costs_of(model, setting, costs), text=text,
-        stops=[s.encode("latin-1", "backslashreplace").decode("unicode_escape") for s in stops],
+        stops=[unescaped(s) for s in stops],
     )  # fmt: skip
     stopped = False
     try:
@@ -157,12 +158,16 @@ def prompt_of(
     return encoded(model, text, prompt)
 
 
-def read_text(file: Path) -> str:
-    """Raises: DataError for a file that is missing, or no UTF-8 text."""
+def unescaped(text: str) -> str:
+    """What a string with backslashes stands for, as in Python: \\n is a line end.
+
+    Raises:
+        DataError: a backslash that stands for nothing.
+    """
     try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{file}: cannot be read as text: {e}") from e
+        return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{text!r:.60}: not an escaped string ({e.reason}); a backslash itself is \\\\") from e
 
 
 def costs_of(model: LanguageModel, setting: Setting, file: Path | None) -> Costs | None:
@@ -198,11 +203,11 @@ def summary(found: Generation, model: LanguageModel) -> str:
 def _claim(found: Generation, model: LanguageModel) -> str:
     if found.setting.lossy:
         return "lossy: another text than plain decoding's"
-    if found.same:
+    shown = model.proved(found.setting.block)
+    if found.same or shown:
         assert model.proof is not None
-        return f"lossless: verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
-    if found.same is False and model.proved(found.setting.block):
-        return "drawn from plain decoding's distribution"
-    if found.same is False:
+        proof = f"verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
+        return f"lossless: {proof}" if found.same else f"drawn from plain decoding's distribution: {proof}"
+    if shown is False:
         return "approximate: the text may differ from plain decoding's on this artifact"
-    return "not compared on export: the text may differ from plain decoding's"
+    return f"the text may differ from plain decoding's: {unproved(model.proof, found.setting.block)}"

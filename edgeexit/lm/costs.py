@@ -70,9 +70,10 @@ class Costs:
             not all(np.isfinite(a).all() and (a >= 0).all() for a in times)
             or (self.stages <= 0).any()
             or (self.play <= 0).any()
+            or not (np.isnan(self.fills) | (np.isfinite(self.fills) & (self.fills >= 0))).all()
         ):
             raise DataError("costs: times must be finite and above 0; measure them again")
-        if (np.diff(self.positions) <= 0).any() or self.positions[0] < 0:
+        if not np.isfinite(self.positions).all() or (np.diff(self.positions) <= 0).any() or self.positions[0] < 0:
             raise DataError("costs: positions must rise from at least 0")
         object.__setattr__(self, "_rounds", {})
 
@@ -145,12 +146,14 @@ class Costs:
             raise DataError(f"not a cost table of schema {SCHEMA}; `edgeexit simulate --save-costs` writes one")
         try:
             arrays = {n: np.asarray(data[n], np.float64) for n in _ARRAYS}
+            if not data["play"]:  # a network without early exits plays no rounds
+                arrays["play"] = np.zeros((0, arrays["heads"].shape[-1]))
             return cls(
                 artifact=str(data["artifact"]), threads=int(data["threads"]), n=int(data["n"]),
                 device=None if data["device"] is None else str(data["device"]),
                 busy=None if data["busy"] is None else float(data["busy"]), **arrays,
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as e:
             raise DataError(f"damaged cost table ({type(e).__name__}: {e}); measure again") from e
 
 

@@ -111,8 +111,8 @@ def simulate(sheets: Sequence[Sheet], setting: Setting) -> Simulated:
     """One setting over all traces.
 
     Raises:
-        DataError: no traces, an exit that is not there, longer drafts than the costs know, or stand-ins that the
-            artifact does not have.
+        DataError: no traces, an exit that is not there, longer drafts than the costs know, stand-ins that the artifact
+            does not have, or a confidence that was not recorded.
     """
     if not sheets:
         raise DataError("no recorded text to simulate on")
@@ -120,6 +120,8 @@ def simulate(sheets: Sequence[Sheet], setting: Setting) -> Simulated:
     early = setting.method in ("speculative", "calm")
     if early and setting.exit is not None and not 0 <= setting.exit < exits - (setting.method == "speculative"):
         raise DataError(f"exit {setting.exit}: there are early exits 0..{exits - 2}")
+    if setting.method == "calm" and setting.confidence != "maxprob":
+        raise DataError(f"{setting}: answers are recorded with the largest probability only, confidence maxprob")
     if setting.block > sheets[0].costs.block:
         raise DataError(f"{setting}: costs were measured up to {sheets[0].costs.block} tokens at a time")
     tally = _Tally(exits)

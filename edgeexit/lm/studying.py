@@ -115,7 +115,7 @@ def study(
     window = min(model.spec.context, len(part) - 1)
     found = quality(model, part, context=window, progress=lambda i, of: tell("reading", i, of))
     traces = record(model, starts, max_tokens, progress=lambda i, of: tell("answering", i, of))
-    verdict = decide(traces, costs, draft=draft, proved=model.proved, progress=lambda i, of: tell("simulating", i, of))
+    verdict = decide(traces, costs, draft=draft, proof=model.proof, progress=lambda i, of: tell("simulating", i, of))
     agree = np.concatenate([t.agree for t in traces]).mean(0)
     last = model.count - 1
     exits = tuple(

@@ -30,7 +30,15 @@ class Text:
             raise BundleError(f"{path}: not a tokenizer.json: {e}") from e
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text.
+
+        Raises:
+            DataError: lone surrogates, which a command line's bytes that are no UTF-8 become.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise DataError(f"{text!r:.60}: no text that UTF-8 can hold: {e.reason}") from e
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     @property

@@ -64,7 +64,14 @@ def test_generate(options: list[str], says: str, cli: Cli, tiny_lm: Path) -> Non
 
 def test_more_drafts_than_were_proved_are_not_called_lossless(cli: Cli, tiny_lm: Path) -> None:
     found = cli("generate", tiny_lm, "--prompt", PROMPT, "--method", "lookup", "--draft", 20, "--max-tokens", 10)
-    assert "lossless" not in found.err and "may differ" in found.err
+    assert "lossless" not in found.err
+    assert "up to 9 tokens together were compared on export, this takes 21; to have it, export again" in found.err
+
+
+def test_drawn_text_claims_no_more_than_what_was_compared(cli: Cli, tiny_lm: Path) -> None:
+    found = cli("generate", tiny_lm, "--prompt", PROMPT, "--method", "lookup", "--draft", 20, "--max-tokens", 10,
+                "--temperature", 0.8)  # fmt: skip
+    assert "approximate" not in found.err and "drawn from" not in found.err and "--block 21" in found.err
 
 
 def test_an_approximate_artifact_is_never_called_lossless(cli: Cli, tiny_lm: Path, tmp_path: Path) -> None:
@@ -128,14 +135,20 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
         (["--prompt", "x", "--method", "speculative"], "needs the exit"),
         (["--prompt", "x", "--method", "speculative", "--exit", "3"], "early exits 0..2"),
         (["--prompt", "x", "--method", "speculative", "--exit", "0", "--draft", "0"], "plain decoding"),
-        (["--prompt", "x", "--threshold", "nan"], "threshold"),
+        (["--prompt", "x", "--method", "del", "--threshold", "nan"], "threshold"),
+        (["--prompt", "x", "--threshold", "0.5"], "greedy has no threshold"),
+        (["--prompt", "x", "--exit", "1"], "greedy has no exit"),
+        (["--prompt", "x", "--top-k", "5"], "give a temperature above 0"),
+        (["--prompt", "x", "--stop", "a\\"], "a backslash itself is"),
+        (["--prompt", "x", "--stop", "\\u12"], "not an escaped string"),
+        (["--prompt", "\udcff"], "no text that UTF-8 can hold"),
         (["--prompt", "x", "--temperature", "-1"], "temperature"),
         (["--prompt", "x", "--temperature", "nan"], "temperature"),
         (["--prompt", "x", "--max-tokens", "0"], "at least 1"),
         (["--prompt", "x", "--stop", ""], "stop string is empty"),
         (["--prompt", "x", "--artifact", "fp64"], "no decoder artifact"),
         (["--prompt", "x", "--method", "del", "--costs", "nowhere.json"], "nowhere.json"),
-        (["--prompt-file", "nowhere.txt"], "cannot be read as text"),
+        (["--prompt-file", "nowhere.txt"], "nowhere.txt: no text to read"),
     ],
 )
 def test_generate_refuses(options: list[str], says: str, cli: Cli, tiny_lm: Path) -> None:
@@ -191,7 +204,8 @@ def test_certify(cli: Cli, tiny_lm: Path, text: Path) -> None:
         (["--prompt-tokens", "96"], "no room"),
         (["--max-tokens", "0", "--prompts", "2"], "at least one"),
         (["--certify", "often"], "ALPHA@CONFIDENCE"),
-        (["--text", "nowhere.txt"], "cannot be read"),
+        (["--text", "nowhere.txt"], "no text to read"),
+        (["--repair"], "--repair is of calm"),
         (["--text", "nowhere.npy"], "not an .npy"),
     ],
 )
