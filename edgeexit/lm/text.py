@@ -46,6 +46,12 @@ class Text:
         """One more than the largest token id."""
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    def tokens_of(self, word: str) -> list[int]:
+        """The tokens that are this word, alone or with blanks around it; marks such as ``</think>`` by their names."""
+        every = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids = [i for i in every.values() if word in ((found := self._tokenizer.decode([i])), found.strip())]
+        return sorted({*ids, *([every[word]] if word in every else [])}) if word else []
+
     @property
     def start(self) -> int | None:
         """The token that it puts before a text by itself; None = it puts none."""
