@@ -107,7 +107,7 @@ def generate(
       edgeexit generate code.edgeexit --prompt "def main(" --method speculative --exit 2 --draft 4
       edgeexit generate code.edgeexit --prompt-file notes.txt --method lookup --stop "\\n\\n"
       edgeexit generate code.edgeexit --prompt "import " --temperature 0.8 --top-p 0.95 --seed 7
-      edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\n**Final Answer**\\n"
+      edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\nAnswer:"
 
     speculative, del and lookup check their drafts with the whole network. Whether the text is then that of plain
     decoding was measured for every artifact when it was exported, and the last line says so. calm and skip give another
