@@ -15,10 +15,11 @@ from edgeexit.cli.probing import ids_of, probe_of, probe_options, probe_text, un
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.files import read_json
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generating import Answer, Generation
 from edgeexit.lm.loading import load_lm
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import chooser
 from edgeexit.lm.setting import CONFIDENCES, METHODS, Setting

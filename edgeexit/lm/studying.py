@@ -12,7 +12,8 @@ import numpy as np
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.lm.bits import Quality, Trace, quality, record
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.simulate import Simulated
 from edgeexit.lm.verdict import Predicted, Verdict, break_even, decide

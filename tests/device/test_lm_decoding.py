@@ -12,10 +12,11 @@ import pytest
 from edgeexit.errors import BundleError, DataError, Infeasible
 from edgeexit.lm.bits import Trace, quality, record
 from edgeexit.lm.consistency import certify
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generating import Answer, Generation
 from edgeexit.lm.loading import load_lm
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel, Parts
 from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session

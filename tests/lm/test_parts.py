@@ -192,7 +192,7 @@ def test_costs_between_and_beyond() -> None:
     rounds = table.rounds(16, 4)
     stages = table.along(np.array([16]))[:, :, 0]
     assert rounds.shape == (3, 5)
-    assert np.allclose(rounds[:, 0], stages[:, 0].sum() + table.heads[-1, 0])
+    assert np.allclose(rounds[:, 0], (stages[:, 0].sum() + table.heads[-1, 0]) * table.play[-1, 0])
     want = 3 * stages[:2, 0].sum() + 2 * table.heads[1, 0] + stages[2:, 2].sum() + table.heads[-1, 2]
     assert rounds[1, 2] == pytest.approx(want * table.play[1, 2])
     with pytest.raises(DataError, match="measured"):

@@ -63,6 +63,8 @@ class Replay:
             self.seconds += c.heads[-1, len(drafts)]
             if most_now:
                 self.seconds = before + (self.seconds - before) * c.play[exit, len(drafts)] + sures
+            else:
+                self.seconds = before + (self.seconds - before) * c.play[-1, 0]
             stand = 0
             while stand < len(drafts) and row + stand < t.n and drafts[stand] == answer[row + stand]:
                 stand += 1
@@ -100,7 +102,7 @@ def test_plain_decoding_is_the_sum_of_its_parts() -> None:
     want = (
         sum(np.interp(at, table.positions, table.stages[k, 0]).sum() for k in range(4)) + found.n * table.heads[-1, 0]
     )
-    assert got.seconds == pytest.approx(want)
+    assert got.seconds == pytest.approx(want * table.play[-1, 0])
 
 
 def test_lookup_finds_what_repeats() -> None:
