@@ -2,12 +2,14 @@
 
 The settings come from the simulator, on prompts that are not timed: its best lookup, its best self-speculation and del.
 Every timed prompt is then answered by all of them in a random order, `--repeats` times. Ratios are to plain decoding of
-the same prompt in the same repeat.
+the same prompt in the same repeat. What is foretold is by costs measured before and after every repeat, as a machine's
+speed drifts; `drift` says how far: the fastest foretold speed over the slowest.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import numpy as np
 
 from benchmarks.common import finish, parser
 from edgeexit.lm.bits import record
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
 from edgeexit.lm.generating import Answer, Generation
 from edgeexit.lm.loading import load_lm
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, simulate
@@ -37,9 +40,15 @@ def chosen(verdict: Verdict) -> dict[str, Setting]:
 
 
 def timed(
-    model: LanguageModel, prompts: list[list[int]], cases: dict[str, Setting], costs: Costs, tokens: int, repeats: int
+    model: LanguageModel,
+    prompts: list[list[int]],
+    cases: dict[str, Setting],
+    costs: Costs,
+    tokens: int,
+    repeats: int,
+    after: Callable[[], object],
 ) -> dict[str, list[list[Generation]]]:
-    """Per case and repeat, the answers to all prompts."""
+    """Per case and repeat, the answers to all prompts; `after` is called after every repeat."""
     rng = np.random.default_rng(0)
     found: dict[str, list[list[Generation]]] = {name: [] for name in cases}
     for _ in range(repeats):
@@ -50,6 +59,7 @@ def timed(
                 name = list(cases)[i]
                 answer = Answer(model, prompt, cases[name], max_tokens=tokens, costs=costs).run()
                 found[name][-1].append(answer)
+        after()
     return found
 
 
@@ -90,23 +100,31 @@ def main() -> None:
     ids = text_of(model).encode(a.text.read_text("utf-8"))
     all_prompts = cut(model, ids, 2 * a.prompts, a.prompt_tokens)
     design, told = all_prompts[::2], all_prompts[1::2]
-    costs = measure(model, min(a.draft + 1, model.spec.context - 1), n=a.n)
-    verdict = decide(record(model, design, a.max_tokens), costs, draft=a.draft, proved=model.proved)
+    tables: list[Costs] = []
+
+    def table() -> None:
+        tables.append(measure(model, min(a.draft + 1, model.spec.context - 1), n=a.n))
+
+    table()
+    costs = tables[0]
+    verdict = decide(record(model, design, a.max_tokens), costs, draft=a.draft, proof=model.proof)
     cases = chosen(verdict)
-    sheets = [Sheet(t, costs) for t in record(model, told, a.max_tokens)]
-    runs = timed(model, told, cases, costs, a.max_tokens, a.repeats)
+    traces = record(model, told, a.max_tokens)
+    runs = timed(model, told, cases, costs, a.max_tokens, a.repeats, table)
     rows = []
     for name, setting in cases.items():
         found = row(name, setting, runs[name], runs["plain"])
-        foretold = simulate(sheets, setting)
-        found["predicted"] = foretold.tokens_per_second
-        found["error"] = foretold.tokens_per_second / found["tokens_per_second"] - 1
+        speeds = [simulate([Sheet(t, c) for t in traces], setting).tokens_per_second for c in tables]
+        found["predicted"] = len(speeds) / sum(1 / s for s in speeds)
+        found["error"] = found["predicted"] / found["tokens_per_second"] - 1
+        found["drift"] = max(speeds) / min(speeds)
         rows.append(found)
     proof = None if model.proof is None else model.proof.lossless
+    shares = [c.busy for c in tables if c.busy is not None]
     print(f"verdict: {verdict.text}")
     finish("lm", rows, a, n=a.repeats, threads=a.threads, engine=model.engine, bundle=model.name,
            artifact=model.artifact, proof=proof, prompts=len(told), prompt_tokens=a.prompt_tokens,
-           max_tokens=a.max_tokens, cost_rounds=a.n, busy=costs.busy, verdict=verdict.text)  # fmt: skip
+           max_tokens=a.max_tokens, cost_rounds=a.n, busy=max(shares, default=None), verdict=verdict.text)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -27,6 +27,30 @@ artifact_option = click.option(
 )
 
 
+MOST_TEXT = 64 << 20
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        DataError: missing, larger than 64 MiB, not UTF-8, or without any text.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MOST_TEXT + 1)
+        found = data.decode("utf-8")
+    except OSError as e:
+        raise DataError(f"{path}: no text to read: {e.strerror or e}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: not text in UTF-8: {e}") from e
+    if len(data) > MOST_TEXT:
+        raise DataError(f"{path}: more than {MOST_TEXT} bytes: give a part of it")
+    if not found.strip():
+        raise DataError(f"{path}: no text in it")
+    return found
+
+
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
     """The rows that `calibrate` and `sweep` work on: a bundle and data, or recorded outputs."""
     for option in (

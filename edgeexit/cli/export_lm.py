@@ -8,12 +8,10 @@ from typing import Any
 
 import click
 
-from edgeexit.cli.common import json_option, names, print_json, say
+from edgeexit.cli.common import json_option, names, print_json, read_text, say
 from edgeexit.cli.lm_shown import lm_text
-from edgeexit.errors import BackendMissing, DataError, EdgeExitError
+from edgeexit.errors import BackendMissing, EdgeExitError
 from edgeexit.manifest_json import to_json
-
-MOST_TEXT = 64 << 20
 
 
 @click.command("export-lm")
@@ -103,7 +101,7 @@ def export_lm(
         wish,
         weights=weights,
         tokenizer=None if no_tokenizer else tokenizer or "own",
-        text=None if text is None else _text(text),
+        text=None if text is None else read_text(text),
         overwrite=overwrite,
         progress=say,
     )
@@ -129,17 +127,3 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
     if not all(w.isdecimal() and len(w) < 9 for w in wanted):
         raise EdgeExitError(f"--stages {text}: expected layer numbers, e.g. 2,4,8")
     return tuple(int(w) for w in wanted)
-
-
-def _text(path: Path) -> str:
-    try:
-        if (size := path.stat().st_size) > MOST_TEXT:
-            raise DataError(f"{path}: {size} bytes, at most {MOST_TEXT} are read: give a part of it")
-        found = path.read_text("utf-8")
-    except OSError as e:
-        raise DataError(f"{path}: no text to read: {e.strerror or e}") from e
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: not text in UTF-8: {e}") from e
-    if not found.strip():
-        raise DataError(f"{path}: no text in it")
-    return found

@@ -10,16 +10,20 @@ from typing import Any
 
 import click
 
-from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, say, threads_option
+from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, read_text, say, threads_option
+from edgeexit.cli.probing import ids_of, probe_of, probe_options, probe_text, unescaped
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.files import read_json
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
+from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generating import Answer, Generation
 from edgeexit.lm.loading import load_lm
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import chooser
 from edgeexit.lm.setting import CONFIDENCES, METHODS, Setting
+from edgeexit.lm.spec import unproved
 from edgeexit.lm.text import Text, encoded, text_of
 
 decoder_option = click.option(
@@ -67,6 +71,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @click.option("--stop", "stops", multiple=True, help="End before this string; may be given several times.")
+@probe_options
 @costs_option
 @decoder_option
 @threads_option
@@ -93,6 +98,7 @@ def generate(
     artifact: str | None,
     threads: int,
     as_json: bool,
+    **probing: Any,
 ) -> None:
     """Go on with a text, token by token or several at a time, as it comes.
 
@@ -102,19 +108,26 @@ def generate(
       edgeexit generate code.edgeexit --prompt "def main(" --method speculative --exit 2 --draft 4
       edgeexit generate code.edgeexit --prompt-file notes.txt --method lookup --stop "\\n\\n"
       edgeexit generate code.edgeexit --prompt "import " --temperature 0.8 --top-p 0.95 --seed 7
+      edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\nAnswer:"
 
     speculative, del and lookup check their drafts with the whole network. Whether the text is then that of plain
     decoding was measured for every artifact when it was exported, and the last line says so. calm and skip give another
     text, on purpose. `edgeexit simulate` finds out which way is fastest here.
+
+    With --trigger and --probe a text may end before its own end (DEER): where the word would come, the model is asked
+    for its answer at once. If it is sure of the answer's tokens, that ends the text; if not, the text goes on with the
+    word, as if nobody had asked.
     """
     setting = Setting(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)
     text = None if model.tokenizer is None and prompt_ids is not None else text_of(model)
     ids = prompt_of(model, text, prompt, prompt_file, prompt_ids)
+    check = probe_of(model, text, **probing)
+    picks = chooser(temperature, top_k, top_p, seed)
     answer = Answer(
-        model, ids, setting, max_tokens=max_tokens, chooser=chooser(temperature, top_k, top_p, seed),
+        model, ids, setting, max_tokens=max_tokens, chooser=picks,
         costs=costs_of(model, setting, costs), text=text,
-        stops=[s.encode("latin-1", "backslashreplace").decode("unicode_escape") for s in stops],
+        stops=[unescaped(s) for s in stops], check=check,
     )  # fmt: skip
     stopped = False
     try:
@@ -128,10 +141,10 @@ def generate(
     if as_json:
         where = environment(model.engine, threads)
         print_json({**asdict(result), "tokens_per_second": result.tokens_per_second, "acceptance": result.acceptance,
-                    "artifact": model.artifact, "environment": where})  # fmt: skip
+                    "probe": _document(check), "artifact": model.artifact, "environment": where})  # fmt: skip
     else:
         click.echo()
-        say(summary(result, model))
+        say(summary(result, model, drawn=not picks.greedy, check=check))
     if stopped:
         raise click.Abort
 
@@ -147,22 +160,11 @@ def prompt_of(
     if sum(x is not None for x in (prompt, file, ids)) != 1:
         raise DataError("give one of --prompt, --prompt-file and --prompt-ids")
     if ids is not None:
-        try:
-            return [int(part) for part in ids.replace(",", " ").split()]
-        except ValueError as e:
-            raise DataError(f"--prompt-ids {ids!r:.60}: expected whole numbers separated by commas") from e
+        return ids_of(ids, "--prompt-ids")
     if file is not None:
         prompt = read_text(file)
     assert prompt is not None and text is not None
     return encoded(model, text, prompt)
-
-
-def read_text(file: Path) -> str:
-    """Raises: DataError for a file that is missing, or no UTF-8 text."""
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{file}: cannot be read as text: {e}") from e
 
 
 def costs_of(model: LanguageModel, setting: Setting, file: Path | None) -> Costs | None:
@@ -180,7 +182,11 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "" for c in text)
 
 
-def summary(found: Generation, model: LanguageModel) -> str:
+def _document(check: AnswerProbe | None) -> dict[str, Any] | None:
+    return None if check is None else {**asdict(check), "triggers": sorted(check.triggers)}
+
+
+def summary(found: Generation, model: LanguageModel, *, drawn: bool = False, check: AnswerProbe | None = None) -> str:
     """How an answer came about, in one line."""
     speed = found.tokens_per_second
     parts = [f"{len(found.ids)} tokens" + ("" if speed is None else f", {speed:.1f} tokens/s"), str(found.setting)]
@@ -190,19 +196,22 @@ def summary(found: Generation, model: LanguageModel) -> str:
     if found.setting.method == "calm":
         parts.append("tokens by exit " + " ".join(map(str, found.exits)))
     parts.append(f"ended by {found.reason}")
+    if check is not None:
+        parts.append(probe_text(check))
     if found.setting.method != "greedy":
-        parts.append(_claim(found, model))
+        parts.append(_claim(found, model, drawn))
     return "; ".join(parts)
 
 
-def _claim(found: Generation, model: LanguageModel) -> str:
+def _claim(found: Generation, model: LanguageModel, drawn: bool) -> str:
     if found.setting.lossy:
         return "lossy: another text than plain decoding's"
-    if found.same:
+    shown = model.proved(found.setting.block)
+    if shown:
         assert model.proof is not None
-        return f"lossless: verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
-    if found.same is False and model.proved(found.setting.block):
-        return "drawn from plain decoding's distribution"
-    if found.same is False:
+        # a stop check ends the text elsewhere, so nothing is said of the whole
+        what = "drawn from plain decoding's distribution" if drawn else "lossless" if found.same else "drafts"
+        return f"{what}: verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
+    if shown is False:
         return "approximate: the text may differ from plain decoding's on this artifact"
-    return "not compared on export: the text may differ from plain decoding's"
+    return f"the text may differ from plain decoding's: {unproved(model.proof, found.setting.block)}"

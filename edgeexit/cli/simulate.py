@@ -16,12 +16,13 @@ from edgeexit.cli.common import (
     json_option,
     percent,
     print_json,
+    read_text,
     say,
     steps,
     table,
     threads_option,
 )
-from edgeexit.cli.generate import costs_option, decoder_option, read_text
+from edgeexit.cli.generate import costs_option, decoder_option
 from edgeexit.environment import environment_line
 from edgeexit.errors import DataError
 from edgeexit.files import read_json, write_atomic
@@ -84,6 +85,8 @@ def simulate(
       edgeexit simulate code.edgeexit --text held-out.py --plot exits.png --save-costs costs.json
     """
     promised = None if certify is None else _promise(certify)
+    if repair and promised is None:
+        raise DataError("--repair is of calm, which --certify decodes with: give --certify, or leave it out")
     model = load_lm(bundle, artifact=artifact, threads=threads)
     ids = _ids(model, text)
     known = None if costs is None else Costs.from_dict(read_json(costs, DataError))
@@ -165,7 +168,7 @@ def _ids(model: LanguageModel, file: Path) -> list[int]:
         return text_of(model).encode(read_text(file))
     try:
         ids = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+    except (OSError, ValueError, EOFError, MemoryError) as e:
         raise DataError(f"{file}: not an .npy array: {e}") from e
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim != 1:
         raise DataError(f"{file}: expected token ids, whole numbers (n,)")

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeexit.lm.consistency import certify
-    from edgeexit.lm.costs import Costs, measure
+    from edgeexit.lm.costs import Costs
     from edgeexit.lm.decoding import AnswerProbe
     from edgeexit.lm.generating import Answer, Generation, Piece, answer
     from edgeexit.lm.loading import load_lm
+    from edgeexit.lm.measuring import measure
     from edgeexit.lm.model import LanguageModel
     from edgeexit.lm.sampling import Sampler
     from edgeexit.lm.session import Session
@@ -54,10 +55,11 @@ __all__ = [
 
 _HOMES = {
     "consistency": ("certify",),
-    "costs": ("Costs", "measure"),
+    "costs": ("Costs",),
     "decoding": ("AnswerProbe",),
     "generating": ("Answer", "Generation", "Piece", "answer"),
     "loading": ("load_lm",),
+    "measuring": ("measure",),
     "model": ("LanguageModel",),
     "sampling": ("Sampler",),
     "session": ("Session",),

@@ -21,11 +21,19 @@ class Cache:
     """
 
     def __init__(self, spec: LmSpec) -> None:
+        """Raises: DataError where there is no memory for the context's keys and values."""
         shape = (spec.context, spec.kv_heads, spec.head_dim)
         self.context = spec.context
-        self.rows: list[list[Array]] = [
-            [np.empty(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))] for k in range(len(spec.stages))
-        ]
+        try:
+            self.rows: list[list[Array]] = [
+                [np.empty(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))]
+                for k in range(len(spec.stages))
+            ]
+        except (MemoryError, ValueError) as e:
+            raise DataError(
+                f"keys and values of a context of {spec.context} tokens take "
+                f"{spec.cache_bytes(spec.context) / 2**20:.0f} MiB, and there is no room for them: {e}"
+            ) from e
         """Per stage: key, value, key, value, ... of its layers."""
         self.lengths = [0] * len(spec.stages)
         """Positions that each stage has finished."""

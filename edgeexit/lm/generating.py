@@ -203,8 +203,7 @@ class Answer:
                     self._reason = "answered"
                 break
             taken.append(token)
-            if token not in self.model.spec.eos:
-                parts.append(self._add(token))
+            parts.append(self._add(token))
             if self._over(token):
                 self.session.back(start + i + 1)
                 going = False
@@ -235,7 +234,9 @@ class Answer:
         return ended
 
     def _add(self, token: int) -> str:
-        return "" if self._pieces is None or self._pieces.stopped else self._pieces.add(token)
+        if self._pieces is None or self._pieces.stopped or token in self.model.spec.eos:
+            return ""
+        return self._pieces.add(token)
 
     def _rest(self) -> str:
         if self._pieces is None:

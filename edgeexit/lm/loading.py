@@ -76,7 +76,7 @@ def _array(bundle: Bundle, file: FileSpec, mapped: bool = False) -> NDArray[Any]
     """An array of the bundle; `mapped` leaves it on the disk until rows are asked for."""
     try:
         found = np.load(bundle.file(file), mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+    except (OSError, ValueError, EOFError, MemoryError) as e:
         raise BundleError(f"{file.path}: not a .npy array: {e}") from e
     if not isinstance(found, np.ndarray):
         raise BundleError(f"{file.path}: not a .npy array")

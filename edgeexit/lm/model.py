@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.cache import Cache
-from edgeexit.lm.spec import LmProof, LmSpec
+from edgeexit.lm.spec import LmProof, LmSpec, proved
 
 Array = NDArray[Any]
 
@@ -167,9 +167,7 @@ class LanguageModel:
 
     def proved(self, tokens: int) -> bool | None:
         """Whether so many tokens together were shown to get the logits of one by one; None = nobody looked."""
-        if self.proof is None or (self.proof.verified and tokens > self.proof.block):
-            return None
-        return self.proof.verified
+        return proved(self.proof, tokens)
 
 
 class _Bound:

@@ -129,8 +129,13 @@ def chooser(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
     """`Greedy` at temperature 0, else a `Sampler`.
 
     Raises:
-        DataError: numbers that make no distribution.
+        DataError: numbers that make no distribution, or that cut one where nothing is drawn.
     """
+    if temperature == 0 and (top_k != 0 or top_p != 1):
+        raise DataError(
+            f"top-k {top_k!r} and top-p {top_p!r} cut what is drawn, and at temperature 0 nothing is: "
+            "give a temperature above 0 (--temperature 1 draws as the model says)"
+        )
     return Greedy() if temperature == 0 else Sampler(temperature, top_k, top_p, seed)
 
 

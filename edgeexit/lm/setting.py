@@ -14,6 +14,12 @@ LOSSY = ("calm", "skip")
 Confidence = Literal["maxprob", "margin", "state"]
 CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 MOST_DRAFT = 64
+HEEDED: dict[str, tuple[Method, ...]] = {
+    "exit": ("speculative", "calm", "skip"),
+    "threshold": ("speculative", "del", "calm"),
+    "repair": ("calm",),
+}
+"""Methods that know a number which is None or False unless somebody asks for it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,12 @@ class Setting:
             raise DataError(f"n-gram length {self.ngram}: expected 1..64")
         if not 0 <= self.decay < 1e6:
             raise DataError(f"decay {self.decay:g}: expected a number of at least 0")
+        for name, given in (("exit", self.exit is not None), ("threshold", self.threshold is not None),
+                            ("repair", self.repair)):  # fmt: skip
+            if given and self.method not in HEEDED[name]:
+                raise DataError(
+                    f"{self.method} has no {name}: that is of {', '.join(HEEDED[name])} (--method); leave it out"
+                )
         if self.method == "speculative" and self.exit is None:
             raise DataError("speculative decoding needs the exit to draft from (--exit); `edgeexit simulate` finds it")
 

@@ -62,8 +62,8 @@ class Sheet:
         """`(exits, block, rows)`."""
         self.early = np.cumsum(self.stages, axis=0)
         """Of stages 0..k, T tokens together."""
-        self.whole = self.early[-1] + costs.heads[-1][:, None]
-        """`(block, rows)`: the whole network and the full head."""
+        self.whole = (self.early[-1] + costs.heads[-1][:, None]) * costs.play[-1][:, None]
+        """`(block, rows)`: a round of the whole network and the full head over drafts that cost nothing."""
         one_by_one = np.cumsum(self.early[:, 0], axis=1)
         self.summed = np.concatenate([np.zeros((costs.exits, 1)), one_by_one], axis=1)
         """`(exits, rows + 1)`: stages 0..k, one token at a time, over all rows before."""
@@ -111,8 +111,8 @@ def simulate(sheets: Sequence[Sheet], setting: Setting) -> Simulated:
     """One setting over all traces.
 
     Raises:
-        DataError: no traces, an exit that is not there, longer drafts than the costs know, or stand-ins that the
-            artifact does not have.
+        DataError: no traces, an exit that is not there, longer drafts than the costs know, stand-ins that the artifact
+            does not have, or a confidence that was not recorded.
     """
     if not sheets:
         raise DataError("no recorded text to simulate on")
@@ -120,6 +120,8 @@ def simulate(sheets: Sequence[Sheet], setting: Setting) -> Simulated:
     early = setting.method in ("speculative", "calm")
     if early and setting.exit is not None and not 0 <= setting.exit < exits - (setting.method == "speculative"):
         raise DataError(f"exit {setting.exit}: there are early exits 0..{exits - 2}")
+    if setting.method == "calm" and setting.confidence != "maxprob":
+        raise DataError(f"{setting}: answers are recorded with the largest probability only, confidence maxprob")
     if setting.block > sheets[0].costs.block:
         raise DataError(f"{setting}: costs were measured up to {sheets[0].costs.block} tokens at a time")
     tally = _Tally(exits)
@@ -193,6 +195,7 @@ def _del(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
             drafts, stand, seconds = sheet.speculated(row, exit, draft, setting.sure)
             tally.add(exit, seconds, drafts, stand)
             choice.saw(exit, stand, min(stand + 1, drafts))
+        tally.seconds += sheet.costs.choice
         other = choice.look(exit if draft else None)
         if other is not None:
             rows = sheet.agree[row : row + stand + 1, other]
@@ -203,8 +206,6 @@ def _del(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
 
 
 def _calm(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
-    if setting.confidence != "maxprob":
-        raise DataError(f"calm by {setting.confidence} cannot be simulated: only the largest probability is recorded")
     costs, trace, last = sheet.costs, sheet.trace, sheet.costs.exits - 1
     if not setting.repair and np.isnan(costs.fills[1:]).any():
         raise DataError("this artifact has no kv parts for stand-ins: simulate calm with repair")
@@ -230,7 +231,7 @@ def _calm(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
         else:
             seconds += costs.fills[exit + 1 :].sum()
         tally.same += bool(sheet.agree[row, exit])
-        tally.add(exit, seconds)
+        tally.add(exit, seconds * costs.play[-1, 0])
     tally.tokens += trace.n
 
 
@@ -242,7 +243,8 @@ def _skip(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
     for row in range(trace.n):
         active = stages_at(row, trace.limit, exits, least)
         run = [*range(WARM), *range(exits - (active - WARM), exits)]
-        tally.add(-1, sheet.stages[run, 0, row].sum() + sheet.costs.heads[-1, 0])
+        seconds = sheet.stages[run, 0, row].sum() + sheet.costs.heads[-1, 0]
+        tally.add(-1, seconds * sheet.costs.play[-1, 0])
     tally.tokens += trace.n
 
 

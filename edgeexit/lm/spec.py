@@ -157,6 +157,28 @@ class LmProof:
         return _made(lambda: cls(**found), at)
 
 
+def proved(proof: LmProof | None, tokens: int) -> bool | None:
+    """Whether so many tokens together were shown to get the logits of one by one; None = nobody looked."""
+    if proof is None or (proof.verified and tokens > proof.block):
+        return None
+    return proof.verified
+
+
+def unproved(proof: LmProof | None, tokens: int) -> str:
+    """Why so many tokens together are not known to give plain decoding's text, and what to do about it."""
+    if proof is None:
+        return f"nothing was compared on export; to have it, export again with --text FILE --block {tokens}"
+    if not proof.verified:
+        return (
+            f"{proof.flips} of {proof.tokens} tokens changed on export when several went through together; where that "
+            "matters use a precision that is verified (fp32, int4-float)"
+        )
+    return (
+        f"up to {proof.block} tokens together were compared on export, this takes {tokens}; to have it, export again "
+        f"with --block {tokens}"
+    )
+
+
 @dataclass(frozen=True)
 class DecoderFiles:
     """The files of a decoder artifact by what they do; in the manifest they are found by their names."""
@@ -194,8 +216,14 @@ class DecoderFiles:
         count = len(models)
         for name in named:
             match = _FILE.fullmatch(name)
-            if match is not None and (len(name) > 40 or int(match[1] or match[2]) >= count):
-                raise BundleError(f"{name:.60}: there are stages 0 to {count - 1}")
+            if match is None:
+                continue
+            most = count - (1 if name.startswith("kv_") else 2)  # the last exit's head is head.onnx
+            if len(name) > 40 or int(match[1] or match[2]) > most:
+                what = "stages" if name.startswith("kv_") else "early exits"
+                raise BundleError(
+                    f"{name:.60}: there are {what} 0 to {most}" if most >= 0 else f"{name:.60}: no {what}"
+                )
         exits, ids, rows = (
             tuple(named.get(n.format(k)) for k in range(count))
             for n in ("exit_{}.onnx", "exit_{}_ids.npy", "kv_{}.onnx")

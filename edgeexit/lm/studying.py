@@ -12,7 +12,8 @@ import numpy as np
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.lm.bits import Quality, Trace, quality, record
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.simulate import Simulated
 from edgeexit.lm.verdict import Predicted, Verdict, break_even, decide
@@ -115,7 +116,7 @@ def study(
     window = min(model.spec.context, len(part) - 1)
     found = quality(model, part, context=window, progress=lambda i, of: tell("reading", i, of))
     traces = record(model, starts, max_tokens, progress=lambda i, of: tell("answering", i, of))
-    verdict = decide(traces, costs, draft=draft, proved=model.proved, progress=lambda i, of: tell("simulating", i, of))
+    verdict = decide(traces, costs, draft=draft, proof=model.proof, progress=lambda i, of: tell("simulating", i, of))
     agree = np.concatenate([t.agree for t in traces]).mean(0)
     last = model.count - 1
     exits = tuple(

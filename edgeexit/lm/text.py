@@ -30,13 +30,27 @@ class Text:
             raise BundleError(f"{path}: not a tokenizer.json: {e}") from e
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text.
+
+        Raises:
+            DataError: lone surrogates, which a command line's bytes that are no UTF-8 become.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise DataError(f"{text!r:.60}: no text that UTF-8 can hold: {e.reason}") from e
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     @property
     def tokens(self) -> int:
         """One more than the largest token id."""
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def tokens_of(self, word: str) -> list[int]:
+        """The tokens that are this word, alone or with blanks around it; marks such as ``</think>`` by their names."""
+        every = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids = [i for i in every.values() if word in ((found := self._tokenizer.decode([i])), found.strip())]
+        return sorted({*ids, *([every[word]] if word in every else [])}) if word else []
 
     @property
     def start(self) -> int | None:

@@ -13,6 +13,7 @@ from edgeexit.lm.bits import Trace
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, Simulated, simulate
+from edgeexit.lm.spec import LmProof, proved, unproved
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9)
 CALM_THRESHOLDS = (0.5, 0.7, 0.9)
@@ -67,7 +68,7 @@ def decide(
     costs: Costs,
     *,
     draft: int = 8,
-    proved: Callable[[int], bool | None] = lambda block: None,
+    proof: LmProof | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
 ) -> Verdict:
     """Simulate everything and choose.
@@ -76,7 +77,7 @@ def decide(
         traces: recorded answers; every second one is kept for the speeds that are told.
         costs: this device's.
         draft: longest draft to try.
-        proved: whether so many tokens together give plain decoding's text, as `LanguageModel.proved`.
+        proof: of the artifact; None = nobody looked.
         progress: told settings done and all.
 
     Raises:
@@ -97,12 +98,10 @@ def decide(
         progress(i + 1, len(tried))
     found.sort(key=lambda p: (p.simulated.setting.lossy, -p.design))
     best = next(p for p in found if not p.simulated.setting.lossy)
-    return Verdict(*_words(best, found, costs, proved), tuple(found), len(sheets) > 1)
+    return Verdict(*_words(best, found, proof), tuple(found), len(sheets) > 1)
 
 
-def _words(
-    best: Predicted, found: Sequence[Predicted], costs: Costs, proved: Callable[[int], bool | None]
-) -> tuple[str, Setting, float]:
+def _words(best: Predicted, found: Sequence[Predicted], proof: LmProof | None) -> tuple[str, Setting, float]:
     setting = best.simulated.setting
     if setting.method == "greedy" or best.speedup < WORTH:
         other = (p for p in found if p.simulated.setting.method != "greedy" and not p.simulated.setting.lossy)
@@ -117,10 +116,17 @@ def _words(
         second = next(exits, None)
         if second is not None:
             told += f" (the best by exits: {second.simulated.setting}, {second.speedup:.2f} times)"
-    if not (shown := proved(setting.block)):
-        why = "shown to differ at times" if shown is False else "nobody compared them"
-        told += f"; its text may differ from plain decoding's on this artifact ({why})"
+    if not proved(proof, setting.block):
+        told += f"; its text may differ from plain decoding's: {unproved(proof, setting.block)}"
+        told += _within(found, proof)
     return told, setting, best.speedup
+
+
+def _within(found: Sequence[Predicted], proof: LmProof | None) -> str:
+    """The best of the settings that the proof covers."""
+    drafting = (p for p in found if not p.simulated.setting.lossy and p.simulated.setting.block > 1)
+    first = next((p for p in drafting if proved(proof, p.simulated.setting.block)), None)
+    return "" if first is None else f". Within the proof: {first.simulated.setting}, {first.speedup:.2f} times"
 
 
 def break_even(costs: Costs, exit: int, speed: float = 1.0, draft: int = 8) -> float | None:

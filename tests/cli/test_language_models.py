@@ -64,7 +64,14 @@ def test_generate(options: list[str], says: str, cli: Cli, tiny_lm: Path) -> Non
 
 def test_more_drafts_than_were_proved_are_not_called_lossless(cli: Cli, tiny_lm: Path) -> None:
     found = cli("generate", tiny_lm, "--prompt", PROMPT, "--method", "lookup", "--draft", 20, "--max-tokens", 10)
-    assert "lossless" not in found.err and "may differ" in found.err
+    assert "lossless" not in found.err
+    assert "up to 9 tokens together were compared on export, this takes 21; to have it, export again" in found.err
+
+
+def test_drawn_text_claims_no_more_than_what_was_compared(cli: Cli, tiny_lm: Path) -> None:
+    found = cli("generate", tiny_lm, "--prompt", PROMPT, "--method", "lookup", "--draft", 20, "--max-tokens", 10,
+                "--temperature", 0.8)  # fmt: skip
+    assert "approximate" not in found.err and "drawn from" not in found.err and "--block 21" in found.err
 
 
 def test_an_approximate_artifact_is_never_called_lossless(cli: Cli, tiny_lm: Path, tmp_path: Path) -> None:
@@ -110,6 +117,39 @@ def test_stop_strings_and_files(cli: Cli, tiny_lm: Path, tmp_path: Path) -> None
     assert cut["reason"] == "stop" and cut["text"] == found["text"][: found["text"].index(stop)]
 
 
+def test_stop_checks(cli: Cli, tiny_lm: Path) -> None:
+    plain = cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 40, "--json").json
+    assert plain["probe"] is None
+    word = next(w for w in plain["text"].split()[2:] if cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 1,
+                "--trigger", w, "--probe", "x").code == 0)  # fmt: skip
+    ask = ("--prompt", PROMPT, "--max-tokens", 40, "--trigger", word, "--probe", "\\nit is ", "--probe-tokens", 3)
+    done = cli("generate", tiny_lm, *ask, "--probe-threshold", 0, "--json").json
+    assert done["reason"] == "answered" and len(done["probe"]["confidences"]) == 1 and done["same"] is False
+    before, _, answer = done["text"].partition("\nit is ")
+    assert answer and plain["text"].startswith(before) and len(before) < len(plain["text"])
+    going = cli("generate", tiny_lm, *ask, "--probe-threshold", 0.9999, "--probe-tries", 2, "--json").json
+    assert going["text"] == plain["text"] and 1 <= len(going["probe"]["confidences"]) <= 2
+    by_ids = cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 40, "--probe-threshold", 0, "--probe-tokens",
+                 3, "--trigger-ids", ",".join(map(str, done["probe"]["triggers"])), "--probe-ids",
+                 ",".join(map(str, done["probe"]["probe"])), "--json").json  # fmt: skip
+    assert by_ids["ids"] == done["ids"]
+    told = cli("generate", tiny_lm, *ask, "--method", "speculative", "--exit", 1, "--probe-mean", "geometric")
+    assert "asked for the answer" in told.err and "lossless" not in told.err and "drafts: verified" in told.err
+    assert "no trigger came" in cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 1, "--trigger-ids",
+                                    "271", "--probe", "x").err  # fmt: skip
+
+
+def test_the_tokens_of_a_word(tiny_lm: Path) -> None:
+    from edgeexit.lm.loading import load_lm
+    from edgeexit.lm.text import text_of
+
+    found = text_of(load_lm(tiny_lm))
+    blanks = [i for i in range(found.tokens) if found.decode([i]).strip() == "the"]
+    assert len(blanks) >= 1 and found.tokens_of("the") == blanks
+    assert found.tokens_of("<|endoftext|>") == [0]  # no text of its own
+    assert found.tokens_of("\n") == found.encode("\n") and found.tokens_of("") == []
+
+
 def test_control_characters_do_not_reach_the_terminal() -> None:
     from edgeexit.cli.generate import shown
 
@@ -128,14 +168,29 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
         (["--prompt", "x", "--method", "speculative"], "needs the exit"),
         (["--prompt", "x", "--method", "speculative", "--exit", "3"], "early exits 0..2"),
         (["--prompt", "x", "--method", "speculative", "--exit", "0", "--draft", "0"], "plain decoding"),
-        (["--prompt", "x", "--threshold", "nan"], "threshold"),
+        (["--prompt", "x", "--method", "del", "--threshold", "nan"], "threshold"),
+        (["--prompt", "x", "--threshold", "0.5"], "greedy has no threshold"),
+        (["--prompt", "x", "--exit", "1"], "greedy has no exit"),
+        (["--prompt", "x", "--top-k", "5"], "give a temperature above 0"),
+        (["--prompt", "x", "--stop", "a\\"], "a backslash itself is"),
+        (["--prompt", "x", "--stop", "\\u12"], "not an escaped string"),
+        (["--prompt", "\udcff"], "no text that UTF-8 can hold"),
+        (["--prompt", "x", "--trigger", "the"], "what to ask with"),
+        (["--prompt", "x", "--probe", "so:"], "where to ask"),
+        (["--prompt", "x", "--probe-threshold", "0.9"], "where to ask"),
+        (["--prompt", "x", "--trigger", "the", "--probe", "a", "--probe-ids", "1"], "one of --probe and"),
+        (["--prompt", "x", "--trigger", "Wherefore", "--probe", "a"], "no token of this tokenizer"),
+        (["--prompt", "x", "--trigger-ids", "999", "--probe", "a"], "0..271"),
+        (["--prompt", "x", "--trigger-ids", "1", "--probe-ids", "x"], "--probe-ids 'x': expected whole numbers"),
+        (["--prompt", "x", "--trigger-ids", "1", "--probe-ids", "1", "--probe-threshold", "1"], "threshold in"),
+        (["--prompt", "x", "--trigger-ids", "1", "--probe", "a", "--method", "skip"], "skip cannot"),
         (["--prompt", "x", "--temperature", "-1"], "temperature"),
         (["--prompt", "x", "--temperature", "nan"], "temperature"),
         (["--prompt", "x", "--max-tokens", "0"], "at least 1"),
         (["--prompt", "x", "--stop", ""], "stop string is empty"),
         (["--prompt", "x", "--artifact", "fp64"], "no decoder artifact"),
         (["--prompt", "x", "--method", "del", "--costs", "nowhere.json"], "nowhere.json"),
-        (["--prompt-file", "nowhere.txt"], "cannot be read as text"),
+        (["--prompt-file", "nowhere.txt"], "nowhere.txt: no text to read"),
     ],
 )
 def test_generate_refuses(options: list[str], says: str, cli: Cli, tiny_lm: Path) -> None:
@@ -191,7 +246,8 @@ def test_certify(cli: Cli, tiny_lm: Path, text: Path) -> None:
         (["--prompt-tokens", "96"], "no room"),
         (["--max-tokens", "0", "--prompts", "2"], "at least one"),
         (["--certify", "often"], "ALPHA@CONFIDENCE"),
-        (["--text", "nowhere.txt"], "cannot be read"),
+        (["--text", "nowhere.txt"], "no text to read"),
+        (["--repair"], "--repair is of calm"),
         (["--text", "nowhere.npy"], "not an .npy"),
     ],
 )

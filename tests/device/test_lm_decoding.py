@@ -12,16 +12,18 @@ import pytest
 from edgeexit.errors import BundleError, DataError, Infeasible
 from edgeexit.lm.bits import Trace, quality, record
 from edgeexit.lm.consistency import certify
-from edgeexit.lm.costs import Costs, measure
+from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generating import Answer, Generation
 from edgeexit.lm.loading import load_lm
+from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel, Parts
 from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, simulate
 from edgeexit.lm.studying import cut, study
+from edgeexit.lm.text import text_of
 
 pytest.importorskip("onnxruntime")
 
@@ -204,6 +206,22 @@ def test_ends(fp32: LanguageModel) -> None:
     for setting in (Setting(), Setting("speculative", 2, 8), Setting("lookup", draft=8, ngram=1)):
         ended = Answer(ending, [5, 9, 30], setting, max_tokens=60).run()
         assert ended.reason == "end" and ended.ids == full.ids[: first + 1]
+
+
+def test_an_end_token_is_no_text_wherever_it_comes_from(fp32: LanguageModel) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizers turns text into tokens and back")
+    text, trigger = text_of(fp32), Answer(fp32, [5, 9, 30], max_tokens=1).run().ids[0]
+    end = Answer(fp32, [5, 9, 30, 40, 41], max_tokens=1).run().ids[0]
+    ending = LanguageModel(replace(fp32.spec, eos=(end,)), fp32.parts, artifact="x")
+    check = AnswerProbe(frozenset({trigger}), (40, 41), 0.0, most=4)
+    done = Answer(ending, [5, 9, 30], max_tokens=30, check=check, text=text).run()
+    assert done.reason == "answered" and done.ids == (40, 41, end)
+    assert done.text == text.decode([40, 41]) != text.decode(done.ids)
+
+
+def test_a_context_that_no_memory_holds_is_one_line(fp32: LanguageModel) -> None:
+    with pytest.raises(DataError, match="no room"):
+        Session(LanguageModel(replace(fp32.spec, kv_heads=1 << 12, head_dim=1 << 16, context=1 << 24), fp32.parts))
 
 
 def test_leaving_early_harms_nothing(fp32: LanguageModel) -> None:

@@ -134,9 +134,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no head": (lambda m: m["artifacts"][0]["data"].pop(0), r"has a head\.onnx"),
     "no embedding": (lambda m: m["artifacts"][0]["data"].pop(1), r"has a embedding\.npy"),
     "two heads": (lambda m: _data(m, "other/head.onnx"), "two files 'head.onnx'"),
-    "exit of no stage": (lambda m: _data(m, "x/exit_2.onnx"), "stages 0 to 1"),
+    "exit of no stage": (lambda m: _data(m, "x/exit_2.onnx"), "early exits 0 to 0"),
+    "a head of the last exit's own": (lambda m: _data(m, "x/exit_1.onnx"), "early exits 0 to 0"),
     "exit far out": (lambda m: _data(m, f"x/kv_{'9' * 300}.onnx"), "stages 0 to 1"),
-    "ids without an exit": (lambda m: _data(m, "x/exit_1_ids.npy"), "without exit_1.onnx"),
+    "ids without an exit": (lambda m: m["artifacts"][0]["data"].pop(2), r"exit_0_ids\.npy without exit_0"),
 }  # fmt: skip
 
 

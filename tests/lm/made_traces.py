@@ -34,6 +34,8 @@ def costs(exits: int = 4, block: int = 9, *, slope: float = 0.15, fills: bool = 
     stages = stage * tokens * (1 + positions / 400)[None, None, :]
     heads = np.full((exits, block), 4e-4) * (1 + 0.1 * np.arange(block))
     heads[:-1] *= 0.5
-    play = np.ones((exits - 1, block)) - 0.02 * np.arange(block) / block
+    play = np.ones((exits, block)) - 0.02 * np.arange(block) / block
+    play[-1] += 0.03  # what the host does is more than what stays in caches
+    play[:, 0] = play[-1, 0]
     fill = np.full(exits, 1e-4 if fills else np.nan)
-    return Costs(positions, stages, heads, np.full(exits, 2e-5), fill, play)
+    return Costs(positions, stages, heads, np.full(exits, 2e-5), fill, play, 1e-5)

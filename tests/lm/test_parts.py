@@ -67,7 +67,8 @@ def test_greedy_check() -> None:
 
 def test_chooser() -> None:
     assert chooser().greedy and not chooser(0.7).greedy
-    for wrong in ({"temperature": -1}, {"temperature": 1, "top_p": 0}, {"temperature": 1, "top_k": -2}):
+    for wrong in ({"temperature": -1}, {"temperature": 1, "top_p": 0}, {"temperature": 1, "top_k": -2},
+                  {"top_k": 5}, {"top_p": 0.9}):  # fmt: skip
         with pytest.raises(DataError):
             chooser(**wrong)  # type: ignore[arg-type]
     assert sureness(np.zeros(4, np.float32)) == pytest.approx(0.25)
@@ -110,6 +111,9 @@ def test_schedules() -> None:
         ({"ngram": 0}, "n-gram"),
         ({"confidence": "mood"}, "unknown confidence"),
         ({"decay": -1.0}, "decay"),
+        ({"exit": 1}, "greedy has no exit"),
+        ({"method": "lookup", "threshold": 0.5}, "lookup has no threshold"),
+        ({"method": "del", "repair": True}, "del has no repair"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, object], says: str) -> None:
@@ -149,7 +153,7 @@ def _rows(a: list[int], b: list[int]) -> int:
 
 
 def test_costs_travel_as_json() -> None:
-    for table in (costs(), costs(fills=False)):
+    for table in (costs(), costs(fills=False), costs(exits=1)):
         back = Costs.from_dict(json.loads(json.dumps(table.to_dict())))
         for name in ("positions", "stages", "heads", "sure", "fills", "play"):
             assert np.array_equal(getattr(back, name), getattr(table, name), equal_nan=True)
@@ -165,6 +169,10 @@ def test_costs_travel_as_json() -> None:
         {"sure": [-1, 0, 0, 0]},
         {"n": "x"},
         {"play": [[1]]},
+        {"play": []},
+        {"fills": [-1, 0, 0, 0]},
+        {"positions": [0.0, 1.0, float("inf")]},
+        {"n": float("inf")},
     ],
 )
 def test_damaged_costs(change: dict[str, object]) -> None:
@@ -184,7 +192,7 @@ def test_costs_between_and_beyond() -> None:
     rounds = table.rounds(16, 4)
     stages = table.along(np.array([16]))[:, :, 0]
     assert rounds.shape == (3, 5)
-    assert np.allclose(rounds[:, 0], stages[:, 0].sum() + table.heads[-1, 0])
+    assert np.allclose(rounds[:, 0], (stages[:, 0].sum() + table.heads[-1, 0]) * table.play[-1, 0])
     want = 3 * stages[:2, 0].sum() + 2 * table.heads[1, 0] + stages[2:, 2].sum() + table.heads[-1, 2]
     assert rounds[1, 2] == pytest.approx(want * table.play[1, 2])
     with pytest.raises(DataError, match="measured"):

@@ -12,6 +12,7 @@ from edgeexit.lm.bits import Trace
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.simulate import Sheet, Simulated, simulate
+from edgeexit.lm.spec import LmProof
 from edgeexit.lm.verdict import break_even, decide
 from lm.made_traces import costs, trace
 
@@ -62,6 +63,8 @@ class Replay:
             self.seconds += c.heads[-1, len(drafts)]
             if most_now:
                 self.seconds = before + (self.seconds - before) * c.play[exit, len(drafts)] + sures
+            else:
+                self.seconds = before + (self.seconds - before) * c.play[-1, 0]
             stand = 0
             while stand < len(drafts) and row + stand < t.n and drafts[stand] == answer[row + stand]:
                 stand += 1
@@ -99,7 +102,7 @@ def test_plain_decoding_is_the_sum_of_its_parts() -> None:
     want = (
         sum(np.interp(at, table.positions, table.stages[k, 0]).sum() for k in range(4)) + found.n * table.heads[-1, 0]
     )
-    assert got.seconds == pytest.approx(want)
+    assert got.seconds == pytest.approx(want * table.play[-1, 0])
 
 
 def test_lookup_finds_what_repeats() -> None:
@@ -152,7 +155,16 @@ def test_skip_costs_what_its_stages_cost() -> None:
     assert simulate([Sheet(found, table)], Setting("skip", exit=1)).seconds < full.seconds
 
 
-@pytest.mark.parametrize("wrong", [Setting("speculative", 3), Setting("speculative", 0, 9), Setting("skip", exit=0)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Setting("speculative", 3),
+        Setting("speculative", 0, 9),
+        Setting("skip", exit=0),
+        Setting("calm", confidence="state"),  # only the largest probability is recorded
+    ],
+    ids=str,
+)
 def test_refusals(wrong: Setting) -> None:
     with pytest.raises(DataError):
         simulate([Sheet(CASES[0], costs())], wrong)
@@ -167,11 +179,26 @@ def test_verdicts() -> None:
     hopeless = [replace(t, ids=np.arange(len(t.ids)), guesses=_only_last_right(t)) for t in CASES[:1] + CASES[3:]]
     found = decide(hopeless, dear)
     assert found.text.startswith("leave it off") and found.setting == Setting() and found.speedup == 1
-    good = decide([trace(seed, n=300) for seed in range(4)], cheap, proved=lambda block: True)
+    good = decide([trace(seed, n=300) for seed in range(4)], cheap, proof=proof(9))
     assert good.setting.method in ("speculative", "del", "lookup") and good.speedup > 1.1
     assert "may differ" not in good.text and f"{good.speedup:.2f} times" in good.text and good.held
-    assert "may differ" in decide([trace(1, n=300)], cheap, proved=lambda block: False).text
     assert not decide([trace(1, n=300)], cheap).held
+
+
+def test_verdicts_say_what_was_not_proved_and_what_to_do() -> None:
+    cheap, text = costs(slope=0.0), [trace(seed, n=300) for seed in range(4)]
+    block = decide(text, cheap).setting.block
+    assert block > 3
+    few = decide(text, cheap, proof=proof(3)).text
+    assert "up to 3 tokens together were compared on export" in few and f"again with --block {block}" in few
+    assert "Within the proof: " in few and "nobody" not in few
+    assert f"export again with --text FILE --block {block}" in decide(text, cheap).text
+    changed = decide(text, cheap, proof=proof(9, flips=2)).text
+    assert "2 of 40 tokens changed" in changed and "Within" not in changed
+
+
+def proof(block: int, flips: int = 0) -> LmProof:
+    return LmProof("approximate" if flips else "verified", 40, block, 1e-5, flips, 1e-3)
 
 
 def _only_last_right(found: Trace) -> np.ndarray:
@@ -207,6 +234,6 @@ def _speed(sheet: Sheet, draft: int) -> float:
 
 
 def test_a_network_without_early_exits_can_look_up() -> None:
-    found = decide([trace(seed, exits=1) for seed in range(3)], costs(exits=1, slope=0.02), proved=lambda block: True)
+    found = decide([trace(seed, exits=1) for seed in range(3)], costs(exits=1, slope=0.02), proof=proof(9))
     assert {p.simulated.setting.method for p in found.predictions} == {"greedy", "lookup"}
     assert found.setting.method == "lookup" and "by exits" not in found.text

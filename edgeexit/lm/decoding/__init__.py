@@ -44,7 +44,7 @@ def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, c
         return Skip(model, chooser, least, total)
     if setting.method == "del":
         if costs is None:
-            raise DataError("del chooses by this device's costs: measure them with edgeexit.lm.costs.measure")
+            raise DataError("del chooses by this device's costs: measure them with edgeexit.lm.measuring.measure")
         costs.check(model, setting.draft + 1)
         return Dynamic(model, chooser, costs, setting.draft, setting.sure)
     return Plain(model, chooser)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from edgeexit.errors import DataError
@@ -49,14 +49,13 @@ class AnswerProbe:
     """Tokens of an answer."""
     tries: int = 10
     """Checks per answer; after them it is left alone."""
-    confidences: list[float] = None  # type: ignore[assignment]
+    confidences: list[float] = field(init=False, default_factory=list)
     """Of the checks so far."""
 
     def __post_init__(self) -> None:
         """Raises: DataError for a check that could never stop."""
         if not self.triggers or not self.probe or not 0 <= self.threshold < 1 or self.most < 1 or self.tries < 1:
             raise DataError("a stop check needs trigger and probe tokens, a threshold in [0, 1), and at least one try")
-        self.confidences = []
 
     def asks(self, token: int) -> bool:
         return token in self.triggers and len(self.confidences) < self.tries

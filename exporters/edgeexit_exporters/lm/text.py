@@ -12,7 +12,6 @@ from edgeexit.errors import DataError
 
 Ids = NDArray[np.int64]
 
-MOST_BYTES = 64 << 20
 MOST_TOKENIZER = 64 << 20
 
 

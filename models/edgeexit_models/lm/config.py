@@ -9,6 +9,7 @@ from typing import Any
 from edgeexit.errors import ModelError
 
 LARGEST = 1 << 20
+MOST_LAYERS = 1 << 12
 """No size in a config may be larger: a damaged file must not ask for all memory."""
 
 
@@ -48,8 +49,9 @@ class LMConfig:
             value = getattr(self, name)
             if name == "head_dim" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-                raise ModelError(f"language model config: {name} is {value!r}, expected a whole number 1..{LARGEST}")
+            most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ModelError(f"language model config: {name} is {value!r:.40}, expected a whole number 1..{most}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ModelError(
                 f"language model config: {self.num_attention_heads} attention heads cannot share "

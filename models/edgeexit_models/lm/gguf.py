@@ -12,6 +12,7 @@ from torch import Tensor
 from edgeexit.errors import BackendMissing, ModelError, first_line
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.llama import LlamaLM
+from edgeexit_models.lm.weights import filled
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -55,14 +56,12 @@ def load_gguf(path: Path) -> LlamaLM:
     for i in range(config.num_hidden_layers):
         for theirs, ours in _LAYER.items():
             found = weight(f"blk.{i}.{theirs}.weight")
-            state[f"layers.{i}.{ours}.weight"] = _halves(found, heads[theirs]) if theirs in heads else found
-    with torch.random.fork_rng(devices=[]):
-        model = LlamaLM(config)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as e:
-        raise ModelError(f"{path}: weights do not fit: {' '.join(str(e).split())[:200]}") from e
-    return model.eval()
+            if theirs in heads:
+                if found.ndim != 2 or len(found) != heads[theirs] * config.head_size:
+                    raise ModelError(f"{path}: blk.{i}.{theirs}.weight {tuple(found.shape)} does not fit its heads")
+                found = _halves(found, heads[theirs])
+            state[f"layers.{i}.{ours}.weight"] = found
+    return filled(config, state, f"{path}: weights do not fit its sizes")
 
 
 def tokenizer_json(path: Path) -> str:
@@ -112,26 +111,36 @@ def _config(reader: Any, path: Path) -> LMConfig:
         raise ModelError(f"{path}: architecture {kind!r:.40}, only 'llama' is known")
     if field("llama.rope.scaling.type", "none") != "none":
         raise ModelError(f"{path}: RoPE is scaled, only the plain kind is supported")
-    heads, width = field("llama.attention.head_count"), field("llama.embedding_length")
-    size = field("llama.attention.key_length", width // heads)
+
+    def whole(name: str, default: Any = None) -> int:
+        found = field(name, default)
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            raise ModelError(f"{path}: {name} is {found!r:.40}, expected a whole number (one for all layers)")
+        return found
+
+    heads, width = whole("llama.attention.head_count"), whole("llama.embedding_length")
+    size = whole("llama.attention.key_length", width // max(heads, 1))
     if field("llama.rope.dimension_count", size) != size:
         raise ModelError(f"{path}: RoPE turns a part of each head, only whole heads are supported")
+    theta, epsilon = field("llama.rope.freq_base", 10_000.0), field("llama.attention.layer_norm_rms_epsilon")
     shapes = {t.name: tuple(int(n) for n in t.shape) for t in reader.tensors}
-    begin, end = (reader.fields.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos"))
+    begin, end = (
+        whole(name) if (name := f"tokenizer.ggml.{n}_token_id") in reader.fields else None for n in ("bos", "eos")
+    )
     return LMConfig(
-        vocab_size=shapes.get("token_embd.weight", (0, 0))[1],
+        vocab_size=shapes.get("token_embd.weight", (0,))[-1],
         hidden_size=width,
-        intermediate_size=field("llama.feed_forward_length"),
-        num_hidden_layers=field("llama.block_count"),
+        intermediate_size=whole("llama.feed_forward_length"),
+        num_hidden_layers=whole("llama.block_count"),
         num_attention_heads=heads,
-        num_key_value_heads=field("llama.attention.head_count_kv", heads),
-        max_position_embeddings=field("llama.context_length"),
+        num_key_value_heads=whole("llama.attention.head_count_kv", heads),
+        max_position_embeddings=whole("llama.context_length"),
         head_dim=size,
-        rms_norm_eps=field("llama.attention.layer_norm_rms_epsilon"),
-        rope_theta=float(field("llama.rope.freq_base", 10_000.0)),
+        rms_norm_eps=epsilon,
+        rope_theta=theta,
         tie_word_embeddings="output.weight" not in shapes,
-        bos_token_id=None if begin is None else int(begin.contents()),
-        eos_token_id=None if end is None else int(end.contents()),
+        bos_token_id=begin,
+        eos_token_id=end,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeexit.errors import DataError, ModelError
+from edgeexit.files import write_atomic
 from edgeexit_models.lm.evaluate import sequences
 from edgeexit_models.lm.layerskip import towards
 from edgeexit_models.lm.llama import LlamaLM
@@ -152,15 +153,12 @@ class HeadTuning:
 
 def save_maps(path: Path, maps: Mapping[int, nn.Module]) -> None:
     """Writes maps of one or both kinds into one safetensors file; names are `<layer>.<tensor>`."""
-    path.write_bytes(
-        safetensors.torch.save(
-            {
-                f"{layer}.{name}": value.detach().float().cpu().contiguous()
-                for layer, module in sorted(maps.items())
-                for name, value in module.state_dict().items()
-            }
-        )
-    )
+    tensors = {
+        f"{layer}.{name}": value.detach().float().cpu().contiguous()
+        for layer, module in sorted(maps.items())
+        for name, value in module.state_dict().items()
+    }
+    write_atomic(path, safetensors.torch.save(tensors))
 
 
 def load_maps(path: Path, model: LlamaLM) -> dict[int, nn.Module]:

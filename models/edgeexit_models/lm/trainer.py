@@ -136,12 +136,13 @@ def train(
     started = saved = time.monotonic()
     cpu_started = time.process_time()
     losses: list[float] = []
+    told = math.nan
     model.train()
 
     def now() -> Report:
         seconds = before + time.monotonic() - started
         done = min(max(step / plan.steps, seconds / time_limit if time_limit else 0.0), 1.0)
-        mean = sum(losses) / len(losses) if losses else math.nan
+        mean = sum(losses) / len(losses) if losses else told
         cpu = cpu_before + time.process_time() - cpu_started
         return Report(step, done, mean, step * plan.batch * plan.context, seconds, cpu)
 
@@ -169,6 +170,7 @@ def train(
         step += 1
         if step % report_every == 0:
             report(now())
+            told = now().loss
             losses.clear()
         if time.monotonic() - saved > checkpoint_seconds:
             save()

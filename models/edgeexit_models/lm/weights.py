@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgeexit.errors import ModelError
+from edgeexit.files import write_atomic
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.llama import LlamaLM
 
@@ -53,11 +53,10 @@ def save_lm(folder: Path, model: LlamaLM, dtype: torch.dtype = torch.float32) ->
         folder: made if missing.
         dtype: of the stored weights; float16 halves the file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    _write(folder / WEIGHTS, safetensors.torch.save(to_hugging_face(state), {"format": "pt"}))
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(to_hugging_face(state), {"format": "pt"}))
     config = model.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
-    _write(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    write_atomic(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
 def load_lm(folder: Path) -> LlamaLM:
@@ -70,15 +69,31 @@ def load_lm(folder: Path) -> LlamaLM:
     """
     config = LMConfig.from_dict(_object(folder / CONFIG))
     state = from_hugging_face(_stored(folder), config)
-    model = _empty(config)
-    wanted = model.state_dict()
-    wrong = [
+    return filled(config, state, f"{folder / WEIGHTS}: does not fit {CONFIG}")
+
+
+def filled(config: LMConfig, state: Mapping[str, Tensor], wrong: str) -> LlamaLM:
+    """The network with these weights, as float32 and in evaluation mode.
+
+    Args:
+        config: its sizes. Memory is taken only after they were found to be those of the weights.
+        state: by our names.
+        wrong: how the message begins where they do not fit.
+
+    Raises:
+        ModelError: a tensor is missing, of another shape, or not wanted.
+    """
+    with torch.device("meta"):
+        wanted = LlamaLM(config).state_dict()
+    odd = [
         f"{name} {tuple(state[name].shape) if name in state else 'missing'}"
         for name, value in wanted.items()
         if name not in state or state[name].shape != value.shape
     ] + [f"{name} not wanted" for name in state.keys() - wanted.keys()]
-    if wrong:
-        raise ModelError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {'; '.join(sorted(wrong)[:3])}")
+    if odd:
+        raise ModelError(f"{wrong}: {'; '.join(sorted(odd)[:3])}")
+    with torch.random.fork_rng(devices=[]):  # starting weights are overwritten: leave the caller's chance alone
+        model = LlamaLM(config)
     model.load_state_dict({name: value.float() for name, value in state.items()})
     return model.eval()
 
@@ -110,17 +125,3 @@ def _stored(folder: Path) -> dict[str, Tensor]:
         except (OSError, safetensors.SafetensorError) as e:
             raise ModelError(f"{folder / name}: cannot be read as safetensors ({e})") from e
     return found
-
-
-def _empty(config: LMConfig) -> LlamaLM:
-    with torch.random.fork_rng(devices=[]):  # starting weights are overwritten: leave the caller's chance alone
-        return LlamaLM(config)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -61,6 +61,7 @@ def test_defaults_are_those_of_transformers() -> None:
         ({"hidden_size": 575}, "no multiple of"),
         ({"vocab_size": 10**12}, "vocab_size is 1000000000000"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+        ({"num_hidden_layers": 10**6}, r"num_hidden_layers is 1000000, expected a whole number 1\.\.4096"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"head_dim": 63}, "odd"),
         ({"eos_token_id": 49152}, r"eos_token_id is 49152, expected 0\.\.49151"),
@@ -111,6 +112,12 @@ def _other_config(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 64}))
 
 
+def _huge_config(folder: Path) -> None:
+    """Terabytes, if anybody made the network before looking at the weights."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 1 << 20, "vocab_size": 1 << 20}))
+
+
 def _other_names(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
@@ -126,6 +133,7 @@ def _other_names(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: cannot be read"),
         (_cut, "cannot be read as safetensors"),
         (_other_config, r"does not fit config\.json: layers\.0\.mlp"),
+        (_huge_config, r"does not fit config\.json: embed_tokens"),
         (_other_names, "not of a LlamaForCausalLM"),
     ],
 )

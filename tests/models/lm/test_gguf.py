@@ -24,26 +24,27 @@ def neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write(path: Path, model: LlamaLM, kind: str = "llama", extra: Change = lambda w: None, leave: str = "") -> Path:
+def write(path: Path, model: LlamaLM, kind: str = "llama", extra: Change = lambda w: None, leave: str = "",
+          heads: Any = None) -> Path:  # fmt: skip
     c = model.config
     writer = gguf.GGUFWriter(str(path), kind)
     writer.add_block_count(c.num_hidden_layers)
     writer.add_embedding_length(c.hidden_size)
     writer.add_feed_forward_length(c.intermediate_size)
-    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count(c.num_attention_heads if heads is None else heads)
     writer.add_head_count_kv(c.num_key_value_heads)
     writer.add_context_length(c.max_position_embeddings)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
     writer.add_rope_freq_base(c.rope_theta)
     writer.add_eos_token_id(2)
     extra(writer)
-    heads = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
+    turned = {"attn_q": c.num_attention_heads, "attn_k": c.num_key_value_heads}
     state = model.state_dict()
     found = {"token_embd": state["embed_tokens.weight"], "output_norm": state["norm.weight"]}
     for i in range(c.num_hidden_layers):
         for theirs, ours in _LAYER.items():
             weight = state[f"layers.{i}.{ours}.weight"]
-            found[f"blk.{i}.{theirs}"] = neighbours(weight, heads[theirs]) if theirs in heads else weight
+            found[f"blk.{i}.{theirs}"] = neighbours(weight, turned[theirs]) if theirs in turned else weight
     for name, weight in found.items():
         if name != leave:
             writer.add_tensor(f"{name}.weight", np.ascontiguousarray(weight.numpy()))
@@ -69,6 +70,10 @@ def test_it_is_the_same_network(model: LlamaLM, tmp_path: Path) -> None:
         ({"leave": "blk.1.ffn_up"}, "without tensor 'blk.1.ffn_up.weight'"),
         ({"extra": lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN)}, "RoPE is scaled"),
         ({"extra": lambda w: w.add_rope_dimension_count(2)}, "a part of each head"),
+        ({"heads": 0}, "num_attention_heads is 0"),
+        ({"heads": [4, 4, 4, 4]}, r"head_count is \[4, 4, 4, 4\]"),
+        ({"heads": 2, "extra": lambda w: w.add_key_length(8)}, r"blk\.0\.attn_q\.weight .* does not fit its heads"),
+        ({"extra": lambda w: w.add_string("tokenizer.ggml.bos_token_id", "x")}, "bos_token_id is 'x'"),
     ],
 )
 def test_refused(model: LlamaLM, tmp_path: Path, arguments: dict[str, Any], says: str) -> None:

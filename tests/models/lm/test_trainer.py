@@ -39,7 +39,8 @@ def test_the_loss_falls_and_exits_learn(fresh: Callable[[], LlamaLM], tokens: To
     model = fresh()
     before = measure(model, tokens[:600], 16)
     seen: list[Report] = []
-    train(model, tokens, replace(PLAN, steps=150, lr=1e-2), report=seen.append, report_every=50)
+    last = train(model, tokens, replace(PLAN, steps=150, lr=1e-2), report=seen.append, report_every=50)
+    assert last.loss == seen[-1].loss
     assert [r.step for r in seen] == [50, 100, 150]
     assert seen[-1].tokens == 150 * 4 * 16 and seen[-1].fraction == 1.0
     assert seen[-1].loss < 0.5 * seen[0].loss
