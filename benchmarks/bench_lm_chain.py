@@ -131,8 +131,8 @@ def main() -> None:
                     case()
             spent = time_together(cases, a.n)
             for name, times in spent.items():
-                rows.append({"case": f"{length} before: {name}", "ms": float(np.median(times) * 1e3),
-                             **{f"of_one_file_{k}": v for k, v in ratios(times, spent["one file"]).items()}})  # fmt: skip
+                shares = {f"of_one_file_{k}": v for k, v in ratios(times, spent["one file"]).items()}
+                rows.append({"case": f"{length} before: {name}", "ms": float(np.median(times) * 1e3), **shares})
     m = models[0]
     finish("lm_chain", rows, a, n=a.n, threads=a.threads, engine=m.engine, bundle=m.name, artifact=m.artifact)
 
