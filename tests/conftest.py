@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 _TESTS = Path(__file__).parent
 _PLACES = (_TESTS / "device" / "data", _TESTS / "data")
 """In the repository; and in the wheel test, where this file is copied beside the device-side tests."""
+
+# A shell's background jobs ignore Ctrl-C, and so would every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
