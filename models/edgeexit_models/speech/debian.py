@@ -13,11 +13,11 @@ from edgeexit.speech.audio import read_wav
 from edgeexit.speech.resample import resample
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.corpus import InMemory
+from edgeexit_models.speech.spoken_digits import WORDS
 
 LONGEST_SECONDS = 16.0
 PARTS = ("train", "dev", "test")
-DIGITS = dict(zip("0123456789", (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), strict=True))  # fmt: skip
+SPOKEN = {"*": "star", "#": "pound", **dict(zip("0123456789", WORDS, strict=True))}
 
 Said = tuple[Samples, str]
 """`(n,)` float32 samples at the rate asked for, and the words in small letters."""
@@ -79,7 +79,7 @@ def prompt_words(text: str) -> str | None:
     # remarks, lists, and numbers that can be read in many ways
     if re.search(r"[\[\](){}&/:]|note|\d\d|\d\.\d", text):
         return None
-    for sign, word in {"*": "star", "#": "pound", **DIGITS}.items():
+    for sign, word in SPOKEN.items():
         text = text.replace(sign, f" {word} ")
     return " ".join(re.sub(r"[^a-z' ]", " ", text.lower()).split()) or None
 
