@@ -1,4 +1,4 @@
-"""Keys and values of one sequence, kept by the host: what is filled is a view, going back is forgetting."""
+"""Keys and values of sequences, kept by the host: what is filled is a view, going back is forgetting."""
 
 from __future__ import annotations
 
@@ -15,15 +15,25 @@ Array = NDArray[Any]
 
 
 class Cache:
-    """For every layer, keys and values `(context, kv_heads, head_dim)` of which the first rows are filled.
+    """For every layer, keys and values `(context, batch, kv_heads, head_dim)` of which the first rows are filled.
 
     Stages may be at different lengths: drafts of an early exit run ahead of the later ones.
     """
 
-    def __init__(self, spec: LmSpec) -> None:
-        """Raises: DataError where there is no memory for the context's keys and values."""
-        shape = (spec.context, spec.kv_heads, spec.head_dim)
+    def __init__(self, spec: LmSpec, padding: Sequence[int] = (0,)) -> None:
+        """An empty cache.
+
+        Args:
+            spec: the decoder's sizes.
+            padding: per sequence, its first rows that belong to no position: shorter ones of a batch begin later.
+
+        Raises:
+            DataError: no memory for the context's keys and values.
+        """
+        shape = (spec.context, len(padding), spec.kv_heads, spec.head_dim)
         self.context = spec.context
+        self.padding = np.asarray(padding, np.int64) if any(padding) else None
+        """`(batch,)`; None = none anywhere."""
         try:
             self.rows: list[list[Array]] = [
                 [np.empty(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))]
@@ -32,7 +42,7 @@ class Cache:
         except (MemoryError, ValueError) as e:
             raise DataError(
                 f"keys and values of a context of {spec.context} tokens take "
-                f"{spec.cache_bytes(spec.context) / 2**20:.0f} MiB, and there is no room for them: {e}"
+                f"{len(padding) * spec.cache_bytes(spec.context) / 2**20:.0f} MiB, and there is no room for them: {e}"
             ) from e
         """Per stage: key, value, key, value, ... of its layers."""
         self.lengths = [0] * len(spec.stages)

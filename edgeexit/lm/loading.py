@@ -48,6 +48,7 @@ def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: 
     parts = Parts(
         [model(f) for f in found.stages],
         model(found.head),
+        model(found.positions),
         _array(bundle, found.embedding, mapped=True),
         {k: model(f) for k, f in enumerate(found.exits) if f is not None},
         {k: _array(bundle, f) for k, f in enumerate(found.ids) if f is not None},

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.cache import Cache
+from edgeexit.lm.positions import Positions
 from edgeexit.lm.spec import LmProof, LmSpec, proved
 
 Array = NDArray[Any]
@@ -24,6 +25,7 @@ class Parts:
 
     stages: Sequence[Runnable]
     head: Runnable
+    positions: Runnable
     embedding: Array
     """`(vocab, width)` float32 or float16; may be mapped from its file."""
     exits: Mapping[int, Runnable] = field(default_factory=dict)
@@ -67,8 +69,10 @@ class LanguageModel:
             raise BundleError(f"{name}: {len(self._stages)} stage files for {self.count} stages")
         self._head = _Bound(parts.head, "head", ["hidden"], ["logits"])
         self._exits = {k: _Bound(m, f"exit_{k}", ["hidden"], ["logits"]) for k, m in parts.exits.items()}
-        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", "positions"], _stage_outputs(spec, k)[1:])
+        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", "cos", "sin"], _stage_outputs(spec, k)[1:])
                       for k, m in parts.keys_values.items()}  # fmt: skip
+        self._turn = _Bound(parts.positions, "positions", ["positions"], ["cos", "sin"])
+        self.positions = Positions(self._turn, spec)
         for k, ids in parts.ids.items():
             _check_ids(spec, k, ids)
 
@@ -79,14 +83,16 @@ class LanguageModel:
             BundleError: a part refuses it, or gives another shape or no number.
         """
         spec = self.spec
-        rows = (1, spec.kv_heads, spec.head_dim)
+        rows = (1, 1, spec.kv_heads, spec.head_dim)
         cache = Cache(spec)
-        hidden, position = self.embed([0]), np.zeros(1, np.int64)
+        _tried("positions", self._turn, [np.zeros(1, np.int64)], [(1, spec.head_dim)] * 2)
+        hidden, (cos, sin, mask) = self.embed([0]), self.positions.of(0, 1)
         for k in range(self.count):
             new = [rows] * (2 * len(spec.layers_of(k)))
-            found = _tried(f"stage {k}", self._stages[k], [hidden, position, *cache.past(k)], [hidden.shape, *new])
+            values = [hidden, cos, sin, mask, *cache.past(k)]
+            found = _tried(f"stage {k}", self._stages[k], values, [hidden.shape, *new])
             if k in self._fill:
-                _tried(f"kv_{k}", self._fill[k], [hidden, position], new)
+                _tried(f"kv_{k}", self._fill[k], [hidden, cos, sin], new)
             hidden = found[0]
             if k in self._exits:
                 ids = self.parts.ids.get(k)
@@ -112,21 +118,21 @@ class LanguageModel:
         return np.asarray(self.parts.embedding[np.asarray(ids, np.intp)], np.float32)[None]
 
     def run_stage(self, k: int, hidden: Array, cache: Cache) -> Array:
-        """Stage `k` over the next T positions of a sequence.
+        """Stage `k` over the next T positions of the cache's B sequences.
 
         Args:
             k: the stage.
-            hidden: `(1, T, width)`, what stage k-1 gave for them.
-            cache: the sequence's; gets the new rows.
+            hidden: `(B, T, width)`, what stage k-1 gave for them.
+            cache: gets the new rows.
 
         Returns:
-            `(1, T, width)`.
+            `(B, T, width)`.
         """
         start = cache.lengths[k]
         if start + hidden.shape[1] > cache.context:
             raise DataError(f"{start + hidden.shape[1]} tokens do not fit into the context of {cache.context}")
-        positions = np.arange(start, start + hidden.shape[1], dtype=np.int64)
-        found = self._stages[k]([hidden, positions, *cache.past(k)])
+        told = self.positions.of(start, hidden.shape[1], cache.padding)
+        found = self._stages[k]([hidden, *told, *cache.past(k)])
         cache.put(k, found[1:])
         return found[0]
 
@@ -141,9 +147,8 @@ class LanguageModel:
                 f"{self.name}: artifact {self.artifact} has no kv_{k}.onnx to pass an early exit's state on: "
                 "repair the cache instead (--repair), or export with kv parts"
             )
-        start = cache.lengths[k]
-        positions = np.arange(start, start + hidden.shape[1], dtype=np.int64)
-        cache.put(k, self._fill[k]([hidden, positions]))
+        cos, sin, _ = self.positions.of(cache.lengths[k], hidden.shape[1], cache.padding)
+        cache.put(k, self._fill[k]([hidden, cos, sin]))
 
     def logits(self, hidden: Array) -> Array:
         """The full head: `(1, T, width)` -> `(T, vocab)`."""
@@ -205,7 +210,7 @@ def _tried(what: str, part: _Bound, values: Sequence[Array], shapes: Sequence[tu
 
 def _stage_inputs(spec: LmSpec, k: int) -> list[str]:
     past = [f"past_key_values.{i}.{what}" for i in spec.layers_of(k) for what in ("key", "value")]
-    return ["hidden", "positions", *past]
+    return ["hidden", "cos", "sin", "mask", *past]
 
 
 def _stage_outputs(spec: LmSpec, k: int) -> list[str]:

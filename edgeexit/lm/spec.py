@@ -187,6 +187,8 @@ class DecoderFiles:
     """`stage_<k>.onnx`."""
     head: FileSpec
     """`head.onnx`: hidden states -> logits; every exit without its own uses it."""
+    positions: FileSpec
+    """`positions.onnx`: positions -> cosines and sines."""
     embedding: FileSpec
     """`embedding.npy`, `(vocab, width)`."""
     exits: tuple[FileSpec | None, ...]
@@ -205,13 +207,13 @@ class DecoderFiles:
             data: the others; what is not named above is passed over (weights that model files share).
 
         Raises:
-            BundleError: head or embedding is missing, a name stands twice, a number is no stage's, or a list of tokens
-                has no exit.
+            BundleError: head, positions or embedding is missing, a name stands twice, a number is no stage's, or a list
+                of tokens has no exit.
         """
         named = {PurePosixPath(f.path).name: f for f in data}
         if twice := [n for n, times in Counter(PurePosixPath(f.path).name for f in data).items() if times > 1]:
             raise BundleError(f"two files {twice[0]!r:.60}")
-        if lacking := [n for n in ("head.onnx", "embedding.npy") if n not in named]:
+        if lacking := [n for n in ("head.onnx", "positions.onnx", "embedding.npy") if n not in named]:
             raise BundleError(f"a decoder has a {lacking[0]}, found {', '.join(named) or 'nothing'!r:.120}")
         count = len(models)
         for name in named:
@@ -230,7 +232,7 @@ class DecoderFiles:
         )
         if lost := [k for k in range(count) if ids[k] is not None and exits[k] is None]:
             raise BundleError(f"exit_{lost[0]}_ids.npy without exit_{lost[0]}.onnx")
-        return cls(tuple(models), named["head.onnx"], named["embedding.npy"], exits, ids, rows)
+        return cls(tuple(models), named["head.onnx"], named["positions.onnx"], named["embedding.npy"], exits, ids, rows)
 
 
 _SIZES = {

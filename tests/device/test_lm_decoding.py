@@ -58,7 +58,9 @@ def text(model: LanguageModel, n: int = 600) -> list[int]:
 
 @pytest.fixture(scope="module")
 def costs(model: LanguageModel) -> Costs:
-    return measure(model, 9, n=1)
+    """Of this device, and as if later stages cost more: so small a network is hardly ever worth a draft."""
+    found = measure(model, 9, n=1)
+    return replace(found, stages=found.stages * np.array([1.0, 5, 5, 5])[:, None, None])
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from odd_manifests import ODD, SCHEMA, accepted, mutated
 FILES = {
     f"artifacts/onnx-decoder-fp32/{name}": name.encode()
     for name in (
-        "stage_0.onnx", "stage_1.onnx", "head.onnx", "embedding.npy", "exit_0.onnx", "exit_0_ids.npy", "kv_1.onnx"
+        "stage_0.onnx", "stage_1.onnx", "head.onnx", "embedding.npy", "exit_0.onnx", "exit_0_ids.npy", "kv_1.onnx",
+        "positions.onnx",
     )
 } | {"tokenizer.json": b"{}"}  # fmt: skip
 
@@ -30,21 +31,23 @@ FILES = {
 def lm_manifest() -> Manifest:
     """Two stages of three layers; the files are empty shells."""
     specs = [describe(path, data) for path, data in FILES.items()]
-    hidden = TensorSpec("hidden", "float32", (1, "tokens", 8))
+    hidden = TensorSpec("hidden", "float32", ("batch", "tokens", 8))
+    turn = [TensorSpec(n, "float32", ("batch", "tokens", 1, 4)) for n in ("cos", "sin")]
+    mask = TensorSpec("mask", "float32", ("batch", 1, 1, "tokens", "total"))
     exits, stages = [], []
     for k in range(2):
-        answer = TensorSpec(f"logits_{k}", "float32", (1, "tokens", 16))
+        answer = TensorSpec(f"logits_{k}", "float32", ("batch", "tokens", 16))
         exits.append(ExitSpec(f"layer {2 + k}", (answer,), "logits", 100 + k, 100 + k))
         before = "hidden" if k == 0 else "hidden_0"
         outputs = ("logits_0", "hidden_0") if k == 0 else ("logits_1",)
-        stages.append(StageSpec((before, "positions"), outputs, 50, 50, 200, 32))
+        stages.append(StageSpec((before, "cos", "sin", "mask"), outputs, 50, 50, 200, 32))
     artifact = Artifact(
         "onnx-decoder-fp32", "onnx", "decoder", "fp32", None, (1.0, 1.0), tuple(specs[:2]), tuple(specs[2:-1]),
         proof=LmProof("verified", 40, 5, 1e-5, 0, 1e-3),
     )  # fmt: skip
     return Manifest(
-        "story", "language-model", "one", (hidden, TensorSpec("positions", "int64", ("tokens",))), tuple(exits),
-        tuple(stages), (dataclasses.replace(hidden, name="hidden_0"),), (artifact,),
+        "story", "language-model", "dynamic", (hidden, *turn, mask), tuple(exits), tuple(stages),
+        (dataclasses.replace(hidden, name="hidden_0"),), (artifact,),
         lm=LmSpec(16, 8, 3, 1, 4, 64, (2, 3), 1, (0, 2), specs[-1]),
     )  # fmt: skip
 
@@ -133,6 +136,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a stage file too few": (lambda m: m["artifacts"][0]["models"].pop(), "1 models, layout decoder needs 2"),
     "no head": (lambda m: m["artifacts"][0]["data"].pop(0), r"has a head\.onnx"),
     "no embedding": (lambda m: m["artifacts"][0]["data"].pop(1), r"has a embedding\.npy"),
+    "no positions": (lambda m: m["artifacts"][0]["data"].pop(), r"has a positions\.onnx"),
     "two heads": (lambda m: _data(m, "other/head.onnx"), "two files 'head.onnx'"),
     "exit of no stage": (lambda m: _data(m, "x/exit_2.onnx"), "early exits 0 to 0"),
     "a head of the last exit's own": (lambda m: _data(m, "x/exit_1.onnx"), "early exits 0 to 0"),

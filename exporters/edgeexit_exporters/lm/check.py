@@ -13,6 +13,7 @@ from edgeexit.checks import relative_error
 from edgeexit.errors import ExportMismatch
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.positions import mask
 from edgeexit.manifest import Check
 from edgeexit_exporters.lm.source import Decoder
 
@@ -73,30 +74,35 @@ def _parts(
     """Each stage on the module's own hidden states, its head and its stand-in keys and values."""
     at = f"with {len(ids) - past} new tokens after {past}"
     spec = lm.spec
-    empty = [torch.zeros(0, spec.kv_heads, spec.head_dim) for _ in range(2 * spec.layers)]
-    held = empty
+    held = [torch.zeros(0, 1, spec.kv_heads, spec.head_dim) for _ in range(2 * spec.layers)]
     if past:
-        _, held = model.block(0, spec.layers, model.embed(torch.tensor([ids[:past]])), empty, torch.arange(past))
-    hidden, positions = model.embed(torch.tensor([ids[past:]])), torch.arange(past, len(ids))
+        turn, look = _about(model, 0, past)
+        _, held = model.block(0, spec.layers, model.embed(torch.tensor([ids[:past]])), held, turn, look)
+    hidden, (turn, look) = model.embed(torch.tensor([ids[past:]])), _about(model, past, len(ids))
     for k in range(lm.count):
         layers = spec.layers_of(k)
         first, last = layers[0], layers[-1] + 1
         own = held[2 * first : 2 * last]
         cache = _filled(lm, k, own, past)
-        expected, rows = model.block(first, last, hidden, own, positions)
+        expected, rows = model.block(first, last, hidden, own, turn, look)
         see(k, lm.run_stage(k, hidden.numpy(), cache), expected, f"stage_{k} {at}")
         for found, row in zip(cache.past(k), rows, strict=True):
             see(k, found[past:], row, f"keys and values of stage_{k} {at}")
         if k in lm.parts.keys_values:
             cache = _filled(lm, k, own, past)
             lm.fill(k, hidden.numpy(), cache)
-            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, positions), strict=True):
+            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, turn), strict=True):
                 see(k, found[past:], row, f"kv_{k} {at}")
         logits = model.head(maps[k](expected) if k in maps else expected)[0]
         shown = lm.exit_ids(k)
         logits = logits if shown is None else logits[:, torch.from_numpy(shown)]
         see(k, lm.exit_logits(k, expected.numpy()), logits, f"the head of exit {k} {at}")
         hidden = expected
+
+
+def _about(model: Decoder, start: int, end: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Cosines and sines of positions start..end-1 by torch, and who may look at whom."""
+    return model.turn(torch.arange(start, end)[None]), torch.from_numpy(mask(start, end - start))
 
 
 def _filled(lm: LanguageModel, k: int, rows: Sequence[Tensor], past: int) -> Cache:

@@ -297,7 +297,9 @@ def _manifest(
     shown: NDArray[np.int64] | None,
     artifacts: Sequence[Artifact],
 ) -> Manifest:
-    hidden = TensorSpec("hidden", "float32", (1, "tokens", spec.width))
+    hidden = TensorSpec("hidden", "float32", ("batch", "tokens", spec.width))
+    turn = [TensorSpec(n, "float32", ("batch", "tokens", 1, spec.head_dim)) for n in ("cos", "sin")]
+    mask = TensorSpec("mask", "float32", ("batch", 1, 1, "tokens", "total"))
     layers = [_macs(layer) for layer in found.model.layers]
     weights = [sum(p.numel() for p in layer.parameters()) for layer in found.model.layers]
     rest = sum(p.numel() for p in found.module.parameters()) - sum(weights)
@@ -305,7 +307,7 @@ def _manifest(
     last = len(spec.stages) - 1
     for k, layer in enumerate(spec.stages):
         classes = spec.vocab if shown is None or k == last else len(shown)
-        answer = TensorSpec(f"logits_{k}", "float32", (1, "tokens", classes))
+        answer = TensorSpec(f"logits_{k}", "float32", ("batch", "tokens", classes))
         head = classes * spec.width + (_macs(maps[k]) if k in maps else 0)
         total = sum(layers[:layer]) + head
         exits.append(ExitSpec(f"layer_{layer}", (answer,), "logits", total, total))
@@ -313,15 +315,15 @@ def _manifest(
         handed = [f"hidden_{k}"] if k < last else []
         stages.append(
             StageSpec(
-                ("hidden" if k == 0 else f"hidden_{k - 1}", "positions"), (answer.name, *handed),
+                ("hidden" if k == 0 else f"hidden_{k - 1}", "cos", "sin", "mask"), (answer.name, *handed),
                 sum(layers[i] for i in spec.layers_of(k)), own, 4 * own, 4 * spec.width if handed else 0,
             )
         )  # fmt: skip
     return Manifest(
         name,
         "language-model",
-        "one",
-        (hidden, TensorSpec("positions", "int64", ("tokens",))),
+        "dynamic",
+        (hidden, *turn, mask),
         tuple(exits),
         tuple(stages),
         tuple(replace(hidden, name=f"hidden_{k}") for k in range(last)),

@@ -22,8 +22,9 @@ from edgeexit_exporters.lm.source import Decoder, LmSource
 from edgeexit_exporters.torch_source import quiet
 
 _FREE = torch.export.Dim.DYNAMIC
-_NEW, _PAST = 5, 7
-"""Example sizes of the trace; any two numbers above 1 that differ."""
+_BATCH, _NEW, _PAST = 3, 5, 7
+"""Example sizes of the trace; any numbers above 1 that differ, and whose sums do."""
+_ABOUT = ("cos", "sin", "mask")
 _NAMED = 256
 """Numbers from which a weight is looked up by content; smaller ones are constants of the graph."""
 
@@ -38,16 +39,21 @@ class Graphs:
         self._traced: dict[tuple[str, int], tuple[ir.Model, dict[str, tuple[str, bool]]]] = {}
 
     def stage(self, k: int) -> ir.Model:
-        """`hidden`, `positions`, `past_key_values.*` -> `hidden_out`, `present.*`."""
+        """`hidden`, `cos`, `sin`, `mask`, `past_key_values.*` -> `hidden_out`, `present.*`."""
         layers = self.spec.layers_of(k)
         past = [f"past_key_values.{i}.{what}" for i in layers for what in ("key", "value")]
         new = [f"present.{i}.{what}" for i in layers for what in ("key", "value")]
-        return self._layers("stage", k, ["hidden", "positions", *past], ["hidden_out", *new])
+        return self._layers("stage", k, ["hidden", *_ABOUT, *past], ["hidden_out", *new])
 
     def keys_values(self, k: int) -> ir.Model:
-        """`hidden`, `positions` -> `present.*`."""
+        """`hidden`, `cos`, `sin` -> `present.*`."""
         new = [f"present.{i}.{what}" for i in self.spec.layers_of(k) for what in ("key", "value")]
-        return self._layers("kv", k, ["hidden", "positions"], new)
+        return self._layers("kv", k, ["hidden", *_ABOUT[:2]], new)
+
+    def positions(self) -> ir.Model:
+        """`positions` -> `cos`, `sin`."""
+        model = _to_onnx(_Positions(self.source.model), (torch.arange(_NEW),), ({0: _FREE},), "positions")
+        return _named(model, ["positions"], [*_ABOUT[:2]], {}, "positions")
 
     def head(self, through: nn.Module | None = None, name: str = "head") -> ir.Model:
         """`hidden` -> `logits`.
@@ -86,13 +92,14 @@ class Graphs:
             }
             return _named(model, inputs, outputs, known, name)
         self.progress(f"tracing {name}")
-        hidden, positions = torch.zeros(1, _NEW, self.spec.width), torch.arange(_PAST, _PAST + _NEW)
-        sizes: tuple[Any, ...] = ({1: _FREE}, {0: _FREE})
-        examples: tuple[Any, ...] = (hidden, positions)
+        turn = torch.zeros(_BATCH, _NEW, 1, self.spec.head_dim)
+        examples: tuple[Any, ...] = (torch.zeros(_BATCH, _NEW, self.spec.width), turn, turn.clone())
+        sizes: tuple[Any, ...] = ({0: _FREE, 1: _FREE},) * 3
         if kind == "stage":
-            shape = (_PAST, self.spec.kv_heads, self.spec.head_dim)
-            examples = (*examples, [torch.zeros(shape) for _ in range(2 * len(layers))])
-            sizes = (*sizes, [{0: _FREE}] * (2 * len(layers)))
+            mask = torch.zeros(_BATCH, 1, 1, _NEW, _PAST + _NEW)
+            shape = (_PAST, _BATCH, self.spec.kv_heads, self.spec.head_dim)
+            examples = (*examples, mask, [torch.zeros(shape) for _ in range(2 * len(layers))])
+            sizes = (*sizes, {0: _FREE, 3: _FREE, 4: _FREE}, [{0: _FREE, 1: _FREE}] * (2 * len(layers)))
         module: nn.Module = (_Stage if kind == "stage" else _KeysValues)(self.source.model, first, layers[-1] + 1)
         model = _to_onnx(module, examples, sizes, name)
         known = _matched(model, weights)
@@ -112,8 +119,8 @@ class _Stage(nn.Module):
         super().__init__()
         self.model, self.first, self.last = model, first, last
 
-    def forward(self, hidden: Tensor, positions: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        out, new = self.model.block(self.first, self.last, hidden, past, positions)
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
+        out, new = self.model.block(self.first, self.last, hidden, past, (cos, sin), mask)
         return (out, *new)
 
 
@@ -122,8 +129,17 @@ class _KeysValues(nn.Module):
         super().__init__()
         self.model, self.first, self.last = model, first, last
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.keys_values(self.first, self.last, hidden, positions))
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.keys_values(self.first, self.last, hidden, (cos, sin)))
+
+
+class _Positions(nn.Module):
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part[0, :, 0] for part in self.model.turn(positions[None]))
 
 
 class _Head(nn.Module):
@@ -187,13 +203,18 @@ def _named(
 ) -> ir.Model:
     """The graph with the names of the format, of weights that are the same whatever file they stand in, and no more."""
     graph = model.graph
+    for value in (v for n in graph for v in n.outputs):
+        if value.name in (*inputs, *outputs):  # torch calls things as we do
+            value.name = f"inner_{value.name}"
     for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         if len(values) != len(names):
             raise ModelError(f"{name}: torch made {len(values)} inputs or outputs, expected {len(names)}: {names}")
         for value, wanted in zip(values, names, strict=True):
             value.name = wanted
             if value.shape is not None:
-                value.shape = ir.Shape([d if isinstance(d, int) else _axis(wanted) for d in value.shape])
+                free = [i for i, d in enumerate(value.shape) if not isinstance(d, int)]
+                axes = dict(zip(free, _axes(wanted, len(free)), strict=True))
+                value.shape = ir.Shape([axes.get(i, d) for i, d in enumerate(value.shape)])
     for old, value in [*graph.initializers.items()]:
         weight, turned = known.get(old, ("", False))
         graph.initializers.pop(old)
@@ -214,5 +235,10 @@ def _named(
     return layouts.finish(model, graph)
 
 
-def _axis(name: str) -> str:
-    return "past" if name.startswith("past_key_values") else "tokens"
+def _axes(name: str, count: int) -> tuple[str, ...]:
+    """Names of a tensor's free axes, in their order."""
+    if name.startswith("past_key_values."):
+        return "past", "batch"
+    if name.startswith("present."):
+        return "tokens", "batch"
+    return ("tokens",) if count == 1 else ("batch", "tokens", "total")[:count]

@@ -28,7 +28,7 @@ class FloatParts:
     """A decoder's graphs before quantizing."""
 
     graphs: Mapping[str, ir.Model]
-    """By file name without its ending: stages, head, exits with heads of their own, keys and values alone."""
+    """By file name without its ending: stages, head, positions, exits' own heads, keys and values alone."""
     table: NDArray[np.float32]
     """The embedding `(vocab, width)`."""
     ids: Mapping[int, NDArray[np.int64]]
@@ -56,7 +56,7 @@ def float_parts(
     """
     count = len(graphs.spec.stages)
     found = {f"stage_{k}": graphs.stage(k) for k in range(count)}
-    found["head"] = graphs.head()
+    found |= {"head": graphs.head(), "positions": graphs.positions()}
     for k in range(count - 1):
         head = graphs.head(maps[k], f"exit_{k}") if k in maps else found["head"]
         if shown is not None:
@@ -99,6 +99,9 @@ def write_artifact(
     else:
         made = {}
         for n, graph in parts.graphs.items():
+            if n == "positions":
+                made[n] = graph.clone()
+                continue
             progress(f"quantizing {n} to {precision}")
             made[n] = quantized(graph, head_precision(how) if _is_head(n) else how, n)
         if embedding is None:
@@ -116,7 +119,7 @@ def write_artifact(
     stages = tuple(files.pop(f"stage_{k}.onnx") for k in range(len(spec.stages)))
     others = (*files.values(), *([embedding] if embedding is not None else []))
     rest = tuple(sorted(others, key=lambda f: f.path))
-    return Artifact(name, "onnx", "decoder", precision, None, (1.0,) * len(stages), stages, rest, batch="one")
+    return Artifact(name, "onnx", "decoder", precision, None, (1.0,) * len(stages), stages, rest)
 
 
 def _check_names(made: Mapping[str, ir.Model]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models.lm.llama import LlamaLM
+from edgeexit_models.lm.llama import LlamaLM, causal
 from edgeexit_models.lm.trainer import Tokens
 from edgeexit_models.protocol import evaluating
 
@@ -108,13 +108,13 @@ def greedy(model: LlamaLM, prompt: Tensor, new: int) -> Tensor:
             f"prompt {tuple(prompt.shape)} and {new} new tokens: need 1..{config.max_position_embeddings} together"
         )
     layers = config.num_hidden_layers
-    cache = [torch.zeros(0, config.num_key_value_heads, config.head_size) for _ in range(2 * layers)]
+    cache = [torch.zeros(0, 1, config.num_key_value_heads, config.head_size) for _ in range(2 * layers)]
     text = [int(token) for token in prompt]
     with evaluating(model), torch.no_grad():
         for _ in range(new):
             done = len(cache[0])
-            ids = torch.tensor([text[done:]])
-            h, rows = model.block(0, layers, model.embed(ids), cache, torch.arange(done, len(text)))
+            ids, turn = torch.tensor([text[done:]]), model.turn(torch.arange(done, len(text))[None])
+            h, rows = model.block(0, layers, model.embed(ids), cache, turn, causal(done, len(text) - done))
             cache = [torch.cat(pair) for pair in zip(cache, rows, strict=True)]
             text.append(int(model.head(h[:, -1:]).argmax()))
     return torch.tensor(text)

@@ -18,9 +18,10 @@ from torch.nn import functional
 from edgeexit_models.lm.config import LMConfig
 
 Rows = tuple[Tensor, Tensor]
-"""Keys (turned by RoPE already) and values of some positions, each `(batch, positions, kv_heads, head_dim)`."""
+"""Keys (turned by RoPE already) and values of some positions, each `(positions, batch, kv_heads, head_dim)`: what is
+added at the end, and forgotten there, is contiguous."""
 Turn = tuple[Tensor, Tensor]
-"""Cosines and sines of the positions, each `(positions, 1, head_dim)`."""
+"""Cosines and sines of the positions, each `(batch, positions, 1, head_dim)`."""
 
 
 class LlamaLM(nn.Module):
@@ -54,41 +55,36 @@ class LlamaLM(nn.Module):
         return hidden
 
     def block(
-        self, first: int, last: int, h: Tensor, past: Sequence[Tensor], positions: Tensor
+        self, first: int, last: int, h: Tensor, past: Sequence[Tensor], turn: Turn, mask: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Layers first..last-1 over T new positions after P earlier ones, for one sequence; fit for export.
+        """Layers first..last-1 over T new positions after P earlier ones of B sequences; fit for export.
 
         Args:
-            h: `(1, T, hidden)`, what `embed` or the layers before gave.
-            past: keys, values, keys, values, ... of the layers in order, each `(P, kv_heads, head_dim)`; row p belongs
-                to position p. P may be 0.
-            positions: `(T,)` int64, P .. P+T-1.
+            h: `(B, T, hidden)`, what `embed` or the layers before gave.
+            past: keys, values, keys, values, ... of the layers in order, each `(P, B, kv_heads, head_dim)`. P may be 0.
+            turn: `turn` of the new positions.
+            mask: `(B, 1, 1, T, P + T)`, added to the scores: 0 where a new position may look, -inf elsewhere.
 
         Returns:
-            The new `h`, and in `past`'s order only the new rows, each `(T, kv_heads, head_dim)`.
+            The new `h`, and in `past`'s order only the new rows, each `(T, B, kv_heads, head_dim)`.
         """
-        turn = self.turn(positions)
-        # a key's row is its position, so the mask needs no length: exports with T and P both free
-        mask = torch.arange(past[0].shape[0] + h.shape[1], device=h.device)[None, :] <= positions[:, None]
         new: list[Tensor] = []
         for index in range(first, last):
             at = 2 * (index - first)
-            earlier = past[at][None], past[at + 1][None]
-            h, (key, value) = self.layers[index](h, turn, mask, earlier)
-            new += [key[0], value[0]]
+            h, rows = self.layers[index](h, turn, mask, (past[at], past[at + 1]))
+            new += rows
         return h, new
 
-    def keys_values(self, first: int, last: int, h: Tensor, positions: Tensor) -> list[Tensor]:
+    def keys_values(self, first: int, last: int, h: Tensor, turn: Turn) -> list[Tensor]:
         """New rows of layers first..last-1 as if each of them read `h`: what stands in for them where they are skipped.
 
         Args:
-            first, last, h, positions: as for `block`.
+            first, last, h, turn: as for `block`.
 
         Returns:
-            Keys, values, keys, values, ..., each `(T, kv_heads, head_dim)`.
+            Keys, values, keys, values, ..., each `(T, B, kv_heads, head_dim)`.
         """
-        turn = self.turn(positions)
-        return [row[0] for layer in self.layers[first:last] for row in cast(_Layer, layer).rows(h, turn)]
+        return [row for layer in self.layers[first:last] for row in cast(_Layer, layer).rows(h, turn)]
 
     def head(self, h: Tensor) -> Tensor:
         """Final norm and head, shared by all exits: `(..., hidden)` -> logits `(..., vocab)`."""
@@ -102,7 +98,7 @@ class LlamaLM(nn.Module):
             ids: `(batch, T)`.
             keep: `(layers, batch)` bool; False lets a sequence go around a layer. None = nobody does.
         """
-        turn = self.turn(torch.arange(ids.shape[1], device=ids.device))
+        turn = self.turn(torch.arange(ids.shape[1], device=ids.device)[None])
         h, states = self.embed(ids), []
         for index, layer in enumerate(self.layers):
             if keep is None or bool(keep[index].all()):
@@ -118,9 +114,9 @@ class LlamaLM(nn.Module):
         return self.head(self.hidden(ids)[-1])
 
     def turn(self, positions: Tensor) -> Turn:
-        """RoPE's cosines and sines; the halves of a head are the pairs, as in Hugging Face's weights."""
-        angles = positions.to(torch.float32)[:, None] * self.inv_freq
-        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        """RoPE's cosines and sines of positions `(B, T)`; pairs are a head's halves, as in Hugging Face's weights."""
+        angles = positions.to(torch.float32)[..., None] * self.inv_freq
+        angles = torch.cat([angles, angles], dim=-1)[:, :, None]
         return angles.cos(), angles.sin()
 
 
@@ -154,33 +150,31 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
-        # x: (batch, T, hidden); mask: (T, P + T), None = causal without past
+        # x: (batch, T, hidden); mask: (batch, 1, 1, T, P + T), None = causal without past
         query = turned(self.q_proj(x).unflatten(-1, (-1, self.size)), turn)
         key, value = self.rows(x, turn)
-        keys, values = key, value
-        if past is not None:
-            keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
-        if mask is None:
+        if mask is None or past is None:
             mixed = functional.scaled_dot_product_attention(
-                query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True, enable_gqa=True
-            ).transpose(1, 2)
+                query.transpose(1, 2), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3), is_causal=True,
+                enable_gqa=True,
+            ).transpose(1, 2)  # fmt: skip
         else:
-            mixed = self._attend(query, keys, values, mask)
+            mixed = self._attend(query, torch.cat([past[0], key]), torch.cat([past[1], value]), mask)
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out, (key, value)
 
     def rows(self, x: Tensor, turn: Turn) -> Rows:
         return (
-            turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn),
-            self.v_proj(x).unflatten(-1, (-1, self.size)),
+            turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn).transpose(0, 1),
+            self.v_proj(x).unflatten(-1, (-1, self.size)).transpose(0, 1),
         )
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Query heads that share keys are rows of one product, so that nothing is repeated: (batch, T, heads, size)."""
         rows = torch.unflatten(query, 2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
-        scores = torch.matmul(rows.flatten(2, 3) * self.size**-0.5, keys.permute(0, 2, 3, 1))
-        apart = torch.unflatten(scores, 2, (self.shared, -1)).masked_fill(~mask, -math.inf)
-        mixed = torch.matmul(apart.softmax(-1).flatten(2, 3), values.transpose(1, 2))
+        scores = torch.matmul(rows.flatten(2, 3) * self.size**-0.5, keys.permute(1, 2, 3, 0))
+        apart = torch.unflatten(scores, 2, (self.shared, -1)) + mask
+        mixed = torch.matmul(apart.softmax(-1).flatten(2, 3), values.permute(1, 2, 0, 3))
         # (batch, kv_heads, shared x T, size) back to (batch, T, heads, size)
         return torch.unflatten(mixed, 2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
@@ -195,6 +189,12 @@ class _SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
+
+
+def causal(past: int, new: int) -> Tensor:
+    """The mask `(1, 1, 1, new, past + new)` of one sequence: a position looks at itself and at earlier ones."""
+    later = torch.arange(past + new) > torch.arange(past, past + new)[:, None]
+    return torch.zeros(later.shape).masked_fill(later, -math.inf)[None, None, None]
 
 
 def turned(x: Tensor, turn: Turn) -> Tensor:

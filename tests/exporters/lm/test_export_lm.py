@@ -46,11 +46,13 @@ def test_the_bundle_opens_and_says_what_it_is(made: LmExport) -> None:
 def test_tensors_are_those_of_the_format(made: LmExport) -> None:
     session = onnxruntime.InferenceSession(made.bundle.file(made.bundle.manifest.artifacts[0].models[1]))
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
-        ("hidden", [1, "tokens", 64]), ("positions", ["tokens"]),
-        ("past_key_values.1.key", ["past", 2, 16]), ("past_key_values.1.value", ["past", 2, 16]),
+        ("hidden", ["batch", "tokens", 64]), ("cos", ["batch", "tokens", 1, 16]), ("sin", ["batch", "tokens", 1, 16]),
+        ("mask", ["batch", 1, 1, "tokens", "total"]),
+        ("past_key_values.1.key", ["past", "batch", 2, 16]), ("past_key_values.1.value", ["past", "batch", 2, 16]),
     ]  # fmt: skip
     assert [(o.name, o.shape) for o in session.get_outputs()] == [
-        ("hidden_out", [1, "tokens", 64]), ("present.1.key", ["tokens", 2, 16]), ("present.1.value", ["tokens", 2, 16]),
+        ("hidden_out", ["batch", "tokens", 64]), ("present.1.key", ["tokens", "batch", 2, 16]),
+        ("present.1.value", ["tokens", "batch", 2, 16]),
     ]  # fmt: skip
 
 
@@ -151,7 +153,7 @@ def test_stand_in_keys_and_values(made: LmExport) -> None:
     hidden, cache = torch.randn(1, 3, 64), Cache(spec)
     lm.fill(1, hidden.numpy(), cache)
     with torch.no_grad():
-        expected = built().keys_values(1, 2, hidden, torch.arange(3))
+        expected = built().keys_values(1, 2, hidden, built().turn(torch.arange(3)[None]))
     for found, row in zip(cache.past(1), expected, strict=True):
         np.testing.assert_allclose(found, row.numpy(), atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""A block as an ONNX file: one export serves every number of new and of earlier positions."""
+"""A block as an ONNX file: one export serves every number of sequences, of new and of earlier positions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit_models.lm import LlamaLM
+from edgeexit_models.lm.llama import causal
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -23,16 +24,22 @@ class Part(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, h: Tensor, positions: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        h, new = self.model.block(1, 3, h, past, positions)
+    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
+        h, new = self.model.block(1, 3, h, past, (cos, sin), mask)
         return h, *new
+
+
+def given(model: LlamaLM, batch: int, new: int, earlier: int) -> tuple[Tensor, ...]:
+    """Hidden states, cosines, sines and mask."""
+    turn = model.turn(torch.arange(earlier, earlier + new).repeat(batch, 1))
+    return torch.randn(batch, new, 32), *turn, causal(earlier, new).repeat(batch, 1, 1, 1, 1)
 
 
 @pytest.mark.slow
 def test_one_file_for_all_lengths(model: LlamaLM, tmp_path: Path) -> None:
     part, free = Part(model).eval(), torch.export.Dim.DYNAMIC
-    example = (torch.randn(1, 3, 32), torch.arange(5, 8), [torch.randn(5, 2, 8) for _ in range(4)])
-    shapes = ({1: free}, {0: free}, [{0: free}] * 4)
+    example = (*given(model, 2, 3, 5), [torch.randn(5, 2, 2, 8) for _ in range(4)])
+    shapes = (*[{0: free, 1: free}] * 3, {0: free, 3: free, 4: free}, [{0: free, 1: free}] * 4)
     program = torch.onnx.export(part, example, dynamic_shapes=shapes, dynamo=True, opset_version=18, verbose=False)
     path = tmp_path / "part.onnx"
     program.save(str(path))
@@ -40,11 +47,11 @@ def test_one_file_for_all_lengths(model: LlamaLM, tmp_path: Path) -> None:
     assert "Gemm" not in kinds and "If" not in kinds  # quantizers pass Gemm over in silence
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    for new, earlier in [(1, 0), (1, 1), (1, 20), (6, 0), (5, 9)]:
-        past = [torch.randn(earlier, 2, 8) for _ in range(4)]
-        given = (torch.randn(1, new, 32), torch.arange(earlier, earlier + new))
+    for batch, new, earlier in [(1, 1, 0), (1, 1, 1), (3, 1, 20), (1, 6, 0), (2, 5, 9)]:
+        past = [torch.randn(earlier, batch, 2, 8) for _ in range(4)]
+        values = given(model, batch, new, earlier)
         with torch.no_grad():
-            wanted = part(*given, past)
-        found = session.run(None, {n: x.numpy() for n, x in zip(names, [*given, *past], strict=True)})
+            wanted = part(*values, past)
+        found = session.run(None, {n: x.numpy() for n, x in zip(names, [*values, *past], strict=True)})
         for ours, theirs in zip(wanted, found, strict=True):
             np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-4)
