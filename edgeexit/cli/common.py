@@ -120,6 +120,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def shown(text: str) -> str:
+    """The same of a text of several lines, which stay, as tabs do."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "" for c in text)
+
+
 def count(number: float | None) -> str:
     """12,516,992 as 12.52 M; None as -."""
     if number is None:

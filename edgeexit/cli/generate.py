@@ -10,11 +10,13 @@ from typing import Any
 
 import click
 
-from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, read_text, say, threads_option
+from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, read_text, say, shown, threads_option
+from edgeexit.cli.generate_batch import answer_all, prompts_of
 from edgeexit.cli.probing import ids_of, probe_of, probe_options, probe_text, unescaped
 from edgeexit.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.files import read_json
+from edgeexit.lm.batch import Batch
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generating import Answer, Generation
@@ -64,6 +66,12 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--prompt-ids", metavar="ID,ID", help="Or its token ids; the answer is then ids too if it has no tokenizer."
 )
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Several at once: a JSON list of texts or of lists of token ids; greedy or skip.",
+)
 @setting_options
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="New tokens, at most.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 = always the most probable token.")
@@ -81,6 +89,7 @@ def generate(
     prompt: str | None,
     prompt_file: Path | None,
     prompt_ids: str | None,
+    prompts: Path | None,
     method: Any,
     exit_index: int | None,
     draft: int,
@@ -108,6 +117,7 @@ def generate(
       edgeexit generate code.edgeexit --prompt "def main(" --method speculative --exit 2 --draft 4
       edgeexit generate code.edgeexit --prompt-file notes.txt --method lookup --stop "\\n\\n"
       edgeexit generate code.edgeexit --prompt "import " --temperature 0.8 --top-p 0.95 --seed 7
+      edgeexit generate code.edgeexit --prompts many.json --method skip --exit 1
       edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\nAnswer:"
 
     speculative, del and lookup check their drafts with the whole network. Whether the text is then that of plain
@@ -120,9 +130,26 @@ def generate(
     """
     setting = Setting(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)
-    text = None if model.tokenizer is None and prompt_ids is not None else text_of(model)
-    ids = prompt_of(model, text, prompt, prompt_file, prompt_ids)
+    ids_will_do = prompt_ids is not None or prompts is not None
+    text = None if model.tokenizer is None and ids_will_do else text_of(model)
     check = probe_of(model, text, **probing)
+    if prompts is not None:
+        if any(x is not None for x in (prompt, prompt_file, prompt_ids, check, costs)):
+            raise DataError("--prompts brings all prompts, and takes no stop check and no costs: leave the others out")
+        all_ids = prompts_of(model, text, prompts)
+        each = [chooser(temperature, top_k, top_p, seed + i) for i in range(len(all_ids))]
+        batch = Batch(
+            model,
+            all_ids,
+            setting,
+            max_tokens=max_tokens,
+            choosers=each,
+            text=text,
+            stops=[unescaped(s) for s in stops],
+        )
+        answer_all(batch, as_json)
+        return
+    ids = prompt_of(model, text, prompt, prompt_file, prompt_ids)
     picks = chooser(temperature, top_k, top_p, seed)
     answer = Answer(
         model, ids, setting, max_tokens=max_tokens, chooser=picks,
@@ -158,7 +185,7 @@ def prompt_of(
         DataError: none or several of them, a file that is no text, ids that are no numbers.
     """
     if sum(x is not None for x in (prompt, file, ids)) != 1:
-        raise DataError("give one of --prompt, --prompt-file and --prompt-ids")
+        raise DataError("give one of --prompt, --prompt-file, --prompt-ids and --prompts")
     if ids is not None:
         return ids_of(ids, "--prompt-ids")
     if file is not None:
@@ -175,11 +202,6 @@ def costs_of(model: LanguageModel, setting: Setting, file: Path | None) -> Costs
         return Costs.from_dict(read_json(file, DataError))
     say("measuring this device's costs for del (keep them: `edgeexit simulate --save-costs`)")
     return measure(model, setting.draft + 1, n=5)
-
-
-def shown(text: str) -> str:
-    """Without the control characters that a terminal would obey; lines and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "" for c in text)
 
 
 def _document(check: AnswerProbe | None) -> dict[str, Any] | None:

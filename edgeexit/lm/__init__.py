@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeexit.lm.batch import Batch
     from edgeexit.lm.consistency import certify
     from edgeexit.lm.costs import Costs
     from edgeexit.lm.decoding import AnswerProbe
@@ -35,6 +36,7 @@ __all__ = [
     "answer",
     # what they give
     "Answer",
+    "Batch",
     "Generation",
     "LanguageModel",
     "Piece",
@@ -54,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "batch": ("Batch",),
     "consistency": ("certify",),
     "costs": ("Costs",),
     "decoding": ("AnswerProbe",),

@@ -72,6 +72,15 @@ class Cache:
             held[start:end] = rows
         self.lengths[stage] = end
 
+    def keep(self, sequences: Sequence[int]) -> None:
+        """Go on with these sequences only, in this order."""
+        for length, stage in zip(self.lengths, self.rows, strict=True):
+            for i, held in enumerate(stage):
+                stage[i] = np.empty((self.context, len(sequences), *held.shape[2:]), held.dtype)
+                stage[i][:length] = held[:length, sequences]
+        if self.padding is not None:
+            self.padding = self.padding[list(sequences)]
+
     def rollback(self, length: int) -> None:
         """Forget every position from `length` on, whatever the sequence's length."""
         self.lengths = [min(n, length) for n in self.lengths]

@@ -12,9 +12,9 @@ from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import Round, StopCheck, made
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser, Greedy
-from edgeexit.lm.session import Session
+from edgeexit.lm.session import Session, check_prompt
 from edgeexit.lm.setting import Setting
-from edgeexit.lm.text import Pieces, Text, encoded, text_of
+from edgeexit.lm.text import Text, Writing, encoded, text_of
 
 Reason = Literal["length", "context", "end", "stop", "answered", "interrupted"]
 
@@ -119,21 +119,18 @@ class Answer:
         """
         if max_tokens < 1:
             raise DataError(f"max tokens {max_tokens}: expected at least 1")
-        if stops and text is None:
-            raise DataError("stop strings need the model's tokenizer")
         self.model, self.setting, self.max_tokens = model, setting or Setting(), max_tokens
         if check is not None and self.setting.method == "skip":
             raise DataError("a stop check goes back in the text, and skip cannot: choose another method")
         self.chooser = chooser or Greedy()
         self.prompt = list(prompt)
         self.session = Session(model)
-        self.session.check(self.prompt)
+        check_prompt(model, self.prompt)
         total = min(max_tokens, model.spec.context - len(self.prompt))
         self._method = made(model, self.chooser, self.setting, total, costs)
-        self._pieces = None if text is None else Pieces(text, stops, self.prompt)
+        self._writing = Writing(model.spec.eos, text, stops, self.prompt)
         self._check, self._clock = check, clock
         self.ids: list[int] = []
-        self._text: list[str] = []
         self._reason: Reason = "interrupted"
         self._rounds = self._drafted = self._accepted = 0
         self._exits = [0] * model.count
@@ -155,11 +152,11 @@ class Answer:
             self._count(done)
             piece, going = self._taken(done.ids, left)
             if not going:
-                yield Piece(piece.ids, piece.text + self._rest())
+                yield Piece(piece.ids, piece.text + self._writing.rest())
                 return
             yield piece
         self._reason = "length" if len(self.ids) >= self.max_tokens else "context"
-        if rest := self._rest():
+        if rest := self._writing.rest():
             yield Piece((), rest)
 
     def run(self) -> Generation:
@@ -172,7 +169,7 @@ class Answer:
     def result(self) -> Generation:
         """What there is so far; an answer that was left early says `interrupted`."""
         return Generation(
-            tuple(self.ids), None if self._pieces is None else "".join(self._text), self._reason, self.setting,
+            tuple(self.ids), self._writing.text, self._reason, self.setting,
             self._same(), self._rounds, self._drafted, self._accepted, tuple(self._exits),
             len(self.prompt), self._prompt_seconds, self._seconds,
         )  # fmt: skip
@@ -197,30 +194,24 @@ class Answer:
             if self._check is not None and self._check.asks(token):
                 ended = self._asked(start + i, token, left - i)
                 taken.extend(ended or [token])
-                parts.extend(map(self._add, ended or [token]))
-                going = ended is None and not self._over(token)
+                parts.extend(map(self._writing.add, ended or [token]))
+                going = ended is None and not self._over()
                 if ended is not None:
                     self._reason = "answered"
                 break
             taken.append(token)
-            parts.append(self._add(token))
-            if self._over(token):
+            parts.append(self._writing.add(token))
+            if self._over():
                 self.session.back(start + i + 1)
                 going = False
                 break
         self.ids.extend(taken)
-        text = "".join(parts)
-        self._text.append(text)
-        return Piece(tuple(taken), text), going
+        return Piece(tuple(taken), "".join(parts)), going
 
-    def _over(self, token: int) -> bool:
-        if token in self.model.spec.eos:
-            self._reason = "end"
-            return True
-        if self._pieces is not None and self._pieces.stopped:
-            self._reason = "stop"
-            return True
-        return False
+    def _over(self) -> bool:
+        if self._writing.ended is not None:
+            self._reason = self._writing.ended
+        return self._writing.ended is not None
 
     def _asked(self, place: int, token: int, room: int) -> list[int] | None:
         """What the stop check says at the token of this place; the session goes back where it says no."""
@@ -232,18 +223,6 @@ class Answer:
         if ended is None:
             self.session.accept(place, token)
         return ended
-
-    def _add(self, token: int) -> str:
-        if self._pieces is None or self._pieces.stopped or token in self.model.spec.eos:
-            return ""
-        return self._pieces.add(token)
-
-    def _rest(self) -> str:
-        if self._pieces is None:
-            return ""
-        rest = self._pieces.rest()
-        self._text.append(rest)
-        return rest
 
     def _same(self) -> bool | None:
         if self.setting.lossy or self._check is not None or not self.chooser.greedy:

@@ -113,9 +113,9 @@ class LanguageModel:
             known = f"{what} 0..{most}" if most >= 0 else "no early exit"
             raise DataError(f"exit {k}: this model has {known} (after layers {', '.join(map(str, self.spec.stages))})")
 
-    def embed(self, ids: Sequence[int]) -> Array:
-        """Token ids -> hidden states `(1, T, width)` for stage 0."""
-        return np.asarray(self.parts.embedding[np.asarray(ids, np.intp)], np.float32)[None]
+    def embed(self, ids: Sequence[int] | Array) -> Array:
+        """Token ids `(T,)` or `(B, T)` -> hidden states `(B, T, width)` for stage 0."""
+        return np.asarray(self.parts.embedding[np.atleast_2d(np.asarray(ids, np.intp))], np.float32)
 
     def run_stage(self, k: int, hidden: Array, cache: Cache) -> Array:
         """Stage `k` over the next T positions of the cache's B sequences.

@@ -49,25 +49,13 @@ class Session:
         for given in self.given:
             given.clear()
 
-    def check(self, ids: Sequence[int]) -> None:
-        """Raises: DataError for a prompt that is empty, too long, or of tokens that the model does not know."""
-        context = self.model.spec.context
-        if not ids:
-            raise DataError("the prompt is empty: give at least one token (a model with a start token adds it itself)")
-        if len(ids) >= context:
-            raise DataError(
-                f"the prompt has {len(ids)} tokens; context is {context}, and an answer needs room: "
-                f"at most {context - 1}"
-            )
-        self.model.check_ids(ids)
-
     def prompt(self, ids: Sequence[int]) -> None:
         """Start with these tokens; all but the last go through the whole network.
 
         Raises:
             DataError: none, too many, or unknown ones.
         """
-        self.check(ids)
+        check_prompt(self.model, ids)
         last = self.model.count - 1
         for at in range(0, len(ids) - 1, BLOCK):
             self.ids.extend(ids[at : min(at + BLOCK, len(ids) - 1)])
@@ -134,6 +122,18 @@ class Session:
         """Keep the first `length` tokens and go on with `token`."""
         self.back(length)
         self.ids.append(token)
+
+
+def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
+    """Raises: DataError for a prompt that is empty, too long, or of tokens that the model does not know."""
+    context = model.spec.context
+    if not ids:
+        raise DataError("the prompt is empty: give at least one token (a model with a start token adds it itself)")
+    if len(ids) >= context:
+        raise DataError(
+            f"the prompt has {len(ids)} tokens; context is {context}, and an answer needs room: at most {context - 1}"
+        )
+    model.check_ids(ids)
 
 
 def _first(held: list[Array], rows: int) -> list[Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeexit.errors import BackendMissing, BundleError, DataError
 from edgeexit.lm.model import LanguageModel
@@ -136,6 +136,53 @@ class Pieces:
         keep = max((_overlap(held, s) for s in self._stops), default=0)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
+
+
+class Writing:
+    """The text that an answer's tokens make as they come, and what ended it."""
+
+    def __init__(self, ends: Sequence[int], text: Text | None, stops: Sequence[str], prompt: Sequence[int]) -> None:
+        """Nothing yet.
+
+        Args:
+            ends: tokens that end it and have no text.
+            text: the tokenizer; None = there is no text.
+            stops: strings that end it.
+            prompt: what it goes on with.
+
+        Raises:
+            DataError: stop strings without a tokenizer, or an empty one.
+        """
+        if stops and text is None:
+            raise DataError("stop strings need the model's tokenizer")
+        self._ends = frozenset(ends)
+        self._pieces = None if text is None else Pieces(text, stops, prompt)
+        self._parts: list[str] = []
+        self.ended: Literal["end", "stop"] | None = None
+        """None = not yet."""
+
+    @property
+    def text(self) -> str | None:
+        """All of it so far; None without a tokenizer."""
+        return None if self._pieces is None else "".join(self._parts)
+
+    def add(self, token: int) -> str:
+        """The text that is certain now; "" where none is, or nothing comes any more."""
+        if self.ended is None and token in self._ends:
+            self.ended = "end"
+        if self.ended is not None or self._pieces is None:
+            return ""
+        new = self._pieces.add(token)
+        if self._pieces.stopped:
+            self.ended = "stop"
+        self._parts.append(new)
+        return new
+
+    def rest(self) -> str:
+        """What was held back, at the end."""
+        rest = "" if self._pieces is None else self._pieces.rest()
+        self._parts.append(rest)
+        return rest
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -9,14 +9,14 @@ from edgeexit.lm.decoding.calm import Calm
 from edgeexit.lm.decoding.dynamic import Dynamic
 from edgeexit.lm.decoding.greedy import Plain
 from edgeexit.lm.decoding.lookup import Lookup
-from edgeexit.lm.decoding.skip import Skip
+from edgeexit.lm.decoding.skip import Schedule, Skip
 from edgeexit.lm.decoding.speculative import Speculative
 from edgeexit.lm.decoding.stops import AnswerProbe, StopCheck
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
 from edgeexit.lm.setting import Setting
 
-__all__ = ["AnswerProbe", "Method", "Round", "StopCheck", "made"]
+__all__ = ["AnswerProbe", "Method", "Round", "Schedule", "StopCheck", "made"]
 
 
 def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, costs: Costs | None = None) -> Method:
@@ -40,8 +40,7 @@ def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, c
     if setting.method == "calm":
         return Calm(model, chooser, setting, total)
     if setting.method == "skip":
-        least = max(2, model.count // 2) if setting.exit is None else setting.exit + 1
-        return Skip(model, chooser, least, total)
+        return Skip(model, chooser, Schedule.of(model, setting, total))
     if setting.method == "del":
         if costs is None:
             raise DataError("del chooses by this device's costs: measure them with edgeexit.lm.measuring.measure")

@@ -6,42 +6,60 @@ the cost of every position is known beforehand. Meant for networks that were tra
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from edgeexit.errors import DataError
 from edgeexit.lm.decoding.base import Round
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
 from edgeexit.lm.session import Session
+from edgeexit.lm.setting import Setting
 
 WARM = 1
 """Bottom stages that every token runs."""
 
 
-class Skip:
-    """Stages by position."""
+@dataclass(frozen=True)
+class Schedule:
+    """Which stages a token of the answer goes around: the same for all sequences of a batch."""
 
-    def __init__(self, model: LanguageModel, chooser: Chooser, least: int, total: int) -> None:
-        """Raises: DataError for fewer stages than the first and the last.
+    count: int
+    """Stages that there are."""
+    least: int
+    """Stages that the last token runs."""
+    total: int
+    """Tokens that the answer may have; the stages fall over them."""
 
-        Args:
-            least: stages that the last token runs.
-            total: tokens that the answer may have; the stages fall over them.
-        """
+    @classmethod
+    def of(cls, model: LanguageModel, setting: Setting, total: int) -> Schedule:
+        """Raises: DataError for fewer stages than the first and the last."""
+        least = max(2, model.count // 2) if setting.exit is None else setting.exit + 1
         if not WARM < least <= model.count:
             raise DataError(
                 f"skip runs the first and the last stage at least: exit {least - 1} of {model.count} stages; "
                 f"expected 1..{model.count - 1}"
             )
-        self.model, self.chooser, self.least, self.total = model, chooser, least, total
+        return cls(model.count, least, total)
+
+    def skipped(self, made: int) -> range:
+        """Stages that token number `made` goes around; it only grows."""
+        return range(WARM, self.count - (stages_at(made, self.total, self.count, self.least) - WARM))
+
+
+class Skip:
+    """Stages by position."""
+
+    def __init__(self, model: LanguageModel, chooser: Chooser, schedule: Schedule) -> None:
+        self.model, self.chooser, self.schedule = model, chooser, schedule
         self.made = 0
 
     def round(self, session: Session, left: int) -> Round:
         last = self.model.count - 1
         session.mark()
-        active = stages_at(self.made, self.total, self.model.count, self.least)
-        self.made += 1
         session.run(WARM - 1)
-        for k in range(WARM, self.model.count - (active - WARM)):
+        for k in self.schedule.skipped(self.made):
             session.around(k)
+        self.made += 1
         token = self.chooser.pick(self.model.logits(session.run(last))[-1])
         session.ids.append(token)
         return Round((token,), last)
