@@ -1,29 +1,35 @@
 """What dividing a decoder into stages costs: its chain against the same graphs joined into one file.
 
 The one file holds all layers and the head, with the same cache on the host; both choose tokens by argmax, some in a row
-as in a text, so that each finds its own weights in the processor's caches. Target: the chain at most 1.03 times the one
-file. With `--dividing` a bundle of other stages of the same weights is timed beside.
+as in a text. Each has a process of its own, and new ones a few times: where a process happens to lay half a gigabyte of
+weights makes more of a difference than what is measured. Target: the chain at most 1.03 times the one file. With
+`--dividing` a bundle of other stages of the same weights is timed beside.
 """
 
 from __future__ import annotations
 
+import gc
 import tempfile
+import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import finish, parser, ratios, time_together
+from benchmarks.common import finish, parser, ratios
 from edgeexit import backends
+from edgeexit.backends import Runnable
 from edgeexit.bundle import Bundle
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.model import Array, LanguageModel
 from edgeexit.lm.spec import DecoderFiles
 
 ABOUT = ("cos", "sin", "mask")
-TOKENS = 12
+TOKENS = 6
 """In a row."""
 WARM = 3
 """Calls before those that count: the first ones fill an engine's arena."""
@@ -86,8 +92,7 @@ def tokens_by_chain(model: LanguageModel, cache: Cache, length: int) -> Callable
     return run
 
 
-def tokens_by_one_file(model: LanguageModel, path: Path, cache: Cache, length: int) -> Callable[[], int]:
-    (runnable,) = backends.get("onnx").load(path, model.threads)
+def tokens_by_one_file(model: LanguageModel, runnable: Runnable, cache: Cache, length: int) -> Callable[[], int]:
     order = [n for n in runnable.inputs if n.startswith("past_key_values.")]
     rows = {
         f"past_key_values.{i}.{what}": cache.rows[k][2 * at + j]
@@ -117,41 +122,84 @@ def tokens_by_one_file(model: LanguageModel, path: Path, cache: Cache, length: i
     return run
 
 
+def serve(pipe: Connection, bundle: Path, artifact: str, threads: int, one: Path | None, lengths: list[int]) -> None:
+    """A case's process: for every number that comes, the seconds of its tokens after so many positions."""
+    runnable = None if one is None else backends.get("onnx").load(one, threads)[0]
+    model = load_lm(bundle, artifact=artifact, threads=threads)
+    runs = {
+        n: tokens_by_chain(model, filled(model, n), n)
+        if runnable is None
+        else tokens_by_one_file(model, runnable, filled(model, n), n)
+        for n in lengths
+    }
+    gc.disable()
+    for run in runs.values():
+        for _ in range(WARM):
+            run()
+    pipe.send(None)
+    while (length := pipe.recv()) is not None:
+        runs[length]()  # brings the weights back into the caches, as in steady use
+        start = time.perf_counter()
+        runs[length]()
+        pipe.send(time.perf_counter() - start)
+
+
+def timed(jobs: dict[str, tuple[Any, ...]], lengths: list[int], n: int, starts: int) -> dict[tuple[int, str], Array]:
+    """Seconds `(starts * n,)` of every case after so many positions, all processes of a start interleaved."""
+    context, rng = get_context("spawn"), np.random.default_rng(0)
+    seconds: dict[tuple[int, str], list[float]] = {(length, name): [] for length in lengths for name in jobs}
+    for _ in range(starts):
+        pipes, workers = {}, []
+        for i in rng.permutation(len(jobs)):
+            name = [*jobs][i]
+            pipes[name], theirs = context.Pipe()
+            workers.append(context.Process(target=serve, args=(theirs, *jobs[name], lengths)))
+            workers[-1].start()
+            pipes[name].recv()
+        for length in [x for x in lengths for _ in range(n)]:
+            for i in rng.permutation(len(jobs)):
+                name = [*jobs][i]
+                pipes[name].send(length)
+                seconds[length, name].append(pipes[name].recv())
+        for pipe in pipes.values():
+            pipe.send(None)
+        for worker in workers:
+            worker.join()
+    return {case: np.array(found) for case, found in seconds.items()}
+
+
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("bundle", type=Path)
     p.add_argument("--dividing", type=Path, nargs="*", default=[], help="bundles of the same weights, other stages")
     p.add_argument("--artifact")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--n", type=int, default=100)
+    p.add_argument("--n", type=int, default=40, help="rounds of every start")
+    p.add_argument("--starts", type=int, default=5, help="times that all processes are started")
     p.add_argument("--positions", type=int, nargs="+", default=[16, 120, 240])
     a = p.parse_args()
-    models = [load_lm(b, artifact=a.artifact, threads=a.threads) for b in (a.bundle, *a.dividing)]
-    rows = []
+    models = {b: load_lm(b, artifact=a.artifact, threads=a.threads) for b in (a.bundle, *a.dividing)}
+    m = models[a.bundle]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "whole.onnx")
-        one_file(models[0].bundle, models[0].artifact, path)
-        for length in a.positions:
-            cases = {
-                f"stages after {', '.join(map(str, m.spec.stages))}": tokens_by_chain(m, filled(m, length), length)
-                for m in models
-            }
-            cases["one file"] = tokens_by_one_file(models[0], path, filled(models[0], length), length)
-            for case in cases.values():
-                for _ in range(WARM):
-                    case()
-            spent = time_together(cases, a.n)
-            for name, times in spent.items():
-                shares = {f"of_one_file_{k}": v for k, v in ratios(times, spent["one file"]).items()}
-                rows.append(
-                    {
-                        "case": f"{length} before: {name}",
-                        "ms_per_token": float(np.median(times) * 1e3 / TOKENS),
-                        **shares,
-                    }
-                )
-    m = models[0]
-    finish("lm_chain", rows, a, n=a.n, threads=a.threads, engine=m.engine, bundle=m.name, artifact=m.artifact)
+        one_file(m.bundle, m.artifact, path)
+        jobs: dict[str, tuple[Any, ...]] = {
+            f"stages after {', '.join(map(str, found.spec.stages))}": (b, found.artifact, a.threads, None)
+            for b, found in models.items()
+        }
+        jobs["one file"] = (a.bundle, m.artifact, a.threads, path)
+        spent = timed(jobs, a.positions, a.n, a.starts)
+    rows = []
+    for (length, name), times in spent.items():
+        shares = {f"of_one_file_{k}": v for k, v in ratios(times, spent[length, "one file"]).items()}
+        each = [float(np.median(t)) for t in np.split(times / spent[length, "one file"], a.starts)]
+        token = float(np.median(times) * 1e3 / TOKENS)
+        rows.append({"case": f"{length} before: {name}", "ms_per_token": token, **shares,
+                     "ratio_of_every_start": " ".join(f"{r:.3f}" for r in each)})  # fmt: skip
+    finish(
+        "lm_chain", rows, a, n=a.n * a.starts, starts=a.starts, threads=a.threads, engine=m.engine, bundle=m.name,
+        artifact=m.artifact,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
