@@ -32,8 +32,8 @@ class Cache:
         """
         shape = (spec.context, len(padding), spec.kv_heads, spec.head_dim)
         self.context = spec.context
-        self.padding = np.asarray(padding, np.int64) if any(padding) else None
-        """`(batch,)`; None = none anywhere."""
+        self.padding = None if tuple(padding) == (0,) else np.asarray(padding, np.int64)
+        """`(batch,)`; None = one sequence, and none of it."""
         try:
             self.rows: list[list[Array]] = [
                 [np.empty(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))]

@@ -151,7 +151,7 @@ def test_the_tokens_of_a_word(tiny_lm: Path) -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    from edgeexit.cli.generate import shown
+    from edgeexit.cli.common import shown
 
     assert shown("a\x1b[31mb\r\n\tc\x07") == "a[31mb\n\tc"
 
