@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.errors import BundleError
 from edgeexit.lm.spec import LmSpec
 
 Array = NDArray[Any]
@@ -41,6 +42,9 @@ class Positions:
         Returns:
             Cosines and sines `(B, T, 1, head_dim)`; the mask `(B, 1, 1, T, start + T)`, 0 where a new row may look and
             -inf elsewhere.
+
+        Raises:
+            BundleError: the part gives other shapes than it did for one position.
         """
         if self._last[:2] != (start, count) or self._last[2] is not padding:  # the next stage asks the same
             turn = self._turn(start, count, padding)
@@ -60,6 +64,8 @@ class Positions:
             return
         end = max(length, min(self._context, -(-length // STEP) * STEP))
         found = self._part([np.arange(have, end, dtype=np.int64)])
+        if any(f.shape != (end - have, self._tables[0].shape[-1]) for f in found):
+            raise BundleError(f"positions gives {[f.shape for f in found]} for {end - have} positions: not a decoder's")
         self._tables = [np.concatenate([t, f[:, None]]) for t, f in zip(self._tables, found, strict=True)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeexit.errors import DataError
+from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.batch import Batch
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.generating import Answer
@@ -184,5 +184,7 @@ def test_cosines_and_sines_are_computed_once() -> None:
         np.testing.assert_allclose(cos, np.cos(angles), atol=1e-5)
         np.testing.assert_allclose(sin, np.sin(angles), atol=1e-5)
     assert np.concatenate(asked).tolist() == list(range(3 * STEP))
+    with pytest.raises(BundleError, match="positions gives"):
+        Positions(lambda v: [v[0], v[0]], LmSpec(16, 8, 3, 1, 2, 64, (3,))).of(0, 1)
     padded = positions.of(4, 2, np.array([0, 3, 5]))[0]
     np.testing.assert_allclose(padded[:, :, 0, 0], np.cos([[4, 5], [1, 2], [0, 0]]), atol=1e-5)
