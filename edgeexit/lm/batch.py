@@ -17,7 +17,7 @@ from edgeexit.lm.decoding import Schedule
 from edgeexit.lm.generating import Generation, Piece, Reason
 from edgeexit.lm.model import Array, LanguageModel
 from edgeexit.lm.sampling import Chooser, Greedy
-from edgeexit.lm.session import BLOCK, check_prompt
+from edgeexit.lm.session import Session, check_prompt
 from edgeexit.lm.setting import Setting
 from edgeexit.lm.text import Text, Writing
 
@@ -138,25 +138,21 @@ class Batch:
         return tokens / seconds if tokens and seconds > 0 else None
 
     def _read(self) -> None:
-        """All but the last tokens of the prompts, through the whole network."""
-        ids = np.zeros((len(self.prompts), self._longest), np.intp)
-        for row, prompt in zip(ids, self.prompts, strict=True):
-            row[len(row) - len(prompt) :] = prompt
-        for at in range(0, self._longest - 1, BLOCK):
-            self._through(ids[:, at : min(at + BLOCK, self._longest - 1)], range(0))
+        """All but the last tokens of each prompt, alone: int8 kernels round otherwise the more tokens go together."""
+        for i, prompt in enumerate(self.prompts):
+            alone = Session(self.model)
+            alone.prompt(prompt)
+            self._cache.take(i, alone.cache)
 
     def _step(self, made: int) -> Array:
         """Logits `(alive, vocab)` of the newest tokens."""
         newest = [[(self._ids[i] or self.prompts[i])[-1]] for i in self._alive]
         around = range(0) if self._schedule is None else self._schedule.skipped(made)
-        return self.model.logits(self._through(np.array(newest), around).swapaxes(0, 1))
-
-    def _through(self, ids: Array, around: range) -> Array:
-        hidden = self.model.embed(ids)
+        hidden = self.model.embed(np.array(newest))
         for k in range(self.model.count):
             if k not in around:  # and never comes back to it, so that its keys are not missed
                 hidden = self.model.run_stage(k, hidden, self._cache)
-        return hidden
+        return self.model.logits(hidden.swapaxes(0, 1))
 
     def _taken(self, i: int, token: int, spent: float) -> Piece:
         writing = self._writings[i]

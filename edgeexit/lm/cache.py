@@ -72,6 +72,15 @@ class Cache:
             held[start:end] = rows
         self.lengths[stage] = end
 
+    def take(self, sequence: int, other: Cache) -> None:
+        """Put what another cache has of one sequence behind this one's padding, all stages being equally far there."""
+        start = 0 if self.padding is None else int(self.padding[sequence])
+        for k, stage in enumerate(self.rows):
+            for held, rows in zip(stage, other.past(k), strict=True):
+                held[:start, sequence] = 0  # nobody looks there, but no number times 0 is none
+                held[start : start + len(rows), sequence] = rows[:, 0]
+            self.lengths[k] = start + other.lengths[k]
+
     def keep(self, sequences: Sequence[int]) -> None:
         """Go on with these sequences only, in this order."""
         for length, stage in zip(self.lengths, self.rows, strict=True):

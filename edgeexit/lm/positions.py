@@ -37,7 +37,8 @@ class Positions:
         Args:
             start: rows before them.
             count: T new ones.
-            padding: `(B,)` each sequence's first rows that belong to no position; None = one sequence, none.
+            padding: `(B,)` each sequence's first rows that belong to no position, fewer than `start + 1`; None = one
+                sequence, none.
 
         Returns:
             Cosines and sines `(B, T, 1, head_dim)`; the mask `(B, 1, 1, T, start + T)`, 0 where a new row may look and
@@ -55,8 +56,7 @@ class Positions:
         self._grow(start + count)
         if padding is None:
             return [t[None, start : start + count] for t in self._tables]
-        places = np.maximum(np.arange(start, start + count) - padding[:, None], 0)
-        return [t[places] for t in self._tables]
+        return [t[np.arange(start, start + count) - padding[:, None]] for t in self._tables]
 
     def _grow(self, length: int) -> None:
         have = len(self._tables[0])
@@ -72,8 +72,5 @@ class Positions:
 def mask(start: int, count: int, padding: Array | None = None) -> Array:
     """`(B, 1, 1, count, start + count)`: 0 where a new row may look and -inf elsewhere; see `Positions.of`."""
     new, row = np.arange(start, start + count)[:, None], np.arange(start + count)
-    hidden = (row > new)[None]
-    if padding is not None:
-        # padding sees itself: a softmax over nothing is no number, and that would spread
-        hidden = hidden | ((row < padding[:, None, None]) & (row != new))
-    return np.where(hidden, np.float32(-np.inf), np.float32(0))[:, None, None]
+    early = np.zeros((1, 1, 1), np.int64) if padding is None else padding[:, None, None]
+    return np.where((row > new) | (row < early), np.float32(-np.inf), np.float32(0))[:, None, None]

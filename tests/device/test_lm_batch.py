@@ -158,13 +158,13 @@ def test_a_cache_goes_on_with_some() -> None:
     assert cache.bytes == 2 * spec.cache_bytes(64)
 
 
-@pytest.mark.parametrize("padding", [None, [0, 3, 6]])
+@pytest.mark.parametrize("padding", [None, [0, 3, 4]])
 def test_masks_are_what_a_loop_says(padding: list[int] | None) -> None:
     found = mask(4, 3, None if padding is None else np.array(padding))
     for b, pad in enumerate(padding or [0]):
         for i in range(3):
             for row in range(7):
-                may = row == 4 + i or pad <= row < 4 + i
+                may = pad <= row <= 4 + i
                 assert found[b, 0, 0, i, row] == (0 if may else -np.inf)
 
 
@@ -186,5 +186,5 @@ def test_cosines_and_sines_are_computed_once() -> None:
     assert np.concatenate(asked).tolist() == list(range(3 * STEP))
     with pytest.raises(BundleError, match="positions gives"):
         Positions(lambda v: [v[0], v[0]], LmSpec(16, 8, 3, 1, 2, 64, (3,))).of(0, 1)
-    padded = positions.of(4, 2, np.array([0, 3, 5]))[0]
-    np.testing.assert_allclose(padded[:, :, 0, 0], np.cos([[4, 5], [1, 2], [0, 0]]), atol=1e-5)
+    padded = positions.of(4, 2, np.array([0, 3, 4]))[0]
+    np.testing.assert_allclose(padded[:, :, 0, 0], np.cos([[4, 5], [1, 2], [0, 1]]), atol=1e-5)
