@@ -40,8 +40,9 @@ def test_what_the_host_does_is_foretold(model: LanguageModel, monkeypatch: pytes
     costs = measure(model, 5, n=3)
     for setting in (Setting(), Setting("lookup"), Setting("speculative", 1, 4), Setting("del", draft=4)):
         found = simulate([Sheet(t, costs) for t in traces], setting)
-        # the tiny network itself takes a few tenths of a millisecond a round
-        assert 0.9 * SLOW < found.seconds / found.rounds < 1.5 * SLOW, setting
+        # The tiny network takes a few tenths of a millisecond a round: without the host's work this would be a tenth of
+        # SLOW. Wide, for play is a factor on the parts, and with busy neighbours these tiny ones differ by a third.
+        assert 0.5 * SLOW < found.seconds / found.rounds < 2 * SLOW, setting
 
 
 def test_a_choice_takes_time(model: LanguageModel) -> None:
