@@ -20,8 +20,9 @@ from edgeexit.layouts.base import Found, Recorded
 from edgeexit.manifest import Artifact
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, Window
+from edgeexit.recording import given_lengths, given_scores, joined
 from edgeexit.records import Records
-from edgeexit.scores import SEQUENCE_BEST, Kind, probabilities, uncertainty_score
+from edgeexit.scores import SEQUENCE_BEST, Kind, probabilities
 from edgeexit.sets import ConformalSets
 
 if TYPE_CHECKING:
@@ -295,22 +296,12 @@ class Engine:
                 row[-len(states) :] = [rows[-1].states[s.output] for s in states]
             rows.append(self.driver.all_exits(row))
             progress(i + 1, n)
-        if len({o.shape[1:] for r in rows for o in r.outputs}) != 1:
-            raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
-        outputs = [np.concatenate([r.outputs[k] for r in rows]) for k in range(self.exits)]
-        outputs = [probabilities(o) if soft else o for o, soft in zip(outputs, self._softened, strict=True)]
         cost, static = self.costs()
+        outputs = [probabilities(o) if soft else o for o, soft in zip(joined(rows), self._softened, strict=True)]
         return Records(
-            np.stack(outputs),
-            cost,
-            labels,
-            self.kind,
-            static,
-            given_scores(rows, self.artifact.score),
-            self.artifact.temperatures,
-            self.bundle.manifest.name,
-            given_lengths(rows),
-        )
+            np.stack(outputs), cost, labels, self.kind, static, given_scores(rows, self.artifact.score),
+            self.artifact.temperatures, self.bundle.manifest.name, given_lengths(rows),
+        )  # fmt: skip
 
     def checked(self, x: Inputs) -> list[NDArray[Any]]:
         """One input as `driver` takes it.
@@ -377,38 +368,6 @@ class Engine:
         if self.seconds is None:
             raise PolicyError("a deadline needs measured stage times: load with warmup > 0 or call profile()")
         return lambda: start + deadline_s - self.clock()
-
-
-def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray[np.float32]]:
-    """`(exits, n)` of every score that the artifact or its exits give themselves.
-
-    Args:
-        rows: what every exit gave to each input.
-        own: the artifact's score.
-    """
-    count = len(rows[0].outputs)
-
-    def stacked(pick: Callable[[Recorded], Sequence[NDArray[Any] | None] | None]) -> NDArray[np.float32] | None:
-        columns = [[(pick(r) or [None] * count)[k] for r in rows] for k in range(count)]
-        there = [[v for v in column if v is not None] for column in columns]
-        return np.stack([np.concatenate(c) for c in there]).astype(np.float32) if all(there) else None
-
-    uncertainty = stacked(lambda r: r.uncertainties)
-    found = {
-        "learned": stacked(lambda r: r.learned),
-        "ensemble": None if uncertainty is None else uncertainty_score(uncertainty),
-    }
-    if own is not None:
-        found[own] = stacked(lambda r: r.scores)
-    return {name: s for name, s in found.items() if s is not None}
-
-
-def given_lengths(rows: Sequence[Recorded]) -> NDArray[np.int64] | None:
-    """`(exits, n)` valid positions of the answers; None = all are valid."""
-    columns = [r.lengths for r in rows if r.lengths is not None]
-    if len(columns) < len(rows):
-        return None
-    return np.stack([np.concatenate([c[k] for c in columns if c[k] is not None]) for k in range(len(columns[0]))])
 
 
 def check_artifact(point: OperatingPoint, artifact: Artifact) -> None:
