@@ -26,9 +26,9 @@ from edgeexit.bundle import Bundle
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import Array, LanguageModel
+from edgeexit.lm.positions import TOLD
 from edgeexit.lm.spec import DecoderFiles
 
-ABOUT = ("cos", "sin", "mask")
 TOKENS = 6
 """In a row."""
 WARM = 3
@@ -50,9 +50,9 @@ def one_file(bundle: Bundle, artifact: str, out: Path) -> None:
         if whole is None:
             whole = graph
             continue
-        _rename(graph, {n: f"{n}_{k}" for n in ABOUT})
+        _rename(graph, {n: f"{n}_{k}" for n in TOLD})
         whole = compose.merge_models(whole, graph, io_map=[(given, given)])
-        _rename(whole, {f"{n}_{k}": n for n in ABOUT})
+        _rename(whole, {f"{n}_{k}": n for n in TOLD})
         seen = {i.name: i for i in whole.graph.input}
         del whole.graph.input[:]
         whole.graph.input.extend(seen.values())
@@ -109,10 +109,12 @@ def tokens_by_one_file(model: LanguageModel, runnable: Runnable, cache: Cache, l
         token, values = 7, list[Any]([None] * len(at))
         for done in range(length, length + TOKENS):
             values[at["hidden"]] = model.embed([token])
-            for name, told in zip(ABOUT, model.positions.of(done, 1), strict=True):
+            cache.lengths = [done] * model.count
+            rows = len(cache.pages(0, 1)[0])
+            for name, told in zip(TOLD, model.positions.of(done, 1, rows), strict=True):
                 values[at[name]] = told
             for name, held in zip(order, kept, strict=True):
-                values[at[name]] = held[:done]
+                values[at[name]] = held[:rows]
             found = runnable.run(values)
             for held, i in zip(kept, new, strict=True):
                 held[done : done + 1] = found[i]

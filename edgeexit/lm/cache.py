@@ -12,6 +12,9 @@ from edgeexit.errors import DataError
 from edgeexit.lm.spec import LmSpec
 
 Array = NDArray[Any]
+PAGE = 32
+"""Stages are shown whole pages of so many rows: engines plan their memory anew for every shape that they have not seen,
+and with a shape per token that took a third of a first answer's time (docs/decisions/pages.md)."""
 
 
 class Cache:
@@ -36,7 +39,7 @@ class Cache:
         """`(batch,)`; None = one sequence, and none of it."""
         try:
             self.rows: list[list[Array]] = [
-                [np.empty(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))]
+                [np.zeros(shape, np.float32) for _ in range(2 * len(spec.layers_of(k)))]
                 for k in range(len(spec.stages))
             ]
         except (MemoryError, ValueError) as e:
@@ -44,7 +47,8 @@ class Cache:
                 f"keys and values of a context of {spec.context} tokens take "
                 f"{len(padding) * spec.cache_bytes(spec.context) / 2**20:.0f} MiB, and there is no room for them: {e}"
             ) from e
-        """Per stage: key, value, key, value, ... of its layers."""
+        """Per stage: key, value, key, value, ... of its layers. Rows that are not filled hold some number, too: a mask
+        hides what they weigh, and only what is no number would show through."""
         self.lengths = [0] * len(spec.stages)
         """Positions that each stage has finished."""
 
@@ -57,6 +61,18 @@ class Cache:
         """The filled prefix of each of the stage's arrays, contiguous and not copied."""
         length = self.lengths[stage]
         return [a[:length] for a in self.rows[stage]]
+
+    def pages(self, stage: int, new: int) -> list[Array]:
+        """`past` and room for so many new rows, to the end of a page.
+
+        Raises:
+            DataError: the context has no room for them.
+        """
+        end = self.lengths[stage] + new
+        if end > self.context:
+            raise DataError(f"{end} tokens do not fit into the context of {self.context}")
+        end = min(-(-end // PAGE) * PAGE, self.context)
+        return [a[:end] for a in self.rows[stage]]
 
     def put(self, stage: int, new: Sequence[Array]) -> None:
         """Append the rows of the next positions.
@@ -77,7 +93,6 @@ class Cache:
         start = 0 if self.padding is None else int(self.padding[sequence])
         for k, stage in enumerate(self.rows):
             for held, rows in zip(stage, other.past(k), strict=True):
-                held[:start, sequence] = 0  # nobody looks there, but no number times 0 is none
                 held[start : start + len(rows), sequence] = rows[:, 0]
             self.lengths[k] = start + other.lengths[k]
 
@@ -85,7 +100,7 @@ class Cache:
         """Go on with these sequences only, in this order."""
         for length, stage in zip(self.lengths, self.rows, strict=True):
             for i, held in enumerate(stage):
-                stage[i] = np.empty((self.context, len(sequences), *held.shape[2:]), held.dtype)
+                stage[i] = np.zeros((self.context, len(sequences), *held.shape[2:]), held.dtype)
                 stage[i][:length] = held[:length, sequences]
         if self.padding is not None:
             self.padding = self.padding[list(sequences)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.cache import Cache
-from edgeexit.lm.positions import Positions
+from edgeexit.lm.positions import TOLD, Positions
 from edgeexit.lm.spec import LmProof, LmSpec, proved
 
 Array = NDArray[Any]
@@ -69,9 +69,9 @@ class LanguageModel:
             raise BundleError(f"{name}: {len(self._stages)} stage files for {self.count} stages")
         self._head = _Bound(parts.head, "head", ["hidden"], ["logits"])
         self._exits = {k: _Bound(m, f"exit_{k}", ["hidden"], ["logits"]) for k, m in parts.exits.items()}
-        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", "cos", "sin"], _stage_outputs(spec, k)[1:])
+        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", *TOLD[:2]], _stage_outputs(spec, k)[1:])
                       for k, m in parts.keys_values.items()}  # fmt: skip
-        self._turn = _Bound(parts.positions, "positions", ["positions"], ["cos", "sin"])
+        self._turn = _Bound(parts.positions, "positions", ["positions"], [*TOLD[:2]])
         self.positions = Positions(self._turn, spec)
         for k, ids in parts.ids.items():
             _check_ids(spec, k, ids)
@@ -86,13 +86,14 @@ class LanguageModel:
         rows = (1, 1, spec.kv_heads, spec.head_dim)
         cache = Cache(spec)
         _tried("positions", self._turn, [np.zeros(1, np.int64)], [(1, spec.head_dim)] * 2)
-        hidden, (cos, sin, mask) = self.embed([0]), self.positions.of(0, 1)
+        hidden, turn = self.embed([0]), self.positions.turn(0, 1)
         for k in range(self.count):
             new = [rows] * (2 * len(spec.layers_of(k)))
-            values = [hidden, cos, sin, mask, *cache.past(k)]
+            past = cache.pages(k, 1)
+            values = [hidden, *self.positions.of(0, 1, len(past[0])), *past]
             found = _tried(f"stage {k}", self._stages[k], values, [hidden.shape, *new])
             if k in self._fill:
-                _tried(f"kv_{k}", self._fill[k], [hidden, cos, sin], new)
+                _tried(f"kv_{k}", self._fill[k], [hidden, *turn], new)
             hidden = found[0]
             if k in self._exits:
                 ids = self.parts.ids.get(k)
@@ -128,11 +129,9 @@ class LanguageModel:
         Returns:
             `(B, T, width)`.
         """
-        start = cache.lengths[k]
-        if start + hidden.shape[1] > cache.context:
-            raise DataError(f"{start + hidden.shape[1]} tokens do not fit into the context of {cache.context}")
-        told = self.positions.of(start, hidden.shape[1], cache.padding)
-        found = self._stages[k]([hidden, *told, *cache.past(k)])
+        past = cache.pages(k, hidden.shape[1])
+        told = self.positions.of(cache.lengths[k], hidden.shape[1], len(past[0]), cache.padding)
+        found = self._stages[k]([hidden, *told, *past])
         cache.put(k, found[1:])
         return found[0]
 
@@ -147,8 +146,8 @@ class LanguageModel:
                 f"{self.name}: artifact {self.artifact} has no kv_{k}.onnx to pass an early exit's state on: "
                 "repair the cache instead (--repair), or export with kv parts"
             )
-        cos, sin, _ = self.positions.of(cache.lengths[k], hidden.shape[1], cache.padding)
-        cache.put(k, self._fill[k]([hidden, cos, sin]))
+        turn = self.positions.turn(cache.lengths[k], hidden.shape[1], cache.padding)
+        cache.put(k, self._fill[k]([hidden, *turn]))
 
     def logits(self, hidden: Array) -> Array:
         """The full head: `(1, T, width)` -> `(T, vocab)`."""
@@ -182,7 +181,7 @@ class _Bound:
         for kind, wanted, has in (("inputs", inputs, model.inputs), ("outputs", outputs, model.outputs)):
             if sorted(wanted) != sorted(has):
                 odd = sorted({*wanted} ^ {*has})
-                raise BundleError(f"{what}: its {kind} are not those of a decoder: {', '.join(odd[:4])}")
+                raise BundleError(f"{what}: its {kind} are not those of a decoder: {', '.join(odd[:4])}; export it again?")
         self._run = model.run
         self._in = [inputs.index(n) for n in model.inputs]
         self._out = [model.outputs.index(n) for n in outputs]
@@ -210,7 +209,7 @@ def _tried(what: str, part: _Bound, values: Sequence[Array], shapes: Sequence[tu
 
 def _stage_inputs(spec: LmSpec, k: int) -> list[str]:
     past = [f"past_key_values.{i}.{what}" for i in spec.layers_of(k) for what in ("key", "value")]
-    return ["hidden", "cos", "sin", "mask", *past]
+    return ["hidden", *TOLD, *past]
 
 
 def _stage_outputs(spec: LmSpec, k: int) -> list[str]:

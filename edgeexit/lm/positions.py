@@ -1,4 +1,4 @@
-"""What stages are told of positions: RoPE's cosines and sines, and which positions a new one may look at."""
+"""What stages are told of positions: RoPE's cosines and sines, whom a new one may look at, which rows are theirs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from edgeexit.errors import BundleError
 from edgeexit.lm.spec import LmSpec
 
 Array = NDArray[Any]
+TOLD = ("cos", "sin", "mask", "cache_position")
+"""Inputs of every stage, in the order of `Positions.of`."""
 STEP = 1024
 """Positions whose cosines and sines are computed at a time."""
 
@@ -28,31 +30,33 @@ class Positions:
         """
         self._part, self._context = part, spec.context
         self._tables = [np.zeros((0, 1, spec.head_dim), np.float32)] * 2
-        self._last: tuple[int, int, Array | None] = (-1, 0, None)
+        self._last: tuple[int, int, int, Array | None] = (-1, 0, 0, None)
         self._told: list[Array] = []
 
-    def of(self, start: int, count: int, padding: Array | None = None) -> list[Array]:
-        """What a stage wants to know of new rows of the cache.
+    def of(self, start: int, count: int, rows: int, padding: Array | None = None) -> list[Array]:
+        """What a stage wants to know of new positions.
 
         Args:
-            start: rows before them.
+            start: filled rows of the cache before them.
             count: T new ones.
+            rows: P rows of the cache that the stage is shown, `start + T` or more.
             padding: `(B,)` each sequence's first rows that belong to no position, fewer than `start + 1`; None = one
                 sequence, none.
 
         Returns:
-            Cosines and sines `(B, T, 1, head_dim)`; the mask `(B, 1, 1, T, start + T)`, 0 where a new row may look and
-            -inf elsewhere.
+            Cosines and sines `(B, T, 1, head_dim)`; the mask `(B, 1, 1, T, P)`, 0 where a new position may look and
+            -inf elsewhere; the rows `(T,)` int64 where the new positions stand.
 
         Raises:
             BundleError: the part gives other shapes than it did for one position.
         """
-        if self._last[:2] != (start, count) or self._last[2] is not padding:  # the next stage asks the same
-            turn = self._turn(start, count, padding)
-            self._last, self._told = (start, count, padding), [*turn, mask(start, count, padding)]
+        if self._last[:3] != (start, count, rows) or self._last[3] is not padding:  # the next stage asks the same
+            told = [mask(start, count, rows, padding), np.arange(start, start + count, dtype=np.int64)]
+            self._last, self._told = (start, count, rows, padding), [*self.turn(start, count, padding), *told]
         return self._told
 
-    def _turn(self, start: int, count: int, padding: Array | None) -> list[Array]:
+    def turn(self, start: int, count: int, padding: Array | None = None) -> list[Array]:
+        """Cosines and sines alone; see `of`."""
         self._grow(start + count)
         if padding is None:
             return [t[None, start : start + count] for t in self._tables]
@@ -69,8 +73,8 @@ class Positions:
         self._tables = [np.concatenate([t, f[:, None]]) for t, f in zip(self._tables, found, strict=True)]
 
 
-def mask(start: int, count: int, padding: Array | None = None) -> Array:
-    """`(B, 1, 1, count, start + count)`: 0 where a new row may look and -inf elsewhere; see `Positions.of`."""
-    new, row = np.arange(start, start + count)[:, None], np.arange(start + count)
+def mask(start: int, count: int, rows: int, padding: Array | None = None) -> Array:
+    """`(B, 1, 1, count, rows)`: 0 where a new position may look and -inf elsewhere; see `Positions.of`."""
+    new, row = np.arange(start, start + count)[:, None], np.arange(rows)
     early = np.zeros((1, 1, 1), np.int64) if padding is None else padding[:, None, None]
     return np.where((row > new) | (row < early), np.float32(-np.inf), np.float32(0))[:, None, None]

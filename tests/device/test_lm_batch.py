@@ -11,7 +11,7 @@ import pytest
 
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.batch import Batch
-from edgeexit.lm.cache import Cache
+from edgeexit.lm.cache import PAGE, Cache
 from edgeexit.lm.generating import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
@@ -158,12 +158,27 @@ def test_a_cache_goes_on_with_some() -> None:
     assert cache.bytes == 2 * spec.cache_bytes(64)
 
 
+def test_stages_are_shown_whole_pages_as_far_as_the_context_goes() -> None:
+    spec = LmSpec(16, 8, 3, 1, 4, PAGE + 9, (3,))
+    cache, rows = Cache(spec), [np.ones((PAGE, 1, 1, 4), np.float32)] * 6
+    assert len(cache.pages(0, 1)[0]) == len(cache.pages(0, PAGE)[0]) == PAGE
+    assert len(cache.pages(0, PAGE + 1)[0]) == PAGE + 9
+    cache.put(0, [r[:5] for r in rows])
+    found = cache.pages(0, 2)[0]
+    assert len(found) == PAGE and np.shares_memory(found, cache.rows[0][0])
+    assert (found[:5] == 1).all() and (found[5:] == 0).all()
+    with pytest.raises(DataError, match="42 tokens do not fit into the context of 41"):
+        cache.pages(0, PAGE + 5)
+
+
+@pytest.mark.parametrize("rows", [7, 32])
 @pytest.mark.parametrize("padding", [None, [0, 3, 4]])
-def test_masks_are_what_a_loop_says(padding: list[int] | None) -> None:
-    found = mask(4, 3, None if padding is None else np.array(padding))
+def test_masks_are_what_a_loop_says(padding: list[int] | None, rows: int) -> None:
+    found = mask(4, 3, rows, None if padding is None else np.array(padding))
+    assert found.shape == (len(padding or [0]), 1, 1, 3, rows)
     for b, pad in enumerate(padding or [0]):
         for i in range(3):
-            for row in range(7):
+            for row in range(rows):
                 may = pad <= row <= 4 + i
                 assert found[b, 0, 0, i, row] == (0 if may else -np.inf)
 
@@ -179,12 +194,13 @@ def test_cosines_and_sines_are_computed_once() -> None:
 
     positions = Positions(part, LmSpec(16, 8, 3, 1, 2, 3 * STEP, (3,)))  # type: ignore[arg-type]
     for start, count in ((0, 1), (5, 2), (STEP - 1, 2), (2 * STEP, STEP), (7, 1)):
-        cos, sin, _ = positions.of(start, count)
+        cos, sin, _, at = positions.of(start, count, start + count)
+        assert at.tolist() == [*range(start, start + count)]
         angles = np.arange(start, start + count)[None, :, None, None] * np.array([1.0, 0.1], np.float32)
         np.testing.assert_allclose(cos, np.cos(angles), atol=1e-5)
         np.testing.assert_allclose(sin, np.sin(angles), atol=1e-5)
     assert np.concatenate(asked).tolist() == list(range(3 * STEP))
     with pytest.raises(BundleError, match="positions gives"):
-        Positions(lambda v: [v[0], v[0]], LmSpec(16, 8, 3, 1, 2, 64, (3,))).of(0, 1)
-    padded = positions.of(4, 2, np.array([0, 3, 4]))[0]
+        Positions(lambda v: [v[0], v[0]], LmSpec(16, 8, 3, 1, 2, 64, (3,))).turn(0, 1)
+    padded = positions.turn(4, 2, np.array([0, 3, 4]))[0]
     np.testing.assert_allclose(padded[:, :, 0, 0], np.cos([[4, 5], [1, 2], [0, 1]]), atol=1e-5)

@@ -74,24 +74,27 @@ def _parts(
     """Each stage on the module's own hidden states, its head and its stand-in keys and values."""
     at = f"with {len(ids) - past} new tokens after {past}"
     spec = lm.spec
-    held = [torch.zeros(0, 1, spec.kv_heads, spec.head_dim) for _ in range(2 * spec.layers)]
+    held = [torch.zeros(len(ids), 1, spec.kv_heads, spec.head_dim) for _ in range(2 * spec.layers)]
     if past:
-        turn, look = _about(model, 0, past)
-        _, held = model.block(0, spec.layers, model.embed(torch.tensor([ids[:past]])), held, turn, look)
-    hidden, (turn, look) = model.embed(torch.tensor([ids[past:]])), _about(model, past, len(ids))
+        _, rows = model.block(
+            0, spec.layers, model.embed(torch.tensor([ids[:past]])), held, *_about(model, 0, past, len(ids))
+        )
+        for room, row in zip(held, rows, strict=True):
+            room[:past] = row
+    hidden, told = model.embed(torch.tensor([ids[past:]])), _about(model, past, len(ids), len(ids))
     for k in range(lm.count):
         layers = spec.layers_of(k)
         first, last = layers[0], layers[-1] + 1
         own = held[2 * first : 2 * last]
         cache = _filled(lm, k, own, past)
-        expected, rows = model.block(first, last, hidden, own, turn, look)
+        expected, rows = model.block(first, last, hidden, own, *told)
         see(k, lm.run_stage(k, hidden.numpy(), cache), expected, f"stage_{k} {at}")
         for found, row in zip(cache.past(k), rows, strict=True):
             see(k, found[past:], row, f"keys and values of stage_{k} {at}")
         if k in lm.parts.keys_values:
             cache = _filled(lm, k, own, past)
             lm.fill(k, hidden.numpy(), cache)
-            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, turn), strict=True):
+            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, told[1]), strict=True):
                 see(k, found[past:], row, f"kv_{k} {at}")
         logits = model.head(maps[k](expected) if k in maps else expected)[0]
         shown = lm.exit_ids(k)
@@ -100,13 +103,14 @@ def _parts(
         hidden = expected
 
 
-def _about(model: Decoder, start: int, end: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Cosines and sines of positions start..end-1 by torch, and who may look at whom."""
-    return model.turn(torch.arange(start, end)[None]), torch.from_numpy(mask(start, end - start))
+def _about(model: Decoder, start: int, end: int, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """What `block` is told of positions start..end-1: their rows, cosines and sines, and who may look at whom."""
+    at = torch.arange(start, end)
+    return at, model.turn(at[None]), torch.from_numpy(mask(start, len(at), rows))
 
 
 def _filled(lm: LanguageModel, k: int, rows: Sequence[Tensor], past: int) -> Cache:
     cache = Cache(lm.spec)
     if past:
-        cache.put(k, [r.numpy() for r in rows])
+        cache.put(k, [r[:past].numpy() for r in rows])
     return cache

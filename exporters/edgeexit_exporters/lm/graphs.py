@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError, first_line
+from edgeexit.lm.positions import TOLD
 from edgeexit.lm.spec import LmSpec
 from edgeexit_exporters import layouts, onnx_graph
 from edgeexit_exporters.lm.source import Decoder, LmSource
@@ -23,8 +24,7 @@ from edgeexit_exporters.torch_source import quiet
 
 _FREE = torch.export.Dim.DYNAMIC
 _BATCH, _NEW, _PAST = 3, 5, 7
-"""Example sizes of the trace; any numbers above 1 that differ, and whose sums do."""
-_ABOUT = ("cos", "sin", "mask")
+"""Example sizes of the trace; any numbers above 1 that differ."""
 _NAMED = 256
 """Numbers from which a weight is looked up by content; smaller ones are constants of the graph."""
 
@@ -39,21 +39,21 @@ class Graphs:
         self._traced: dict[tuple[str, int], tuple[ir.Model, dict[str, tuple[str, bool]]]] = {}
 
     def stage(self, k: int) -> ir.Model:
-        """`hidden`, `cos`, `sin`, `mask`, `past_key_values.*` -> `hidden_out`, `present.*`."""
+        """`hidden`, `cos`, `sin`, `mask`, `cache_position`, `past_key_values.*` -> `hidden_out`, `present.*`."""
         layers = self.spec.layers_of(k)
         past = [f"past_key_values.{i}.{what}" for i in layers for what in ("key", "value")]
         new = [f"present.{i}.{what}" for i in layers for what in ("key", "value")]
-        return self._layers("stage", k, ["hidden", *_ABOUT, *past], ["hidden_out", *new])
+        return self._layers("stage", k, ["hidden", *TOLD, *past], ["hidden_out", *new])
 
     def keys_values(self, k: int) -> ir.Model:
         """`hidden`, `cos`, `sin` -> `present.*`."""
         new = [f"present.{i}.{what}" for i in self.spec.layers_of(k) for what in ("key", "value")]
-        return self._layers("kv", k, ["hidden", *_ABOUT[:2]], new)
+        return self._layers("kv", k, ["hidden", *TOLD[:2]], new)
 
     def positions(self) -> ir.Model:
         """`positions` -> `cos`, `sin`."""
         model = _to_onnx(_Positions(self.source.model), (torch.arange(_NEW),), ({0: _FREE},), "positions")
-        return _named(model, ["positions"], [*_ABOUT[:2]], {}, "positions")
+        return _named(model, ["positions"], [*TOLD[:2]], {}, "positions")
 
     def head(self, through: nn.Module | None = None, name: str = "head") -> ir.Model:
         """`hidden` -> `logits`.
@@ -96,10 +96,10 @@ class Graphs:
         examples: tuple[Any, ...] = (torch.zeros(_BATCH, _NEW, self.spec.width), turn, turn.clone())
         sizes: tuple[Any, ...] = ({0: _FREE, 1: _FREE},) * 3
         if kind == "stage":
-            mask = torch.zeros(_BATCH, 1, 1, _NEW, _PAST + _NEW)
+            told = torch.zeros(_BATCH, 1, 1, _NEW, _PAST), torch.arange(_NEW)
             shape = (_PAST, _BATCH, self.spec.kv_heads, self.spec.head_dim)
-            examples = (*examples, mask, [torch.zeros(shape) for _ in range(2 * len(layers))])
-            sizes = (*sizes, {0: _FREE, 3: _FREE, 4: _FREE}, [{0: _FREE, 1: _FREE}] * (2 * len(layers)))
+            examples = (*examples, *told, [torch.zeros(shape) for _ in range(2 * len(layers))])
+            sizes = (*sizes, {0: _FREE, 3: _FREE, 4: _FREE}, {0: _FREE}, [{0: _FREE, 1: _FREE}] * (2 * len(layers)))
         module: nn.Module = (_Stage if kind == "stage" else _KeysValues)(self.source.model, first, layers[-1] + 1)
         model = _to_onnx(module, examples, sizes, name)
         known = _matched(model, weights)
@@ -119,8 +119,10 @@ class _Stage(nn.Module):
         super().__init__()
         self.model, self.first, self.last = model, first, last
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        out, new = self.model.block(self.first, self.last, hidden, past, (cos, sin), mask)
+    def forward(
+        self, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, at: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        out, new = self.model.block(self.first, self.last, hidden, past, at, (cos, sin), mask)
         return (out, *new)
 
 
@@ -238,7 +240,7 @@ def _named(
 def _axes(name: str, count: int) -> tuple[str, ...]:
     """Names of a tensor's free axes, in their order."""
     if name.startswith("past_key_values."):
-        return "past", "batch"
+        return "rows", "batch"
     if name.startswith("present."):
         return "tokens", "batch"
-    return ("tokens",) if count == 1 else ("batch", "tokens", "total")[:count]
+    return ("tokens",) if count == 1 else ("batch", "tokens", "rows")[:count]

@@ -108,13 +108,17 @@ def greedy(model: LlamaLM, prompt: Tensor, new: int) -> Tensor:
             f"prompt {tuple(prompt.shape)} and {new} new tokens: need 1..{config.max_position_embeddings} together"
         )
     layers = config.num_hidden_layers
-    cache = [torch.zeros(0, 1, config.num_key_value_heads, config.head_size) for _ in range(2 * layers)]
+    room = len(prompt) + new
+    cache = [torch.zeros(room, 1, config.num_key_value_heads, config.head_size) for _ in range(2 * layers)]
+    done = 0
     text = [int(token) for token in prompt]
     with evaluating(model), torch.no_grad():
         for _ in range(new):
-            done = len(cache[0])
-            ids, turn = torch.tensor([text[done:]]), model.turn(torch.arange(done, len(text))[None])
-            h, rows = model.block(0, layers, model.embed(ids), cache, turn, causal(done, len(text) - done))
-            cache = [torch.cat(pair) for pair in zip(cache, rows, strict=True)]
+            ids, at = torch.tensor([text[done:]]), torch.arange(done, len(text))
+            mask = causal(done, len(at), room)
+            h, rows = model.block(0, layers, model.embed(ids), cache, at, model.turn(at[None]), mask)
+            for held, added in zip(cache, rows, strict=True):
+                held[done : len(text)] = added
+            done = len(text)
             text.append(int(model.head(h[:, -1:]).argmax()))
     return torch.tensor(text)

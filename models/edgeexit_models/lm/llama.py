@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,23 +55,25 @@ class LlamaLM(nn.Module):
         return hidden
 
     def block(
-        self, first: int, last: int, h: Tensor, past: Sequence[Tensor], turn: Turn, mask: Tensor
+        self, first: int, last: int, h: Tensor, past: Sequence[Tensor], at: Tensor, turn: Turn, mask: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Layers first..last-1 over T new positions after P earlier ones of B sequences; fit for export.
+        """Layers first..last-1 over T new positions of B sequences; fit for export.
 
         Args:
             h: `(B, T, hidden)`, what `embed` or the layers before gave.
-            past: keys, values, keys, values, ... of the layers in order, each `(P, B, kv_heads, head_dim)`. P may be 0.
+            past: keys, values, keys, values, ... of the layers in order, each `(P, B, kv_heads, head_dim)`: rows of
+                earlier positions, and room for the new ones.
+            at: `(T,)` int64, the rows of `past` that are the new positions', whatever stands there.
             turn: `turn` of the new positions.
-            mask: `(B, 1, 1, T, P + T)`, added to the scores: 0 where a new position may look, -inf elsewhere.
+            mask: `(B, 1, 1, T, P)`, added to the scores: 0 where a new position may look, -inf elsewhere.
 
         Returns:
             The new `h`, and in `past`'s order only the new rows, each `(T, B, kv_heads, head_dim)`.
         """
         new: list[Tensor] = []
         for index in range(first, last):
-            at = 2 * (index - first)
-            h, rows = self.layers[index](h, turn, mask, (past[at], past[at + 1]))
+            keys, values = past[2 * (index - first) :][:2]
+            h, rows = self.layers[index](h, turn, _Cached((keys, values), at, mask))
             new += rows
         return h, new
 
@@ -102,10 +104,10 @@ class LlamaLM(nn.Module):
         h, states = self.embed(ids), []
         for index, layer in enumerate(self.layers):
             if keep is None or bool(keep[index].all()):
-                h, _ = layer(h, turn, None, None)
+                h, _ = layer(h, turn)
             elif bool(keep[index].any()):
                 rows = keep[index].nonzero()[:, 0]
-                h = h.index_copy(0, rows, layer(h[rows], turn, None, None)[0])
+                h = h.index_copy(0, rows, layer(h[rows], turn)[0])
             states.append(h)
         return states
 
@@ -120,6 +122,14 @@ class LlamaLM(nn.Module):
         return angles.cos(), angles.sin()
 
 
+class _Cached(NamedTuple):
+    """What attention has of earlier positions: see `LlamaLM.block`."""
+
+    rows: Rows
+    at: Tensor
+    mask: Tensor
+
+
 class _Layer(nn.Module):
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
@@ -128,8 +138,8 @@ class _Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, h: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
-        mixed, new = self.self_attn(self.input_layernorm(h), turn, mask, past)
+    def forward(self, h: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, Rows]:
+        mixed, new = self.self_attn(self.input_layernorm(h), turn, cached)
         h = h + mixed
         return h + self.mlp(self.post_attention_layernorm(h)), new
 
@@ -149,17 +159,18 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, past: Rows | None) -> tuple[Tensor, Rows]:
-        # x: (batch, T, hidden); mask: (batch, 1, 1, T, P + T), None = causal without past
+    def forward(self, x: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, Rows]:
+        # x: (batch, T, hidden); None = causal, nothing before
         query = turned(self.q_proj(x).unflatten(-1, (-1, self.size)), turn)
         key, value = self.rows(x, turn)
-        if mask is None or past is None:
+        if cached is None:
             mixed = functional.scaled_dot_product_attention(
                 query.transpose(1, 2), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3), is_causal=True,
                 enable_gqa=True,
             ).transpose(1, 2)  # fmt: skip
         else:
-            mixed = self._attend(query, torch.cat([past[0], key]), torch.cat([past[1], value]), mask)
+            keys, values = (r.index_copy(0, cached.at, new) for r, new in zip(cached.rows, (key, value), strict=True))
+            mixed = self._attend(query, keys, values, cached.mask)
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out, (key, value)
 
@@ -191,9 +202,9 @@ class _SwiGLU(nn.Module):
         return out
 
 
-def causal(past: int, new: int) -> Tensor:
-    """The mask `(1, 1, 1, new, past + new)` of one sequence: a position looks at itself and at earlier ones."""
-    later = torch.arange(past + new) > torch.arange(past, past + new)[:, None]
+def causal(done: int, new: int, room: int) -> Tensor:
+    """The mask `(1, 1, 1, new, room)` of one sequence: a position looks at itself and at earlier ones."""
+    later = torch.arange(room) > torch.arange(done, done + new)[:, None]
     return torch.zeros(later.shape).masked_fill(later, -math.inf)[None, None, None]
 
 

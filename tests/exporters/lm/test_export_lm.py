@@ -47,8 +47,8 @@ def test_tensors_are_those_of_the_format(made: LmExport) -> None:
     session = onnxruntime.InferenceSession(made.bundle.file(made.bundle.manifest.artifacts[0].models[1]))
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
         ("hidden", ["batch", "tokens", 64]), ("cos", ["batch", "tokens", 1, 16]), ("sin", ["batch", "tokens", 1, 16]),
-        ("mask", ["batch", 1, 1, "tokens", "total"]),
-        ("past_key_values.1.key", ["past", "batch", 2, 16]), ("past_key_values.1.value", ["past", "batch", 2, 16]),
+        ("mask", ["batch", 1, 1, "tokens", "rows"]), ("cache_position", ["tokens"]),
+        ("past_key_values.1.key", ["rows", "batch", 2, 16]), ("past_key_values.1.value", ["rows", "batch", 2, 16]),
     ]  # fmt: skip
     assert [(o.name, o.shape) for o in session.get_outputs()] == [
         ("hidden_out", ["batch", "tokens", 64]), ("present.1.key", ["tokens", "batch", 2, 16]),

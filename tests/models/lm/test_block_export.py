@@ -24,22 +24,25 @@ class Part(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        h, new = self.model.block(1, 3, h, past, (cos, sin), mask)
+    def forward(
+        self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, at: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        h, new = self.model.block(1, 3, h, past, at, (cos, sin), mask)
         return h, *new
 
 
-def given(model: LlamaLM, batch: int, new: int, earlier: int) -> tuple[Tensor, ...]:
-    """Hidden states, cosines, sines and mask."""
-    turn = model.turn(torch.arange(earlier, earlier + new).repeat(batch, 1))
-    return torch.randn(batch, new, 32), *turn, causal(earlier, new).repeat(batch, 1, 1, 1, 1)
+def given(model: LlamaLM, batch: int, new: int, earlier: int, room: int) -> tuple[Tensor, ...]:
+    """Hidden states, cosines, sines, mask and the new positions' rows."""
+    at = torch.arange(earlier, earlier + new)
+    mask = causal(earlier, new, room).repeat(batch, 1, 1, 1, 1)
+    return torch.randn(batch, new, 32), *model.turn(at.repeat(batch, 1)), mask, at
 
 
 @pytest.mark.slow
 def test_one_file_for_all_lengths(model: LlamaLM, tmp_path: Path) -> None:
     part, free = Part(model).eval(), torch.export.Dim.DYNAMIC
-    example = (*given(model, 2, 3, 5), [torch.randn(5, 2, 2, 8) for _ in range(4)])
-    shapes = (*[{0: free, 1: free}] * 3, {0: free, 3: free, 4: free}, [{0: free, 1: free}] * 4)
+    example = (*given(model, 2, 3, 4, 9), [torch.randn(9, 2, 2, 8) for _ in range(4)])
+    shapes = (*[{0: free, 1: free}] * 3, {0: free, 3: free, 4: free}, {0: free}, [{0: free, 1: free}] * 4)
     program = torch.onnx.export(part, example, dynamic_shapes=shapes, dynamo=True, opset_version=18, verbose=False)
     path = tmp_path / "part.onnx"
     program.save(str(path))
@@ -47,9 +50,9 @@ def test_one_file_for_all_lengths(model: LlamaLM, tmp_path: Path) -> None:
     assert "Gemm" not in kinds and "If" not in kinds  # quantizers pass Gemm over in silence
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    for batch, new, earlier in [(1, 1, 0), (1, 1, 1), (3, 1, 20), (1, 6, 0), (2, 5, 9)]:
-        past = [torch.randn(earlier, batch, 2, 8) for _ in range(4)]
-        values = given(model, batch, new, earlier)
+    for batch, new, earlier, room in [(1, 1, 0, 1), (1, 1, 1, 32), (3, 1, 20, 21), (1, 6, 0, 8), (2, 5, 9, 32)]:
+        past = [torch.randn(room, batch, 2, 8) for _ in range(4)]
+        values = given(model, batch, new, earlier, room)
         with torch.no_grad():
             wanted = part(*values, past)
         found = session.run(None, {n: x.numpy() for n, x in zip(names, [*values, *past], strict=True)})

@@ -61,15 +61,17 @@ def reference(model: LlamaLM, ids: list[int]) -> Floats:
 def stepped(model: LlamaLM, ids: torch.Tensor, sizes: list[int], cuts: list[int]) -> torch.Tensor:
     """Logits (T, vocab) of a sequence given in pieces, each through blocks that end at `cuts`."""
     c = model.config
-    cache = [torch.zeros(0, 1, c.num_key_value_heads, c.head_size) for _ in range(2 * c.num_hidden_layers)]
+    room = len(ids) + 3
+    cache = [torch.randn(room, 1, c.num_key_value_heads, c.head_size) for _ in range(2 * c.num_hidden_layers)]
     out, done = [], 0
     for size in sizes:
-        h, turn = model.embed(ids[None, done : done + size]), model.turn(torch.arange(done, done + size)[None])
+        h, at = model.embed(ids[None, done : done + size]), torch.arange(done, done + size)
         for first, last in zip([0, *cuts[:-1]], cuts, strict=True):
             mine = slice(2 * first, 2 * last)
-            h, new = model.block(first, last, h, cache[mine], turn, causal(done, size))
+            h, new = model.block(first, last, h, cache[mine], at, model.turn(at[None]), causal(done, size, room))
             assert [tuple(rows.shape) for rows in new] == [(size, 1, c.num_key_value_heads, c.head_size)] * len(new)
-            cache[mine] = [torch.cat(pair) for pair in zip(cache[mine], new, strict=True)]
+            for held, rows in zip(cache[mine], new, strict=True):
+                held[done : done + size] = rows
         out.append(model.head(h)[0])
         done += size
     return torch.cat(out)
