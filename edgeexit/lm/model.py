@@ -181,7 +181,9 @@ class _Bound:
         for kind, wanted, has in (("inputs", inputs, model.inputs), ("outputs", outputs, model.outputs)):
             if sorted(wanted) != sorted(has):
                 odd = sorted({*wanted} ^ {*has})
-                raise BundleError(f"{what}: its {kind} are not those of a decoder: {', '.join(odd[:4])}; export it again?")
+                raise BundleError(
+                    f"{what}: its {kind} are not those of a decoder: {', '.join(odd[:4])}; export the bundle again"
+                )
         self._run = model.run
         self._in = [inputs.index(n) for n in model.inputs]
         self._out = [model.outputs.index(n) for n in outputs]

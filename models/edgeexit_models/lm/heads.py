@@ -21,7 +21,7 @@ from edgeexit.errors import DataError, ModelError
 from edgeexit.files import write_atomic
 from edgeexit_models.lm.evaluate import sequences
 from edgeexit_models.lm.layerskip import towards
-from edgeexit_models.lm.llama import LlamaLM
+from edgeexit_models.lm.llama import LlamaLM, RMSNorm
 from edgeexit_models.lm.trainer import Tokens
 from edgeexit_models.protocol import evaluating
 
@@ -94,7 +94,7 @@ class MLPMap(nn.Module):
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(hidden, eps=1e-6)
+        self.norm = RMSNorm(hidden, eps=1e-6)
         self.gate_proj = nn.Linear(hidden, inner, bias=False)
         self.up_proj = nn.Linear(hidden, inner, bias=False)
         self.down_proj = nn.Linear(inner, hidden, bias=False)

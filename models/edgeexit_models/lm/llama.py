@@ -21,7 +21,8 @@ Rows = tuple[Tensor, Tensor]
 """Keys (turned by RoPE already) and values of some positions, each `(positions, batch, kv_heads, head_dim)`: what is
 added at the end, and forgotten there, is contiguous."""
 Turn = tuple[Tensor, Tensor]
-"""Cosines and sines of the positions, each `(batch, positions, 1, head_dim)`."""
+"""Cosines and sines of the positions, each `(batch, positions, 1, head_dim)`; the first half's sines negated, since
+what they are multiplied with would be otherwise."""
 
 
 class LlamaLM(nn.Module):
@@ -34,7 +35,7 @@ class LlamaLM(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = (
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
@@ -117,9 +118,17 @@ class LlamaLM(nn.Module):
 
     def turn(self, positions: Tensor) -> Turn:
         """RoPE's cosines and sines of positions `(B, T)`; pairs are a head's halves, as in Hugging Face's weights."""
-        angles = positions.to(torch.float32)[..., None] * self.inv_freq
-        angles = torch.cat([angles, angles], dim=-1)[:, :, None]
-        return angles.cos(), angles.sin()
+        angles = (positions.to(torch.float32)[..., None] * self.inv_freq)[:, :, None]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """In the words that onnxruntime makes one operation of: torch's become seven, which cost small networks a tenth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.eps is not None
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 class _Cached(NamedTuple):
@@ -135,8 +144,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.self_attn = _Attention(config)
         self.mlp = _SwiGLU(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, h: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, Rows]:
         mixed, new = self.self_attn(self.input_layernorm(h), turn, cached)
@@ -181,13 +190,13 @@ class _Attention(nn.Module):
         )
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Query heads that share keys are rows of one product, so that nothing is repeated: (batch, T, heads, size)."""
+        """Query heads that share keys are rows of one product, so that nothing is repeated."""
         rows = torch.unflatten(query, 2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
         scores = torch.matmul(rows.flatten(2, 3) * self.size**-0.5, keys.permute(1, 2, 3, 0))
         apart = torch.unflatten(scores, 2, (self.shared, -1)) + mask
         mixed = torch.matmul(apart.softmax(-1).flatten(2, 3), values.permute(1, 2, 0, 3))
-        # (batch, kv_heads, shared x T, size) back to (batch, T, heads, size)
-        return torch.unflatten(mixed, 2, (self.shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+        # (batch, kv_heads, shared x T, size) back to (batch, T, kv_heads, shared, size)
+        return torch.unflatten(mixed, 2, (self.shared, -1)).permute(0, 3, 1, 2, 4)
 
 
 class _SwiGLU(nn.Module):
@@ -211,4 +220,4 @@ def causal(done: int, new: int, room: int) -> Tensor:
 def turned(x: Tensor, turn: Turn) -> Tensor:
     """RoPE: `(batch, T, heads, size)` turned by each position's angles."""
     low, high = x.chunk(2, dim=-1)
-    return x * turn[0] + torch.cat([-high, low], dim=-1) * turn[1]
+    return x * turn[0] + torch.cat([high, low], dim=-1) * turn[1]
