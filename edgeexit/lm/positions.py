@@ -75,6 +75,9 @@ class Positions:
 
 def mask(start: int, count: int, rows: int, padding: Array | None = None) -> Array:
     """`(B, 1, 1, count, rows)`: 0 where a new position may look and -inf elsewhere; see `Positions.of`."""
-    new, row = np.arange(start, start + count)[:, None], np.arange(rows)
-    early = np.zeros((1, 1, 1), np.int64) if padding is None else padding[:, None, None]
-    return np.where((row > new) | (row < early), np.float32(-np.inf), np.float32(0))[:, None, None]
+    found = np.zeros((1 if padding is None else len(padding), 1, 1, count, rows), np.float32)
+    for i in range(count):
+        found[..., i, start + i + 1 :] = -np.inf
+    if padding is None:
+        return found
+    return np.where((np.arange(rows) < padding[:, None])[:, None, None, None], np.float32(-np.inf), found)
