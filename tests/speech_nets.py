@@ -71,8 +71,8 @@ def sounds(n: int, seed: int = 0) -> list[NDArray[np.float32]]:
     return made
 
 
-def write_speech(path: Path, sound: list[NDArray[np.float32]], texts: list[str]) -> Path:
+def write_speech(path: Path, sound: list[NDArray[np.float32]], texts: list[str], rate: int = 8000) -> Path:
     """A data file as `edgeexit evaluate` reads it."""
     starts = np.cumsum([0, *map(len, sound)])
-    np.savez(path, samples=np.concatenate(sound), starts=starts, texts=np.array(texts), sample_rate=np.int64(8000))
+    np.savez(path, samples=np.concatenate(sound), starts=starts, texts=np.array(texts), sample_rate=np.int64(rate))
     return path

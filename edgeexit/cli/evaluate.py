@@ -76,7 +76,7 @@ def evaluate(
     DATA is an .npz (samples, starts, texts, sample_rate), a list with a .wav and its text per line and a tab
     between, or a folder of .wav files with a .txt each. Thresholds are chosen on one part of it, or on --design-data,
     and measured on the other. The first line says whether adaptive exits beat the best exit alone. Times are measured
-    on this machine while recording.
+    on this machine while recording. A network with states hears chunk by chunk, and exits are chosen per utterance.
 
     \b
     Examples:

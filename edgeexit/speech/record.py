@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from edgeexit.scores import SEQUENCE
 from edgeexit.sequences import SequenceRecords, text_number, units_of
 from edgeexit.speech.audio import Notice, at_rate
 from edgeexit.speech.data import SpeechData
+from edgeexit.speech.endpoint import EndpointRules
 from edgeexit.speech.scorer import Scorer
+from edgeexit.speech.streaming import StreamTranscriber, streams
 from edgeexit.speech.transcribe import Transcriber
 
 LONGEST_S = 120.0
@@ -54,6 +57,8 @@ def record_speech(
 ) -> Recording:
     """Run every exit on every utterance, one by one as `Engine.run` takes them, so that a replay agrees with running.
 
+    A network with states hears them chunk by chunk; rows are then what a policy sees that looks at whole utterances.
+
     Args:
         engine: of a bundle with `speech`.
         data: the utterances.
@@ -63,11 +68,13 @@ def record_speech(
         notice: is told when sound is resampled; without it, another rate is refused.
 
     Raises:
-        BundleError: the bundle is of no speech model, or of one with states.
+        BundleError: the bundle is of no speech model.
         DataError: sound of another rate or longer than two minutes, or nothing was said at all.
     """
-    transcriber = Transcriber(engine)
-    spec = transcriber.spec
+    hear = (_on_a_stream if streams(engine.bundle.manifest) else _as_a_whole)(engine)
+    spec = engine.bundle.manifest.speech
+    assert spec is not None
+    rate = spec.features.sample_rate
     if error not in ERROR_RATES:
         raise DataError(f"unknown error rate {error!r:.40}; known: {', '.join(ERROR_RATES)}")
     count, n = engine.exits, len(data)
@@ -81,23 +88,21 @@ def record_speech(
         audio[i] = len(said.samples) / said.rate
         if audio[i] > LONGEST_S:
             raise DataError(f"{said.name}: {audio[i]:.0f} s, at most {LONGEST_S:g} s are one row: cut it at pauses")
-        if said.rate != transcriber.rate:
+        if said.rate != rate:
             again, told = told, True  # said once, not for every utterance
             heed = (lambda _: None) if notice is not None and again else notice
-            samples = np.concatenate(list(at_rate([said.samples], said.name, said.rate, transcriber.rate, heed)))
+            samples = np.concatenate(list(at_rate([said.samples], said.name, said.rate, rate, heed)))
         else:
             samples = said.samples
-        start = engine.clock()
-        inputs = engine.checked(transcriber.inputs(samples))
-        heard = engine.clock() - start
-        found = engine.driver.all_exits(inputs)
-        scorer = Scorer(spec)
+        try:
+            found, scorer = hear(samples), Scorer(spec)
+        except DataError as e:
+            raise DataError(f"{said.name}: {e}") from e
         reference = units_of(said.text, error)
         units[i] = len(reference)
-        for k in range(count):
-            lengths = None if found.lengths is None else found.lengths[k]
+        for k, answer in enumerate(found):
             kind, temperature = engine.driver.kinds[k], engine.artifact.temperatures[k]
-            scorer.see(found.outputs[k], lengths, kind, temperature)
+            scorer.see(answer.output, answer.lengths, kind, temperature)
             for name in scores:
                 start = engine.clock()
                 given[name][k, i] = scorer.score(name)[0]
@@ -105,8 +110,7 @@ def record_speech(
             text = str(scorer.labels()[0])
             written[k].append(text)
             edits[k, i] = edit_distance(units_of(text, error), reference)
-            if found.seconds is not None:
-                seconds[k, i] = heard + found.seconds[k]
+            seconds[k, i] = answer.seconds
         progress(i + 1, n)
     cost, static = engine.costs()
     rows = SequenceRecords(
@@ -124,3 +128,33 @@ def record_speech(
         data.name,
     )
     return Recording(rows, tuple(map(tuple, written)), data.texts)
+
+
+class _Answer(NamedTuple):
+    """What an exit gave for an utterance."""
+
+    output: NDArray[Any]
+    """`(1, frames, classes)`."""
+    lengths: NDArray[np.int64] | None
+    seconds: float
+    """Until then, features included; NaN = not timed."""
+
+
+def _as_a_whole(engine: Engine) -> Callable[[NDArray[Any]], list[_Answer]]:
+    transcriber = Transcriber(engine)
+
+    def hear(samples: NDArray[Any]) -> list[_Answer]:
+        start = engine.clock()
+        inputs = engine.checked(transcriber.inputs(samples))
+        heard = engine.clock() - start
+        found = engine.driver.all_exits(inputs)
+        lengths = found.lengths or [None] * engine.exits
+        seconds = [float("nan")] * engine.exits if found.seconds is None else [heard + s for s in found.seconds]
+        return [_Answer(*answer) for answer in zip(found.outputs, lengths, seconds, strict=True)]
+
+    return hear
+
+
+def _on_a_stream(engine: Engine) -> Callable[[NDArray[Any]], list[_Answer]]:
+    transcriber = StreamTranscriber(engine, rules=EndpointRules(longest_s=LONGEST_S))
+    return lambda samples: [_Answer(whole[None], None, s) for whole, s in transcriber.every_exit(samples)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeexit.decision import Reason
 from edgeexit.engine import Engine
-from edgeexit.errors import BundleError
+from edgeexit.errors import BundleError, DataError
 from edgeexit.layouts.base import Given, stopped
 from edgeexit.layouts.chain import Chain
 from edgeexit.manifest import Manifest
@@ -106,6 +106,39 @@ class StreamTranscriber:
             yield self._settled(self.engine.clock())
         self._features, self._begun = FeatureStream(self.spec.features), 0.0
 
+    def every_exit(self, samples: NDArray[Any]) -> list[tuple[NDArray[Any], float]]:
+        """What every exit gives for one whole utterance; what was under way is forgotten.
+
+        Args:
+            samples: float `(n,)`, up to `rules.longest_s`.
+
+        Returns:
+            Per exit its answer `(frames, classes)`, and the seconds until it was there: features, every chunk through
+            the first stage, then all of them through the next ones, as when a policy looks at the whole utterance.
+
+        Raises:
+            DataError: see `FeatureStream.accept`; shorter than a frame, or longer than `rules.longest_s`.
+        """
+        begun = self.engine.clock()
+        features = FeatureStream(self.spec.features)
+        frames = np.concatenate([features.accept(samples), features.finish()])
+        longest = self.rules.longest_s
+        if not 0 < len(frames) * self.spec.features.shift_ms / 1000 <= longest:
+            seconds = len(samples) / self.spec.features.sample_rate
+            raise DataError(f"{seconds:g} s of sound; expected more than a frame and at most {longest:g} s")
+        self._fresh()
+        chunks = (frames[at : at + self.chunk] for at in range(0, len(frames), self.chunk))
+        first = [self._stream.step(self._inputs(c), exit=0).output for c in chunks]
+        found = [(whole, self.engine.clock() - begun) for whole in self._deeper(first)]
+        self._fresh()
+        return found
+
+    def _deeper(self, first: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        """Every exit's answer `(frames, classes)` to the chunks so far; `first` are those of exit 0."""
+        yield np.concatenate(first)
+        for k in range(1, self.engine.exits):
+            yield np.concatenate([late.output[0] for late in self._stream.deepen(k)])
+
     def _fresh(self) -> None:
         self._stream.reset()
         self._decoder = GreedyDecoder(self.tokens)
@@ -130,14 +163,16 @@ class StreamTranscriber:
 
     def _step(self, frames: Frames) -> bool:
         """Decode a chunk; tells whether the text has grown."""
-        x = np.full((1, self.chunk, frames.shape[1]), np.log(self.spec.features.log_floor), np.float32)
-        x[0, : len(frames)] = frames
-        inputs: dict[str, NDArray[Any]] = {self._x: x, self._lens: np.array([len(frames)], np.int64)}
-        decision = self._stream.step(inputs, exit=0 if self.exit_per == "utterance" else None)
+        decision = self._stream.step(self._inputs(frames), exit=0 if self.exit_per == "utterance" else None)
         self._exits[decision.exit] += 1
         if self.exit_per == "utterance":
             self._answers.append(decision.output)
         return self._decoder.accept(decision.output)
+
+    def _inputs(self, frames: Frames) -> dict[str, NDArray[Any]]:
+        x = np.full((1, self.chunk, frames.shape[1]), np.log(self.spec.features.log_floor), np.float32)
+        x[0, : len(frames)] = frames
+        return {self._x: x, self._lens: np.array([len(frames)], np.int64)}
 
     def _settled(self, came: float) -> Heard:
         """The utterance is over: its text, from the exit that the policy takes for the whole of it."""
@@ -163,10 +198,7 @@ class StreamTranscriber:
         scorer, temperatures = chain.scorer(policy), chain.temperatures(policy)
         scores: list[Any] = []
         labels: list[Any] = []
-        whole = np.concatenate(self._answers)
-        for k in range(self.engine.exits):
-            if k:
-                whole = np.concatenate([late.output[0] for late in self._stream.deepen(k)])
+        for k, whole in enumerate(self._deeper(self._answers)):
             given = Given(whole[None], None, None)
             scores.append(chain.score(given, k, policy.score or "maxprob", temperatures[k], scorer)[0])
             if policy.needs_labels:

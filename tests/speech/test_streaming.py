@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.errors import BundleError, PolicyError
+from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.policy import Threshold, fixed_exit
+from edgeexit.rows import replay
+from edgeexit.speech.data import read_speech
 from edgeexit.speech.decode import GreedyDecoder
 from edgeexit.speech.endpoint import EndpointRules
 from edgeexit.speech.features import FeatureSpec, log_mel
+from edgeexit.speech.record import record_speech
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.streaming import Heard, StreamTranscriber
+from speech_nets import write_speech
 
 torch = pytest.importorskip("torch", reason="exports a small network")
 
@@ -154,3 +161,52 @@ def test_networks_that_cannot_are_named(bundles: tuple[Path, Path], tiny: Path) 
         StreamTranscriber(edgeexit.load(tiny, artifact="chain"))
     with pytest.raises(PolicyError, match="0"):
         edgeexit.load(bundles[1], artifact="chain").stream(limit=0)
+
+
+def utterances(folder: Path) -> Path:
+    """Sound of different lengths, the last shorter than a chunk."""
+    heard = [sound(s, i) for i, s in enumerate((3.3, 1.7, 2.6, 4.1, 2.2, 3.0, 1.1, 2.9, 3.7, 0.1))]
+    return write_speech(folder / "said.npz", heard, ["a b c"] * len(heard), RATE)
+
+
+def test_rows_are_those_of_whole_utterances(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    data = read_speech(utterances(tmp_path))
+    whole, stream = (record_speech(edgeexit.load(b, artifact="chain"), data) for b in bundles)
+    assert stream.texts == whole.texts and len(set(stream.texts[0])) > 4
+    np.testing.assert_array_equal(stream.rows.edits, whole.rows.edits)
+    for name in whole.rows.score_names:
+        np.testing.assert_allclose(stream.rows.scores(name), whole.rows.scores(name), atol=1e-4, err_msg=name)
+    assert stream.rows.seconds is not None and (np.diff(stream.rows.seconds, axis=0) > 0).all()
+
+
+def test_a_stream_decides_as_the_replay_of_its_rows(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    engine, data = edgeexit.load(bundles[1], artifact="chain"), read_speech(utterances(tmp_path))
+    rows, seen = record_speech(engine, data).rows, set()
+    for policy in policies(3)[:-1]:
+        engine.policy, taken = policy, replay(policy, rows)
+        for said, exit in zip(data, taken, strict=True):
+            found = hear(StreamTranscriber(engine, rules=ENDLESS), said.samples, 400)[-1]
+            assert found.exit == exit, (policy, said.name)
+        seen |= {*taken.tolist()}
+    assert seen == {0, 1, 2}
+
+
+def test_sound_that_is_no_utterance(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    ear = StreamTranscriber(edgeexit.load(bundles[1], artifact="chain"), rules=EndpointRules(longest_s=2.0))
+    for samples, says in ((np.zeros(10, np.float32), "0.0025 s"), (sound(2.5), "2.5 s of sound; .* at most 2 s")):
+        with pytest.raises(DataError, match=says):
+            ear.every_exit(samples)
+    assert len(ear.every_exit(sound(1.0))) == 3
+    data = read_speech(write_speech(tmp_path / "short.npz", [sound(1.0), np.zeros(10, np.float32)], ["a", "b"], RATE))
+    with pytest.raises(DataError, match=r"short.npz.*: 0.0025 s of sound; expected more than a frame"):
+        record_speech(ear.engine, data)
+
+
+def test_a_streaming_bundle_is_calibrated_and_evaluated(
+    bundles: tuple[Path, Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    pytest.importorskip("jiwer", reason="counts errors")
+    bundle, data = shutil.copytree(bundles[1], tmp_path / "stream.edgeexit"), utterances(tmp_path)
+    assert len(cli("evaluate", bundle, data, "--json").json["exits"]) == 3
+    assert cli("calibrate", bundle, "--data", data, "--accuracy-drop", "0.05", "--name", "near").code == 0
+    assert edgeexit.load(bundle, policy="near").policy == edgeexit.Bundle.open(bundle).operating_point("near").policy
