@@ -14,7 +14,7 @@ from edgeexit.lm.spec import LmSpec
 Array = NDArray[Any]
 PAGE = 32
 """Stages are shown whole pages of so many rows: engines plan their memory anew for every shape that they have not seen,
-and with a shape per token that took a third of a first answer's time (docs/decisions/pages.md)."""
+which a small network's first answer feels most (docs/decisions/pages.md)."""
 
 
 class Cache:

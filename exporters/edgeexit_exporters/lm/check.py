@@ -72,7 +72,7 @@ def _parts(
     lm: LanguageModel, model: Decoder, ids: Sequence[int], past: int, maps: Mapping[int, nn.Module], see: _See
 ) -> None:
     """Each stage on the module's own hidden states, its head and its stand-in keys and values."""
-    at = f"with {len(ids) - past} new tokens after {past}"
+    where = f"with {len(ids) - past} new tokens after {past}"
     spec = lm.spec
     held = [torch.zeros(len(ids), 1, spec.kv_heads, spec.head_dim) for _ in range(2 * spec.layers)]
     if past:
@@ -81,25 +81,26 @@ def _parts(
         )
         for room, row in zip(held, rows, strict=True):
             room[:past] = row
-    hidden, told = model.embed(torch.tensor([ids[past:]])), _about(model, past, len(ids), len(ids))
+    hidden = model.embed(torch.tensor([ids[past:]]))
+    at, turn, look = _about(model, past, len(ids), len(ids))
     for k in range(lm.count):
         layers = spec.layers_of(k)
         first, last = layers[0], layers[-1] + 1
         own = held[2 * first : 2 * last]
         cache = _filled(lm, k, own, past)
-        expected, rows = model.block(first, last, hidden, own, *told)
-        see(k, lm.run_stage(k, hidden.numpy(), cache), expected, f"stage_{k} {at}")
+        expected, rows = model.block(first, last, hidden, own, at, turn, look)
+        see(k, lm.run_stage(k, hidden.numpy(), cache), expected, f"stage_{k} {where}")
         for found, row in zip(cache.past(k), rows, strict=True):
-            see(k, found[past:], row, f"keys and values of stage_{k} {at}")
+            see(k, found[past:], row, f"keys and values of stage_{k} {where}")
         if k in lm.parts.keys_values:
             cache = _filled(lm, k, own, past)
             lm.fill(k, hidden.numpy(), cache)
-            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, told[1]), strict=True):
-                see(k, found[past:], row, f"kv_{k} {at}")
+            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, turn), strict=True):
+                see(k, found[past:], row, f"kv_{k} {where}")
         logits = model.head(maps[k](expected) if k in maps else expected)[0]
         shown = lm.exit_ids(k)
         logits = logits if shown is None else logits[:, torch.from_numpy(shown)]
-        see(k, lm.exit_logits(k, expected.numpy()), logits, f"the head of exit {k} {at}")
+        see(k, lm.exit_logits(k, expected.numpy()), logits, f"the head of exit {k} {where}")
         hidden = expected
 
 

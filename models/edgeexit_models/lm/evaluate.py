@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models.lm.llama import LlamaLM, causal
+from edgeexit.lm.positions import mask
+from edgeexit_models.lm.llama import LlamaLM
 from edgeexit_models.lm.trainer import Tokens
 from edgeexit_models.protocol import evaluating
 
@@ -115,8 +116,8 @@ def greedy(model: LlamaLM, prompt: Tensor, new: int) -> Tensor:
     with evaluating(model), torch.no_grad():
         for _ in range(new):
             ids, at = torch.tensor([text[done:]]), torch.arange(done, len(text))
-            mask = causal(done, len(at), room)
-            h, rows = model.block(0, layers, model.embed(ids), cache, at, model.turn(at[None]), mask)
+            look = torch.from_numpy(mask(done, len(at), room))
+            h, rows = model.block(0, layers, model.embed(ids), cache, at, model.turn(at[None]), look)
             for held, added in zip(cache, rows, strict=True):
                 held[done : len(text)] = added
             done = len(text)

@@ -211,12 +211,6 @@ class _SwiGLU(nn.Module):
         return out
 
 
-def causal(done: int, new: int, room: int) -> Tensor:
-    """The mask `(1, 1, 1, new, room)` of one sequence: a position looks at itself and at earlier ones."""
-    later = torch.arange(room) > torch.arange(done, done + new)[:, None]
-    return torch.zeros(later.shape).masked_fill(later, -math.inf)[None, None, None]
-
-
 def turned(x: Tensor, turn: Turn) -> Tensor:
     """RoPE: `(batch, T, heads, size)` turned by each position's angles."""
     low, high = x.chunk(2, dim=-1)

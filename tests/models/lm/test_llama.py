@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from edgeexit.lm.positions import mask
 from edgeexit_models.lm import LlamaLM, LMConfig, load_lm, save_lm
-from edgeexit_models.lm.llama import causal
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,7 +68,8 @@ def stepped(model: LlamaLM, ids: torch.Tensor, sizes: list[int], cuts: list[int]
         h, at = model.embed(ids[None, done : done + size]), torch.arange(done, done + size)
         for first, last in zip([0, *cuts[:-1]], cuts, strict=True):
             mine = slice(2 * first, 2 * last)
-            h, new = model.block(first, last, h, cache[mine], at, model.turn(at[None]), causal(done, size, room))
+            look = torch.from_numpy(mask(done, size, room))
+            h, new = model.block(first, last, h, cache[mine], at, model.turn(at[None]), look)
             assert [tuple(rows.shape) for rows in new] == [(size, 1, c.num_key_value_heads, c.head_size)] * len(new)
             for held, rows in zip(cache[mine], new, strict=True):
                 held[done : done + size] = rows
