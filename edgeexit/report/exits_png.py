@@ -18,6 +18,8 @@ def exits_png(found: Study, name: str, *, width: int = 1200, height: int = 560) 
     """
 
     def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         left, right = figure.add_axes((0.06, 0.17, 0.40, 0.66)), figure.add_axes((0.55, 0.17, 0.43, 0.66))
         layers = [e.quality.layer for e in found.exits]
         known = [(e.quality.layer, e.quality.perplexity) for e in found.exits if e.quality.perplexity is not None]
@@ -25,6 +27,8 @@ def exits_png(found: Study, name: str, *, width: int = 1200, height: int = 560) 
         left.set_yscale("log")
         low, high = left.get_ylim()
         ticks = [m * 10**e for e in range(7) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10**e <= high]
+        if len(ticks) < 3:  # exits that are nearly alike
+            ticks = [float(t) for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
         left.set_yticks(ticks, [f"{t:g}" for t in ticks])  # the axis' own labels are formulas, which are not drawn here
         left.set_yticks([], minor=True)
         left.set_ylabel("perplexity per token")
