@@ -81,7 +81,7 @@ class Path:
             best = self.points[-1]
             raise Infeasible(
                 f"{self.name}: {inside(self.measure)} of {target:g} is out of reach on the design rows; the best "
-                f"reachable is {_at_most(best.accuracy)}, at a cost of {best.cost:.4g}"
+                f"reachable is {at_most(best.accuracy)}, at a cost of {best.cost:.4g}"
             )
         return self.points[found]
 
@@ -101,5 +101,6 @@ def least_feasible(value: float) -> str:
     return text if float(text := f"{value:.4g}") >= value else f"{value * 1.001:.4g}"
 
 
-def _at_most(value: float) -> str:
+def at_most(value: float) -> str:
+    """An accuracy in words: four digits, rounded so that asking for the printed number succeeds."""
     return text if float(text := f"{value:.4g}") <= value else f"{value * 0.999:.4g}"

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.intervals import paired, wilson
 from edgeexit.calibrate.losses import loss_of
+from edgeexit.calibrate.ordered import OrderedCandidates, by_level
 from edgeexit.calibrate.risk import Guarantee, Method, certify, rows_needed
 from edgeexit.calibrate.rows import check_pair
-from edgeexit.calibrate.search import pareto
 from edgeexit.errors import Infeasible
-from edgeexit.policy import Policy, Threshold, fixed_exit
+from edgeexit.policy import Threshold
 from edgeexit.rows import Rows, outcome, replay
 
 ALPHAS = (0.005, 0.01, 0.02, 0.05, 0.1)
@@ -125,9 +124,7 @@ def promises(
     check_pair(design, held_out)
     score = score or design.default_score
     ordering, certifying = design.split(ORDERING_SHARE, seed)
-    points = pareto(ordering, score).points
-    # The last exit loses nothing, so it stands first.
-    sequence = [fixed_exit(design.exits - 1, design.exits, score), *(p.policy for p in reversed(points))]
+    ordered = by_level(ordering, score)
     found = []
     for what, method in GUARANTEES:
         name = what.removeprefix("accumulated_")
@@ -147,24 +144,20 @@ def promises(
                 rows_needed(asked),
                 held_out.n,
             )
-            found.append(_kept(row, asked, sequence, ordering, certifying, held_out, table))
+            found.append(_kept(row, asked, ordered, certifying, held_out, table))
     return tuple(found)
 
 
 def _kept(
     row: Promise,
     asked: Guarantee,
-    sequence: Sequence[Policy],
-    ordering: Rows,
+    ordered: OrderedCandidates,
     certifying: Rows,
     held_out: Rows,
     table: NDArray[np.float64],
 ) -> Promise:
     try:
-        if asked.accumulated:
-            certificate = conditional_thresholds(ordering, certifying, asked, sequence[0].score or "")
-        else:
-            certificate = certify(sequence, certifying, asked)
+        certificate = certify(ordered, certifying, asked)
     except Infeasible as e:
         return replace(row, refusal=str(e))
     policy = certificate.policy

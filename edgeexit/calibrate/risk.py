@@ -1,24 +1,37 @@
 """Certificates: a policy whose expected loss is at most alpha, with probability 1 - delta.
 
-Learn-then-Test (Angelopoulos et al., Annals of Applied Statistics 2025) with a fixed sequence: the design rows
-order the policies from safe to bold, the calibration rows test them in that order and stop at the first that
-fails, so no correction for the number of policies is needed and the loss need not be monotone.
+Learn-then-Test (Angelopoulos et al., Annals of Applied Statistics 2025): the design rows order the policies from safe
+to bold, the calibration rows test them in that order. With one start the test stops at the first that fails. With
+several, delta is shared between them (the fallback procedure of Wiens, Pharmaceutical Statistics 2003): a policy is
+tested at its own share and what the one before it passed on, so that one unlucky policy does not end it all. Either
+way all that pass hold together with probability 1 - delta, so the cheapest may be taken, the number of policies needs
+no further correction, and the loss need not be monotone.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.bounds import Betting, Binomial, ConformalRiskControl, HoeffdingBentkus, least_rows, shuffled
+from edgeexit.calibrate.bounds import (
+    Betting,
+    Binomial,
+    ConformalRiskControl,
+    HoeffdingBentkus,
+    binomial_p,
+    least_rows,
+    shuffled,
+)
 from edgeexit.calibrate.losses import LOSSES, Loss, loss_of
-from edgeexit.errors import Infeasible, PolicyError
+from edgeexit.calibrate.ordered import OrderedCandidates
+from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy import Policy
 from edgeexit.rows import Rows, replay
 
@@ -42,7 +55,8 @@ class Guarantee:
     ucb: the same sequence with the betting bound, which also takes losses that can be negative.
     crc: conformal risk control; weaker, it bounds the mean over calibration sets and has no delta."""
     accumulated: bool = False
-    """At every exit, over the inputs that left there or before (Ringel et al., ICML 2024)."""
+    """At every exit, over the inputs that left there or before (Ringel et al., ICML 2024). A marginal bound lets the
+    early leavers be bad and hides it behind the rest."""
 
     def __post_init__(self) -> None:
         loss = loss_of(self.loss)
@@ -85,36 +99,99 @@ class Certificate:
     """For the operating point: what, alpha, delta, n, method, test, measured, split, text."""
 
 
-def certify(sequence: Sequence[Policy], calibration: Rows, asked: Guarantee) -> Certificate:
-    """Test policies from safe to bold on calibration rows and return the last that passes.
+def certify(ordered: OrderedCandidates, calibration: Rows, asked: Guarantee) -> Certificate:
+    """Test policies from safe to bold on calibration rows and return the cheapest that passes.
 
     Args:
-        sequence: fixed without looking at the calibration rows; the first should lose nothing (the last exit).
-        calibration: rows that neither the network nor the sequence was made on.
-        asked: the guarantee; `accumulated` ones are `conditional.conditional_thresholds`'s.
+        ordered: fixed without looking at the calibration rows.
+        calibration: rows that neither the network nor the order was made on.
+        asked: the guarantee.
 
     Raises:
         Infeasible: not even the first passes; the message has the rows needed.
-        DataError: the loss needs labels and there are none.
+        DataError: the loss needs labels and there are none, or an accumulated loss is a share (sequences) and not 0
+            or 1.
     """
     loss = loss_of(asked.loss)
-    raw, n, rows = loss.table(calibration), calibration.n, np.arange(calibration.n)
-    table, (alpha, bound) = _scaled(loss, raw, asked), _scale(loss, asked)
-    name, passes = _test(loss.binary(calibration), n, alpha, bound, asked)
-    order = shuffled(rows)  # to bet in
-
-    def tried() -> Iterator[tuple[tuple[Policy, float], NDArray[np.float64]]]:
-        for policy in sequence:
-            taken = replay(policy, calibration)
-            losses = table[taken, rows]
-            yield (policy, float(raw[taken, rows].mean())), losses[order] if asked.method == "ucb" else losses
-
-    passed = last_passing(tried(), passes)
-    if passed is None:
-        raise Infeasible(too_few(asked, n))
+    trials = _Trials(calibration, loss.table(calibration), asked, loss.binary(calibration))
+    if asked.accumulated and not loss.binary(calibration):
+        raise DataError("accumulated gaps are tested on losses of 0 and 1; sequences have shares in between")
+    passed = list(_in_sequence(ordered, trials) if asked.method == "crc" else _fallback(ordered, trials))
+    if not passed:
+        raise Infeasible(too_few(asked, calibration.n))
+    # Conformal risk control bounds one choice, the last that passes.
+    best = passed[-1] if asked.method == "crc" else min(passed, key=lambda trial: trial.cost)
     sure = f"with probability {1 - asked.delta:g}" if asked.method != "crc" else "on average"
-    text = f"{loss.text} is at most {asked.alpha:g}, {sure} over calibration sets, {CONDITION}"
-    return Certificate(passed[0], promise_of(asked, calibration, name, passed[1], text))
+    text = f"{loss.text} is at most {asked.alpha:g}"
+    if asked.accumulated:
+        text = f"among the inputs that left at an exit or before it, {text}, at every exit at once"
+    text += f", {sure} over calibration sets, {CONDITION}"
+    return Certificate(best.policy, promise_of(asked, calibration, trials.test, best.measured, text))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A policy on the calibration rows."""
+
+    policy: Policy
+    cost: float
+    measured: float
+    """Mean loss, of accumulated ones the largest."""
+    p_value: float
+    """For "the loss is above alpha"; 1 where more than alpha was lost on the rows themselves, which is no proof
+    whatever the order of bets says. Of conformal risk control, 0 = within alpha."""
+
+
+class _Trials:
+    """Losses of policies on the calibration rows, as the method tests them."""
+
+    def __init__(self, rows: Rows, table: NDArray[np.float64], asked: Guarantee, binary: bool) -> None:
+        self.rows, self.asked, self.raw = rows, asked, table
+        loss = loss_of(asked.loss)
+        self.table, (alpha, bound) = _scaled(loss, table, asked), _scale(loss, asked)
+        self.alpha, self.order = alpha, shuffled(np.arange(rows.n))
+        self.tester: Binomial | HoeffdingBentkus | Betting | ConformalRiskControl
+        if asked.method == "crc":
+            self.tester = ConformalRiskControl(rows.n, alpha, bound)
+        elif asked.method == "ucb":
+            self.tester = Betting(rows.n, alpha, asked.delta, bound)
+        else:
+            self.tester = Binomial(rows.n, alpha) if binary else HoeffdingBentkus(rows.n, alpha)
+        self.test = self.tester.name
+
+    def of(self, policy: Policy) -> _Trial:
+        """One policy, to be asked from the safe side on."""
+        taken, rows = replay(policy, self.rows), np.arange(self.rows.n)
+        losses, raw = self.table[taken, rows], self.raw[taken, rows]
+        cost = float(self.rows.relative_cost[taken].mean())
+        if isinstance(self.tester, ConformalRiskControl):
+            return _Trial(policy, cost, float(raw.mean()), 0.0 if self.tester.passes(losses) else 1.0)
+        p = self.tester.p_value(losses[self.order] if self.asked.method == "ucb" else losses)
+        measured, within = float(raw.mean()), bool(losses.mean() <= self.alpha)
+        for left in (losses[taken <= k] for k in range(self.rows.exits - 1)) if self.asked.accumulated else ():
+            if left.size:  # the last exit's is the mean over all rows
+                p = max(p, binomial_p(len(left), self.alpha, round(float(left.sum()))))
+                measured, within = max(measured, float(left.mean())), within and bool(left.mean() <= self.alpha)
+        return _Trial(policy, cost, measured, p if within else 1.0)
+
+
+def _fallback(ordered: OrderedCandidates, trials: _Trials) -> Iterator[_Trial]:
+    """All policies that pass: each at its own share of delta and that of those that passed right before it."""
+    level = 0.0
+    for policy, weight in zip(ordered.policies, ordered.weights, strict=True):
+        level += weight * trials.asked.delta
+        if level == 0:
+            continue
+        trial = trials.of(policy)
+        if trial.p_value > level:
+            level = 0.0
+        else:
+            yield trial
+
+
+def _in_sequence(ordered: OrderedCandidates, trials: _Trials) -> Iterator[_Trial]:
+    """Policies from the first on, up to the first that fails."""
+    return itertools.takewhile(lambda trial: trial.p_value == 0, map(trials.of, ordered.policies))
 
 
 def last_passing(
@@ -178,19 +255,3 @@ def _scale(loss: Loss, asked: Guarantee) -> tuple[float, float]:
 def _to_unit(loss: Loss, asked: Guarantee) -> bool:
     """All methods but the betting bound take losses in [0, 1]."""
     return loss.signed and asked.method != "ucb"
-
-
-def _test(
-    binary: bool, n: int, alpha: float, bound: float, asked: Guarantee
-) -> tuple[str, Callable[[NDArray[np.float64]], bool]]:
-    """The test's name, and whether losses `(n,)` pass it; to be asked from the safe side on."""
-    if asked.method == "crc":
-        control = ConformalRiskControl(n, alpha, bound)
-        return control.name, control.passes
-    tester: Binomial | HoeffdingBentkus | Betting
-    if asked.method == "ucb":
-        tester = Betting(n, alpha, asked.delta, bound)
-    else:
-        tester = Binomial(n, alpha) if binary else HoeffdingBentkus(n, alpha)
-    # More than alpha lost on the very rows that certify is no proof, whatever the order of the bets says.
-    return tester.name, lambda losses: losses.mean() <= alpha and tester.p_value(losses) <= asked.delta

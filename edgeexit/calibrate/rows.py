@@ -8,6 +8,8 @@ from edgeexit.errors import DataError
 from edgeexit.records import Records
 from edgeexit.rows import Rows
 
+LEAST_ROWS = 20
+"""In each part, below which nothing is chosen or measured: a share of 20 rows has an interval of 20 points and more."""
 _SHARED, _DISTINCT = 0.1, 0.95
 """Share of rows found in both sets from which they count as the same data; asked of rows that hardly ever repeat."""
 
@@ -22,6 +24,20 @@ def need_exits(records: Rows, policy: str) -> None:
         raise DataError(
             f"{records.name}: one exit, so there is nothing to choose (exits >= 2); --policy qute accepts or abstains"
         )
+
+
+def need_rows(design: Rows, held_out: Rows | None) -> None:
+    """Refuse rows too few to choose or to measure anything on.
+
+    Raises:
+        DataError: fewer than `LEAST_ROWS` in either part.
+    """
+    for rows, what in ((design, "choose on"), (held_out, "measure on")):
+        if rows is not None and rows.n < LEAST_ROWS:
+            raise DataError(
+                f"{rows.name}: {rows.n} row{'s' * (rows.n != 1)} to {what}; at least {LEAST_ROWS} are needed for any "
+                f"estimate, and {10 * LEAST_ROWS} or more for a useful one: record more rows"
+            )
 
 
 def check_pair(design: Rows, held_out: Rows) -> None:

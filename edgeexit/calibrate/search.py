@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.cuts import place_cuts, reached
-from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.lagrange import per_exit_thresholds
 from edgeexit.calibrate.path import Path, Point
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
 from edgeexit.rows import Rows, outcome, replay
 
 _SHARED_CUTS = 500
-_BUDGETS = 100
 
 
 def pareto(
@@ -47,41 +44,29 @@ def pareto(
         chosen += per_exit_thresholds(records, s)
     policies = (Threshold(t, score, temperatures) for t in dict.fromkeys(chosen))
     name = f"{'shared ' * shared}{score} threshold{'s' * (not shared)}"
-    return Path.of(name, records.measure, _measured(policies, records))
-
-
-def eero_path(
-    records: Rows, score: str = "margin", *, temperatures: tuple[float, ...] | None = None, **options: Any
-) -> Path:
-    """EERO's thresholds at budgets from the first exit's cost to the last one's.
-
-    Raises:
-        PolicyError: as `eero.eero`, whose options these are.
-    """
-    budgets = np.geomspace(records.relative_cost[0], 1.0, _BUDGETS)
-    policies = (eero_policy(records, float(b), score, temperatures=temperatures, **options)[0] for b in budgets)
-    return Path.of(f"EERO on {score}", records.measure, _measured(dict.fromkeys(policies), records))
+    return Path.of(name, records.measure, measured(policies, records))
 
 
 def qexit_path(records: Rows, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> Path:
     """PALBERT's rule at thresholds q from 0 up, most of them near 1, where sure exits are told apart."""
     q = [float(v) for v in np.unique(np.concatenate([np.linspace(0, 1, 100, False), 1 - np.geomspace(1e-6, 1, 100)]))]
     policies = (QExit(v, score, temperatures) for v in q)
-    return Path.of(f"Q-exit on {score}", records.measure, _measured(policies, records))
+    return Path.of(f"Q-exit on {score}", records.measure, measured(policies, records))
 
 
 def patience_path(records: Rows) -> Path:
     """`Patience` of 1 to exits - 1 (the last never stops early)."""
-    return Path.of("patience", records.measure, _measured((Patience(p) for p in range(1, records.exits)), records))
+    return Path.of("patience", records.measure, measured((Patience(p) for p in range(1, records.exits)), records))
 
 
 def fixed_path(records: Rows, score: str) -> Path:
     """Always the same exit of the adaptive network; `score` is what is reported beside the answer."""
     fixed = (fixed_exit(k, records.exits, score) for k in range(records.exits))
-    return Path.of("fixed exits", records.measure, _measured(fixed, records))
+    return Path.of("fixed exits", records.measure, measured(fixed, records))
 
 
-def _measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:
+def measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:
+    """Every policy with its cost and accuracy on these rows."""
     for policy in policies:
         found = outcome(replay(policy, records), records)
         yield Point(policy, found.cost, found.accuracy)

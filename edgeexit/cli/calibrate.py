@@ -15,7 +15,8 @@ import click
 from edgeexit.bundle import Bundle
 from edgeexit.calibrate import calibrate as calibrate_records
 from edgeexit.calibrate.budget import Budget
-from edgeexit.calibrate.choose import FAMILIES
+from edgeexit.calibrate.candidates import DEFAULT_FAMILY, FAMILIES
+from edgeexit.calibrate.cautions import cautions
 from edgeexit.calibrate.eero import EERO_SCORE, MODES
 from edgeexit.calibrate.on_bundle import calibrate_artifact, calibrate_rows
 from edgeexit.calibrate.risk import METHODS, Guarantee, Method
@@ -54,10 +55,9 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 @click.option(
     "--policy",
     type=click.Choice(FAMILIES),
-    default="threshold",
-    show_default=True,
-    help="A threshold per exit, one for all, exit rates under a budget, a window for applications that reject, "
-    "the same on an ensemble's uncertainty, probability of having stopped, equal answers in a row, one exit always.",
+    help="Family of policies: thresholds per exit by search, one threshold for all exits, thresholds that follow from "
+    "exit rates (EERO), a window for applications that reject, the same on an ensemble's uncertainty, probability of "
+    "having stopped, equal answers in a row, one exit always. [default: eero; with --guarantee a threshold per exit]",
 )
 @click.option(
     "--score",
@@ -105,7 +105,7 @@ def calibrate(
     bundle: Path | None,
     data: Path | None,
     records: Path | None,
-    policy: str,
+    policy: str | None,
     score: str | None,
     budget: str | None,
     accuracy: float | None,
@@ -133,8 +133,10 @@ def calibrate(
 ) -> None:
     """Choose thresholds for a budget or an accuracy, on the artifact that ships.
 
-    Thresholds are searched on one part of the rows; what to expect of them is measured on the other part.
-    The operating point is stored in the bundle, and runs on the artifact it was made on only.
+    Thresholds are chosen on one part of the rows, by cross-fitting and with one standard error of margin; what to
+    expect of them is measured on the other part, with 95 % intervals and the last exit beside it. Each part needs 20
+    rows; a drop of 1 point takes some 400 in all to be worth asking for. The operating point is stored in the bundle,
+    and runs on the artifact it was made on only.
 
     --guarantee turns the other part into a proof: with confidence C over its rows, the loss on data like them is
     at most A. Losses: disagreement (with the last exit; needs no labels), accuracy_gap (wrong where the last exit
@@ -168,11 +170,12 @@ def calibrate(
         "eero": {"mode": mode, "beta": beta, "prior": prior, "spend": spend},
         "window": {"pass_rate": pass_rate, "first": first},
     }
-    kin = "window" if policy == "qute" else policy
-    for family, values in of_policy.items():
-        of_policy[family] = {k: v for k, v in values.items() if v is not None}
-        if of_policy[family] and kin != family:
-            raise PolicyError(f"--{next(iter(of_policy[family])).replace('_', '-')} goes with --policy {family}")
+    family = policy or DEFAULT_FAMILY
+    kin = "window" if family == "qute" else family
+    for name_, values in of_policy.items():
+        of_policy[name_] = {k: v for k, v in values.items() if v is not None}
+        if of_policy[name_] and kin != name_:
+            raise PolicyError(f"--{next(iter(of_policy[name_])).replace('_', '-')} goes with --policy {name_}")
     allowed = None if budget is None else Budget.parse(budget)
     wish: dict[str, Any] = {
         "policy": policy,
@@ -205,7 +208,7 @@ def calibrate(
         assert bundle is not None and data is not None
         engine = load(bundle, artifact=artifact, threads=threads)
         score = score or engine.artifact.score or (None if policy == "qute" else engine.default_score)
-        _check_family(engine, policy, score or engine.default_score)
+        _check_family(engine, family, score or engine.default_score)
         original = engine.bundle
         if hears(engine, data):
             if temperature:
@@ -219,8 +222,11 @@ def calibrate(
                 engine, data, temperature, score, wish, design=design, seed=seed, budget=allowed, threads=threads
             )
         _tell_what_went(original, changed, point)
+    warnings = cautions(point)
+    for sentence in warnings:
+        say(f"WARNING: {sentence}")
     if as_json:
-        print_json(point.to_dict())
+        print_json({**point.to_dict(), "warnings": warnings})
     else:
         click.echo(_text(point))
         if bundle is not None:
@@ -323,7 +329,15 @@ def _text(point: OperatingPoint) -> str:
         ["asked", ", ".join(f"{k} {v:g}" for k, v in point.asked.items())],
         ["policy", f"{table_['kind']}" + (f" on {table_['score']}" if "score" in table_ else "") + f": {shown}"],
         ["expected cost", f"{percent(e['cost'])} of the last exit's"],
-        [f"expected {measure}", percent(e[measure], 2)],
+        [
+            f"expected {measure}",
+            f"{percent(e[measure], 2)} ({_points(e[f'{measure}_low'])} to {percent(e[f'{measure}_high'])}), last exit "
+            f"{percent(e[f'last_exit_{measure}'], 2)}",
+        ],
+        [
+            "drop",
+            f"{100 * e['drop']:.2f} points ({_points(e['drop_low'])} to {_points(e['drop_high'])}) below the last exit",
+        ],
         ["exit rates", "  ".join(percent(r) for r in e["exit_rates"])],
         ["measured on", str(e["measured_on"])],
         ["promise", "none: these are estimates" if point.promise is None else _promise(point.promise)],
@@ -337,6 +351,10 @@ def _text(point: OperatingPoint) -> str:
     if "allowed" in e:
         rows.insert(3, ["budget", f"{percent(e['allowed'])} allowed, {percent(e['planned'])} planned"])
     return table(rows)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _numbers(value: Any) -> str:

@@ -1,0 +1,62 @@
+"""Accuracy lost on new rows by thresholds that were chosen for an allowed drop, over random splits of recorded outputs.
+
+Each split draws so many rows to calibrate on; all others are new rows. The expected figures come from the half of the
+calibration rows that nothing was chosen on; covered is the share of splits whose 95 % interval holds what the new rows
+show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import finish, parser
+from edgeexit.calibrate import calibrate
+from edgeexit.rows import Rows, outcome, replay
+from edgeexit.sequences import load_rows
+
+
+def over_splits(rows: Rows, n: int, splits: int, drop: float, policy: str | None) -> dict[str, float]:
+    """Mean and worst accuracy lost on the rows left out, in points, mean cost, and how often the interval covers."""
+    lost, cost, covered = [], [], []
+    for seed in range(splits):
+        calibration, new = rows.split(n / rows.n, seed)
+        design, held_out = calibration.split(0.5, seed)
+        point = calibrate(design, policy=policy, accuracy_drop=drop, held_out=held_out)
+        result = outcome(replay(point.policy, new), new)
+        lost.append(100 * (float(new.correct[-1].mean(dtype=float)) - result.accuracy))
+        cost.append(result.cost)
+        covered.append(100 * point.expected["drop_low"] <= lost[-1] <= 100 * point.expected["drop_high"])
+    return {
+        "mean_drop": float(np.mean(lost)),
+        "error_of_mean": float(np.std(lost) / splits**0.5),
+        "worst_drop": float(np.max(lost)),
+        "kept": float(np.mean(np.array(lost) <= 100 * drop)),
+        "mean_cost": float(np.mean(cost)),
+        "covered": float(np.mean(covered)),
+    }
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("records", nargs="+", type=Path, help="recorded outputs, as `edgeexit calibrate --records` takes them")
+    p.add_argument("--rows", default="200,400,1000,5000", help="rows to calibrate on, half of them to choose on")
+    p.add_argument("--splits", type=int, default=200)
+    p.add_argument("--drop", type=float, default=0.01)
+    p.add_argument("--policies", default="default", help="families, comma-separated; default = what calibrate takes")
+    a = p.parse_args()
+    found = []
+    for path in a.records:
+        rows = load_rows(path)
+        for n in (int(n) for n in a.rows.split(",")):
+            for policy in a.policies.split(","):
+                if n < rows.n * 0.95:
+                    figures = over_splits(rows, n, a.splits, a.drop, None if policy == "default" else policy)
+                    found.append({"network": path.stem, "rows": n, "policy": policy, **figures})
+                    print(found[-1], flush=True)
+    finish("few_rows", found, a)
+
+
+if __name__ == "__main__":
+    main()
