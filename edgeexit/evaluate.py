@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.candidates import CandidateFamily
+from edgeexit.calibrate.cross_fit import for_drop
 from edgeexit.calibrate.intervals import paired
 from edgeexit.calibrate.promises import ALPHAS, DELTA
-from edgeexit.calibrate.search import pareto
 from edgeexit.calibrate.uncertainty import auroc
 from edgeexit.errors import BackendMissing, DataError, PolicyError
 from edgeexit.measures import shown
@@ -184,13 +185,11 @@ def _fixed(rows: SequenceRecords, score: str) -> Threshold:
 
 
 def _chosen(design: SequenceRecords, drop: float) -> list[tuple[str, Policy]]:
-    target = float(design.correct[-1].mean()) - drop
     found: list[tuple[str, Policy]] = []
     if "agreement" in design.score_names:
         found.append(("agreement, not calibrated", Threshold((1.0,) * (design.exits - 1), "agreement")))
     for score in design.score_names:
-        points = [p for p in pareto(design, score).points if p.accuracy >= target - 1e-12]
-        found.append((score, points[0].policy if points else _fixed(design, score)))
+        found.append((score, for_drop(design, CandidateFamily(score=score), drop).policy))
     return found
 
 

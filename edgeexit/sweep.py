@@ -126,7 +126,7 @@ class Sweep:
 
     verdict: Verdict
     rows: tuple[Row, ...]
-    """Policy by policy, budgets growing."""
+    """Policy by policy, budgets growing: every budget asked for, and the points that the verdict quotes."""
     statics: tuple[Static, ...]
     measure: str
     """What `accuracy` holds everywhere: "accuracy", "agreement" with the last exit, or 1 less an error rate ("WER",
@@ -234,8 +234,18 @@ def sweep(
     by_class = isinstance(held_out, Records) and held_out.labelled
     rejected = rejections(design, held_out, risks) if by_class else ()
     tell(len(names), len(names), "")
+    verdict = judge(design, held_out, paths)
+    for compared in (verdict.equal, verdict.at_drop):  # the first line quotes rows of the table
+        if compared is not None:
+            name, score = compared.policy, score_of(compared.policy, design)
+            row = Row(name, score, compared.budget, held_out.n)
+            choice = adaptive(paths[name], held_out)(compared.budget)
+            row = _filled(row, choice, times, held_out.scoring_seconds(score))
+            if not any(r.policy == name and r.design_cost == row.design_cost for r in rows):
+                rows.append(row)
+    rows.sort(key=lambda row: (names.index(row.policy), row.budget))
     return Sweep(
-        verdict=judge(design, held_out, paths),
+        verdict=verdict,
         rows=tuple(rows),
         statics=_statics(design, held_out, times),
         measure=held_out.measure,

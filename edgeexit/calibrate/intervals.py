@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def wilson(share: float, n: int, variance: float | None = None) -> tuple[float, 
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def paired(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
+def paired(first: NDArray[Any], second: NDArray[Any], *, comparisons: int = 1) -> tuple[float, float]:
     """Mean of ``first - second`` over the same rows, and the half-width of its normal interval.
 
     Half a disagreement is added each way (after Agresti and Min, Statistics in Medicine 2005), so that a few
@@ -39,9 +40,11 @@ def paired(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
     Args:
         first: `(n,)` what answers are worth, at most 1.
         second: the same, of the other policy.
+        comparisons: differences that the intervals are to hold for together (Bonferroni).
     """
     difference = first.astype(np.float64) - second
     n = len(difference)
     mean = float(difference.mean())
     variance = (float(difference @ difference) - n * mean * mean + 1) / n
-    return mean, _Z * math.sqrt(variance / n)
+    z = _Z if comparisons == 1 else NormalDist().inv_cdf(1 - 0.025 / comparisons)
+    return mean, z * math.sqrt(variance / n)
