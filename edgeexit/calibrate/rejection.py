@@ -60,8 +60,9 @@ def rejections(
     """Every rule of `RULES` at every target risk.
 
     The window stands at exit 1 (exit 0 where there are two exits only) and lets a fifth of the rows pass to the last
-    exit. The threshold is the one with the most coverage on the design rows among those that spend at most what the
-    window spends there: per exit, shared, and at the window's own exit.
+    exit; where accepting every row at that exit meets the target, that is the rule. The threshold is the one with the
+    most coverage on the design rows among those that spend at most what the window spends there: per exit, shared, and
+    at the window's own exit.
 
     Args:
         design: rows with labels to choose on.
@@ -84,10 +85,14 @@ def rejections(
     found = []
     for risk in sorted({float(r) for r in risks}):
         refusal, window = "", None
-        try:
-            window = window_policy(design, f"cov@{risk!r}", PASS_RATE, min(1, last - 1), score=score)
-        except Infeasible as e:
-            refusal = str(e)
+        k = min(1, last - 1)
+        if risk_coverage(design.scores(score)[k], design.right[k]).risk[-1] <= risk:
+            window = _every_row_at(k, last, score)
+        else:
+            try:
+                window = window_policy(design, f"cov@{risk!r}", PASS_RATE, k, score=score)
+            except Infeasible as e:
+                refusal = str(e)
         if window is None:
             found += [
                 Rejection(RULES[0], risk, held_out.n, refusal),
@@ -102,6 +107,12 @@ def rejections(
         cost = None if alone.cost is None else float(design.relative_static_cost[last])
         found.append(replace(alone, cost=cost))
     return tuple(found)
+
+
+def _every_row_at(k: int, last: int, score: str) -> Window:
+    """Exit `k` answers everything and everything is accepted: what a window comes to where that meets the target."""
+    never, always = math.inf, -math.inf
+    return Window((always,) * last, tuple(always if j == k else never for j in range(last)), always, score)
 
 
 def _thresholds(window: Window, paths: Sequence[Path], design: Rows) -> list[Policy]:

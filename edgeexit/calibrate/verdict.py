@@ -35,7 +35,7 @@ class Comparison:
     cost: float
     accuracy: float
     equal_exit: int
-    """Cheapest single exit that is at least as accurate; the most accurate one where none is."""
+    """Cheapest single exit that is as accurate within one standard error; the most accurate one where none is."""
     equal_cost: float
     equal_accuracy: float
     saving: float
@@ -176,8 +176,9 @@ def _compare(name: str, point: Point, rows: Rows) -> Comparison:
     taken = replay(point.policy, rows)
     result, worth = outcome(taken, rows), rows.correct[taken, np.arange(rows.n)]
     alone, costs = rows.correct.mean(1, dtype=np.float64), rows.relative_static_cost
-    as_good = [k for k in range(rows.exits) if alone[k] >= result.accuracy - 1e-12]
-    equal = min(as_good, key=lambda k: costs[k]) if as_good else int(np.argmax(alone))
+    behind = worth.astype(np.float64) - rows.correct
+    within = np.flatnonzero(behind.mean(1) <= behind.std(1) / math.sqrt(rows.n) + 1e-12)
+    equal = int(min(within, key=lambda k: costs[k]) if len(within) else np.argmax(alone))
     mean, half = paired(worth, rows.correct[equal])
     compared = Comparison(
         name, point.cost, result.cost, result.accuracy, equal, float(costs[equal]), float(alone[equal]),
@@ -239,7 +240,7 @@ def _sentence(rows: Rows, k: int, c: Comparison) -> tuple[bool | None, str]:
             "costs no more"
         )
     share, last = "", float(rows.relative_static_cost[-1])
-    if c.equal_exit != rows.exits - 1 and c.difference <= 0 and c.cost < last:
+    if c.equal_exit != rows.exits - 1 and c.cost < last:
         share = (
             f" Of the {round(100 * (1 - c.cost / last))} % saved against the last exit, exit {c.equal_exit} alone "
             f"gives {round(100 * (1 - c.equal_cost / last))} %."
