@@ -13,9 +13,10 @@ import numpy as np
 
 from benchmarks.common import finish, parser
 from edgeexit.calibrate.eero import eero
+from edgeexit.calibrate.ordered import OrderedCandidates
 from edgeexit.calibrate.risk import Guarantee, certify
 from edgeexit.drift import DriftMonitor, DriftRegime
-from edgeexit.policy import Policy, Threshold
+from edgeexit.policy import Threshold
 from edgeexit.records import Records
 
 
@@ -37,10 +38,10 @@ def main() -> None:
     records = Records(outputs, cost, np.zeros(100_000, np.int64))
     records.scores("maxprob")  # computed once for all policies
     # Everything passes, so that all 1,000 are tested.
-    sequence: list[Policy] = [Threshold((float(t),) * 5) for t in np.linspace(1, 0.9, 1000)]
+    ordered = OrderedCandidates.starting_at([Threshold((float(t),) * 5) for t in np.linspace(1, 0.9, 1000)], [0])
     asked = Guarantee("disagreement", 0.5, 0.1)
-    assert certify(sequence, records, asked).policy is sequence[-1]
-    rows.append(timed("LTT over 1,000 policies", lambda: certify(sequence, records, asked), 3))
+    assert certify(ordered, records, asked).policy is ordered.policies[-1]
+    rows.append(timed("LTT over 1,000 policies", lambda: certify(ordered, records, asked), 3))
     monitor = DriftMonitor(DriftRegime((0.1, 0.3, 1.0), (0.4, 0.2)))
 
     def inputs() -> None:

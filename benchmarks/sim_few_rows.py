@@ -40,7 +40,7 @@ def over_splits(rows: Rows, n: int, splits: int, drop: float, policy: str | None
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("records", nargs="+", type=Path, help="recorded outputs, as `edgeexit calibrate --records` takes them")
+    p.add_argument("records", nargs="+", type=Path, help="recorded outputs, as for calibrate --records")
     p.add_argument("--rows", default="200,400,1000,5000", help="rows to calibrate on, half of them to choose on")
     p.add_argument("--splits", type=int, default=200)
     p.add_argument("--drop", type=float, default=0.01)

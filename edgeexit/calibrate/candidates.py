@@ -11,7 +11,7 @@ import numpy as np
 from edgeexit.calibrate.cuts import place_cuts
 from edgeexit.calibrate.eero import BETA, eero_policy
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.calibrate.search import measured, pareto, patience_path, qexit_path
+from edgeexit.calibrate.search import SHARED_CUTS, measured, pareto, patience_path, qexit_path
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Policy, Threshold, fixed_exit
 from edgeexit.rows import Rows
@@ -21,7 +21,6 @@ DEFAULT_FAMILY = "eero"
 """The family of fewest numbers that costs least: its thresholds follow from exit rates, one number along the path.
 Measured in docs/decisions/few-rows.md."""
 _BUDGETS = 60
-_CUTS = 200
 _RATES: Mapping[str, Any] = {"mode": "survivors", "prior": "uniform", "beta": BETA}
 """EERO's options along a path: budgets are used fully, and nothing but the exits' error rates is fitted."""
 
@@ -65,7 +64,7 @@ class CandidateFamily:
             options = {"temperatures": temperatures, **_RATES, **self.options}
             return [eero_policy(rows, float(b), score, **options)[0] for b in budgets]
         if self.policy == "shared":
-            cuts = place_cuts(rows.scores(score, temperatures)[:-1], _CUTS)
+            cuts = place_cuts(rows.scores(score, temperatures)[:-1], SHARED_CUTS)
             return [Threshold((float(c),) * early, score, temperatures) for c in cuts]
         if self.policy == "fixed":
             return [fixed_exit(k, rows.exits, score) for k in range(early)]

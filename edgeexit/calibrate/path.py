@@ -1,13 +1,12 @@
-"""A path of candidate policies, from cheap to dear, and the two questions it answers."""
+"""Pareto front of candidate policies by increasing cost."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgeexit.errors import Infeasible, PolicyError
-from edgeexit.measures import inside
 from edgeexit.policy import Policy
 
 _SLACK = 1e-12
@@ -63,27 +62,6 @@ class Path:
                 f"feasible budget is {least_feasible(self.points[0].cost)}"
             )
         return self.points[found - 1]
-
-    def for_accuracy(self, target: float) -> Point:
-        """The cheapest point whose accuracy on the design rows is at least `target`.
-
-        Args:
-            target: a fraction in (0, 1].
-
-        Raises:
-            Infeasible: even the most accurate point has less.
-            PolicyError: not in (0, 1].
-        """
-        if not 0 < target <= 1:
-            raise PolicyError(f"a target {inside(self.measure)} is a fraction in (0, 1], found {target!r}")
-        found = bisect_left(self.points, target - _SLACK, key=lambda p: p.accuracy)
-        if found == len(self.points):
-            best = self.points[-1]
-            raise Infeasible(
-                f"{self.name}: {inside(self.measure)} of {target:g} is out of reach on the design rows; the best "
-                f"reachable is {at_most(best.accuracy)}, at a cost of {best.cost:.4g}"
-            )
-        return self.points[found]
 
 
 def check_budget(budget: float) -> None:

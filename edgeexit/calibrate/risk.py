@@ -120,7 +120,7 @@ def certify(ordered: OrderedCandidates, calibration: Rows, asked: Guarantee) -> 
     if not passed:
         raise Infeasible(too_few(asked, calibration.n))
     # Conformal risk control bounds one choice, the last that passes.
-    best = passed[-1] if asked.method == "crc" else min(passed, key=lambda trial: trial.cost)
+    best = passed[-1] if asked.method == "crc" else min(reversed(passed), key=lambda trial: trial.cost)
     sure = f"with probability {1 - asked.delta:g}" if asked.method != "crc" else "on average"
     text = f"{loss.text} is at most {asked.alpha:g}"
     if asked.accumulated:

@@ -13,7 +13,7 @@ from edgeexit.calibrate.path import Path, Point
 from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
 from edgeexit.rows import Rows, outcome, replay
 
-_SHARED_CUTS = 500
+SHARED_CUTS = 500
 
 
 def pareto(
@@ -74,7 +74,7 @@ def measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:
 
 def _shared_thresholds(s: NDArray[np.float32], records: Rows) -> list[tuple[float, ...]]:
     """All cuts of the pooled scores that are on the front; the cuts are measured together, not one by one."""
-    cuts = place_cuts(s, _SHARED_CUTS)
+    cuts = place_cuts(s, SHARED_CUTS)
     before = np.zeros(records.n, np.int64)
     cost, right = np.zeros(len(cuts)), np.zeros(len(cuts))
     for k in range(records.exits):

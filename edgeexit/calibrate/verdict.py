@@ -46,6 +46,7 @@ class Comparison:
     difference_high: float
     rival_exit: int | None
     """Most accurate single exit that costs no more; None = every one costs more."""
+    rival_cost: float | None = None
     rival_accuracy: float | None = None
     gain: float | None = None
     """Accuracy above the rival's; the 95 % intervals hold for all exits at once."""
@@ -133,7 +134,8 @@ def judge(design: Rows, held_out: Rows, paths: Mapping[str, Path]) -> Verdict:
         pays = False
         text = f"Adaptive exits do not pay in time here: every policy takes longer than exit {k} alone. In work: {text}"
     at_drop = None
-    losing = [named for named in points if right[k] - DROP <= named[1].accuracy and named[1].cost < point.cost - 1e-12]
+    below = min(point.cost, static_cost) - 1e-12
+    losing = [named for named in points if right[k] - DROP <= named[1].accuracy and named[1].cost < below]
     if losing and _ahead(_cheapest(losing, design, k, DROP)[1], design, k, DROP):
         at_drop = _compare(*_cheapest(losing, design, k, DROP), held_out)
         text += " " + _drop_sentence(held_out, k, at_drop)
@@ -192,6 +194,7 @@ def _compare(name: str, point: Point, rows: Rows) -> Comparison:
     return replace(
         compared,
         rival_exit=rival,
+        rival_cost=float(costs[rival]),
         rival_accuracy=float(alone[rival]),
         gain=gain,
         gain_low=gain - wide,
@@ -205,11 +208,13 @@ def _sentence(rows: Rows, k: int, c: Comparison) -> tuple[bool | None, str]:
     numbers = f"({against}, difference {_points(what, c.difference, c.difference_high - c.difference)}, {n})"
     saved = round(c.saving, 2)
     if c.beaten:
-        assert c.rival_exit is not None and c.rival_accuracy is not None
+        assert c.rival_cost is not None and c.rival_accuracy is not None
         level = "better" if c.rival_accuracy > c.accuracy else "as good"
+        less = round(1 - c.rival_cost / c.cost, 2)
         return False, (
-            f"Adaptive exits do not pay here: exit {c.rival_exit} alone costs no more than the cheapest policy and is "
-            f"{level} ({what} {_against(what, c.rival_accuracy, c.accuracy)}, {n})."
+            f"Adaptive exits do not pay here: exit {c.rival_exit} alone costs {_less(less) if less else 'as little'} "
+            f"{'than' if less else 'as'} the cheapest policy and is {level} "
+            f"({what} {_against(what, c.rival_accuracy, c.accuracy)}, {n})."
         )
     if c.difference_high < 0 and saved > 0:
         return False, (

@@ -19,13 +19,12 @@ DESIGN, HELD_OUT = graded(800, 0, "design"), graded(1200, 1, "held")
 def test_expectations_are_measured_on_held_out_rows(policy: str) -> None:
     point = calibrate(DESIGN, policy=policy, budget=0.5, held_out=HELD_OUT)
     found = outcome(replay(point.policy, HELD_OUT), HELD_OUT)
-    assert point.expected == {
-        "exit_rates": list(found.exit_rates),
-        "cost": found.cost,
-        "accuracy": found.accuracy,
-        "n": 1200,
-        "measured_on": "1200 held-out rows of held",
-    }
+    e = point.expected
+    assert e["exit_rates"] == list(found.exit_rates) and e["measured_on"] == "1200 held-out rows of held"
+    assert (e["cost"], e["accuracy"], e["n"]) == (found.cost, found.accuracy, 1200)
+    last = float(HELD_OUT.correct[-1].mean(dtype=float))
+    assert e["last_exit_accuracy"] == last and e["drop"] == pytest.approx(last - found.accuracy)
+    assert e["accuracy_low"] < e["accuracy"] < e["accuracy_high"] and e["drop_low"] < e["drop"] < e["drop_high"]
     assert outcome(replay(point.policy, DESIGN), DESIGN).cost <= 0.5
     assert OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict()))) == point
 
@@ -53,7 +52,23 @@ def test_a_drop_counts_from_the_last_exit_on_the_design_rows() -> None:
     last = float(DESIGN.correct[-1].mean(dtype=float))
     point = calibrate(DESIGN, accuracy_drop=0.02)
     assert last - 0.02 <= point.expected["accuracy"] and point.expected["cost"] < 1
-    assert point.policy == calibrate(DESIGN, accuracy=last - 0.02).policy
+
+
+def test_an_accuracy_is_reached_with_one_standard_error_to_spare() -> None:
+    point = calibrate(DESIGN, accuracy=0.9, held_out=HELD_OUT)
+    assert point.expected["accuracy"] >= 0.9 and point.expected["cost"] < 0.5
+    assert calibrate(DESIGN, accuracy=0.96, held_out=HELD_OUT).expected["cost"] > point.expected["cost"]
+
+
+def test_the_default_family_has_no_prefix_and_others_have() -> None:
+    assert calibrate(DESIGN, policy="threshold", budget=0.5).name == "threshold-budget-0.5"
+    assert calibrate(DESIGN, policy="eero", budget=0.5).policy == calibrate(DESIGN, budget=0.5).policy
+
+
+@pytest.mark.parametrize(("design", "held_out"), [(2, 1), (19, 50), (50, 19)])
+def test_too_few_rows_are_refused(design: int, held_out: int) -> None:
+    with pytest.raises(DataError, match=r"row.* to (choose|measure) on; at least 20 are needed"):
+        calibrate(graded(design, 0), accuracy_drop=0.01, held_out=graded(held_out, 1))
 
 
 def test_without_labels_agreement_is_expected() -> None:
@@ -80,7 +95,7 @@ def test_a_drop_that_leaves_nothing_is_refused() -> None:
 
 
 def test_infeasible_targets_say_what_would_do() -> None:
-    with pytest.raises(Infeasible, match=r"maxprob thresholds: a budget of 0\.05 .* least feasible budget is 0\.09524"):
+    with pytest.raises(Infeasible, match=r"a budget of 0\.05 .* least feasible budget is 0\.09524"):
         calibrate(DESIGN, budget=0.05)
     with pytest.raises(Infeasible, match=r"patience: accuracy of 1 is out of reach .* best reachable is"):
         calibrate(DESIGN, policy="patience", accuracy=1.0)

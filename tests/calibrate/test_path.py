@@ -19,11 +19,6 @@ def test_a_budget_buys_the_best_that_it_covers(budget: float, cost: float) -> No
     assert PATH.for_budget(budget).cost == cost
 
 
-@pytest.mark.parametrize(("target", "cost"), [(0.1, 0.2), (0.6, 0.2), (0.61, 0.5), (0.81, 0.7)])
-def test_an_accuracy_costs_the_least_that_reaches_it(target: float, cost: float) -> None:
-    assert PATH.for_accuracy(target).cost == cost
-
-
 def test_an_infeasible_budget_names_the_least_feasible_one() -> None:
     path = Path.of("made", "accuracy", [Point(Patience(1), 0.123456, 0.5)])
     with pytest.raises(Infeasible, match=r"budget of 0\.1 .* least feasible budget is 0\.1235$"):
@@ -31,15 +26,7 @@ def test_an_infeasible_budget_names_the_least_feasible_one() -> None:
     assert path.for_budget(0.1235).cost == 0.123456
 
 
-def test_an_infeasible_accuracy_names_the_best_and_what_it_costs() -> None:
-    path = Path.of("made", "agreement", [Point(Patience(1), 0.5, 0.98766)])
-    with pytest.raises(Infeasible, match=r"agreement of 0\.99 .* best reachable is 0\.98\d+, at a cost of 0\.5"):
-        path.for_accuracy(0.99)
-
-
 @pytest.mark.parametrize("wish", [0.0, -1.0, 1.01, float("nan")])
 def test_wishes_outside_their_range_are_refused(wish: float) -> None:
     with pytest.raises(PolicyError, match="in \\(0, 1\\]"):
         PATH.for_budget(wish)
-    with pytest.raises(PolicyError, match="in \\(0, 1\\]"):
-        PATH.for_accuracy(wish)

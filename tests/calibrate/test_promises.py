@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
-from edgeexit.calibrate.conditional import conditional_thresholds
 from edgeexit.calibrate.losses import LOSSES
+from edgeexit.calibrate.ordered import OrderedCandidates, by_level
 from edgeexit.calibrate.promises import ALPHAS, GUARANTEES, ORDERING_SHARE, Promise, promises
 from edgeexit.calibrate.risk import Guarantee, certify, rows_needed
-from edgeexit.calibrate.search import pareto
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import Policy, Threshold, fixed_exit
+from edgeexit.policy import Threshold, fixed_exit
 from edgeexit.records import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(1200, 0, "design"), graded(2000, 1, "held")
@@ -44,14 +43,11 @@ def test_ordered_on_one_half_certified_on_the_other_measured_on_the_held_out_row
     rows = [{o.tobytes() for o in r.outputs.swapaxes(0, 1)} for r in (ordering, certifying, HELD_OUT)]
     assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
     assert [len(r) for r in rows] == [600, 600, 2000]
-    sequence: list[Policy] = [fixed_exit(3, 4), *(p.policy for p in reversed(pareto(ordering).points))]
+    ordered = by_level(ordering)
     for p in FOUND:
         name = p.what.removeprefix("accumulated_")
         asked = Guarantee(name, p.alpha, 0.1, p.method, name != p.what)  # type: ignore[arg-type]
-        if asked.accumulated:
-            expected = conditional_thresholds(ordering, certifying, asked)
-        else:
-            expected = certify(sequence, certifying, asked)
+        expected = certify(ordered, certifying, asked)
         policy = policy_of(p)
         assert policy == expected.policy and p.certified_loss == expected.promise["measured"]
         taken = replay(policy, HELD_OUT)
@@ -98,8 +94,8 @@ def test_too_few_rows_are_a_row_with_the_number_needed() -> None:
 def test_rows_needed_are_exactly_enough(method: str, alpha: float) -> None:
     asked = Guarantee("disagreement", alpha, 0.1, method)  # type: ignore[arg-type]
     least = rows_needed(asked)
-    safe = [fixed_exit(3, 4)]
-    assert certify(safe, graded(least, 0), asked).policy == safe[0]
+    safe = OrderedCandidates((fixed_exit(3, 4),), (1.0,))
+    assert certify(safe, graded(least, 0), asked).policy == safe.policies[0]
     with pytest.raises(Exception, match=f"at least {least} calibration rows"):
         certify(safe, graded(least - 1, 0), asked)
 

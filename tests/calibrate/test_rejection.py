@@ -59,6 +59,16 @@ def test_out_of_reach_is_a_row_with_a_reason() -> None:
     assert (alone.refusal is None) == (alone.coverage is not None)
 
 
+def test_a_target_that_every_row_meets_is_in_reach() -> None:
+    """Exit 1 is wrong on fewer rows than the target allows: it answers everything, and everything is accepted."""
+    errors = float(1 - DESIGN.correct[1].mean(dtype=float))
+    window, threshold, alone = rejections(DESIGN, HELD_OUT, (errors + 0.01,))
+    assert [r.refusal for r in (window, threshold, alone)] == [None] * 3
+    assert (window.coverage, window.exit_rates) == (1.0, (0.0, 1.0, 0.0, 0.0))
+    assert window.risk == pytest.approx(1 - float(HELD_OUT.correct[1].mean(dtype=float)))
+    assert threshold.coverage == 1.0 and threshold.cost is not None and threshold.cost <= (window.cost or 0) + 0.01
+
+
 def test_two_exits_have_their_window_at_the_first() -> None:
     two = [Records(r.outputs[2:], r.cost[2:], r.labels) for r in (DESIGN, HELD_OUT)]
     found = rejections(*two, (0.02,))
@@ -69,7 +79,7 @@ def test_two_exits_have_their_window_at_the_first() -> None:
 def test_wrong_wishes_are_refused() -> None:
     with pytest.raises(DataError, match="need labels"):
         rejections(*(Records(r.outputs, r.cost) for r in (DESIGN, HELD_OUT)))
-    with pytest.raises(PolicyError, match=r"number in \(0, 1\)"):
+    with pytest.raises(PolicyError, match=r"in \(0, 1\)"):
         rejections(DESIGN, HELD_OUT, (1.0,))
 
 

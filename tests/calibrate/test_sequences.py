@@ -17,6 +17,7 @@ from edgeexit.calibrate import calibrate
 from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.losses import LOSSES, loss_of
+from edgeexit.calibrate.ordered import OrderedCandidates
 from edgeexit.calibrate.path import Path as PolicyPath
 from edgeexit.calibrate.risk import Guarantee, certify
 from edgeexit.calibrate.search import pareto
@@ -170,7 +171,7 @@ def test_calibrating_for_an_error_rate() -> None:
     assert abs(point.expected["WER"] - rate(HELD_OUT, taken)) < 1e-12 and "accuracy" not in point.expected
     assert point.policy.score == "ctc_sequence_logprob" and point.expected["cost"] < 0.9
     assert rate(DESIGN, replay(point.policy, DESIGN)) <= rate(DESIGN, np.full(600, 3)) + 0.01 + 1e-12
-    with pytest.raises(Infeasible, match=r"1 - WER of 1 is out of reach on the design rows; the best"):
+    with pytest.raises(Infeasible, match=r"1 - WER of 1 is out of reach on 600 design rows; the best reachable"):
         calibrate(DESIGN, accuracy=1.0)
     window = calibrate(DESIGN, held_out=HELD_OUT, policy="window", selective="cov@0.1")
     assert window.expected["risk"] is not None and abs(window.expected["risk"] - 0.1) < 0.05
@@ -185,13 +186,14 @@ def test_promises_are_kept(what: str, method: str) -> None:
         *(p.policy for p in reversed(pareto(DESIGN, "greedy_path").points)),
     ]
     sequence = sequence[:1] + sequence[1::4]
+    ordered = OrderedCandidates.starting_at(sequence, [0])
     field = transcripts(20_000, 99)
     lost = LOSSES[what].table(field)
     true = {p: float(lost[replay(p, field), np.arange(field.n)].mean()) for p in sequence}
     rounds, chosen = 120, []
     for seed in range(rounds):
         try:
-            chosen.append(certify(sequence, transcripts(400, 1000 + seed), asked).policy)
+            chosen.append(certify(ordered, transcripts(400, 1000 + seed), asked).policy)
         except Infeasible:  # what was refused breaks nothing
             continue
     found = [true[p] for p in chosen]  # type: ignore[index]
@@ -204,7 +206,8 @@ def test_promises_are_kept(what: str, method: str) -> None:
 
 
 def test_what_the_gap_promises() -> None:
-    promise = certify([fixed_exit(3, 4, "agreement")], HELD_OUT, Guarantee("wer_gap", 0.05, 0.1)).promise
+    safe = OrderedCandidates((fixed_exit(3, 4, "agreement"),), (1.0,))
+    promise = certify(safe, HELD_OUT, Guarantee("wer_gap", 0.05, 0.1)).promise
     assert promise["test"] == "Hoeffding-Bentkus" and promise["measured"] == 0
     assert promise["text"].startswith(
         "the mean over utterances of the edits beyond the last exit's per word of the reference, where fewer edits "

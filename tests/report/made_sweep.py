@@ -30,7 +30,11 @@ def hostile() -> Sweep:
     return dataclasses.replace(
         plain,
         rows=rows,
-        verdict=dataclasses.replace(plain.verdict, text=f"{HOSTILE}\n{HOSTILE}", policy=HOSTILE),
+        verdict=dataclasses.replace(
+            plain.verdict,
+            text=f"{HOSTILE}\n{HOSTILE}",
+            equal=dataclasses.replace(plain.verdict.equal, policy=HOSTILE),  # type: ignore[type-var]
+        ),
         data={**plain.data, "held_out": HOSTILE},
         environment={HOSTILE: HOSTILE},
     )
