@@ -107,7 +107,7 @@ def _solve(
     while float(rates(high) @ b) > allowed and high < 1e12:
         high *= 2
     low = 0.0
-    for _ in range(100):
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if float(rates(middle) @ b) > allowed else (low, middle)
     return rates(high), high  # the side that keeps the budget

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeexit.records import Records
-from shared_data import data_dir
+from shared_data import data_dir, trecx_probs
 
 
 def from_scores(scores: np.ndarray, correct: np.ndarray, cost: np.ndarray | None = None) -> Records:
@@ -59,3 +59,26 @@ def fashion_mnist() -> tuple[Records, Records]:
         Records(z["val"][:, :5000], macs, z["yval"][:5000], name="Fashion-MNIST, first half of validation"),
         Records(z["test"], macs, z["ytest"], name="Fashion-MNIST test"),
     )
+
+
+@cache
+def recorded_networks() -> dict[str, Records]:
+    """Outputs of trained networks on rows they were not trained on. Skips without the data pack.
+
+    T-RECX's ResNet-8 (3 exits, 10,000 of CIFAR-10) and DS-CNN (4 exits, 4,890 of Speech Commands), and 20,000 rows of
+    Fashion-MNIST (4 exits).
+    """
+    design, test = fashion_mnist()
+    found = {
+        "fashion_mnist": Records(
+            np.concatenate([design.outputs, test.outputs], 1),
+            design.cost,
+            np.concatenate([design.labels, test.labels]),  # type: ignore[list-item]
+            name="Fashion-MNIST",
+        )
+    }
+    costs = {"resnet8": [5.171, 8.848, 12.521], "dscnn": [0.909, 1.497, 2.086, 2.666]}
+    for name, cost in costs.items():
+        probs, labels = trecx_probs(name)
+        found[name] = Records(probs, np.array(cost), labels, "probs", name=name)
+    return found

@@ -97,7 +97,7 @@ def test_a_drop_that_leaves_nothing_is_refused() -> None:
 def test_infeasible_targets_say_what_would_do() -> None:
     with pytest.raises(Infeasible, match=r"a budget of 0\.05 .* least feasible budget is 0\.09524"):
         calibrate(DESIGN, budget=0.05)
-    with pytest.raises(Infeasible, match=r"patience: accuracy of 1 is out of reach .* best reachable is"):
+    with pytest.raises(Infeasible, match=r"patience: accuracy of 1 is out of reach .* error allowed for, is 0\.98"):
         calibrate(DESIGN, policy="patience", accuracy=1.0)
 
 

@@ -18,7 +18,6 @@ from edgeexit.calibrate.eero import eero_policy
 from edgeexit.calibrate.intervals import wilson
 from edgeexit.calibrate.losses import LOSSES, loss_of
 from edgeexit.calibrate.ordered import OrderedCandidates
-from edgeexit.calibrate.path import Path as PolicyPath
 from edgeexit.calibrate.risk import Guarantee, certify
 from edgeexit.calibrate.search import pareto
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
@@ -292,7 +291,6 @@ def test_the_same_rows_on_both_sides_are_refused() -> None:
         sweep(DESIGN, replace(HELD_OUT, error="CER"), budgets=(0.5,))
 
 
-def test_paths_name_what_is_asked() -> None:
-    path: PolicyPath = pareto(DESIGN, "greedy_path")
+def test_a_target_is_named_as_it_is_asked() -> None:
     with pytest.raises(PolicyError, match="a target 1 - WER is a fraction"):
-        path.for_accuracy(3)
+        calibrate(DESIGN, accuracy=3)
