@@ -6,12 +6,13 @@ The format is specified in `docs/bundle-format.md`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import shutil
-import tempfile
+import time
 import weakref
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,14 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit import files
+from edgeexit.archives import MAX_ZIP_ENTRIES as MAX_ZIP_ENTRIES
+from edgeexit.archives import unzip
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.manifest import MAX_FILE_BYTES, FileSpec, Manifest
+from edgeexit.locking import folder_lock, is_locked
+from edgeexit.manifest import FileSpec, Manifest
 from edgeexit.manifest_json import from_json, to_json
+from edgeexit.merging import check_unchanged, merged
 from edgeexit.operating_point import OperatingPoint
 
 MANIFEST = "manifest.json"
 MAX_ARRAY_BYTES = 1 << 30
-MAX_ZIP_ENTRIES = 4096
+_REOPEN_S = 10.0
+"""How long a bundle is opened again that is replaced all the time."""
+
+Change = tuple[Mapping[str, bytes], Manifest]
+"""Bytes of new and changed files, and the manifest that names them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,33 +45,52 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _version: tuple[int, ...] | None = None
+    """Of the manifest's file, as it was read; see `is_current`."""
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
         """Open a bundle folder, or a ``.zip`` of one.
 
-        Reads the manifest and compares every file's size and sha256; executes nothing.
+        Reads the manifest and compares every file's size and sha256; executes nothing. A folder that another process
+        replaces meanwhile is opened again.
 
         Raises:
             BundleError: missing, damaged, changed, naming files outside itself, or of an unknown schema.
         """
         path = Path(path)
-        try:
-            if not path.exists():
-                raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
-            if path.is_dir():
-                return cls._read(path, path)
-            folder = _unzip(path)
+        end = time.monotonic() + _REOPEN_S
+        while True:
             try:
-                bundle = cls._read(folder, path)
-            except BaseException:
-                shutil.rmtree(folder.parent, ignore_errors=True)
-                raise
-        except OSError as e:
-            raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
+                before = _version_of(path)
+                return cls._open(path)
+            except OSError as e:
+                raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
+            except BundleError:
+                replaced = _version_of(path) != before
+                if time.monotonic() > end or not (replaced or is_locked(Path(os.path.realpath(path)))):
+                    raise
+                time.sleep(0.01)
+
+    @classmethod
+    def _open(cls, path: Path) -> Bundle:
+        if not path.exists():
+            raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
+        if path.is_dir():
+            return cls._read(path, path)
+        folder = unzip(path, MANIFEST)
+        try:
+            bundle = cls._read(folder, path)
+        except BaseException:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            raise
         # The unpacked copy lives as long as this object.
         weakref.finalize(bundle, shutil.rmtree, folder.parent, ignore_errors=True)
         return bundle
+
+    def is_current(self) -> bool:
+        """Whether the folder still holds the manifest that was read."""
+        return _version_of(self.path) == self._version
 
     @classmethod
     def _read(cls, folder: Path, path: Path) -> Bundle:
@@ -71,7 +99,8 @@ class Bundle:
             raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}")
         if (folder / MANIFEST).is_symlink():
             raise BundleError(f"{path}: {MANIFEST} is a symbolic link; a bundle has none")
-        bundle = cls(folder, from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}"))
+        version = _version_of(folder)
+        bundle = cls(folder, from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}"), version)
         for spec in bundle.manifest.files:
             bundle._verify(spec, path)
         return bundle
@@ -117,22 +146,90 @@ class Bundle:
             self.manifest.artifact(point.artifact)
         return point
 
-    def rewrite(self, changed: Mapping[str, bytes], manifest: Manifest) -> Bundle:
-        """Replace files and manifest in one step; what fails leaves the bundle as it was.
+    def points_for(self, artifact: str | None = None) -> Iterator[OperatingPoint]:
+        """Operating points in the order in which they are taken where none is asked for.
+
+        The default (`Manifest.default_policy`) first, then the others as they were stored.
+
+        Args:
+            artifact: only points that may run on this one; None = all.
 
         Raises:
-            BundleError: the bundle was opened from a ``.zip``, or the disk refuses.
+            PolicyError: see `operating_point`; raised when its turn comes.
+        """
+        names = self.manifest.policies
+        default = self.manifest.default_policy
+        for name in names if default is None else dict.fromkeys((default, *names)):
+            point = self.operating_point(name)
+            if artifact is None or point.artifact in (None, artifact):
+                yield point
+
+    def default_point(self, artifact: str | None = None) -> OperatingPoint | None:
+        """The operating point to follow where none is asked for; None = there is none.
+
+        The one that the manifest names, else the first that was stored.
+
+        Args:
+            artifact: of the points that may run on this artifact; None = of all.
+
+        Raises:
+            PolicyError: see `operating_point`.
+        """
+        return next(self.points_for(artifact), None)
+
+    def update(self, change: Callable[[Bundle], Change]) -> Bundle:
+        """Change the bundle as it is on the disk now; what fails leaves it as it was.
+
+        One process at a time: others wait, and `change` sees what they wrote.
+
+        Args:
+            change: called with the bundle of this moment; gives bytes of new and changed files, and the manifest. What
+                it raises comes through.
+
+        Raises:
+            BundleError: the bundle was opened from a ``.zip``, another process changes it all the time, or the disk
+                refuses.
         """
         if self.path.suffix == ".unzipped":
             raise BundleError("a .zip bundle cannot be changed in place; unzip it first")
-        with files.atomic_folder(self.path, overwrite=True) as folder:
-            for name in self._others():
-                _copy(self.path / name, folder / name)
-            for spec in manifest.files:  # what only the old manifest named stays behind
-                if spec.path not in changed:
-                    _copy(self.file(spec), folder / spec.path)
-            write_into(folder, changed, manifest)
-        return Bundle(self.path, manifest)
+        try:
+            with folder_lock(Path(os.path.realpath(self.path))):
+                now = Bundle(self.path, from_json(files.read_json(self.path / MANIFEST), f"{self.path}/{MANIFEST}"))
+                changed, manifest = change(now)
+                with files.atomic_folder(self.path, overwrite=True, locked=True) as folder:
+                    for name in now._others():
+                        _copy(self.path / name, folder / name)
+                    for spec in manifest.files:  # what only the old manifest named stays behind
+                        if spec.path not in changed:
+                            _copy(self.file(spec), folder / spec.path)
+                    write_into(folder, changed, manifest)
+                return Bundle(self.path, manifest, _version_of(self.path))
+        except OSError as e:
+            raise BundleError(f"{self.path}: cannot be written: {e.strerror or e}; nothing was left behind") from e
+
+    def rewrite(self, changed: Mapping[str, bytes], manifest: Manifest) -> Bundle:
+        """Replace files and manifest in one step; what fails leaves the bundle as it was.
+
+        What other processes changed since this bundle was opened stays, where it is another part of it.
+
+        Raises:
+            BundleError: as `update`; or another process changed the same part, or an artifact whose operating points
+                or scores are among the changes.
+        """
+
+        def change(now: Bundle) -> Change:
+            def artifact_of(spec: FileSpec) -> str | None:
+                mine = changed.get(spec.path)
+                data = mine if mine is not None and describe(spec.path, mine) == spec else now.file(spec).read_bytes()
+                try:
+                    artifact = json.loads(data)["artifact"]
+                except (ValueError, KeyError, TypeError, RecursionError) as e:
+                    raise BundleError(f"{self.path}: {spec.path} is not an operating point: {e}") from e
+                return artifact if isinstance(artifact, str) else None
+
+            return changed, merged(self.manifest, manifest, now.manifest, artifact_of, self.path)
+
+        return self.update(change)
 
     def become(self, other: Bundle) -> Bundle:
         """Take over everything of a changed copy of this bundle in one step.
@@ -150,19 +247,47 @@ class Bundle:
         found = (p for p in sorted(self.path.rglob("*")) if p.is_file() and not p.is_symlink())
         return [name for p in found if (name := p.relative_to(self.path).as_posix()) not in own]
 
-    def with_operating_point(self, point: OperatingPoint) -> Bundle:
-        """Store an operating point (one of the same name is replaced)."""
+    def with_operating_point(self, point: OperatingPoint, *, default: bool | None = None) -> Bundle:
+        """Store an operating point (one of the same name is replaced).
+
+        Args:
+            point: made on the artifact as it is in this bundle.
+            default: True = it becomes the default, False = it is not the default (any more); None = the default stays
+                what it was, and the first point of a bundle becomes it.
+
+        Raises:
+            BundleError: as `update`; or its artifact was changed by another process, so that it does not hold.
+        """
         data = (json.dumps(point.to_dict(), indent=1) + "\n").encode()
         spec = describe(f"policies/{point.name}.json", data)
-        manifest = replace(self.manifest, policies={**self.manifest.policies, point.name: spec})
-        from_json(to_json(manifest))  # refuses a name that could not be read back
-        return self.rewrite({spec.path: data}, manifest)
+
+        def change(now: Bundle) -> Change:
+            m = now.manifest
+            if point.artifact is not None:
+                check_unchanged(self.manifest, m, point.artifact, self.path)
+            name = m.default_policy
+            if default or (default is None and not set(m.policies) - {point.name}):
+                name = point.name
+            elif default is False and name == point.name:
+                name = None
+            m = replace(m, policies={**m.policies, point.name: spec}, default_policy=name)
+            from_json(to_json(m))  # refuses a name that could not be read back
+            return {spec.path: data}, m
+
+        return self.update(change)
+
+
+def _version_of(folder: Path) -> tuple[int, ...] | None:
+    """What changes whenever the folder's manifest is replaced; None = it has none."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def describe(path: str, data: bytes) -> FileSpec:
     """The manifest's entry for a file of these bytes."""
-    import hashlib
-
     return FileSpec(path, hashlib.sha256(data).hexdigest(), len(data))
 
 
@@ -220,48 +345,6 @@ def write_into(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-
-
-def _unzip(path: Path) -> Path:
-    """Unpack into a temporary folder: names confined, sizes bounded, no links."""
-    home = Path(tempfile.mkdtemp(prefix="edgeexit-"))
-    folder = home / "bundle.unzipped"
-    folder.mkdir()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if len(entries) > MAX_ZIP_ENTRIES or sum(e.file_size for e in entries) > MAX_FILE_BYTES:
-                raise BundleError(f"{path}: too many or too large entries for a bundle")
-            names = [e.filename for e in entries if not e.is_dir()]
-            # `zip -r kws.zip kws.edgeexit` puts everything one folder down.
-            top = {n.split("/", 1)[0] for n in names}
-            strip = f"{next(iter(top))}/" if MANIFEST not in names and len(top) == 1 else ""
-            for entry in entries:
-                name = entry.filename.removeprefix(strip)
-                if entry.is_dir():
-                    continue
-                parts = PurePosixPath(name).parts
-                if not parts or name.startswith("/") or "\\" in name or ":" in name or ".." in parts:
-                    raise BundleError(f"{path}: entry {entry.filename!r} would leave the bundle")
-                target = folder.joinpath(*parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(entry) as source, target.open("wb") as out:
-                    _pour(source, out, entry.file_size, path)
-    except BaseException as e:
-        shutil.rmtree(home, ignore_errors=True)
-        if isinstance(e, Exception) and not isinstance(e, BundleError):  # zipfile and zlib raise a dozen kinds
-            raise BundleError(f"{path}: not a bundle folder nor a readable .zip of one: {e}") from e
-        raise
-    return folder
-
-
-def _pour(source: Any, out: Any, most: int, path: Path) -> None:
-    left = most
-    while block := source.read(1 << 20):
-        left -= len(block)
-        if left < 0:
-            raise BundleError(f"{path}: an entry unpacks to more than it declares")
-        out.write(block)
 
 
 def calibration_arrays(
