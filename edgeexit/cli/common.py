@@ -25,7 +25,9 @@ threads_option = click.option("--threads", type=click.IntRange(1), default=1, sh
 artifact_option = click.option(
     "--artifact", metavar="NAME", help="Artifact name or layout (fused, chain). [default: the first that can run here]"
 )
-
+run_artifact_option = click.option(
+    "--artifact", metavar="NAME", help="Artifact name or layout. [default: the operating point's, if it can run here]"
+)
 
 MOST_TEXT = 64 << 20
 

@@ -83,7 +83,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
     if failed := [v for v in verify(bundle) if not v.passed]:
         raise BundleError(f"{failed[0].artifact}: {failed[0].reason}")
     write_atomic(out / "test.npz", npz_bytes(x=data.x_test, y=data.y_test))
-    engine = load(bundle, artifact="fused", threads=threads)
+    engine = load(bundle, artifact="fused", exit=-1, threads=threads)
     bundle, point = calibrate_artifact(
         engine,
         {"image": data.x_design},
@@ -138,7 +138,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
 
 def _compare(engine: Engine, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
     """The operating point and each static exit on the same pictures, really run, interleaved picture by picture."""
-    static = load(engine.bundle, artifact="prefix", threads=engine.threads)
+    static = load(engine.bundle, artifact="prefix", exit=-1, threads=engine.threads)
     costs, alone = engine.costs()
     alone = costs if alone is None else alone
     count = engine.exits
