@@ -196,8 +196,9 @@ def test_run(cli: Cli, tiny: Path, row: Path) -> None:
     document = cli("run", tiny, "--input", row, "--json").json
     assert set(document) == {
         "exit", "label", "name", "score", "reason", "seconds", "macs", "late", "prediction_set", "uncertainty",
-        "accepted", "output", "artifact", "policy",
+        "accepted", "output", "artifact", "policy", "operating_point",
     }  # fmt: skip
+    assert document["operating_point"] == "half-fused"
     assert document["name"] == "abc"[document["label"]] and len(document["output"]) == 3
     assert document["macs"] == (56, 144, 232)[document["exit"]] and document["late"] is None
 

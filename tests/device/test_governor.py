@@ -42,7 +42,7 @@ COOL = Reading(temperature_c=40.0)
 
 @pytest.fixture
 def engine(tiny: Path) -> Engine:
-    return edgeexit.load(tiny, artifact="chain", warmup=2)
+    return edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
 
 
 @pytest.fixture
