@@ -64,11 +64,11 @@ class Bundle:
             try:
                 before = _version_of(path)
                 return cls._open(path)
-            except OSError as e:
-                raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
-            except BundleError:
-                replaced = _version_of(path) != before
-                if time.monotonic() > end or not (replaced or is_locked(Path(os.path.realpath(path)))):
+            except (BundleError, OSError) as e:
+                replaced = _version_of(path) != before or is_locked(path)
+                if not replaced or time.monotonic() > end:
+                    if isinstance(e, OSError):
+                        raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
                     raise
                 time.sleep(0.01)
 
@@ -281,7 +281,7 @@ def _version_of(folder: Path) -> tuple[int, ...] | None:
     """What changes whenever the folder's manifest is replaced; None = it has none."""
     try:
         found = (folder / MANIFEST).stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 

@@ -56,10 +56,10 @@ def folder_lock(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the lock now; makes no file."""
+    """Whether a process holds the lock of a folder, or of what a link leads to, now; makes no file."""
     try:
-        handle = os.open(lock_path(folder), os.O_RDONLY)
-    except OSError:
+        handle = os.open(lock_path(Path(os.path.realpath(folder))), os.O_RDONLY)
+    except (OSError, ValueError):
         return False
     try:
         return not _try_lock(handle, shared=True)

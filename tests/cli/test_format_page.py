@@ -97,7 +97,7 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
         dataclasses.replace(
             read, artifacts=(full, *read.artifacts[1:]), exits=exits, speech=speech, min_sizes={"time": 7}, lm=lm,
             default_policy="half-fused",
-        )  # fmt: skip
+        )
     )
     assert set(schema["properties"]) == set(document)
     for name, example in {

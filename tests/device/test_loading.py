@@ -110,7 +110,7 @@ def test_a_fixed_exit_is_asked_for(tiny: Path, artifact: str) -> None:
     for wrong in (3, -4):
         with pytest.raises(PolicyError, match=f"there is no exit {wrong}; the model has exits 0 to 2"):
             load(tiny, artifact=artifact, exit=wrong)
-    with pytest.raises(PolicyError, match="exit is a whole number, found 1.0"):
+    with pytest.raises(PolicyError, match="exit is a whole number"):
         load(tiny, exit=1.0)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="exclude each other"):
         load(tiny, exit=1, policy="half-fused")
@@ -158,7 +158,7 @@ def test_points_of_recorded_outputs(bare: Bundle) -> None:
 
 def test_a_default_that_cannot_be_followed_is_refused(bare: Bundle) -> None:
     bundle = bare.with_operating_point(OperatingPoint("two", Threshold((0.5,)), FUSED))
-    with pytest.raises(PolicyError, match="'two', which is followed where none is named, cannot be followed: the policy"):
+    with pytest.raises(PolicyError, match=r"'two', .* where none is named, cannot be followed: the policy"):
         load(bundle)
     assert load(bundle, exit=-1).run(X[0]).exit == 2
     assert load(bundle, artifact="chain").point is None
@@ -225,7 +225,8 @@ def test_the_packages_first_example(tiny: Path, tmp_path: Path) -> None:
     """What `help(edgeexit)` shows first leaves early."""
     lines = [line.strip() for line in (edgeexit.__doc__ or "").splitlines() if line.startswith("    ")]
     script = "\n".join(lines).replace('"digits.edgeexit"', repr(str(tiny)))
-    script = "import numpy as np\nfor x in np.load('x.npy'):\n" + "".join(f"    {line}\n" for line in script.splitlines())
+    loop = "import numpy as np\nfor x in np.load('x.npy'):\n"
+    script = loop + "".join(f"    {line}\n" for line in script.splitlines())
     np.save(tmp_path / "x.npy", X)
     script += "    print(decision.exit, decision.reason)\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
