@@ -284,6 +284,7 @@ def _check_family(engine: Engine, policy: str, score: str) -> None:
 def _tell_what_went(before: Bundle, after: Bundle, point: OperatingPoint) -> None:
     """Say which operating points are not there any more."""
     if gone := sorted(set(before.manifest.policies) - set(after.manifest.policies)):
+        gone = [f"{n} (the default)" if n == before.manifest.default_policy else n for n in gone]
         say(f"dropped with the temperatures they were calibrated under: {', '.join(gone)}")
     if point.name in before.manifest.policies:
         of = before.operating_point(point.name).artifact or "recorded outputs"
