@@ -6,7 +6,6 @@ The format is specified in `docs/bundle-format.md`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -17,12 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit import files
 from edgeexit.archives import MAX_ZIP_ENTRIES as MAX_ZIP_ENTRIES
 from edgeexit.archives import unzip
+from edgeexit.bundle_files import MANIFEST as MANIFEST
+from edgeexit.bundle_files import calibration_arrays as calibration_arrays
+from edgeexit.bundle_files import copy_file, version_of
+from edgeexit.bundle_files import describe as describe
+from edgeexit.bundle_files import write_into as write_into
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.locking import folder_lock, is_locked
 from edgeexit.manifest import FileSpec, Manifest
@@ -30,7 +33,6 @@ from edgeexit.manifest_json import from_json, to_json
 from edgeexit.merging import check_unchanged, merged
 from edgeexit.operating_point import OperatingPoint
 
-MANIFEST = "manifest.json"
 MAX_ARRAY_BYTES = 1 << 30
 _REOPEN_S = 10.0
 """How long a bundle is opened again that is replaced all the time."""
@@ -62,10 +64,10 @@ class Bundle:
         end = time.monotonic() + _REOPEN_S
         while True:
             try:
-                before = _version_of(path)
+                before = version_of(path)
                 return cls._open(path)
             except (BundleError, OSError) as e:
-                replaced = _version_of(path) != before or is_locked(path)
+                replaced = version_of(path) != before or is_locked(path)
                 if not replaced or time.monotonic() > end:
                     if isinstance(e, OSError):
                         raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
@@ -90,7 +92,7 @@ class Bundle:
 
     def is_current(self) -> bool:
         """Whether the folder still holds the manifest that was read."""
-        return _version_of(self.path) == self._version
+        return version_of(self.path) == self._version
 
     @classmethod
     def _read(cls, folder: Path, path: Path) -> Bundle:
@@ -99,7 +101,7 @@ class Bundle:
             raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}")
         if (folder / MANIFEST).is_symlink():
             raise BundleError(f"{path}: {MANIFEST} is a symbolic link; a bundle has none")
-        version = _version_of(folder)
+        version = version_of(folder)
         bundle = cls(folder, from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}"), version)
         for spec in bundle.manifest.files:
             bundle._verify(spec, path)
@@ -198,12 +200,12 @@ class Bundle:
                 changed, manifest = change(now)
                 with files.atomic_folder(self.path, overwrite=True, locked=True) as folder:
                     for name in now._others():
-                        _copy(self.path / name, folder / name)
+                        copy_file(self.path / name, folder / name)
                     for spec in manifest.files:  # what only the old manifest named stays behind
                         if spec.path not in changed:
-                            _copy(self.file(spec), folder / spec.path)
+                            copy_file(self.file(spec), folder / spec.path)
                     write_into(folder, changed, manifest)
-                return Bundle(self.path, manifest, _version_of(self.path))
+                return Bundle(self.path, manifest, version_of(self.path))
         except OSError as e:
             raise BundleError(f"{self.path}: cannot be written: {e.strerror or e}; nothing was left behind") from e
 
@@ -277,20 +279,6 @@ class Bundle:
         return self.update(change)
 
 
-def _version_of(folder: Path) -> tuple[int, ...] | None:
-    """What changes whenever the folder's manifest is replaced; None = it has none."""
-    try:
-        found = (folder / MANIFEST).stat()
-    except (OSError, ValueError):  # a name that no file can have
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def describe(path: str, data: bytes) -> FileSpec:
-    """The manifest's entry for a file of these bytes."""
-    return FileSpec(path, hashlib.sha256(data).hexdigest(), len(data))
-
-
 def write_bundle(
     path: Path | str, contents: Mapping[str, bytes], manifest: Manifest, *, overwrite: bool = False
 ) -> Bundle:
@@ -308,7 +296,7 @@ def write_bundle(
     """
     with writing_bundle(path, overwrite=overwrite) as folder:
         write_into(folder, contents, manifest)
-    return Bundle(Path(path), manifest)
+    return Bundle(Path(path), manifest, version_of(Path(path)))
 
 
 @contextlib.contextmanager
@@ -329,29 +317,3 @@ def writing_bundle(path: Path | str, *, overwrite: bool = False) -> Iterator[Pat
 
 def _replaceable(path: Path) -> bool:
     return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
-
-
-def write_into(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Write files and the manifest, which is checked first, into a folder of `writing_bundle`."""
-    document = to_json(manifest)
-    from_json(document)
-    for name, data in contents.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    (folder / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
-def calibration_arrays(
-    scores: NDArray[np.float32], agreement: NDArray[Any], correct: NDArray[Any] | None
-) -> dict[str, NDArray[Any]]:
-    """The arrays of ``calibration/<artifact>.npz``, from `(exits, n)` to the file's `(n, exits)`."""
-    found = {"scores": scores.T, "agreement": agreement.T.astype(np.float32)}
-    if correct is not None:
-        found["correct"] = correct.T.astype(np.float32)
-    return {name: np.ascontiguousarray(a) for name, a in found.items()}
