@@ -99,15 +99,15 @@ def _opened(path: Path, end: float) -> int | None:
     link = getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | link, 0o666)
-    except PermissionError:
+    except PermissionError as refused:
         # Another user's lock file: reading is enough for a lock. On Windows one that is being removed.
         try:
             return os.open(path, os.O_RDONLY | link)
         except FileNotFoundError:
-            if os.access(path.parent, os.W_OK):
-                _wait(path, end)
-                return None
-            raise
+            if not os.access(path.parent, os.W_OK):
+                raise refused from None
+            _wait(path, end)
+            return None
 
 
 def _wait(path: Path, end: float) -> None:

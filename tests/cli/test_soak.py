@@ -123,3 +123,22 @@ def test_an_input_that_has_fewer_rows(tiny: Path) -> None:
         check_soak(
             engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), Settings(), 1.0, (False,), None, None
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "rates", "policy"),
+    [
+        ((), None, "operating point half-chain, the only one stored for onnx-chain-fp32"),
+        (("--exit", "1"), [0, 1, 0], "exit 1 as asked"),
+        (("--exit", "2"), [0, 0, 1], "exit 2 as asked"),
+    ],
+)
+def test_what_decides_where_the_governor_is_off(
+    tiny: Path, data: Path, options: tuple[str, ...], rates: list[float] | None, policy: str
+) -> None:
+    short = command(tiny, data, "--governor", "off", "--minutes", "0.005", "--json", *options)
+    document = json.loads(subprocess.run(short, capture_output=True, text=True, check=True).stdout)
+    assert document["policy"] == policy
+    (span,) = document["spans"]
+    exits = [edgeexit.load(tiny, artifact="chain", warmup=0).run(x).exit for x in X]
+    assert span["exit_rates"] == (rates or pytest.approx([exits.count(k) / 10 for k in range(3)], abs=0.05))

@@ -227,6 +227,7 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
     assert move.pinned and move.point == "a" and move.cost == 0.6 > move.budget
     governor.stop()
     assert own.point.name == "a" and own.policy == Threshold((0.6, 0.6))
+    assert own.policy_source == "operating point a"
     own.policy = fixed_exit(0, 3)
     assert own.point is None, "an assigned policy promises nothing"
 

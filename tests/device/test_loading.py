@@ -219,6 +219,8 @@ def test_the_governor_goes_down_from_the_default(tiny: Path) -> None:
     assert governor.ladder.rungs[-1].point == engine.point
     governor.step()
     assert engine.point is not None and engine.point.name == "half-fused"
+    governor.stop()
+    assert engine.policy_source == f"operating point half-fused, the only one stored for {FUSED}"
 
 
 def test_the_packages_first_example(tiny: Path, tmp_path: Path) -> None:
