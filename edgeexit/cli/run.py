@@ -13,6 +13,7 @@ from edgeexit.cli.common import (
     about,
     bundle_argument,
     count,
+    decided_by,
     json_option,
     milliseconds,
     print_json,
@@ -100,9 +101,7 @@ def run(
                 "uncertainty": decision.uncertainty,
                 "accepted": decision.accepted,
                 "output": decision.output,
-                "artifact": engine.artifact.name,
-                "policy": used,
-                "operating_point": None if engine.point is None else engine.point.name,
+                **decided_by(engine, used),
             }
         )
         return

@@ -13,6 +13,7 @@ from edgeexit.cli.common import (
     about,
     bundle_argument,
     count,
+    decided_by,
     json_option,
     labels_of,
     percent,
@@ -121,8 +122,7 @@ def soak(
     document = {
         "spans": [asdict(s) for s in spans],
         "environment": lines[0]["environment"],
-        "artifact": engine.artifact.name,
-        "policy": used,
+        **decided_by(engine, used),
         "setpoint_ms": latency_ms,
     }
     write_atomic(out / "soak.json", _json(document))

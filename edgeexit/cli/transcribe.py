@@ -10,6 +10,7 @@ import click
 
 from edgeexit.cli.common import (
     bundle_argument,
+    decided_by,
     json_option,
     milliseconds,
     print_json,
@@ -109,7 +110,7 @@ def transcribe(
         found.append(heard)
     if as_json:
         rows = [{"file": str(p), **t.to_dict()} for p, t in zip(files, found, strict=True)]
-        print_json({"artifact": engine.artifact.name, "policy": used, "files": rows})
+        print_json({**decided_by(engine, used), "files": rows})
         return
     click.echo(f"{engine.artifact.name}, {used}")
 
