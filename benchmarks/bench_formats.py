@@ -59,7 +59,10 @@ def main() -> None:
     options: dict[str, str] = {}
     versions = {}
     for form, artifacts in _forms(bundle).items():
-        engines = {w: edgeexit.load(bundle, artifact=b.name, threads=a.threads, warmup=0) for w, b in artifacts.items()}
+        engines = {
+            w: edgeexit.load(bundle, artifact=b.name, exit=-1, threads=a.threads, warmup=0)
+            for w, b in artifacts.items()
+        }
         rows += _form(bundle, form, engines, x, y, cases)
         for engine in engines.values():
             versions[engine.backend.version()] = None

@@ -14,7 +14,6 @@ import edgeexit
 from benchmarks.common import finish, parser
 from edgeexit.governor import Governor, Ladder, Settings
 from edgeexit.monitor import default_reader
-from edgeexit.policy import fixed_exit
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,8 +23,7 @@ def main() -> None:
     p.add_argument("--bundle", type=Path, default=ROOT / "models/bundles/digits.edgeexit")
     p.add_argument("--n", type=int, default=300, help="rounds of 50 inputs, governor off and on in turn")
     a = p.parse_args()
-    engine = edgeexit.load(a.bundle, artifact="fused", warmup=20)
-    engine.policy = fixed_exit(0, engine.exits, engine.artifact.score or "maxprob")  # the shortest input
+    engine = edgeexit.load(a.bundle, artifact="fused", exit=0, warmup=20)
     x = engine.example()[0]
     reader = default_reader()
     # One rung: the same work with and without, so that the difference is the governor alone.

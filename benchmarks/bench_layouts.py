@@ -30,7 +30,9 @@ def main() -> None:
 
 
 def measure(bundle: edgeexit.Bundle, a) -> None:  # type: ignore[no-untyped-def]
-    engines = {w: edgeexit.load(bundle, artifact=w, threads=a.threads, warmup=0) for w in ("fused", "chain", "prefix")}
+    engines = {
+        w: edgeexit.load(bundle, artifact=w, exit=-1, threads=a.threads, warmup=0) for w in ("fused", "chain", "prefix")
+    }
     count = engines["chain"].exits
     x = engines["chain"].example()
     cases = {}

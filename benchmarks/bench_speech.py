@@ -26,7 +26,7 @@ from edgeexit.speech.transcribe import Transcriber
 _PEAK = """
 import resource, sys, numpy as np, edgeexit
 from edgeexit.speech.transcribe import Transcriber
-engine = edgeexit.load(sys.argv[1], artifact="chain", warmup=0)
+engine = edgeexit.load(sys.argv[1], artifact="chain", exit=-1, warmup=0)
 seconds, window = float(sys.argv[2]), float(sys.argv[3])
 rate = engine.bundle.manifest.speech.features.sample_rate
 samples = np.random.default_rng(0).standard_normal(int(seconds * rate)).astype(np.float32) * 0.1
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(whole: Path, stream: Path, a: Any) -> None:
-    engines = {layout: edgeexit.load(whole, artifact=layout, warmup=0) for layout in ("chain", "prefix")}
+    engines = {layout: edgeexit.load(whole, artifact=layout, exit=-1, warmup=0) for layout in ("chain", "prefix")}
     rows = []
     for seconds in a.seconds:
         rows += _lengths(engines, seconds, a.n)

@@ -7,8 +7,9 @@
     engine = edgeexit.load("digits.edgeexit")
     decision = engine.run(x)  # Decision(exit=0, output=..., score=0.98, reason="confident", ...)
 
-`load` needs numpy and one engine library; `export` and `augment` need the workstation extras. Names are loaded when
-first used (docs/decisions/lazy-front-door.md).
+`load` follows the bundle's default operating point, which `edgeexit calibrate` stores; `Engine.policy_source` says
+which it is, and `exit=-1` asks for the last exit. It needs numpy and one engine library; `export` and `augment` need
+the workstation extras. Names are loaded when first used (docs/decisions/lazy-front-door.md).
 """
 
 from __future__ import annotations

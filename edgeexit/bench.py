@@ -60,7 +60,7 @@ def bench(
         if artifact.layout not in LAYOUTS:
             continue
         try:
-            engine = load(bundle, artifact=artifact.name, threads=threads, warmup=0)
+            engine = load(bundle, artifact=artifact.name, exit=-1, threads=threads, warmup=0)
         except BackendMissing as e:
             missing = e
             continue

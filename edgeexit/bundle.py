@@ -7,27 +7,38 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-import tempfile
+import time
 import weakref
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit import files
+from edgeexit.archives import MAX_ZIP_ENTRIES as MAX_ZIP_ENTRIES
+from edgeexit.archives import unzip
+from edgeexit.bundle_files import MANIFEST as MANIFEST
+from edgeexit.bundle_files import calibration_arrays as calibration_arrays
+from edgeexit.bundle_files import copy_file, version_of
+from edgeexit.bundle_files import describe as describe
+from edgeexit.bundle_files import write_into as write_into
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.manifest import MAX_FILE_BYTES, FileSpec, Manifest
+from edgeexit.locking import folder_lock, is_locked
+from edgeexit.manifest import FileSpec, Manifest
 from edgeexit.manifest_json import from_json, to_json
+from edgeexit.merging import check_unchanged, merged
 from edgeexit.operating_point import OperatingPoint
 
-MANIFEST = "manifest.json"
 MAX_ARRAY_BYTES = 1 << 30
-MAX_ZIP_ENTRIES = 4096
+_REOPEN_S = 10.0
+"""How long a bundle is opened again that is replaced all the time."""
+
+Change = tuple[Mapping[str, bytes], Manifest]
+"""Bytes of new and changed files, and the manifest that names them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,33 +47,52 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _version: tuple[int, ...] | None = None
+    """Of the manifest's file, as it was read; see `is_current`."""
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
         """Open a bundle folder, or a ``.zip`` of one.
 
-        Reads the manifest and compares every file's size and sha256; executes nothing.
+        Reads the manifest and compares every file's size and sha256; executes nothing. A folder that another process
+        replaces meanwhile is opened again.
 
         Raises:
             BundleError: missing, damaged, changed, naming files outside itself, or of an unknown schema.
         """
         path = Path(path)
-        try:
-            if not path.exists():
-                raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
-            if path.is_dir():
-                return cls._read(path, path)
-            folder = _unzip(path)
+        end = time.monotonic() + _REOPEN_S
+        while True:
             try:
-                bundle = cls._read(folder, path)
-            except BaseException:
-                shutil.rmtree(folder.parent, ignore_errors=True)
-                raise
-        except OSError as e:
-            raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
+                before = version_of(path)
+                return cls._open(path)
+            except (BundleError, OSError) as e:
+                replaced = version_of(path) != before or is_locked(path)
+                if not replaced or time.monotonic() > end:
+                    if isinstance(e, OSError):
+                        raise BundleError(f"{path}: cannot be read: {e.strerror or e}") from e
+                    raise
+                time.sleep(0.01)
+
+    @classmethod
+    def _open(cls, path: Path) -> Bundle:
+        if not path.exists():
+            raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
+        if path.is_dir():
+            return cls._read(path, path)
+        folder = unzip(path, MANIFEST)
+        try:
+            bundle = cls._read(folder, path)
+        except BaseException:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            raise
         # The unpacked copy lives as long as this object.
         weakref.finalize(bundle, shutil.rmtree, folder.parent, ignore_errors=True)
         return bundle
+
+    def is_current(self) -> bool:
+        """Whether the folder still holds the manifest that was read."""
+        return version_of(self.path) == self._version
 
     @classmethod
     def _read(cls, folder: Path, path: Path) -> Bundle:
@@ -71,7 +101,8 @@ class Bundle:
             raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}")
         if (folder / MANIFEST).is_symlink():
             raise BundleError(f"{path}: {MANIFEST} is a symbolic link; a bundle has none")
-        bundle = cls(folder, from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}"))
+        version = version_of(folder)
+        bundle = cls(folder, from_json(files.read_json(folder / MANIFEST), f"{path}/{MANIFEST}"), version)
         for spec in bundle.manifest.files:
             bundle._verify(spec, path)
         return bundle
@@ -117,22 +148,90 @@ class Bundle:
             self.manifest.artifact(point.artifact)
         return point
 
-    def rewrite(self, changed: Mapping[str, bytes], manifest: Manifest) -> Bundle:
-        """Replace files and manifest in one step; what fails leaves the bundle as it was.
+    def points_for(self, artifact: str | None = None) -> Iterator[OperatingPoint]:
+        """Operating points in the order in which they are taken where none is asked for.
+
+        The default (`Manifest.default_policy`) first, then the others as they were stored.
+
+        Args:
+            artifact: only points that may run on this one; None = all.
 
         Raises:
-            BundleError: the bundle was opened from a ``.zip``, or the disk refuses.
+            PolicyError: see `operating_point`; raised when its turn comes.
+        """
+        names = self.manifest.policies
+        default = self.manifest.default_policy
+        for name in names if default is None else dict.fromkeys((default, *names)):
+            point = self.operating_point(name)
+            if artifact is None or point.artifact in (None, artifact):
+                yield point
+
+    def default_point(self, artifact: str | None = None) -> OperatingPoint | None:
+        """The operating point to follow where none is asked for; None = there is none.
+
+        The one that the manifest names, else the first that was stored.
+
+        Args:
+            artifact: of the points that may run on this artifact; None = of all.
+
+        Raises:
+            PolicyError: see `operating_point`.
+        """
+        return next(self.points_for(artifact), None)
+
+    def update(self, change: Callable[[Bundle], Change]) -> Bundle:
+        """Change the bundle as it is on the disk now; what fails leaves it as it was.
+
+        One process at a time: others wait, and `change` sees what they wrote.
+
+        Args:
+            change: called with the bundle of this moment; gives bytes of new and changed files, and the manifest. What
+                it raises comes through.
+
+        Raises:
+            BundleError: the bundle was opened from a ``.zip``, another process changes it all the time, or the disk
+                refuses.
         """
         if self.path.suffix == ".unzipped":
             raise BundleError("a .zip bundle cannot be changed in place; unzip it first")
-        with files.atomic_folder(self.path, overwrite=True) as folder:
-            for name in self._others():
-                _copy(self.path / name, folder / name)
-            for spec in manifest.files:  # what only the old manifest named stays behind
-                if spec.path not in changed:
-                    _copy(self.file(spec), folder / spec.path)
-            write_into(folder, changed, manifest)
-        return Bundle(self.path, manifest)
+        try:
+            with folder_lock(Path(os.path.realpath(self.path))):
+                now = Bundle(self.path, from_json(files.read_json(self.path / MANIFEST), f"{self.path}/{MANIFEST}"))
+                changed, manifest = change(now)
+                with files.atomic_folder(self.path, overwrite=True, locked=True) as folder:
+                    for name in now._others():
+                        copy_file(self.path / name, folder / name)
+                    for spec in manifest.files:  # what only the old manifest named stays behind
+                        if spec.path not in changed:
+                            copy_file(self.file(spec), folder / spec.path)
+                    write_into(folder, changed, manifest)
+                return Bundle(self.path, manifest, version_of(self.path))
+        except OSError as e:
+            raise BundleError(f"{self.path}: cannot be written: {e.strerror or e}; nothing was left behind") from e
+
+    def rewrite(self, changed: Mapping[str, bytes], manifest: Manifest) -> Bundle:
+        """Replace files and manifest in one step; what fails leaves the bundle as it was.
+
+        What other processes changed since this bundle was opened stays, where it is another part of it.
+
+        Raises:
+            BundleError: as `update`; or another process changed the same part, or an artifact whose operating points
+                or scores are among the changes.
+        """
+
+        def change(now: Bundle) -> Change:
+            def artifact_of(spec: FileSpec) -> str | None:
+                mine = changed.get(spec.path)
+                data = mine if mine is not None and describe(spec.path, mine) == spec else now.file(spec).read_bytes()
+                try:
+                    artifact = json.loads(data)["artifact"]
+                except (ValueError, KeyError, TypeError, RecursionError) as e:
+                    raise BundleError(f"{self.path}: {spec.path} is not an operating point: {e}") from e
+                return artifact if isinstance(artifact, str) else None
+
+            return changed, merged(self.manifest, manifest, now.manifest, artifact_of, self.path)
+
+        return self.update(change)
 
     def become(self, other: Bundle) -> Bundle:
         """Take over everything of a changed copy of this bundle in one step.
@@ -150,20 +249,34 @@ class Bundle:
         found = (p for p in sorted(self.path.rglob("*")) if p.is_file() and not p.is_symlink())
         return [name for p in found if (name := p.relative_to(self.path).as_posix()) not in own]
 
-    def with_operating_point(self, point: OperatingPoint) -> Bundle:
-        """Store an operating point (one of the same name is replaced)."""
+    def with_operating_point(self, point: OperatingPoint, *, default: bool | None = None) -> Bundle:
+        """Store an operating point (one of the same name is replaced).
+
+        Args:
+            point: made on the artifact as it is in this bundle.
+            default: True = it becomes the default, False = it is not the default (any more); None = the default stays
+                what it was, and the first point of a bundle becomes it.
+
+        Raises:
+            BundleError: as `update`; or its artifact was changed by another process, so that it does not hold.
+        """
         data = (json.dumps(point.to_dict(), indent=1) + "\n").encode()
         spec = describe(f"policies/{point.name}.json", data)
-        manifest = replace(self.manifest, policies={**self.manifest.policies, point.name: spec})
-        from_json(to_json(manifest))  # refuses a name that could not be read back
-        return self.rewrite({spec.path: data}, manifest)
 
+        def change(now: Bundle) -> Change:
+            m = now.manifest
+            if point.artifact is not None:
+                check_unchanged(self.manifest, m, point.artifact, self.path)
+            name = m.default_policy
+            if default or (default is None and not set(m.policies) - {point.name}):
+                name = point.name
+            elif default is False and name == point.name:
+                name = None
+            m = replace(m, policies={**m.policies, point.name: spec}, default_policy=name)
+            from_json(to_json(m))  # refuses a name that could not be read back
+            return {spec.path: data}, m
 
-def describe(path: str, data: bytes) -> FileSpec:
-    """The manifest's entry for a file of these bytes."""
-    import hashlib
-
-    return FileSpec(path, hashlib.sha256(data).hexdigest(), len(data))
+        return self.update(change)
 
 
 def write_bundle(
@@ -183,7 +296,7 @@ def write_bundle(
     """
     with writing_bundle(path, overwrite=overwrite) as folder:
         write_into(folder, contents, manifest)
-    return Bundle(Path(path), manifest)
+    return Bundle(Path(path), manifest, version_of(Path(path)))
 
 
 @contextlib.contextmanager
@@ -204,71 +317,3 @@ def writing_bundle(path: Path | str, *, overwrite: bool = False) -> Iterator[Pat
 
 def _replaceable(path: Path) -> bool:
     return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
-
-
-def write_into(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Write files and the manifest, which is checked first, into a folder of `writing_bundle`."""
-    document = to_json(manifest)
-    from_json(document)
-    for name, data in contents.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    (folder / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
-def _unzip(path: Path) -> Path:
-    """Unpack into a temporary folder: names confined, sizes bounded, no links."""
-    home = Path(tempfile.mkdtemp(prefix="edgeexit-"))
-    folder = home / "bundle.unzipped"
-    folder.mkdir()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if len(entries) > MAX_ZIP_ENTRIES or sum(e.file_size for e in entries) > MAX_FILE_BYTES:
-                raise BundleError(f"{path}: too many or too large entries for a bundle")
-            names = [e.filename for e in entries if not e.is_dir()]
-            # `zip -r kws.zip kws.edgeexit` puts everything one folder down.
-            top = {n.split("/", 1)[0] for n in names}
-            strip = f"{next(iter(top))}/" if MANIFEST not in names and len(top) == 1 else ""
-            for entry in entries:
-                name = entry.filename.removeprefix(strip)
-                if entry.is_dir():
-                    continue
-                parts = PurePosixPath(name).parts
-                if not parts or name.startswith("/") or "\\" in name or ":" in name or ".." in parts:
-                    raise BundleError(f"{path}: entry {entry.filename!r} would leave the bundle")
-                target = folder.joinpath(*parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(entry) as source, target.open("wb") as out:
-                    _pour(source, out, entry.file_size, path)
-    except BaseException as e:
-        shutil.rmtree(home, ignore_errors=True)
-        if isinstance(e, Exception) and not isinstance(e, BundleError):  # zipfile and zlib raise a dozen kinds
-            raise BundleError(f"{path}: not a bundle folder nor a readable .zip of one: {e}") from e
-        raise
-    return folder
-
-
-def _pour(source: Any, out: Any, most: int, path: Path) -> None:
-    left = most
-    while block := source.read(1 << 20):
-        left -= len(block)
-        if left < 0:
-            raise BundleError(f"{path}: an entry unpacks to more than it declares")
-        out.write(block)
-
-
-def calibration_arrays(
-    scores: NDArray[np.float32], agreement: NDArray[Any], correct: NDArray[Any] | None
-) -> dict[str, NDArray[Any]]:
-    """The arrays of ``calibration/<artifact>.npz``, from `(exits, n)` to the file's `(n, exits)`."""
-    found = {"scores": scores.T, "agreement": agreement.T.astype(np.float32)}
-    if correct is not None:
-        found["correct"] = correct.T.astype(np.float32)
-    return {name: np.ascontiguousarray(a) for name, a in found.items()}

@@ -74,6 +74,8 @@ class Engine:
         """One object, so that another thread replaces both between two inputs or neither."""
         self.point: OperatingPoint | None = None
         """What `follow` took over; None = a policy that was assigned, with which no promise comes."""
+        self.policy_source = f"a policy {policy.kind!r} of the caller"
+        """What decides and why, in words: which operating point it is, or why there is none."""
         if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
             self.driver.fits(policy)
         self.drift = drift
@@ -113,6 +115,7 @@ class Engine:
         if sets is not None:
             sets.fits(policy, self.exits)
         self._held, self.point = (policy, sets), None
+        self.policy_source = f"a policy {policy.kind!r} of the caller"
 
     @property
     def drift(self) -> DriftMonitor | None:
@@ -236,6 +239,7 @@ class Engine:
         if self._drift is not None:
             self._drift.regime.fits(point.policy, self.exits)
         self._held, self.point = (point.policy, sets), point
+        self.policy_source = f"operating point {point.name}"
 
     @staticmethod
     def _set_of(sets: ConformalSets, k: int, output: NDArray[Any], reason: str) -> NDArray[np.bool_] | None:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import BundleError, DataError, EdgeExitError
+from edgeexit.locking import folder_lock
 
 MAX_FILE_BYTES = 16 << 30
 MAX_JSON_BYTES = 4 << 20
@@ -180,10 +182,15 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path | str, *, overwrite: bool = False, locked: bool = False) -> Iterator[Path]:
     """Yield a temporary neighbour of `path` that takes its place when the block ends well.
 
     On any error, Ctrl-C included, the temporary folder goes and `path` stays as it was.
+
+    Args:
+        path: the folder.
+        overwrite: replace it if it is there.
+        locked: the caller holds its `folder_lock`; otherwise it is taken for the replacement.
 
     Raises:
         BundleError: `path` exists and `overwrite` is false, or the disk refuses the write.
@@ -200,7 +207,8 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)
-        _swap(temporary, path)
+        with contextlib.nullcontext() if locked else folder_lock(path):
+            _swap(temporary, path)
     except OSError as e:
         reason = e.strerror or str(e)
         raise BundleError(f"{path}: cannot be written: {reason}; nothing was left behind") from e
@@ -210,8 +218,11 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
 
 
 def _swap(new: Path, path: Path) -> None:
+    """Put a folder in another's place; where that is there, `new` then holds the old one, or is gone."""
     if not path.exists():
         new.rename(path)
+        return
+    if _exchange(new, path):
         return
     # A folder cannot be renamed over a full one: step aside, and step back if the second rename fails.
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
@@ -226,6 +237,20 @@ def _swap(new: Path, path: Path) -> None:
         with contextlib.suppress(OSError):  # half deleted it must not look like what `set_aside` names
             (aside / "old").rename(aside / "replaced")
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change places in one step, so that readers always find one; False = not possible here."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library without it
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(a), here, os.fsencode(b), ctypes.c_uint(swap)) == 0)
 
 
 def set_aside(path: Path) -> str | None:

@@ -203,6 +203,8 @@ class Manifest:
     """Free axis of the inputs -> the smallest size that the network takes; an axis that is missing was not tried."""
     lm: LmSpec | None = None
     """Sizes of a language model; None = it is none."""
+    default_policy: str | None = None
+    """Name of the operating point to follow where none is asked for; None = the first of `policies`."""
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of that name.

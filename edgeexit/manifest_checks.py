@@ -59,6 +59,8 @@ def check_parts(m: Manifest, at: str) -> None:
     described = {t.name for t in tensors}
     if strange := [n for s in m.stages for n in s.outputs if n not in described]:
         raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
+    if m.default_policy is not None and m.default_policy not in m.policies:
+        raise BundleError(f"{at}: default_policy {m.default_policy!r:.60} is no operating point of `policies`")
     classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")

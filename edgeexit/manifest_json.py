@@ -125,6 +125,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         **({"speech": manifest.speech.to_dict()} if manifest.speech is not None else {}),
         **({"min_sizes": dict(manifest.min_sizes)} if manifest.min_sizes else {}),
         **({"lm": manifest.lm.to_dict()} if manifest.lm is not None else {}),
+        **({"default_policy": manifest.default_policy} if manifest.default_policy is not None else {}),
     }
 
 
@@ -308,6 +309,7 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         r.optional("speech", _speech),
         r.optional("min_sizes", _min_sizes) or {},
         lm=r.optional("lm", LmSpec.from_dict),
+        default_policy=r.optional("default_policy", lambda v, a: r.text("default_policy", _NAME)),
     )
     check_parts(found, at)
     return found

@@ -36,7 +36,7 @@ class Nothing:
 
 
 def test_a_soak_with_and_without_the_governor(tmp_path: Path) -> None:
-    engine = edgeexit.load(ROOT / "models/bundles/digits.edgeexit", artifact="fused", warmup=5)
+    engine = edgeexit.load(ROOT / "models/bundles/digits.edgeexit", artifact="fused", exit=-1, warmup=5)
     with np.load(ROOT / "models/edgeexit_models/data/optdigits.npz") as file:
         x, y = file["x_test"][:200, None].astype(np.float32), file["y_test"][:200]
     with EventLog(tmp_path / "e.jsonl", engine, every_s=0.1) as log:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,32 @@ def test_the_wheels_requirements_are_the_key(scripts: Any, tmp_path: Path) -> No
             "a-1.dist-info/METADATA", "Name: a\nRequires-Dist: numpy>=1.24\nRequires-Dist: click\n\ntext\n"
         )
     assert space._requirements(tmp_path / "a.whl") == ["Requires-Dist: numpy>=1.24", "Requires-Dist: click"]
+
+
+def test_the_script_to_begin_with(tmp_path: Path) -> None:
+    """It follows the bundle's default operating point: most pictures leave early."""
+    pytest.importorskip("onnxruntime")
+    (script,) = re.findall(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(), re.S)
+    (tmp_path / "app.py").write_text(script)
+    pictures = np.load(ROOT / "models/edgeexit_models/data/optdigits.npz")["x_test"][:8, None].astype(np.float32)
+    for i, picture in enumerate(pictures):
+        np.save(tmp_path / f"{i}.npy", picture)
+    bundle = ROOT / "models/bundles/digits.edgeexit"
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path)}
+    app = subprocess.Popen(
+        [sys.executable, "app.py", str(bundle)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert app.stdout is not None
+        assert app.stdout.readline() == "onnx-fused-fp32, operating point balanced, the bundle's default\n"
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "inputs").exists():
+            assert app.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        (tmp_path / "inputs").write_text("".join(f"{i}.npy\n" for i in range(8)))
+        lines = [app.stdout.readline().split() for _ in range(8)]
+    finally:
+        app.kill()
+        app.communicate()
+    assert [int(line[1]) for line in lines] == [0, 1, 8, 3, 4, 3, 6, 7]
+    assert [int(line[3]) for line in lines] == [0, 0, 1, 1, 0, 2, 0, 0]

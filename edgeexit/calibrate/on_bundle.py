@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.bundle import Bundle, calibration_arrays, describe
+from edgeexit.bundle import Bundle, Change, calibration_arrays, describe
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
+from edgeexit.merging import check_unchanged
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.rows import Rows
 
@@ -28,6 +29,7 @@ def calibrate_artifact(
     design: float = 0.5,
     seed: int = 0,
     budget: Budget | None = None,
+    default: bool | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
     **wish: Any,
 ) -> tuple[Bundle, OperatingPoint]:
@@ -41,6 +43,7 @@ def calibrate_artifact(
         design: share of the rows that thresholds are chosen on; the others measure what to expect.
         seed: of the split.
         budget: mean cost allowed, in any of its units.
+        default: whether it becomes the bundle's default; None = see `Bundle.with_operating_point`.
         progress: called with rows recorded and rows in all.
         wish: policy, score, accuracy or accuracy_drop or guarantee, name; see `calibrate`.
 
@@ -49,7 +52,7 @@ def calibrate_artifact(
     """
     return calibrate_rows(
         engine, engine.record(dict(inputs), labels, progress=progress), data=data, design=design, seed=seed,
-        budget=budget, **wish,
+        budget=budget, default=default, **wish,
     )  # fmt: skip
 
 
@@ -61,6 +64,7 @@ def calibrate_rows(
     design: float = 0.5,
     seed: int = 0,
     budget: Budget | None = None,
+    default: bool | None = None,
     **wish: Any,
 ) -> tuple[Bundle, OperatingPoint]:
     """As `calibrate_artifact`, on rows that were recorded on this artifact.
@@ -90,24 +94,33 @@ def calibrate_rows(
             **({} if budget is None else {"budget": f"{budget.value:g} {budget.unit}"}),
         },
     )
-    return store_calibration(engine, recorded).with_operating_point(point), point
+    return store_calibration(engine, recorded).with_operating_point(point, default=default), point
 
 
 def store_calibration(engine: Engine, records: Rows) -> Bundle:
     """Keep the scores in the bundle, so that a device can solve for another budget later; no raw inputs.
 
     Rows without labels do not replace rows with them.
+
+    Raises:
+        BundleError: see `Bundle.update`; or another process changed the artifact since it was loaded.
     """
-    bundle, artifact = engine.bundle, engine.artifact
-    if not records.labelled and artifact.calibration and "correct" in bundle.arrays(artifact.calibration):
-        return bundle
+    name = engine.artifact.name
     raw = npz_bytes(
         **calibration_arrays(
-            records.scores(artifact.score or records.default_score),
+            records.scores(engine.artifact.score or records.default_score),
             records.agreement.astype(np.float32),
             None if not records.labelled else records.correct,
         )
     )
-    spec = describe(f"calibration/{artifact.name}.npz", raw)
-    artifacts = tuple(replace(a, calibration=spec) if a.name == artifact.name else a for a in bundle.manifest.artifacts)
-    return bundle.rewrite({spec.path: raw}, replace(bundle.manifest, artifacts=artifacts))
+    spec = describe(f"calibration/{name}.npz", raw)
+
+    def change(now: Bundle) -> Change:
+        check_unchanged(engine.bundle.manifest, now.manifest, name, now.path)
+        there = now.manifest.artifact(name).calibration
+        if not records.labelled and there and "correct" in now.arrays(there):
+            return {}, now.manifest
+        artifacts = tuple(replace(a, calibration=spec) if a.name == name else a for a in now.manifest.artifacts)
+        return {spec.path: raw}, replace(now.manifest, artifacts=artifacts)
+
+    return engine.bundle.update(change)

@@ -94,6 +94,7 @@ from edgeexit.sets import SET_MODES, ConformalSets, SetMode
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
 @click.option("--name", help="Name of the operating point. [default: made of the target]")
+@click.option("--default/--no-default", default=None, help="Make it the bundle's default. [default: only the first]")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="With --records: where to write the operating point (JSON)."
 )
@@ -125,6 +126,7 @@ def calibrate(
     design: float,
     seed: int,
     name: str | None,
+    default: bool | None,
     out: Path | None,
     error: str,
     artifact: str | None,
@@ -159,6 +161,8 @@ def calibrate(
     check_source("calibrate", bundle, data, records)
     if out is not None and records is None:
         raise DataError("--out goes with --records; with a bundle the operating point is stored in the bundle")
+    if default is not None and records is not None:
+        raise DataError("--default goes with a bundle; with --records nothing is stored in one")
     for option, without, alone in (
         ("--method", "--guarantee", method is not None and guarantee is None),
         ("--set-mode", "--sets", set_mode is not None and sets is None),
@@ -194,11 +198,11 @@ def calibrate(
             found, wish["budget"] = allowed.on(found)
         chosen_on, held_out = found.split(design, seed)
         temperatures = _useful(class_outputs(chosen_on, "temperatures")) if temperature else None
-        default = EERO_SCORE if policy == "eero" and EERO_SCORE in chosen_on.score_names else None
+        own_score = EERO_SCORE if policy == "eero" and EERO_SCORE in chosen_on.score_names else None
         point = calibrate_records(
             chosen_on,
             held_out=held_out,
-            score=score or default,
+            score=score or own_score,
             temperatures=temperatures,
             **wish,
         )
@@ -206,7 +210,7 @@ def calibrate(
             write_atomic(out, json.dumps(point.to_dict(), indent=1) + "\n")
     else:
         assert bundle is not None and data is not None
-        engine = load(bundle, artifact=artifact, threads=threads)
+        engine = load(bundle, artifact=artifact, exit=-1, threads=threads)
         score = score or engine.artifact.score or (None if policy == "qute" else engine.default_score)
         _check_family(engine, family, score or engine.default_score)
         original = engine.bundle
@@ -215,22 +219,28 @@ def calibrate(
                 raise DataError("--temperature is fitted to true classes, and speech has texts")
             rows = record_sound(engine, data, error).rows
             changed, point = calibrate_rows(
-                engine, rows, data=data_note(data), design=design, seed=seed, budget=allowed, score=score, **wish
-            )
+                engine, rows, data=data_note(data), design=design, seed=seed, budget=allowed, default=default,
+                score=score, **wish,
+            )  # fmt: skip
         else:
             changed, point = _on_arrays(
-                engine, data, temperature, score, wish, design=design, seed=seed, budget=allowed, threads=threads
-            )
+                engine, data, temperature, score, wish, design=design, seed=seed, budget=allowed, default=default,
+                threads=threads,
+            )  # fmt: skip
         _tell_what_went(original, changed, point)
+        followed = _followed(changed, point)
     warnings = cautions(point)
     for sentence in warnings:
         say(f"WARNING: {sentence}")
     if as_json:
+        if bundle is not None:
+            say(followed)
         print_json({**point.to_dict(), "warnings": warnings})
     else:
         click.echo(_text(point))
         if bundle is not None:
             click.echo(f"stored in {bundle} as {point.name!r}: edgeexit run {bundle} --policy {point.name} --input ...")
+            click.echo(followed)
 
 
 def _on_arrays(
@@ -243,6 +253,7 @@ def _on_arrays(
     design: float,
     seed: int,
     budget: Budget | None,
+    default: bool | None,
     threads: int,
 ) -> tuple[Bundle, OperatingPoint]:
     """Record a file of arrays, with temperatures first where they are asked for, and calibrate on that."""
@@ -252,14 +263,15 @@ def _on_arrays(
         if temperature:
             copy = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-"))
             engine = _with_temperatures(engine, inputs, labels, design, seed, threads, Path(copy))
+            left, before = engine.bundle.manifest.policies, original.manifest
+            if (before.default_policy or next(iter(before.policies), None)) not in left and default is None:
+                default = True  # in place of the one that goes with the temperatures
         with steps("recording") as tell:
             changed, point = calibrate_artifact(
-                engine, inputs, labels, data=data_note(data), design=design, seed=seed, budget=budget, progress=tell,
-                score=score, **wish,
+                engine, inputs, labels, data=data_note(data), design=design, seed=seed, budget=budget,
+                default=default, progress=tell, score=score, **wish,
             )  # fmt: skip
-        if changed.path != original.path:
-            original.become(changed)
-        return changed, point
+        return (changed if changed.path == original.path else original.become(changed)), point
 
 
 def _check_family(engine: Engine, policy: str, score: str) -> None:
@@ -278,10 +290,22 @@ def _check_family(engine: Engine, policy: str, score: str) -> None:
 def _tell_what_went(before: Bundle, after: Bundle, point: OperatingPoint) -> None:
     """Say which operating points are not there any more."""
     if gone := sorted(set(before.manifest.policies) - set(after.manifest.policies)):
+        gone = [f"{n} (the default)" if n == before.manifest.default_policy else n for n in gone]
         say(f"dropped with the temperatures they were calibrated under: {', '.join(gone)}")
     if point.name in before.manifest.policies:
         of = before.operating_point(point.name).artifact or "recorded outputs"
         say(f"operating point {point.name!r} was there before (of {of}) and is replaced; --name keeps both")
+
+
+def _followed(bundle: Bundle, point: OperatingPoint) -> str:
+    """Which operating point is followed where none is named, in one line."""
+    default = bundle.manifest.default_policy
+    if default == point.name:
+        return f"{point.name!r} is the bundle's default: followed where no --policy is named"
+    if default is None:
+        first = next(iter(bundle.manifest.policies))
+        return f"the bundle names no default, so that its first operating point, {first!r}, is it; --default names one"
+    return f"the bundle's default stays {default!r}; --default makes it {point.name!r}"
 
 
 def _with_temperatures(
@@ -303,7 +327,7 @@ def _with_temperatures(
         return engine
     copy = shutil.copytree(engine.bundle.path, folder / engine.bundle.path.name)
     bundle = apply_temperatures(Bundle.open(copy), engine.artifact.name, temperatures)
-    return load(bundle, artifact=engine.artifact.name, threads=threads)
+    return load(bundle, artifact=engine.artifact.name, exit=-1, threads=threads)
 
 
 def _useful(design: Records) -> tuple[float, ...]:

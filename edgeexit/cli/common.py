@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.checks import data_inputs
+from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.files import read_npz, sha256
 from edgeexit.manifest import Manifest
@@ -25,7 +26,9 @@ threads_option = click.option("--threads", type=click.IntRange(1), default=1, sh
 artifact_option = click.option(
     "--artifact", metavar="NAME", help="Artifact name or layout (fused, chain). [default: the first that can run here]"
 )
-
+run_artifact_option = click.option(
+    "--artifact", metavar="NAME", help="Artifact name or layout. [default: the operating point's, if it can run here]"
+)
 
 MOST_TEXT = 64 << 20
 
@@ -97,6 +100,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def decided_by(engine: Engine, used: str) -> dict[str, Any]:
+    """What the JSON of a command that runs a bundle says of artifact and policy; `used` is the policy in words."""
+    point = None if engine.point is None else engine.point.name
+    return {"artifact": engine.artifact.name, "policy": used, "operating_point": point}
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

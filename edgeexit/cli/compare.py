@@ -67,7 +67,7 @@ def compare(
         name = path.name.removesuffix(".zip").removesuffix(".edgeexit")
         if name in engines:
             raise DataError(f"{path}: another bundle is called {name!r}, too; rename one")
-        engines[name] = load(bundle, artifact=artifact, threads=threads, warmup=0)
+        engines[name] = load(bundle, artifact=artifact, exit=-1, threads=threads, warmup=0)
     with steps("comparing") as tell:
         found = compare_networks(
             engines,

@@ -91,7 +91,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
         raise BundleError(f"{failed[0].artifact}: {failed[0].reason}")
     write_atomic(out / "val.npz", npz_bytes(x=data.x_design, y=data.y_design))
     write_atomic(out / "test.npz", npz_bytes(x=data.x_test, y=data.y_test))
-    engine = load(bundle, artifact="fused", threads=threads)
+    engine = load(bundle, artifact="fused", exit=-1, threads=threads)
     recorded = engine.record(data.x_design, data.y_design)
     bundle, point = calibrate_rows(
         engine,
@@ -155,7 +155,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
 
 def _compare(engine: Engine, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
     """The operating point and each static exit on the same pictures, really run, interleaved picture by picture."""
-    static = load(engine.bundle, artifact="prefix", threads=engine.threads)
+    static = load(engine.bundle, artifact="prefix", exit=-1, threads=engine.threads)
     costs, alone = engine.costs()
     alone = costs if alone is None else alone
     count = engine.exits

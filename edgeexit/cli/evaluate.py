@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from edgeexit.bundle import Bundle
 from edgeexit.cli.common import (
     artifact_option,
     bundle_argument,
@@ -83,7 +82,7 @@ def evaluate(
       edgeexit evaluate digits.edgeexit test.npz --design-data dev.npz
       edgeexit evaluate digits.edgeexit recordings.tsv --error cer --plot wer.png --json
     """
-    engine = load(Bundle.open(bundle), artifact=artifact, threads=threads)
+    engine = load(bundle, artifact=artifact, exit=-1, threads=threads)
     found = record_sound(engine, data, error)
     if save is not None:
         found.rows.save(save)

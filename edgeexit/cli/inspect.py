@@ -33,7 +33,13 @@ from edgeexit.verify import verify as verify_bundle
 def describe(bundle: Bundle) -> dict[str, Any]:
     """The manifest with the operating points spelled out and the accuracy per exit where known."""
     points = {name: bundle.operating_point(name).to_dict() for name in bundle.manifest.policies}
-    return {**to_json(bundle.manifest), "operating_points": points, "accuracy": accuracies(bundle)}
+    default = bundle.default_point()
+    return {
+        **to_json(bundle.manifest),
+        "operating_points": points,
+        "default_point": None if default is None else default.name,
+        "accuracy": accuracies(bundle),
+    }
 
 
 def accuracies(bundle: Bundle) -> dict[str, Any] | None:
@@ -166,12 +172,13 @@ def inspect(bundle: Path, as_json: bool) -> None:
         lines.append("\n" + _artifacts(m))
     if m.policies:
         rows = [["operating point", "artifact", "asked", "expected cost", "expected", "exit rates"]]
+        default = opened.default_point()
         for name in m.policies:
             p = opened.operating_point(name)
             key = next((k for k in MEASURES if k in p.expected), None)
             rows.append(
                 [
-                    name,
+                    name + " (default)" * (default is not None and name == default.name),
                     p.artifact or "-",
                     ", ".join(f"{printable(k)} {v:g}" for k, v in p.asked.items()),
                     percent(p.expected.get("cost")),

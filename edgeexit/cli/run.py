@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from edgeexit.cli.common import (
     about,
-    artifact_option,
     bundle_argument,
     count,
+    decided_by,
     json_option,
     milliseconds,
     print_json,
+    run_artifact_option,
     threads_option,
 )
 from edgeexit.cli.stream_shown import stream_shown
@@ -32,7 +33,7 @@ from edgeexit.profile import use_profile
 @bundle_argument
 @click.option("--input", "-i", "source", type=click.Path(path_type=Path), required=True, help=".npy, .npz or .png")
 @click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
-@click.option("--policy", metavar="NAME", help="Operating point. [default: the only one stored for the artifact]")
+@click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
 @click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
@@ -40,7 +41,7 @@ from edgeexit.profile import use_profile
 @click.option(
     "--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255)."
 )
-@artifact_option
+@run_artifact_option
 @threads_option
 @json_option
 def run(
@@ -100,8 +101,7 @@ def run(
                 "uncertainty": decision.uncertainty,
                 "accepted": decision.accepted,
                 "output": decision.output,
-                "artifact": engine.artifact.name,
-                "policy": used,
+                **decided_by(engine, used),
             }
         )
         return
@@ -127,39 +127,20 @@ def run(
 
 
 def open_engine(
-    bundle: Path, artifact: str | None, policy: str | None, exit_index: int | None, budget: str | None, threads: int
-) -> tuple[Engine, str]:
-    """An engine and, in words, what decides: the named operating point, the only one stored, or the last exit."""
-    from edgeexit.bundle import Bundle
-    from edgeexit.policy import fixed_exit
-
-    opened = Bundle.open(bundle)
+    bundle: Path, artifact: str | None, policy: str | None, exit_index: int | None, budget: str | None, threads: int,
+    warmup: int = 3,
+) -> tuple[Engine, str]:  # fmt: skip
+    """An engine and, in words, what decides: what was asked for, or else the bundle's default; see `load`."""
     if sum(o is not None for o in (policy, exit_index, budget)) > 1:
         raise DataError("--policy, --exit and --budget exclude each other")
     if budget is not None:
         from edgeexit.calibrate.on_device import solve_budget
 
-        engine = load(opened, artifact=artifact, threads=threads)
+        engine = load(bundle, artifact=artifact, exit=-1, threads=threads, warmup=warmup)
         engine.policy = solve_budget(engine, budget)
         return engine, f"thresholds solved for a budget of {budget}"
-    if exit_index is not None:
-        engine = load(opened, artifact=artifact, threads=threads)
-        engine.policy = fixed_exit(exit_index, engine.exits, engine.artifact.score or "maxprob")
-        return engine, f"exit {exit_index} as asked"
-    if policy is not None:
-        return load(opened, artifact=artifact, policy=policy, threads=threads), f"operating point {policy}"
-    engine = load(opened, artifact=artifact, threads=threads)
-    fitting = [
-        n for n in opened.manifest.policies if opened.operating_point(n).artifact in (None, engine.artifact.name)
-    ]
-    if len(fitting) == 1:
-        engine.follow(opened.operating_point(fitting[0]))
-        return engine, f"operating point {fitting[0]}"
-    if fitting:
-        raise DataError(f"{bundle}: several operating points, name one with --policy: {', '.join(fitting)}")
-    if engine.policy.score == "agreement":
-        return engine, "no operating point for this artifact, so the first exit that agrees with the one before answers"
-    return engine, "no operating point for this artifact, so the last exit answers (`edgeexit calibrate` makes one)"
+    engine = load(bundle, artifact=artifact, policy=policy, exit=exit_index, threads=threads, warmup=warmup)
+    return engine, engine.policy_source
 
 
 def _read(path: Path, row: int | None, engine: Engine, scale: float, many: bool = False) -> Any:

@@ -8,21 +8,22 @@ from typing import Any
 
 import click
 
-import edgeexit
 from edgeexit.checks import data_inputs
 from edgeexit.cli.common import (
     about,
-    artifact_option,
     bundle_argument,
     count,
+    decided_by,
     json_option,
     labels_of,
     percent,
     print_json,
+    run_artifact_option,
     say,
     table,
     threads_option,
 )
+from edgeexit.cli.run import open_engine
 from edgeexit.environment import environment_line
 from edgeexit.errors import DataError
 from edgeexit.events import EventLog, read_events
@@ -52,8 +53,9 @@ from edgeexit.soak import soak as run_soak
               help="Busy processes beside the engine in the middle third of every phase.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Inputs per second. [default: no pause]")
 @click.option("--deadline-ms", type=float, help="Deadline of every input; misses are counted.")
-@click.option("--policy", metavar="NAME", help="Operating point where the governor is off.")
-@artifact_option
+@click.option("--policy", metavar="NAME", help="Operating point to start from. [default: the bundle's default]")
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit where the governor is off, in its place.")
+@run_artifact_option
 @threads_option
 @json_option
 def soak(
@@ -70,13 +72,16 @@ def soak(
     rate: float | None,
     deadline_ms: float | None,
     policy: str | None,
+    exit_index: int | None,
     artifact: str | None,
     threads: int,
     as_json: bool,
 ) -> None:
     """Put a sustained load on this machine and watch: temperature, budget, exits, latency, accuracy.
 
-    The bundle's artifact must have been calibrated, so that the governor can solve for budgets. Everything goes to
+    The bundle's artifact must have been calibrated, so that the governor can solve for budgets. Where the governor is
+    off, the operating point decides; the governor goes down from it. With --exit that exit answers instead, and the
+    governor may use the whole network. Everything goes to
     OUT/events.jsonl while it runs; the figure is drawn at the end (and again by `edgeexit report`).
 
     \b
@@ -89,7 +94,7 @@ def soak(
         latency_p90_s=None if latency_ms is None else latency_ms / 1000,
         temperature_c=temperature_c,
     )
-    engine = edgeexit.load(bundle, artifact=artifact, policy=policy, threads=threads, warmup=20)
+    engine, used = open_engine(bundle, artifact, policy, exit_index, None, threads, warmup=20)
     arrays = read_npz(data)
     labels = labels_of(arrays, data)
     specs = engine.bundle.manifest.inputs
@@ -117,7 +122,7 @@ def soak(
     document = {
         "spans": [asdict(s) for s in spans],
         "environment": lines[0]["environment"],
-        "artifact": engine.artifact.name,
+        **decided_by(engine, used),
         "setpoint_ms": latency_ms,
     }
     write_atomic(out / "soak.json", _json(document))
@@ -126,6 +131,7 @@ def soak(
         print_json(document)
     else:
         click.echo(_spans(spans))
+        click.echo(f"{engine.artifact.name}, {used}")
         click.echo(environment_line(lines[0]["environment"]))
         click.echo(f"wrote {out}: events.jsonl, soak.json, soak.png")
 

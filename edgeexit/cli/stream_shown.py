@@ -9,7 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.cli.common import milliseconds, print_json
+from edgeexit.cli.common import decided_by, milliseconds, print_json
 
 if TYPE_CHECKING:
     from edgeexit.engine import Engine
@@ -47,6 +47,6 @@ def stream_shown(
                 f"{milliseconds(d.seconds)}{', LATE' if d.late else ''}{waits}"
             )
     if as_json:
-        print_json({"steps": rows, "artifact": engine.artifact.name, "policy": used})
+        print_json({"steps": rows, **decided_by(engine, used)})
     else:
         click.echo(f"{engine.artifact.name}, {used}")

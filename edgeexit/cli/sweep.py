@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from edgeexit.bundle import Bundle
 from edgeexit.cli.common import (
     about,
     artifact_option,
@@ -104,7 +103,7 @@ def sweep(
         other = None if design_data is None else load_rows(design_data)
     else:
         assert bundle is not None and data is not None
-        engine = load(Bundle.open(bundle), artifact=artifact, threads=threads)
+        engine = load(bundle, artifact=artifact, exit=-1, threads=threads)
         found = record(engine, data, error)
         other = None if design_data is None else record(engine, design_data, error)
     chosen_on: Rows

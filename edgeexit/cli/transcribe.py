@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from edgeexit.cli.common import (
-    artifact_option,
     bundle_argument,
+    decided_by,
     json_option,
     milliseconds,
     print_json,
     printable,
+    run_artifact_option,
     say,
     steps,
     threads_option,
@@ -35,7 +36,7 @@ from edgeexit.speech.transcribe import LONGEST_S, Part, Transcriber, Transcript
 @click.option("--mic", is_flag=True, help="Listen to the microphone instead, until Ctrl-C. Needs edgeexit[mic].")
 @click.option("--beam", type=click.IntRange(1, 4096), help="Prefix beam search of this width. [default: greedy]")
 @click.option("--all-exits", is_flag=True, help="Also print what every exit would have written.")
-@click.option("--policy", metavar="NAME", help="Operating point. [default: the only one stored for the artifact]")
+@click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
 @click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
@@ -48,7 +49,7 @@ from edgeexit.speech.transcribe import LONGEST_S, Part, Transcriber, Transcript
     "--exit-per", type=click.Choice(["utterance", "chunk"]), default="utterance", show_default=True,
     help="What a decision is about, where the network hears chunk by chunk.",
 )  # fmt: skip
-@artifact_option
+@run_artifact_option
 @threads_option
 @json_option
 def transcribe(
@@ -109,7 +110,7 @@ def transcribe(
         found.append(heard)
     if as_json:
         rows = [{"file": str(p), **t.to_dict()} for p, t in zip(files, found, strict=True)]
-        print_json({"artifact": engine.artifact.name, "policy": used, "files": rows})
+        print_json({**decided_by(engine, used), "files": rows})
         return
     click.echo(f"{engine.artifact.name}, {used}")
 

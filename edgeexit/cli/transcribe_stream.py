@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeexit.cli.common import milliseconds, print_json, printable, say
+from edgeexit.cli.common import decided_by, milliseconds, print_json, printable, say
 from edgeexit.speech.audio import audio_blocks
 from edgeexit.speech.live import microphone
 from edgeexit.speech.streaming import ExitPer, Heard, StreamTranscriber
@@ -56,7 +56,7 @@ def transcribe_stream(
             factor = f", real-time factor {seconds / audio:.4f}" if audio else ""
             click.echo(f"  {audio:.2f} s in {milliseconds(seconds)}{factor}")
     if as_json:
-        print_json({"artifact": engine.artifact.name, "policy": used, "files": found})
+        print_json({**decided_by(engine, used), "files": found})
     else:
         click.echo(f"{engine.artifact.name}, {used}, chunks of {ear.chunk_seconds:g} s, an exit per {exit_per}")
 

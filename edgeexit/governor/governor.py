@@ -81,6 +81,7 @@ class Governor:
         self.latencies.clear()
         self._heard = self._used = 0
         self._before, self._point_before = self.engine.policy, self.engine.point
+        self._source_before = self.engine.policy_source
         self._budget, self._rung = self.settings.ceiling, -1
         self._last: float | None = None
         self._begin: float | None = None
@@ -144,6 +145,7 @@ class Governor:
             self.engine.follow(self._point_before)
         else:
             self.engine.policy = self._before
+        self.engine.policy_source = self._source_before
 
     def attach(self) -> None:
         """Listen to the engine's decisions, for the latency loop; `start` does it."""

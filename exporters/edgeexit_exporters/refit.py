@@ -154,7 +154,7 @@ def refit(
     forms = []
     for artifact in _first_of_each(bundle):
         progress(f"measuring {artifact.name}")
-        engine = load(bundle, artifact=artifact.name, warmup=0)
+        engine = load(bundle, artifact=artifact.name, exit=-1, warmup=0)
         design, held_out = (
             engine.record({n: a[p] for n, a in rows.items()}, None if labels is None else labels[p])
             for p in (parts.design, parts.held_out)

@@ -30,8 +30,10 @@ def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[flo
         models = (describe(models[0].path, raw),)
         changed[models[0].path] = raw
     new = replace(found, temperatures=tuple(float(t) for t in temperatures), models=models, calibration=None)
+    default = bundle.manifest.default_policy
     manifest = replace(
         bundle.manifest,
+        default_policy=None if default is not None and _made_on(bundle, default, found) else default,
         artifacts=tuple(new if a.name == artifact else a for a in bundle.manifest.artifacts),
         policies={n: f for n, f in bundle.manifest.policies.items() if not _made_on(bundle, n, found)},
     )

@@ -81,6 +81,7 @@ def test_promises_from_several_starts_are_kept(what: str) -> None:
 def test_the_order_needs_no_labels_and_begins_with_the_last_exit() -> None:
     design = graded(500, 0)
     ordered = by_level(design)
-    assert ordered.policies[0] == fixed_exit(3, 4) and ordered.weights[0] == 0.5 and sum(ordered.weights) == pytest.approx(1)
+    assert ordered.policies[0] == fixed_exit(3, 4)
+    assert ordered.weights[0] == 0.5 and sum(ordered.weights) == pytest.approx(1)
     assert by_level(Records(design.outputs, design.cost)) == ordered
     assert sum(w > 0 for w in ordered.weights) == 7

@@ -196,8 +196,9 @@ def test_run(cli: Cli, tiny: Path, row: Path) -> None:
     document = cli("run", tiny, "--input", row, "--json").json
     assert set(document) == {
         "exit", "label", "name", "score", "reason", "seconds", "macs", "late", "prediction_set", "uncertainty",
-        "accepted", "output", "artifact", "policy",
+        "accepted", "output", "artifact", "policy", "operating_point",
     }  # fmt: skip
+    assert document["operating_point"] == "half-fused"
     assert document["name"] == "abc"[document["label"]] and len(document["output"]) == 3
     assert document["macs"] == (56, 144, 232)[document["exit"]] and document["late"] is None
 
@@ -375,3 +376,112 @@ def test_sweep_a_bundle(cli: Cli, tiny: Path, data: Path, tmp_path: Path) -> Non
     assert document["environment"]["engine"].startswith("onnxruntime")
     for r in document["rows"]:
         assert r["cost"] is None or (0 < r["cost"] <= 1 and math.isclose(sum(r["exit_rates"]), 1))
+
+
+# --- the default operating point ---------------------------------------------------------------------------
+
+
+def test_one_default_for_run_and_load(cli: Cli, copy: Path, data: Path, row: Path) -> None:
+    def followed(*options: Any) -> tuple[str, str]:
+        document = cli("run", copy, "--input", row, "--json", *options).json
+        artifact = options[1] if options else None
+        engine = edgeexit.load(copy, artifact=artifact, warmup=0)
+        assert engine.point is not None
+        assert (engine.point.name, engine.artifact.name) == (document["operating_point"], document["artifact"])
+        assert engine.policy_source == document["policy"]
+        return document["operating_point"], document["policy"]
+
+    def calibrated(*options: Any) -> str:
+        found = cli("calibrate", copy, "--data", data, "--budget", 0.6, *options)
+        assert found.code == 0, found.err
+        return str(found.out.splitlines()[-1])
+
+    assert followed() == ("half-fused", "operating point half-fused, the only one stored for onnx-fused-fp32")
+    said = calibrated("--name", "second")
+    assert said.startswith("the bundle names no default, so that its first operating point, 'half-fused', is it;")
+    name, why = followed()
+    assert name == "half-fused" and "the first of 2 stored for onnx-fused-fp32" in why
+    assert calibrated("--name", "third", "--default") == (
+        "'third' is the bundle's default: followed where no --policy is named"
+    )
+    assert followed() == ("third", "operating point third, the bundle's default")
+    assert "stays 'third'; --default makes it 'own'" in calibrated("--name", "own", "--artifact", "chain")
+    assert followed()[0] == "third"
+    assert followed("--artifact", "chain")[0] == "half-chain"
+    assert "names no default" in calibrated("--name", "third", "--no-default")
+    assert followed()[0] == "half-fused"
+
+
+def test_inspect_shows_the_default(cli: Cli, copy: Path) -> None:
+    assert "half-fused (default)" in cli("inspect", copy).out  # named by nobody, the first
+    bundle = edgeexit.Bundle.open(copy)
+    bundle.with_operating_point(bundle.operating_point("half-chain"), default=True)
+    found = cli("inspect", copy)
+    assert found.out.count("(default)") == 1 and "half-chain (default)" in found.out
+    document = cli("inspect", copy, "--json").json
+    assert document["default_policy"] == document["default_point"] == "half-chain"
+
+
+def test_a_default_that_goes_with_the_temperatures(cli: Cli, copy: Path, data: Path) -> None:
+    pytest.importorskip("onnx_ir")
+    asked = ("calibrate", copy, "--data", data, "--budget", 0.8)
+    assert cli(*asked, "--default", "--name", "cold").code == 0
+    found = cli(*asked, "--temperature", "--name", "warm")
+    assert "dropped with the temperatures they were calibrated under: cold (the default), half-fused" in found.err
+    assert "'warm' is the bundle's default" in found.out
+    assert cli(*asked, "--temperature", "--seed", 3, "--no-default", "--name", "hot").code == 0
+    m = edgeexit.Bundle.open(copy).manifest
+    assert m.default_policy in (None, "warm") and "hot" in m.policies
+
+
+def test_default_goes_with_a_bundle(cli: Cli, recorded: Path) -> None:
+    assert "--default goes with a bundle" in cli("calibrate", "--records", recorded, "--budget", 0.5, "--default").error
+
+
+@pytest.mark.slow
+def test_eight_calibrations_at_once(cli: Cli, copy: Path, data: Path) -> None:
+    """Every one that says "stored" is there afterwards, and the scores are whole."""
+    command = [sys.executable, "-m", "edgeexit", "calibrate", str(copy), "--data", str(data)]
+    artifacts = ("fused", "chain")
+    started = [
+        subprocess.Popen(
+            [*command, "--budget", f"0.{5 + k // 2}", "--artifact", artifacts[k % 2], "--name", f"p{k}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for k in range(8)
+    ]  # fmt: skip
+    for k, process in enumerate(started):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0 and f"as 'p{k}'" in out, err
+    found = cli("inspect", copy, "--json").json
+    assert set(found["operating_points"]) == {"half-fused", "half-chain", *(f"p{k}" for k in range(8))}
+    assert cli("verify", copy).code == 0
+    assert [p.name for p in copy.parent.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("temperatures_first", [True, False])
+def test_temperatures_and_points_at_once(
+    cli: Cli, copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch, temperatures_first: bool
+) -> None:
+    """Between a calibration's recording and its writing another one finishes: refused, and nothing is lost."""
+    pytest.importorskip("onnx_ir")
+    module = importlib.import_module("edgeexit.calibrate.on_bundle")
+    real, asked = module.calibrate, ("calibrate", copy, "--data", data, "--budget", 0.8)
+    warm = ("--temperature",)
+    others = [(*asked, "--name", "other", *(warm if temperatures_first else ()))]
+
+    def meanwhile(*a: Any, **k: Any) -> Any:
+        if others:
+            one = others.pop()
+            done = subprocess.run(
+                [sys.executable, "-m", "edgeexit", *map(str, one)], capture_output=True, text=True, timeout=120
+            )
+            assert done.returncode == 0, done.stderr
+        return real(*a, **k)
+
+    monkeypatch.setattr(module, "calibrate", meanwhile)
+    found = cli(*asked, "--name", "mine", *(() if temperatures_first else warm))
+    assert found.code == 1 and "nothing was written" in found.err and "Traceback" not in found.err
+    m = edgeexit.Bundle.open(copy).manifest
+    assert "mine" not in m.policies and "half-chain" in m.policies
+    assert cli("verify", copy).code == 0

@@ -95,7 +95,13 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
     exits = (dataclasses.replace(read.exits[0], lengths="n"), *read.exits[1:])
     document = to_json(
         dataclasses.replace(
-            read, artifacts=(full, *read.artifacts[1:]), exits=exits, speech=speech, min_sizes={"time": 7}, lm=lm
+            read,
+            artifacts=(full, *read.artifacts[1:]),
+            exits=exits,
+            speech=speech,
+            min_sizes={"time": 7},
+            lm=lm,
+            default_policy="half-fused",
         )
     )
     assert set(schema["properties"]) == set(document)

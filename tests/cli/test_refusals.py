@@ -170,11 +170,6 @@ def test_run_input_that_is_not_there(cli: Cli, tiny: Path, tmp_path: Path) -> No
         assert f"{path}: no such file" in cli("run", tiny, "--input", path).error
 
 
-def test_several_points_and_none_named(cli: Cli, copy: Path, data: Path, row: Path) -> None:
-    assert cli("calibrate", copy, "--data", data, "--budget", 0.5, "--name", "second").code == 0
-    assert "name one with --policy: half-fused, second" in cli("run", copy, "--input", row).error
-
-
 # --- calibrate ---------------------------------------------------------------------------------------------
 
 TARGETS: list[tuple[tuple[Any, ...], str]] = [

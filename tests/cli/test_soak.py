@@ -50,14 +50,14 @@ def command(tiny: Path, data: Path, *more: str) -> list[str]:
     ],
 )
 def test_refused_before_it_begins(tiny: Path, labels: Any, change: dict[str, Any], message: str) -> None:
-    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     given = {"rows": {"x": X}, "seconds": 1.0, "governed": (True,), "rate": None, "deadline_s": None} | change
     with pytest.raises(edgeexit.errors.EdgeExitError, match=message):
         check_soak(engine, labels=labels, reader=FakeReader(Reading()), settings=Settings(), **given)
 
 
 def test_a_pause_does_not_outlast_its_phase(tiny: Path, tmp_path: Path) -> None:
-    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     start = time.monotonic()
     with EventLog(tmp_path / "e.jsonl", engine) as log:
         spans = soak(
@@ -118,8 +118,27 @@ def test_interrupted_it_leaves_a_log_and_no_process(tiny: Path, data: Path, how:
 
 
 def test_an_input_that_has_fewer_rows(tiny: Path) -> None:
-    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     with pytest.raises(DataError, match="10 rows of 'x', 3 rows of 'z'"):
         check_soak(
             engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), Settings(), 1.0, (False,), None, None
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "rates", "policy"),
+    [
+        ((), None, "operating point half-chain, the only one stored for onnx-chain-fp32"),
+        (("--exit", "1"), [0, 1, 0], "exit 1 as asked"),
+        (("--exit", "2"), [0, 0, 1], "exit 2 as asked"),
+    ],
+)
+def test_what_decides_where_the_governor_is_off(
+    tiny: Path, data: Path, options: tuple[str, ...], rates: list[float] | None, policy: str
+) -> None:
+    short = command(tiny, data, "--governor", "off", "--minutes", "0.005", "--json", *options)
+    document = json.loads(subprocess.run(short, capture_output=True, text=True, check=True).stdout)
+    assert document["policy"] == policy
+    (span,) = document["spans"]
+    exits = [edgeexit.load(tiny, artifact="chain", warmup=0).run(x).exit for x in X]
+    assert span["exit_rates"] == (rates or pytest.approx([exits.count(k) / 10 for k in range(3)], abs=0.05))

@@ -287,7 +287,7 @@ def test_zip_bomb(tiny: Path, tmp_path: Path, temporary: Path, monkeypatch: pyte
     path = zipped(tiny, tmp_path / "bomb.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(10_000_000))
-    monkeypatch.setattr("edgeexit.bundle.MAX_FILE_BYTES", 5_000_000)
+    monkeypatch.setattr("edgeexit.archives.MAX_FILE_BYTES", 5_000_000)
     refused(path, "too many or too large")
     assert not list(temporary.iterdir())
 

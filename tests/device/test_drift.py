@@ -268,5 +268,7 @@ def test_the_regime_travels_with_the_operating_point(copy: Path, layout: str) ->
     watched = load(copy, policy="watched", drift=True)
     assert watched.run(x[0]).drifted is False and watched.drift is not None and watched.drift.seen == 1
     assert load(copy, policy="watched").run(x[0]).drifted is None
-    with pytest.raises(PolicyError, match="drift=True needs a named operating point that carries a regime"):
-        load(copy, drift=True)
+    with pytest.raises(PolicyError, match="drift=True needs an operating point that carries a regime"):
+        load(copy, artifact="chain", policy="half-chain", drift=True)
+    Bundle.open(copy).with_operating_point(Bundle.open(copy).operating_point("watched"), default=True)
+    assert load(copy, drift=True).run(x[0]).drifted is False

@@ -27,7 +27,7 @@ X = np.random.default_rng(7).standard_normal((300, 4)).astype(np.float32)
 @pytest.fixture(scope="module")
 def engines(tiny: Path) -> dict[str, Engine]:
     bundle = Bundle.open(tiny)
-    return {layout: load(bundle, artifact=layout, warmup=0) for layout in ("fused", "chain", "prefix", "all")}
+    return {layout: load(bundle, artifact=layout, exit=-1, warmup=0) for layout in ("fused", "chain", "prefix", "all")}
 
 
 @pytest.fixture(scope="module")
@@ -366,13 +366,6 @@ def test_what_cannot_be_loaded(tiny: Path) -> None:
         load(tiny, policy="fast")
     with pytest.raises(BackendMissing, match="no engine for format 'abacus'; this version runs: onnx"):
         backends.get("abacus")
-
-
-def test_default_is_the_last_exit(tiny: Path) -> None:
-    engine = load(tiny)
-    assert engine.artifact.layout == "fused"
-    found = engine.run(X[0])
-    assert (found.exit, found.reason, found.macs) == (2, "last", 232)
 
 
 def test_policies() -> None:

@@ -21,7 +21,7 @@ START = '{"event": "start", "at": 0, "schema": 1, "bundle": "b"}\n'
 
 @pytest.fixture
 def engine(tiny: Path) -> Engine:
-    return edgeexit.load(tiny, artifact="chain", warmup=2)
+    return edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
 
 
 def test_a_missing_folder_is_named(engine: Engine, tmp_path: Path) -> None:

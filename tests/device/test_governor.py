@@ -42,7 +42,7 @@ COOL = Reading(temperature_c=40.0)
 
 @pytest.fixture
 def engine(tiny: Path) -> Engine:
-    return edgeexit.load(tiny, artifact="chain", warmup=2)
+    return edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
 
 
 @pytest.fixture
@@ -227,6 +227,7 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
     assert move.pinned and move.point == "a" and move.cost == 0.6 > move.budget
     governor.stop()
     assert own.point.name == "a" and own.policy == Threshold((0.6, 0.6))
+    assert own.policy_source == "operating point a"
     own.policy = fixed_exit(0, 3)
     assert own.point is None, "an assigned policy promises nothing"
 

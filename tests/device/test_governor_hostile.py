@@ -25,7 +25,7 @@ COOL, HOT = Reading(temperature_c=40.0), Reading(temperature_c=95.0)
 
 @pytest.fixture
 def engine(tiny: Path) -> Engine:
-    return edgeexit.load(tiny, artifact="chain", warmup=2)
+    return edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_old_latencies_are_not_added_up_while_nothing_runs(engine: Engine, ladde
 
 
 def test_a_ladder_that_the_engine_cannot_follow_is_refused(tiny: Path, ladder: Ladder) -> None:
-    fused = edgeexit.load(tiny, artifact="fused", warmup=2)
+    fused = edgeexit.load(tiny, artifact="fused", exit=-1, warmup=2)
     wrong = Ladder((Rung(0.5, Patience(1)),), False)
     with pytest.raises(PolicyError, match="layout chain"):
         Governor(fused, FakeReader(COOL), ladder=wrong)
@@ -140,7 +140,7 @@ def test_an_interval_that_no_wait_can_take(engine: Engine) -> None:
 
 def test_a_clock_that_jumps_back_does_not_ruin_the_slow_down(tiny: Path) -> None:
     times = iter([float(i) for i in range(10_000)])
-    engine = edgeexit.load(tiny, artifact="chain", warmup=2)
+    engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     engine.clock = lambda: -3600.0 * next(times)
     for _ in range(3):
         engine.run(engine.example()[0])
@@ -169,7 +169,7 @@ def test_a_log_that_came_later_goes_on_after_stop(engine: Engine, ladder: Ladder
 
 
 def test_times_from_a_busy_machine_do_not_keep_it_from_governing(tiny: Path) -> None:
-    engine = edgeexit.load(tiny, artifact="fused", warmup=2)
+    engine = edgeexit.load(tiny, artifact="fused", exit=-1, warmup=2)
     engine.use_profile((0.0176, 0.0195, 0.0186))
     busy = Governor(engine, FakeReader(COOL)).ladder
     costs = [r.cost for r in busy.rungs]

@@ -69,6 +69,8 @@ def test_rewriting(copy: Path, monkeypatch: pytest.MonkeyPatch, failure: str, ow
     bundle, before = Bundle.open(copy), contents(copy)
     make, raised = FAILURES[failure]
     with monkeypatch.context() as patched, pytest.raises(raised):
+        if name == "rename":  # where folders cannot change places in one step
+            patched.setattr(files, "_exchange", lambda a, b: False)
         fail_at(patched, owner, name, make, n)
         bundle.with_operating_point(POINT)
     assert os.listdir(copy.parent) == [copy.name]

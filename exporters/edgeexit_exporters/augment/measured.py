@@ -111,7 +111,7 @@ def _calibrated(
     guarantee: Guarantee | None, total: int, changed: bool,
 ) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
     """An operating point on the artifact that a device would take first, and the verdict on the third part."""
-    engine = load(bundle, warmup=0)
+    engine = load(bundle, exit=-1, warmup=0)
     labels = rows.truth if changed else rows.labels
     design, held_out = (
         engine.record(rows_of(rows.inputs, part), None if labels is None else labels[part])

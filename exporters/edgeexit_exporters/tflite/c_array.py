@@ -99,7 +99,8 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
 def c_source_of(bundle: Bundle) -> CSource:
     """The fused TFLite graph of a bundle as C, int8 where there is one.
 
-    Default thresholds are those of an operating point that was made for it; without one, no exit but the last answers.
+    Default thresholds are those of the operating point that it is run with where none is named
+    (`Bundle.default_point`); without one, no exit but the last answers.
 
     Raises:
         ModelError: no fused TFLite artifact, or see `c_source`.
@@ -111,10 +112,9 @@ def c_source_of(bundle: Bundle) -> CSource:
     data = bundle.file(artifact.models[0]).read_bytes()
     exits = len(bundle.manifest.exits)
     thresholds: tuple[float, ...] = (math.inf,) * (exits - 1)
-    for name in bundle.manifest.policies:
-        point = bundle.operating_point(name)
-        if point.artifact == artifact.name and isinstance(point.policy, Threshold):
-            thresholds = tuple(float(t) for t in point.policy.compared)
+    point = bundle.default_point(artifact.name)
+    if point is not None and isinstance(point.policy, Threshold) and point.policy.score == artifact.score:
+        thresholds = tuple(float(t) for t in point.policy.compared)
     needed = memory(data)
     name = re.sub(r"[^a-z0-9_]+", "_", bundle.manifest.name.lower())
     name = name if name[:1].isalpha() else f"net_{name}"

@@ -91,7 +91,7 @@ def bundled(name: str, net: nn.Module, out: Path) -> edgeexit.Engine:
     BASE.write(out / f"{name}.safetensors", safetensors.torch.save(weights))
     bundle = edgeexit.export(net.to(memory_format=torch.contiguous_format), out / f"{name}.edgeexit", exits=["answer"],  # type: ignore[call-overload]
                              layouts=("fused", "chain"), overwrite=True)  # fmt: skip
-    return edgeexit.load(bundle, artifact="chain", warmup=0)
+    return edgeexit.load(bundle, artifact="chain", exit=-1, warmup=0)
 
 
 def digits_as_pictures() -> npt.NDArray[np.float32]:

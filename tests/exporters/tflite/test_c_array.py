@@ -15,9 +15,10 @@ pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the e
 
 from tflite_chains import CLASSES, EXITS, chain
 
+from edgeexit import Bundle, OperatingPoint, Threshold, load
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures
-from edgeexit_exporters.tflite.c_array import CSource, c_source
+from edgeexit_exporters.tflite.c_array import CSource, c_source, c_source_of
 
 THRESHOLDS = (math.inf, 0.1)
 PRINTS = r"""
@@ -132,3 +133,28 @@ def test_names_from_the_file_cannot_leave_their_quotes() -> None:
     model.signatureDefs[0].inputs[0].name = 'x" */\n#error "\\'
     header = c_source(flatbuffer.write(model), "kws", 1, "maxprob", [], 9000).header
     assert '#define KWS_INPUT_0_NAME "x_ _/__error __"' in header
+
+
+def test_thresholds_are_those_of_the_default_point(tiny: Path, tmp_path: Path) -> None:
+    """The same point that `load` and `edgeexit run` follow on this artifact."""
+    bundle = Bundle.open(shutil.copytree(tiny.parent / "tiny-tflite.edgeexit", tmp_path / "t.edgeexit"))
+    artifact = "tflite-fused-int8"
+
+    def written() -> list[float]:
+        source = c_source_of(Bundle.open(bundle.path)).source
+        (numbers,) = re.findall(r"_thresholds\[\w+ - 1\] = \{(.*?)\};", source)
+        infinite = {"HUGE_VALF": math.inf, "-HUGE_VALF": -math.inf}
+        return [infinite[n] if n in infinite else float(n.rstrip("f")) for n in numbers.split(", ")]
+
+    def point(name: str, threshold: float) -> OperatingPoint:
+        return OperatingPoint(name, Threshold((threshold, threshold)), artifact)
+
+    own = bundle.default_point(artifact)
+    assert own is not None and isinstance(own.policy, Threshold)
+    before = written()
+    assert before == pytest.approx([float(t) for t in own.policy.compared])
+    bundle.with_operating_point(point("later", 0.25))
+    assert written() == before
+    bundle.with_operating_point(point("mine", 0.75), default=True)
+    engine = load(bundle.path, artifact=artifact, warmup=0)
+    assert engine.point == point("mine", 0.75) and written() == [0.75, 0.75]
