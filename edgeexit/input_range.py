@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,7 +16,7 @@ from edgeexit.json_fields import Reader, not_negative, number
 FLAT = 0.1
 """An input that spans less than this share of what the flattest calibration row spans is unusual."""
 LEAST_ROWS = 30
-"""Fewer rows say too little of what their means are like."""
+"""Fewer rows say too little of what inputs are like, and nothing is unusual."""
 _CHUNK = 256
 
 
@@ -42,12 +43,15 @@ class InputRange:
     """Of all numbers of all rows."""
     rows: int
 
-    def unusual(self, low: float, high: float, mean: float) -> str | None:
-        """What is unusual of a row's smallest and largest number and its mean; None = nothing.
+    def unusual(self, row: NDArray[Any]) -> str | None:
+        """What is unusual of one input; None = nothing.
 
-        A number is far outside when it is beyond the range by more than the range is wide; a mean, of at least
-        `LEAST_ROWS` rows, by more than half as much.
+        A number is far outside when it is beyond the range by more than the range is wide; a row's mean by more than
+        half as much, and more than a twentieth of what all numbers span.
         """
+        if self.rows < LEAST_ROWS or not row.size:
+            return None
+        low, high = float(np.minimum.reduce(row, None)), float(np.maximum.reduce(row, None))
         width = (self.high - self.low) or abs(self.high)
         known = f"on {self.rows} calibration rows they are from {self.low:g} to {self.high:g}"
         if width and not (low >= self.low - width and high <= self.high + width):
@@ -57,20 +61,21 @@ class InputRange:
                 f"its numbers are from {low:g} to {high:g}; {known}, and in every row the largest is at least "
                 f"{self.span:g} above the smallest"
             )
-        reach = (self.mean_high - self.mean_low) / 2
-        if self.rows >= LEAST_ROWS and not self.mean_low - reach <= mean <= self.mean_high + reach:
+        mean = float(np.add.reduce(row, None, np.float32 if row.itemsize < 4 else None)) / row.size
+        reach = max((self.mean_high - self.mean_low) / 2, width / 20)
+        if not self.mean_low - reach <= mean <= self.mean_high + reach:
             return (
                 f"its mean is {mean:g}; on {self.rows} calibration rows it is from {self.mean_low:g} to "
                 f"{self.mean_high:g} (dark and light inverted?)"
             )
         return None
 
-    def of(self, row: NDArray[Any]) -> str | None:
-        """What is unusual of one input; None = nothing."""
-        if not row.size:
-            return None
-        low, high = np.minimum.reduce(row, None), np.maximum.reduce(row, None)
-        return self.unusual(float(low), float(high), float(np.add.reduce(row, None)) / row.size)
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.low:g} to {self.high:g}, mean {self.mean:.4g} (of rows {self.mean_low:.4g} to "
+            f"{self.mean_high:.4g}), standard deviation {self.std:.4g}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; `from_dict` reads it back."""
@@ -117,6 +122,34 @@ def measure(rows: Any) -> InputRange | None:
 
 
 def measure_all(names: Sequence[str], inputs: Sequence[Any]) -> Mapping[str, InputRange]:
-    """The ranges of the inputs that have one, by name."""
-    found = {name: measure(rows) for name, rows in zip(names, inputs, strict=True)}
+    """The ranges of the inputs that have one, by name; what follows the named inputs is left out."""
+    found = {name: measure(rows) for name, rows in zip(names, inputs, strict=False)}
     return {name: r for name, r in found.items() if r is not None}
+
+
+class UsualInputs:
+    """What a network's inputs usually are like; made once per engine, asked once per run."""
+
+    def __init__(self, names: Sequence[str], ranges: Mapping[str, InputRange]) -> None:
+        self._ranges = [(k, name, ranges[name]) for k, name in enumerate(names) if name in ranges]
+        self._told = False
+
+    def of(self, inputs: Sequence[NDArray[Any]]) -> str | None:
+        """What is unusual of one input, as a sentence; None = nothing. The first is warned of, too."""
+        for k, name, known in self._ranges:
+            if (why := known.unusual(inputs[k])) is not None:
+                text = f"input {name!r} is far outside what the network was calibrated on: {why}"
+                self._warn(text)
+                return text
+        return None
+
+    def each(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
+        """Which of many inputs `(n, ...)` are unusual; None = no range is known. The first is warned of."""
+        if not self._ranges:
+            return None
+        return np.array([self.of([a[i] for a in inputs]) is not None for i in range(len(inputs[0]))])
+
+    def _warn(self, text: str) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(f"{text} (said once per engine; see Decision.unusual)", UnusualInput, stacklevel=4)

@@ -184,12 +184,12 @@ def picture_fields(shape: Shape, dtype: str, asked: Mapping[str, Any]) -> Prepro
     found = dict(asked)
     found.setdefault("layout", _layout(shape))
     if len(shape) != len(str(found["layout"])):
-        raise DataError(f"layout {found['layout']} is of {len(found['layout'])} axes; the input has {list(shape)!r:.60}")
+        raise DataError(f"layout {found['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
     if "color" not in found:
         channels = 1 if found["layout"] == "NHW" else shape[1 if found["layout"] == "NCHW" else 3]
         if channels not in (1, 3):
             raise DataError(
-                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {found['layout']}; a picture has 1 or 3"
+                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {found['layout']}; a picture has 1, 3"
             )
         found["color"] = "grey" if channels == 1 else "RGB"
     first = {"NCHW": 2, "NHWC": 1, "NHW": 1}.get(str(found["layout"]), 1)

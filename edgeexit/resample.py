@@ -1,8 +1,9 @@
 """Resizing of 8-bit pictures in numpy, as Pillow does it: antialiased, with its filters and its rounding.
 
 A device without Pillow so gets the numbers of a training pipeline with it. Columns are resized first and rounded, as
-in Pillow up to version 12; later versions begin with the rows where those shrink more, which moves a pixel by one level
-(bilinear, box; bicubic and lanczos by more beside hard edges). Only the part of the result that is asked for is computed.
+in Pillow up to version 12; later versions begin with the rows where that is less work, which moves a pixel by one
+level (bilinear, box; bicubic and lanczos by more beside hard edges). Only the part of the result that is asked for is
+computed.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def resize(
 def _nearest(before: int, after: int) -> NDArray[np.int64]:
     """Summed up step by step, so that where a pixel's middle lies on a border it falls as in Pillow."""
     step = before / after
-    return np.minimum(np.cumsum([0.5 * step, *[step] * (after - 1)]).astype(np.int64), before - 1)
+    steps = np.full(after, step)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps).astype(np.int64), before - 1)
 
 
 def _weights(
@@ -100,7 +103,7 @@ def _weights(
     scale = before / after
     stretch = max(scale, 1.0)
     support *= stretch
-    center = (np.arange(after)[part] + 0.5) * scale
+    center = (np.arange(part.start, part.stop) + 0.5) * scale
     low = np.maximum(np.trunc(center - support + 0.5), 0).astype(np.int64)
     high = np.minimum(np.trunc(center + support + 0.5), before).astype(np.int64)
     places = low[:, None] + np.arange(math.ceil(support) * 2 + 1)
@@ -115,11 +118,15 @@ def _across(pixels: Pixels, places: NDArray[np.int64], weights: NDArray[np.int32
     total = np.full((len(pixels), len(places), pixels.shape[2]), 1 << (_BITS - 1), np.int32)
     for tap in range(places.shape[1]):
         total += pixels[:, places[:, tap]] * weights[:, tap, None]
-    return np.clip(total >> _BITS, 0, 255).astype(np.uint8)
+    return _rounded(total)
 
 
 def _down(pixels: Pixels, places: NDArray[np.int64], weights: NDArray[np.int32]) -> Pixels:
     total = np.full((len(places), *pixels.shape[1:]), 1 << (_BITS - 1), np.int32)
     for tap in range(places.shape[1]):
         total += pixels[places[:, tap]] * weights[:, tap, None, None]
-    return np.clip(total >> _BITS, 0, 255).astype(np.uint8)
+    return _rounded(total)
+
+
+def _rounded(total: NDArray[np.int32]) -> Pixels:
+    return np.asarray(np.clip(total >> _BITS, 0, 255), np.uint8)

@@ -15,6 +15,7 @@ from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
+from edgeexit.input_range import InputRange
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.rows import Rows
 
@@ -49,7 +50,7 @@ def calibrate_artifact(
     """
     return calibrate_rows(
         engine, engine.record(dict(inputs), labels, progress=progress), data=data, design=design, seed=seed,
-        budget=budget, **wish,
+        budget=budget, ranges=engine.input_ranges(dict(inputs)), **wish,
     )  # fmt: skip
 
 
@@ -61,9 +62,13 @@ def calibrate_rows(
     design: float = 0.5,
     seed: int = 0,
     budget: Budget | None = None,
+    ranges: Mapping[str, InputRange] | None = None,
     **wish: Any,
 ) -> tuple[Bundle, OperatingPoint]:
     """As `calibrate_artifact`, on rows that were recorded on this artifact.
+
+    Args:
+        ranges: of the rows' inputs, stored too; None = the bundle keeps those it has.
 
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
@@ -90,17 +95,18 @@ def calibrate_rows(
             **({} if budget is None else {"budget": f"{budget.value:g} {budget.unit}"}),
         },
     )
-    return store_calibration(engine, recorded).with_operating_point(point), point
+    return store_calibration(engine, recorded, ranges).with_operating_point(point), point
 
 
-def store_calibration(engine: Engine, records: Rows) -> Bundle:
+def store_calibration(engine: Engine, records: Rows, ranges: Mapping[str, InputRange] | None = None) -> Bundle:
     """Keep the scores in the bundle, so that a device can solve for another budget later; no raw inputs.
 
-    Rows without labels do not replace rows with them.
+    Rows without labels do not replace rows with them. The inputs' `ranges` replace those of earlier rows.
     """
     bundle, artifact = engine.bundle, engine.artifact
+    manifest = replace(bundle.manifest, ranges={**bundle.manifest.ranges, **(ranges or {})})
     if not records.labelled and artifact.calibration and "correct" in bundle.arrays(artifact.calibration):
-        return bundle
+        return bundle.rewrite({}, manifest) if ranges else bundle
     raw = npz_bytes(
         **calibration_arrays(
             records.scores(artifact.score or records.default_score),
@@ -110,4 +116,4 @@ def store_calibration(engine: Engine, records: Rows) -> Bundle:
     )
     spec = describe(f"calibration/{artifact.name}.npz", raw)
     artifacts = tuple(replace(a, calibration=spec) if a.name == artifact.name else a for a in bundle.manifest.artifacts)
-    return bundle.rewrite({spec.path: raw}, replace(bundle.manifest, artifacts=artifacts))
+    return bundle.rewrite({spec.path: raw}, replace(manifest, artifacts=artifacts))

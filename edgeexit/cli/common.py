@@ -172,6 +172,8 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     inputs = data_inputs(arrays, manifest.inputs, str(path))
     for spec in manifest.inputs:
         array = inputs[spec.name]
+        if spec.name in manifest.preprocess and array.dtype == np.uint8:
+            continue  # pictures, which the engine reads as the manifest declares
         if array.dtype != spec.dtype and np.can_cast(array.dtype, spec.dtype, "same_kind"):
             inputs[spec.name] = array.astype(spec.dtype)  # a file of uint8 pictures for a float model
         if array.ndim == 0:
