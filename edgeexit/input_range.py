@@ -64,9 +64,10 @@ class InputRange:
         mean = float(np.add.reduce(row, None, np.float32 if row.itemsize < 4 else None)) / row.size
         reach = max((self.mean_high - self.mean_low) / 2, width / 20)
         if not self.mean_low - reach <= mean <= self.mean_high + reach:
+            mirrored = self.mean_low - reach <= self.low + self.high - mean <= self.mean_high + reach
             return (
                 f"its mean is {mean:g}; on {self.rows} calibration rows it is from {self.mean_low:g} to "
-                f"{self.mean_high:g} (dark and light inverted?)"
+                f"{self.mean_high:g}" + (" (dark and light inverted?)" if mirrored else "")
             )
         return None
 

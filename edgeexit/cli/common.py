@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.checks import data_inputs
+from edgeexit.cli.pictures import check_pictures
 from edgeexit.errors import DataError
 from edgeexit.files import read_npz, sha256
 from edgeexit.manifest import Manifest
@@ -173,7 +174,8 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     for spec in manifest.inputs:
         array = inputs[spec.name]
         if spec.name in manifest.preprocess and array.dtype == np.uint8:
-            continue  # pictures, which the engine reads as the manifest declares
+            check_pictures(path, array, spec, manifest)
+            continue  # which the engine reads as the manifest declares
         if array.dtype != spec.dtype and np.can_cast(array.dtype, spec.dtype, "same_kind"):
             inputs[spec.name] = array.astype(spec.dtype)  # a file of uint8 pictures for a float model
         if array.ndim == 0:

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
-from edgeexit.cli.common import say
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
-from edgeexit.manifest import TensorSpec
+from edgeexit.manifest import Manifest, TensorSpec
 from edgeexit.pictures import PictureInput
 from edgeexit.preprocess import Preprocess, picture_fields
 from edgeexit.preprocess_text import parse
+
+_FEW = 64
+"""Rows of a file that are looked at."""
 
 preprocess_option = click.option(
     "--preprocess",
@@ -80,8 +84,40 @@ def read_picture(path: Path, engine: Engine) -> Any:
     advice = "say with --preprocess how pictures become the network's numbers, e.g. --preprocess scale=1/255"
     if known is not None and (why := known.unusual(found)) is not None:
         raise DataError(f"{path}: the bundle declares no preprocessing, and as pixels 0..255 {why}: {advice}")
-    say(f"warning: the bundle declares no preprocessing, so pixels pass as 0..255; {advice}")
+    click.echo(f"warning: the bundle declares no preprocessing, so pixels pass as 0..255; {advice}", err=True)
     return found
+
+
+def check_pictures(
+    path: Path, pixels: NDArray[np.uint8], spec: TensorSpec, manifest: Manifest, *, one: bool = False
+) -> None:
+    """Refuse uint8 rows that as pictures lie far outside the calibration rows' range, and as they are do not.
+
+    Args:
+        path: where they are from, for messages.
+        pixels: `(n, ...)`, or one picture.
+        spec: the input.
+        manifest: with the input's preprocessing and range.
+        one: whether it is one picture.
+
+    Raises:
+        DataError: so it is, or they are no pictures.
+    """
+    known, declared = manifest.ranges.get(spec.name), manifest.preprocess.get(spec.name)
+    if known is None or declared is None:
+        return
+    reader = PictureInput(spec.name, declared, spec.shape, spec.dtype)
+    few = pixels[None] if one else pixels[:_FEW]
+    rows: Any = reader.one(pixels) if one else reader.many(few)
+    if rows is None:
+        return
+    strange = [why for i in range(len(rows)) if (why := known.unusual(rows[i : i + 1])) is not None]
+    as_they_are = sum(known.unusual(row.astype(np.float32)) is None for row in few)
+    if 2 * len(strange) > len(few) and 2 * as_they_are > len(few):
+        raise DataError(
+            f"{path}: {spec.name!r} is uint8, which is read as pictures 0..255, and as such {strange[0]}: if they are the "
+            f"network's own numbers, save them as {spec.dtype}"
+        )
 
 
 def _numbers(path: Path, spec: TensorSpec, declared: Preprocess) -> Any:

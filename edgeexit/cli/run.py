@@ -21,7 +21,7 @@ from edgeexit.cli.common import (
     say,
     threads_option,
 )
-from edgeexit.cli.pictures import read_picture, use_preprocess
+from edgeexit.cli.pictures import check_pictures, read_picture, use_preprocess
 from edgeexit.cli.stream_shown import stream_shown
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
@@ -205,13 +205,16 @@ def _read(path: Path, row: int | None, engine: Engine, many: bool = False) -> An
     for s in specs:
         if row is not None:
             array = found[s.name]
-            rows_of_pictures = s.name in engine.preprocess and array.dtype == np.uint8 and array.ndim >= 3
-            if not (array.ndim == len(s.shape) or rows_of_pictures) or row >= len(array):
+            declared = engine.preprocess.get(s.name) if array.dtype == np.uint8 else None
+            axes = {len(s.shape)} if declared is None else {4, 3 if declared.channels == 1 else 4}
+            if array.ndim not in axes or (array.ndim == 3 and array.shape[2] in (1, 3, 4)) or row >= len(array):
                 raise DataError(f"{path}: no row {row} in {s.name!r} of shape {array.shape}")
             found[s.name] = array[row : row + 1]
         array = found[s.name]
         if s.name in engine.preprocess and array.dtype == np.uint8:
-            continue  # a picture, which the engine reads as declared
+            if not many:
+                check_pictures(path, array, s, engine.bundle.manifest, one=True)
+            continue  # which the engine reads as declared
         if array.ndim == len(s.shape) and len(array) > 1 and not many:
             raise DataError(f"{path}: {s.name!r} holds {len(array)} rows; --row picks one, e.g. --row 0")
         if array.dtype != s.dtype and np.can_cast(array.dtype, s.dtype, "same_kind"):
