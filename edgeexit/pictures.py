@@ -6,6 +6,7 @@ Numpy does everything but reading files, which needs Pillow. What counts as a pi
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -224,7 +225,10 @@ def read_file(path: str | os.PathLike[str]) -> Pixels:
         raise DataError(f"{path}: no such file")
     Image.init()
     try:
-        with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            opened = Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN])
+        with opened as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(
                     f"{path}: {image.width}x{image.height} pixels; at most {MOST_PIXELS} are read: shrink it first"

@@ -182,8 +182,11 @@ def picture_fields(shape: Shape, dtype: str, asked: Mapping[str, Any]) -> Prepro
         DataError: the input is no picture, or not one of what was asked for.
     """
     found = dict(asked)
-    found.setdefault("layout", _layout(shape))
-    if len(shape) != len(str(found["layout"])):
+    if "layout" not in found:
+        found["layout"] = _layout(shape)
+    if found["layout"] not in LAYOUTS:
+        raise DataError(f"layout: expected one of {', '.join(LAYOUTS)}, found {found['layout']!r:.60}")
+    if len(shape) != len(found["layout"]):
         raise DataError(f"layout {found['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
     if "color" not in found:
         channels = 1 if found["layout"] == "NHW" else shape[1 if found["layout"] == "NCHW" else 3]
@@ -192,7 +195,7 @@ def picture_fields(shape: Shape, dtype: str, asked: Mapping[str, Any]) -> Prepro
                 f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {found['layout']}; a picture has 1, 3"
             )
         found["color"] = "grey" if channels == 1 else "RGB"
-    first = {"NCHW": 2, "NHWC": 1, "NHW": 1}.get(str(found["layout"]), 1)
+    first = 2 if found["layout"] == "NCHW" else 1
     own = [a for a in shape[first : first + 2] if isinstance(a, int)]
     if found.get("size") is None and len(own) == 2:
         found["size"] = (own[0], own[1])

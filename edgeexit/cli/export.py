@@ -175,7 +175,7 @@ def export(
       edgeexit export net:make --format onnx,tflite --precision int8 --data d.npz --out my.edgeexit
       edgeexit export gru.onnx --exits y0,y1 --state h0=h0_next --state h1=h1_next --out gru.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
-      edgeexit export net.onnx --exits y0,y1 --preprocess imagenet --labels names.txt --out net.edgeexit
+      edgeexit export net.onnx --preprocess imagenet --labels names.txt --out net.edgeexit
       edgeexit export net.onnx --preprocess size=96,scale=1/127.5,mean=1 --out net.edgeexit
       edgeexit export asr.onnx --exits p0,p1 --lengths n --speech speech.json --out asr.edgeexit
     """

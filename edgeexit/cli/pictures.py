@@ -115,8 +115,8 @@ def check_pictures(
     as_they_are = sum(known.unusual(row.astype(np.float32)) is None for row in few)
     if 2 * len(strange) > len(few) and 2 * as_they_are > len(few):
         raise DataError(
-            f"{path}: {spec.name!r} is uint8, which is read as pictures 0..255, and as such {strange[0]}: if they are the "
-            f"network's own numbers, save them as {spec.dtype}"
+            f"{path}: {spec.name!r} is uint8, which is read as pictures 0..255, and as such {strange[0]}: if they are "
+            f"the network's own numbers, save them as {spec.dtype}"
         )
 
 
