@@ -28,7 +28,14 @@ preprocess_option = click.option(
 
 
 def asked_preprocess(texts: tuple[str, ...]) -> Any:
-    """What `export` takes as `preprocess`."""
+    """What `export` takes as `preprocess`; a text that says nothing is refused before the network is read.
+
+    Raises:
+        DataError: an unknown field or preset.
+    """
+    for text in texts:
+        if text != "none" and not text.endswith(".json") and not Path(text).is_file():
+            parse(text)
     return None if not texts else texts[0] if len(texts) == 1 else list(texts)
 
 
