@@ -17,7 +17,8 @@ FLAT = 0.1
 """An input that spans less than this share of what the flattest calibration row spans is unusual."""
 LEAST_ROWS = 30
 """Fewer rows say too little of what inputs are like, and nothing is unusual."""
-_CHUNK = 256
+_CHUNK = 1 << 20
+"""Numbers that are looked at together."""
 
 
 class UnusualInput(UserWarning):
@@ -105,8 +106,9 @@ def measure(rows: Any) -> InputRange | None:
         rows: `(n, ...)`, an array or anything that gives parts of it when sliced.
     """
     parts: list[NDArray[np.float64]] = []
-    for start in range(0, len(rows), _CHUNK):
-        part = np.asarray(rows[start : start + _CHUNK])
+    step = max(_CHUNK // max(np.asarray(rows[0:1]).size, 1), 1)
+    for start in range(0, len(rows), step):
+        part = np.asarray(rows[start : start + step])
         if part.dtype.kind != "f" or not part.size:
             return None
         flat = part.reshape(len(part), -1).astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from edgeexit.errors import DataError
 from edgeexit.files import read_json
+from edgeexit.foreign_preprocessing import from_foreign, is_foreign
 from edgeexit.preprocess import Preprocess
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -33,7 +35,7 @@ def parse(text: str) -> tuple[str | None, dict[str, Any]]:
     Raises:
         DataError: an unknown field or preset, or a value that is none.
     """
-    if text.endswith(".json") or Path(text).is_file():
+    if names_file(text):
         return read_fields(read_json(Path(text), DataError), text)
     found: dict[str, Any] = {}
     for part in (p.strip() for p in text.split(",")):
@@ -55,12 +57,21 @@ def parse(text: str) -> tuple[str | None, dict[str, Any]]:
     return read_fields(found, "preprocessing")
 
 
+def names_file(text: str) -> bool:
+    """Whether a text is the name of a file and not fields."""
+    return text.endswith(".json") or os.path.isfile(text)
+
+
 def read_fields(data: Any, at: str) -> tuple[str | None, dict[str, Any]]:
     """Fields of `Preprocess` from JSON or texts: numbers may be texts such as "1/255", a size one number.
+
+    Documents of Hugging Face and timm are read, too, see `foreign_preprocessing`.
 
     Raises:
         DataError: as `parse`; `at` names the place in the message.
     """
+    if is_foreign(data):
+        return None, from_foreign(data, at)
     if not isinstance(data, Mapping):
         raise DataError(f"{at}: expected an object of fields, found {type(data).__name__}")
     found = dict(data)

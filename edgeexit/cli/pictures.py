@@ -34,7 +34,7 @@ def asked_preprocess(texts: tuple[str, ...]) -> Any:
         DataError: an unknown field or preset.
     """
     for text in texts:
-        if text != "none" and not text.endswith(".json") and not Path(text).is_file():
+        if text != "none":
             parse(text)
     return None if not texts else texts[0] if len(texts) == 1 else list(texts)
 

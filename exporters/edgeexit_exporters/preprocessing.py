@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
 from edgeexit.files import read_json
+from edgeexit.foreign_preprocessing import is_foreign
 from edgeexit.manifest import TensorSpec
 from edgeexit.pictures import PictureInput
 from edgeexit.preprocess import Preprocess, is_picture, picture_fields
 from edgeexit.preprocess_text import parse, read_fields
-from edgeexit_exporters.foreign_preprocessing import from_foreign, is_foreign
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.torch_transforms import from_transforms
@@ -82,16 +82,14 @@ def _stated(asked: Any) -> tuple[str | None, dict[str, Any] | Preprocess]:
     """The input that is named, if one is, and what is stated of it."""
     if isinstance(asked, Preprocess):
         return None, asked
-    if isinstance(asked, Path) or (isinstance(asked, str) and (asked.endswith(".json") or Path(asked).is_file())):
-        document = read_json(Path(asked), DataError)
-        return (None, from_foreign(document, str(asked))) if is_foreign(document) else read_fields(document, str(asked))
+    if isinstance(asked, Path):
+        return read_fields(read_json(asked, DataError), str(asked))
     if isinstance(asked, str):
         return parse(asked)
     if isinstance(asked, Mapping):
-        at = "preprocessing"
-        return (None, from_foreign(asked, at)) if is_foreign(asked) else read_fields(asked, at)
+        return read_fields(asked, "preprocessing")
     if callable(getattr(asked, "to_dict", None)) and is_foreign(document := asked.to_dict()):
-        return None, from_foreign(document, type(asked).__name__)
+        return read_fields(document, type(asked).__name__)
     return None, from_transforms(asked)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgeexit.errors import DataError
-from edgeexit_exporters.foreign_preprocessing import RESAMPLE
+from edgeexit.foreign_preprocessing import RESAMPLE
 
 _NOTHING = ("PILToTensor", "ToImage", "ToPureTensor", "ToImageTensor", "Identity", "MaybePILToTensor", "ToNumpy")
 """Change no number."""

@@ -169,6 +169,15 @@ def test_calibrate_on_pictures(cli: Cli, tmp_path: Path) -> None:
     assert "'image' is uint8, which is read as pictures 0..255" in refused.error
 
 
+def test_run_reads_a_preprocessor_config(cli: Cli, ink: np.ndarray, tmp_path: Path) -> None:
+    document = {"do_normalize": False, "rescale_factor": 16 / 255, "size": {"height": 8, "width": 8}, "resample": 4}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(document))
+    forms(ink[0])["32x32 RGB"].save(tmp_path / "p.png")
+    declared = tmp_path / "preprocessor_config.json"
+    found = cli("run", DIGITS, "--input", tmp_path / "p.png", "--preprocess", declared)
+    assert found.err == "" and found.out.startswith("0  exit")
+
+
 def test_pictures_that_are_none(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"hello")

@@ -61,6 +61,24 @@ def test_every_way_to_pass_a_picture() -> None:
         np.testing.assert_array_equal(reader(CHW).one(picture), expected)
 
 
+class Foreign:
+    """Another library's array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.array
+
+
+def test_arrays_of_other_libraries() -> None:
+    check = InputCheck([TensorSpec("x", "float32", ("batch", 3, 20, 30))], preprocess={"x": CHW})
+    expected = check.one(RGB)[0]
+    np.testing.assert_array_equal(check.one(Foreign(RGB))[0], expected)
+    np.testing.assert_array_equal(check.one(Foreign(expected))[0], expected)
+    np.testing.assert_array_equal(check.many(Foreign(expected))[0], expected)
+
+
 def test_tensors() -> None:
     torch = pytest.importorskip("torch")
     check = InputCheck([TensorSpec("x", "float32", ("batch", 3, 20, 30))], preprocess={"x": CHW})

@@ -122,6 +122,13 @@ def test_hostile_fields_are_refused_in_one_line(name: str, value: Any) -> None:
         assert str(e).startswith("m.") and len(str(e)) < 300 and "\x1b" not in str(e)
 
 
+def test_a_long_text_is_no_file() -> None:
+    long = ":".join(["0.485"] * 100)
+    assert len(parse(f"mean={long}")[1]["mean"]) == 100
+    with pytest.raises(DataError, match="mean: expected 1 or 3 numbers"):
+        picture_fields(NCHW, "float32", parse(f"mean={long}")[1])
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         parse(str(tmp_path / "absent.json"))

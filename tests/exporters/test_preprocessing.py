@@ -13,10 +13,10 @@ import pytest
 
 import edgeexit
 from edgeexit.errors import DataError
+from edgeexit.foreign_preprocessing import from_foreign, is_foreign
 from edgeexit.manifest import TensorSpec
 from edgeexit.pictures import PictureInput
 from edgeexit.preprocess import Preprocess, picture_fields
-from edgeexit_exporters.foreign_preprocessing import from_foreign, is_foreign
 from edgeexit_exporters.preprocessing import network_rows
 from edgeexit_exporters.torch_transforms import from_transforms
 
