@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def _read(path: Path, row: int | None, engine: Engine, many: bool = False) -> An
         array = found[s.name]
         if s.name in engine.preprocess and array.dtype == np.uint8:
             if not many:
-                check_pictures(path, array, s, engine.bundle.manifest, one=True)
+                check_pictures(path, array, s, replace(engine.bundle.manifest, preprocess=engine.preprocess), one=True)
             continue  # which the engine reads as declared
         if array.ndim == len(s.shape) and len(array) > 1 and not many:
             raise DataError(f"{path}: {s.name!r} holds {len(array)} rows; --row picks one, e.g. --row 0")

@@ -44,7 +44,7 @@ class ResNet8(nn.Module):
     def __init__(self, classes: int = 10, mean: Sequence[float] | None = None) -> None:
         super().__init__()
         self.input_spec: InputSpec = {"image": ("float32", ("batch", 3, 32, 32))}
-        self.preprocess = Preprocess((32, 32))
+        self.preprocess = Preprocess((32, 32), interpolation="bicubic")
         self.mean: Tensor | None
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).reshape(3, 1, 1))
         self.stem = ConvNorm(3, 16, (3, 3), (32, 32))
