@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
 from edgeexit.manifest import TensorSpec
+from edgeexit.pictures import PictureInput, PictureRows, could_be, plain
+from edgeexit.preprocess import Preprocess
 
-Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""One array for a model with one input, or one per input under its name."""
+Inputs = Any
+"""One array for a model with one input, or a mapping with one per input under its name. Where the manifest declares
+preprocessing, an input may be a picture, see `edgeexit.pictures.PictureInput`. Tensors are taken as arrays."""
 
 
 class InputCheck:
@@ -23,8 +26,13 @@ class InputCheck:
         specs: Sequence[TensorSpec],
         states: Sequence[TensorSpec] = (),
         min_sizes: Mapping[str, int] | None = None,
+        preprocess: Mapping[str, Preprocess] | None = None,
     ) -> None:
-        """States may be left out: they are zeros then."""
+        """States may be left out: they are zeros then. Inputs in `preprocess` may be pictures."""
+        self.preprocess = declared = dict(preprocess or {})
+        self._pictures = {
+            s.name: PictureInput(s.name, declared[s.name], s.shape, s.dtype) for s in specs if s.name in declared
+        }
         self._least = [
             [
                 (k, a, least)
@@ -66,13 +74,17 @@ class InputCheck:
         Raises:
             DataError: as `one`; or no rows, or inputs of different n.
         """
+        return [a if isinstance(a, np.ndarray) else a[:] for a in self.rows(x)]
+
+    def rows(self, x: Inputs) -> list[Any]:
+        """As `many`, with `PictureRows` for pictures, which become numbers when a part of them is asked for."""
         found = self._arrays(x, add_axis=False)
         counts = {len(a) for a in found}
         if len(counts) != 1 or 0 in counts:
             raise DataError(f"the inputs hold {sorted(counts)} rows; expected one count of at least 1 for all")
         return found
 
-    def _arrays(self, x: Inputs, *, add_axis: bool) -> list[NDArray[Any]]:
+    def _arrays(self, x: Inputs, *, add_axis: bool) -> list[Any]:
         if not isinstance(x, Mapping):
             needed = [s.name for s in self.specs if s.name not in self._zeros]
             if len(needed) != 1:
@@ -84,7 +96,7 @@ class InputCheck:
             raise DataError(
                 f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}"
             )
-        found: list[NDArray[Any]] = []
+        found: list[Any] = []
         for k, (name, dtype, axes, fixed) in enumerate(self._compiled):
             if name in self._zeros and name not in x:
                 zeros = self._zeros[name]
@@ -93,12 +105,11 @@ class InputCheck:
             if name not in x:
                 raise DataError(f"input {name!r} is missing; the model takes {', '.join(s.name for s in self.specs)}")
             array = x[name]
-            if not isinstance(array, np.ndarray):
-                raise DataError(f"input {name!r} is a {type(array).__name__}; expected a numpy array of {dtype}")
-            if array.dtype != dtype:
-                raise DataError(
-                    f"input {name!r} is {array.dtype}; the model takes {dtype}: convert with .astype(np.{dtype})"
-                )
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or (self._pictures and dtype == np.uint8):
+                array = self._adapted(name, array, dtype, add_axis)
+                if isinstance(array, PictureRows):
+                    found.append(array)
+                    continue
             if add_axis and array.ndim == axes - 1:
                 array = array[None]
             if array.ndim != axes or any(array.shape[a] != size for a, size in fixed):
@@ -113,6 +124,30 @@ class InputCheck:
                 raise DataError(f"input {name!r} holds NaN")
             found.append(array)
         return found
+
+    def _adapted(self, name: str, x: Any, dtype: np.dtype[Any], one: bool) -> Any:
+        """An array of the input's dtype for a picture or a tensor; several pictures become `PictureRows`.
+
+        Raises:
+            DataError: nothing that the input takes.
+        """
+        picture = self._pictures.get(name)
+        if picture is not None and (found := picture.one(x) if one else picture.many(x)) is not None:
+            return found
+        array, _ = plain(x)
+        if not isinstance(array, np.ndarray):
+            if could_be(x) and picture is None:
+                raise DataError(
+                    f"input {name!r} is a picture, and the bundle does not declare how one becomes {dtype} numbers: "
+                    "export it with --preprocess, or set engine.preprocess"
+                )
+            raise DataError(f"input {name!r} is a {type(x).__name__}; expected a numpy array of {dtype}")
+        if array.dtype != dtype:
+            raise DataError(
+                f"input {name!r} is {array.dtype}; the model takes {dtype}: convert with .astype(np.{dtype})"
+                + (", or declare with --preprocess how pictures are read" if could_be(x) and picture is None else "")
+            )
+        return array
 
 
 def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], path: str) -> dict[str, NDArray[Any]]:

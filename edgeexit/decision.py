@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,12 +47,22 @@ class Decision:
     drifted: bool | None = None
     """Whether inputs have left what the policy was calibrated on, by this one or an earlier one since the monitor's
     reset; None = no drift monitor."""
+    unusual: str | None = None
+    """How the input lies far outside the calibration rows' range; None = it does not, or no range is stored."""
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    """The manifest's labels."""
 
     @property
     def label(self) -> Any:
         """The most likely class: an int, or an array of ints for sequences and maps."""
         found = np.argmax(self.output, -1)
         return int(found) if found.ndim == 0 else found
+
+    @property
+    def name(self) -> Any:
+        """The name of `label`: a text, or an array of texts for sequences and maps; None = classes have no names."""
+        found = _named(self.label, self.class_names)
+        return str(found) if isinstance(found, np.str_) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,10 @@ class Batch:
     """`(n,)` as `Decision.accepted`; None = the policy rejects nothing."""
     lengths: NDArray[np.int64] | None = None
     """`(n,)` valid positions of each output, the others being padding; None = all are valid."""
+    unusual: NDArray[np.bool_] | None = None
+    """`(n,)` whether each input is unusual, as `Decision.unusual`; None = no range is stored."""
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    """The manifest's labels."""
 
     def __len__(self) -> int:
         return len(self.exits)
@@ -89,3 +103,13 @@ class Batch:
     def labels(self) -> NDArray[np.int64]:
         """The most likely class of each input."""
         return np.asarray(np.argmax(self.outputs, -1), np.int64)
+
+    @property
+    def names(self) -> NDArray[np.str_] | None:
+        """The names of `labels`, of their shape; None = classes have no names."""
+        return None if self.class_names is None else _named(self.labels, self.class_names)
+
+
+def _named(labels: Any, names: tuple[str, ...] | None) -> Any:
+    """The classes' names; None = they have none, or too few for these classes."""
+    return None if names is None or np.max(labels, initial=-1) >= len(names) else np.asarray(names)[labels]

@@ -16,10 +16,13 @@ from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
 from edgeexit.drift import DriftMonitor
 from edgeexit.errors import BundleError, DataError, PolicyError
+from edgeexit.input_range import InputRange, UsualInputs, measure_all
 from edgeexit.layouts.base import Found, Recorded
 from edgeexit.manifest import Artifact
+from edgeexit.manifest_checks import check_declared
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, Window
+from edgeexit.preprocess import Preprocess
 from edgeexit.recording import given_lengths, given_scores, joined
 from edgeexit.records import Records
 from edgeexit.scores import SEQUENCE_BEST, Kind, probabilities
@@ -60,7 +63,8 @@ class Engine:
         self.driver = layouts.make(bundle, artifact, backend, threads, clock)
         self.clock = clock
         states = [s.input for s in bundle.manifest.states]
-        self._check = InputCheck(bundle.manifest.inputs, states, bundle.manifest.min_sizes)
+        self._check = InputCheck(bundle.manifest.inputs, states, bundle.manifest.min_sizes, bundle.manifest.preprocess)
+        self._usual = UsualInputs([t.name for t in bundle.manifest.inputs], bundle.manifest.ranges)
         self._macs = [e.macs for e in bundle.manifest.exits]
         if artifact.layout == "prefix":
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
@@ -93,6 +97,21 @@ class Engine:
         self._expected: tuple[float, ...] | None = None
         if warmup:
             self.profile(warmup)
+
+    @property
+    def preprocess(self) -> Mapping[str, Preprocess]:
+        """How pictures become inputs, by the inputs' names; assign to use another declaration than the bundle's.
+
+        Raises:
+            DataError: on assignment, an input that there is not, or a declaration that does not fit it.
+        """
+        return self._check.preprocess
+
+    @preprocess.setter
+    def preprocess(self, declared: Mapping[str, Preprocess]) -> None:
+        m = self.bundle.manifest
+        check_declared(m.inputs, declared)
+        self._check = InputCheck(m.inputs, [s.input for s in m.states], m.min_sizes, declared)
 
     @property
     def policy(self) -> Policy:
@@ -163,7 +182,8 @@ class Engine:
 
         Args:
             x: the model's input, with or without its batch axis of 1; a mapping for several inputs. States of a
-                network with memory may be among them and are zeros otherwise; `stream` carries them on.
+                network with memory may be among them and are zeros otherwise; `stream` carries them on. With
+                preprocessing declared also a picture, see `edgeexit.pictures.PictureInput`.
             deadline_s: seconds this call may take. The next stage starts only if its measured time fits in
                 what is left; exit 0 always answers, so a shorter deadline is answered late and marked so.
 
@@ -189,6 +209,7 @@ class Engine:
     def _answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., Found]) -> Decision:
         start = self.clock()
         inputs = self._check.one(x)
+        unusual = self._usual.of(inputs)
         left = None if deadline_s is None else self._left(start, deadline_s)
         policy, sets = self._held
         k, output, score, reason, uncertainty, lengths = run(inputs, policy, left)
@@ -220,6 +241,8 @@ class Engine:
             uncertainty,
             accepted,
             drifted,
+            unusual,
+            self.bundle.manifest.labels,
         )
         if self.observer is not None:
             self.observer(decision)
@@ -273,7 +296,11 @@ class Engine:
         if drift is not None:
             drifted = np.array([drift.see(k, s) for k, s in zip(exits, scores.tolist(), strict=True)])
         accepted = np.asarray(policy.accepts(scores), bool) if isinstance(policy, Window) else None
-        return Batch(exits, outputs, scores, self.clock() - start, total, drifted, uncertainties, accepted, lengths)
+        unusual = self._usual.each(inputs)
+        return Batch(
+            exits, outputs, scores, self.clock() - start, total, drifted, uncertainties, accepted, lengths, unusual,
+            self.bundle.manifest.labels,
+        )  # fmt: skip
 
     def record(
         self, x: Inputs, labels: NDArray[Any] | None = None, *, progress: Callable[[int, int], None] = lambda i, n: None
@@ -289,7 +316,7 @@ class Engine:
             labels: true classes `(n,)`, if known.
             progress: called with rows done and rows in all.
         """
-        inputs = self._check.many(x)
+        inputs = self._check.rows(x)
         n = len(inputs[0])
         rows: list[Recorded] = []
         states = self.bundle.manifest.states
@@ -306,6 +333,14 @@ class Engine:
             np.stack(outputs), cost, labels, self.kind, static, given_scores(rows, self.artifact.score),
             self.artifact.temperatures, self.bundle.manifest.name, given_lengths(rows),
         )  # fmt: skip
+
+    def input_ranges(self, x: Inputs) -> Mapping[str, InputRange]:
+        """The ranges of rows `(n, ...)` as the network gets them, by the inputs' names.
+
+        Raises:
+            DataError: as `run`.
+        """
+        return measure_all([t.name for t in self.bundle.manifest.inputs], self._check.rows(x))
 
     def checked(self, x: Inputs) -> list[NDArray[Any]]:
         """One input as `driver` takes it.

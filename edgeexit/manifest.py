@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgeexit.errors import BundleError
 from edgeexit.files import MAX_FILE_BYTES as MAX_FILE_BYTES
 from edgeexit.files import FileSpec as FileSpec
+from edgeexit.input_range import InputRange
 from edgeexit.lm.spec import LmProof, LmSpec
+from edgeexit.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from edgeexit.speech.spec import SpeechSpec
@@ -205,6 +207,10 @@ class Manifest:
     """Sizes of a language model; None = it is none."""
     default_policy: str | None = None
     """Name of the operating point to follow where none is asked for; None = the first of `policies`."""
+    preprocess: Mapping[str, Preprocess] = field(default_factory=dict)
+    """Input -> how a picture becomes it; an input that is missing takes no pictures."""
+    ranges: Mapping[str, InputRange] = field(default_factory=dict)
+    """Input -> what its numbers were like over the latest calibration rows."""
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of that name.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from edgeexit.errors import BundleError
+from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.spec import DecoderFiles
 from edgeexit.manifest import Artifact, ExitSpec, Manifest, TensorSpec
+from edgeexit.preprocess import Preprocess
 
 
 def check_parts(m: Manifest, at: str) -> None:
@@ -56,6 +58,12 @@ def check_parts(m: Manifest, at: str) -> None:
         raise BundleError(f"{at}: some exits have lengths and some have none")
     if strange := [n for n in m.min_sizes if not any(n in t.shape[1:] for t in m.inputs)]:
         raise BundleError(f"{at}.min_sizes: {strange[0]!r:.60} is no free axis of an input")
+    try:
+        check_declared(m.inputs, m.preprocess)
+    except DataError as e:
+        raise BundleError(f"{at}.preprocess: {e}") from e
+    if strange := [n for n in m.ranges if n not in {t.name for t in m.inputs}]:
+        raise BundleError(f"{at}.ranges: {strange[0]!r:.60} is no input")
     described = {t.name for t in tensors}
     if strange := [n for s in m.stages for n in s.outputs if n not in described]:
         raise BundleError(f"{at}: stage output {strange[0]!r:.60} is described nowhere")
@@ -86,6 +94,22 @@ def check_parts(m: Manifest, at: str) -> None:
         _check_decoder(a, m, at)
         if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
             raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
+
+
+def check_declared(inputs: Sequence[TensorSpec], declared: Mapping[str, Preprocess]) -> None:
+    """Whether preprocessing belongs to the inputs that it is declared for.
+
+    Raises:
+        DataError: it does not.
+    """
+    known = {t.name: t for t in inputs}
+    for name, p in declared.items():
+        if name not in known:
+            raise DataError(f"{name!r:.60} is no input; the network takes {', '.join(known)!s:.200}")
+        try:
+            p.check(known[name].shape, known[name].dtype)
+        except DataError as e:
+            raise DataError(f"{name!r:.60}: {e}") from e
 
 
 def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:

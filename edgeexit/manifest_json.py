@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeexit.errors import BundleError
+from edgeexit.input_range import InputRange
 from edgeexit.json_fields import Reader, not_negative, positive, text
 from edgeexit.lm.spec import LmProof, LmSpec
 from edgeexit.manifest import (
@@ -31,11 +33,13 @@ from edgeexit.manifest import (
     TensorSpec,
 )
 from edgeexit.manifest_checks import check_parts
+from edgeexit.preprocess import Preprocess
 from edgeexit.scores import NAMES
 
 if TYPE_CHECKING:
     from edgeexit.speech.spec import SpeechSpec
 
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -126,6 +130,8 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         **({"min_sizes": dict(manifest.min_sizes)} if manifest.min_sizes else {}),
         **({"lm": manifest.lm.to_dict()} if manifest.lm is not None else {}),
         **({"default_policy": manifest.default_policy} if manifest.default_policy is not None else {}),
+        **({"preprocess": {n: p.to_dict() for n, p in manifest.preprocess.items()}} if manifest.preprocess else {}),
+        **({"ranges": {n: r.to_dict() for n, r in manifest.ranges.items()}} if manifest.ranges else {}),
     }
 
 
@@ -194,6 +200,13 @@ def _min_sizes(value: Any, at: str) -> dict[str, int]:
     if len(r.data) > 256:
         raise BundleError(f"{at}: {len(r.data)} axes; expected at most 256")
     return {text(name, at): r.count(name, 1 << 40) for name in r.data}
+
+
+def _by_input(value: Any, at: str, read: Callable[[Any, str], T]) -> dict[str, T]:
+    r = Reader(value, at)
+    if len(r.data) > 256:
+        raise BundleError(f"{at}: {len(r.data)} inputs; expected at most 256")
+    return {text(name, at): read(v, f"{at}.{name:.60}") for name, v in r.data.items()}
 
 
 def _check(value: Any, at: str) -> Check:
@@ -310,6 +323,8 @@ def from_json(data: Any, at: str = "manifest") -> Manifest:
         r.optional("min_sizes", _min_sizes) or {},
         lm=r.optional("lm", LmSpec.from_dict),
         default_policy=r.optional("default_policy", lambda v, a: r.text("default_policy", _NAME)),
+        preprocess=r.optional("preprocess", lambda v, a: _by_input(v, a, Preprocess.from_dict)) or {},
+        ranges=r.optional("ranges", lambda v, a: _by_input(v, a, InputRange.from_dict)) or {},
     )
     check_parts(found, at)
     return found

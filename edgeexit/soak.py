@@ -196,7 +196,7 @@ def check_soak(
             raise DataError(f"{what}: expected a positive number, found {value!r}")
     if any(governed):
         Governor(engine, reader, settings)
-    InputCheck(engine.bundle.manifest.inputs).many(rows)
+    InputCheck(engine.bundle.manifest.inputs, preprocess=engine.preprocess).rows(rows)
     observer, engine.observer = engine.observer, None  # a log that is open already counts what the phases answer
     try:
         decision = engine.run({name: a[0] for name, a in rows.items()}, deadline_s=deadline_s)

@@ -15,6 +15,7 @@ from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine import Engine
 from edgeexit.files import npz_bytes
+from edgeexit.input_range import InputRange
 from edgeexit.merging import check_unchanged
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.rows import Rows
@@ -52,7 +53,7 @@ def calibrate_artifact(
     """
     return calibrate_rows(
         engine, engine.record(dict(inputs), labels, progress=progress), data=data, design=design, seed=seed,
-        budget=budget, default=default, **wish,
+        budget=budget, default=default, ranges=engine.input_ranges(dict(inputs)), **wish,
     )  # fmt: skip
 
 
@@ -65,9 +66,14 @@ def calibrate_rows(
     seed: int = 0,
     budget: Budget | None = None,
     default: bool | None = None,
+    ranges: Mapping[str, InputRange] | None = None,
     **wish: Any,
 ) -> tuple[Bundle, OperatingPoint]:
     """As `calibrate_artifact`, on rows that were recorded on this artifact.
+
+    Args:
+        default: see `calibrate_artifact`.
+        ranges: of the rows' inputs, stored too; None = the bundle keeps those it has.
 
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
@@ -94,13 +100,13 @@ def calibrate_rows(
             **({} if budget is None else {"budget": f"{budget.value:g} {budget.unit}"}),
         },
     )
-    return store_calibration(engine, recorded).with_operating_point(point, default=default), point
+    return store_calibration(engine, recorded, ranges).with_operating_point(point, default=default), point
 
 
-def store_calibration(engine: Engine, records: Rows) -> Bundle:
+def store_calibration(engine: Engine, records: Rows, ranges: Mapping[str, InputRange] | None = None) -> Bundle:
     """Keep the scores in the bundle, so that a device can solve for another budget later; no raw inputs.
 
-    Rows without labels do not replace rows with them.
+    Rows without labels do not replace rows with them. The inputs' `ranges` replace those of earlier rows.
 
     Raises:
         BundleError: see `Bundle.update`; or another process changed the artifact since it was loaded.
@@ -117,10 +123,11 @@ def store_calibration(engine: Engine, records: Rows) -> Bundle:
 
     def change(now: Bundle) -> Change:
         check_unchanged(engine.bundle.manifest, now.manifest, name, now.path)
-        there = now.manifest.artifact(name).calibration
+        manifest = replace(now.manifest, ranges={**now.manifest.ranges, **(ranges or {})})
+        there = manifest.artifact(name).calibration
         if not records.labelled and there and "correct" in now.arrays(there):
-            return {}, now.manifest
-        artifacts = tuple(replace(a, calibration=spec) if a.name == name else a for a in now.manifest.artifacts)
-        return {spec.path: raw}, replace(now.manifest, artifacts=artifacts)
+            return {}, manifest
+        artifacts = tuple(replace(a, calibration=spec) if a.name == name else a for a in manifest.artifacts)
+        return {spec.path: raw}, replace(manifest, artifacts=artifacts)
 
     return engine.bundle.update(change)

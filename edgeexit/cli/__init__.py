@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -25,6 +28,7 @@ from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
 from edgeexit.cli.transcribe import transcribe
 from edgeexit.errors import EdgeExitError
+from edgeexit.input_range import UnusualInput
 
 
 @click.group(
@@ -72,10 +76,24 @@ for command in (
     cli.add_command(command)
 
 
+def _show(others: Callable[..., None]) -> Callable[..., None]:
+    """What shows Python's warnings: those of unusual inputs in one line, the others as ever."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UnusualInput):
+            click.echo(f"warning: {message}", err=True)
+        else:
+            others(message, category, *place, **more)
+
+    return show
+
+
 def main() -> None:
     """Run the command line: bad input is one line and exit code 1, Ctrl-C is 130, bugs keep their traceback."""
     try:
-        code = cli.main(prog_name="edgeexit", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show(warnings.showwarning)
+            code = cli.main(prog_name="edgeexit", standalone_mode=False)
     except EdgeExitError as e:
         click.echo(f"error: {' '.join(str(e).split())}", err=True)
         sys.exit(1)

@@ -12,6 +12,7 @@ from edgeexit.calibrate.risk import Guarantee
 from edgeexit.cli import augment_shown as shown
 from edgeexit.cli.common import about, json_option, labels_of, names, print_json, say, threads_option
 from edgeexit.cli.export import class_names
+from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.files import read_npz, write_atomic
 from edgeexit.scores import SCORES
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
 @click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
+@preprocess_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @threads_option
 @json_option
@@ -100,6 +102,7 @@ def augment(
     seed: int,
     layouts: str,
     labels: str | None,
+    preprocess: tuple[str, ...],
     overwrite: bool,
     threads: int,
     as_json: bool,
@@ -158,6 +161,7 @@ def augment(
         layouts=names(layouts) or (),
         threads=threads,
         class_names=class_names(labels),
+        preprocess=asked_preprocess(preprocess),
         tune=_tuner(seed, threads) if finetune else None,
         overwrite=overwrite,
         progress=say,

@@ -96,6 +96,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
     bundle, point = calibrate_rows(
         engine,
         recorded,
+        ranges=engine.input_ranges({"image": data.x_design}),
         data={"file": f"UCI optical digits, {CALIBRATION_ROWS:,} of the official training rows", "seed": seed},
         seed=seed,
         accuracy_drop=accuracy_drop,

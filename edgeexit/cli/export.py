@@ -11,6 +11,7 @@ import click
 import edgeexit
 from edgeexit.cli.common import json_option, labels_of, names, print_json, say
 from edgeexit.cli.inspect import describe, exits_table
+from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.cli.refit_shown import refit_text
 from edgeexit.errors import BackendMissing, EdgeExitError
 from edgeexit.files import read_json, read_npz, write_atomic
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     "--speech", type=click.Path(path_type=Path), metavar="JSON",
     help="Features, tokens and blank of a speech model, as the recipes write them. [default: the module's speech_spec]",
 )  # fmt: skip
+@preprocess_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option
 def export(
@@ -136,6 +138,7 @@ def export(
     c_array: Path | None,
     labels: str | None,
     speech: Path | None,
+    preprocess: tuple[str, ...],
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -153,6 +156,13 @@ def export(
     sizes are fixed: for speech, --buckets makes signatures for a few lengths in one file, and inputs are padded up to
     the next one.
 
+    --preprocess declares how pictures become the network's numbers: FIELD=VALUE separated by commas, of size,
+    layout (NCHW, NHWC, NHW), color (RGB, BGR, grey), resize (cover: shorter side, then centre crop; stretch, crop,
+    none), resize_size, crop, interpolation, scale, mean, std, invert, background, input; or a preset: imagenet, unit
+    (0..1), signed (-1..1), pixels (0..255); or a .json file, also Hugging Face's preprocessor_config.json and timm's
+    config.json. A pixel p becomes (p x scale - mean) / std. Without it, what a torch module has attached as
+    preprocess, transforms or pretrained_cfg is read; none declares nothing. uint8 rows of --data are pictures then.
+
     A network with memory (streaming speech, recurrent cells one step at a time) has states: inputs that get an output's
     value in the next call. It is exported as chain, where stages that an input skipped catch up before they are next
     used; in Python, `engine.stream().step(x)`.
@@ -165,6 +175,8 @@ def export(
       edgeexit export net:make --format onnx,tflite --precision int8 --data d.npz --out my.edgeexit
       edgeexit export gru.onnx --exits y0,y1 --state h0=h0_next --state h1=h1_next --out gru.edgeexit
       edgeexit export net:make --input "audio:float32[batch,1,time=16000]" --out my.edgeexit
+      edgeexit export net.onnx --preprocess imagenet --labels names.txt --out net.edgeexit
+      edgeexit export net.onnx --preprocess size=96,scale=1/127.5,mean=1 --out net.edgeexit
       edgeexit export asr.onnx --exits p0,p1 --lengths n --speech speech.json --out asr.edgeexit
     """
     wanted = names(layouts) or []
@@ -195,6 +207,7 @@ def export(
         data=None if arrays is None else {k: v for k, v in arrays.items() if k not in ("y", "labels")},
         labels=class_names(labels),
         speech=None if speech is None else SpeechSpec.from_dict(read_json(speech), str(speech)),
+        preprocess=asked_preprocess(preprocess),
         forms=forms,
         overwrite=overwrite,
         progress=say,

@@ -156,6 +156,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
             f"{', made in the network' if all(len(t.shape) < 3 for t in m.inputs) else ''}), "
             f"writes {len(m.speech.tokens)} tokens, one per {1000 * m.speech.frame_seconds:g} ms\n"
         )
+    lines[0] += "".join(f"pictures become {n!r}: {printable(str(p))}\n" for n, p in m.preprocess.items())
+    lines[0] += "".join(f"{n!r} on {r.rows} calibration rows: {r}\n" for n, r in m.ranges.items())
     if m.lm is not None:
         lines = [lm_text(m)]
     if m.states:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,24 @@ from edgeexit.cli.common import (
     milliseconds,
     print_json,
     run_artifact_option,
+    say,
     threads_option,
 )
+from edgeexit.cli.pictures import check_pictures, read_picture, use_preprocess
 from edgeexit.cli.stream_shown import stream_shown
 from edgeexit.engine import Engine
-from edgeexit.errors import BackendMissing, DataError
+from edgeexit.errors import DataError
 from edgeexit.files import read_npz
+from edgeexit.input_range import UnusualInput
 from edgeexit.loading import load
-from edgeexit.manifest import TensorSpec
 from edgeexit.profile import use_profile
 
 
 @click.command()
 @bundle_argument
-@click.option("--input", "-i", "source", type=click.Path(path_type=Path), required=True, help=".npy, .npz or .png")
+@click.option(
+    "--input", "-i", "source", type=click.Path(path_type=Path), required=True, help="A .npy, .npz or picture."
+)
 @click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
 @click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
@@ -39,8 +45,11 @@ from edgeexit.profile import use_profile
 @click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
 @click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
 @click.option(
-    "--scale", type=float, default=1.0, show_default=True, help="Factor on a picture's pixel values (0..255)."
+    "--preprocess",
+    metavar="FIELDS",
+    help="How a picture becomes the input, as of `edgeexit export`. [default: as declared]",
 )
+@click.option("--scale", type=float, help="Factor on a picture's pixel values (0..255). [default: as declared, else 1]")
 @run_artifact_option
 @threads_option
 @json_option
@@ -53,7 +62,8 @@ def run(
     budget: str | None,
     profile: Path | None,
     deadline_ms: float | None,
-    scale: float,
+    preprocess: str | None,
+    scale: float | None,
     artifact: str | None,
     threads: int,
     as_json: bool,
@@ -63,9 +73,13 @@ def run(
     \b
     Examples:
       edgeexit run digits.edgeexit --input x.npy
-      edgeexit run resnet8.edgeexit --input frog.png --policy balanced --deadline-ms 5
+      edgeexit run resnet8.edgeexit --input frog.jpg --policy balanced --deadline-ms 5
+      edgeexit run old.edgeexit --input frog.png --preprocess size=32,scale=1/255
       edgeexit run resnet8.edgeexit --input frog.png --budget 0.4
       edgeexit run streaming.edgeexit --input chunks.npy
+
+    Pictures are read as the bundle declares (`edgeexit export --preprocess`, `edgeexit inspect` shows it). An input far
+    outside the range of the calibration rows is warned of.
 
     The rows of a file for a network with memory follow one another in one stream; stages that a row skipped catch up
     before they are next used.
@@ -74,17 +88,20 @@ def run(
     if profile is not None:
         use_profile(engine, profile)
     following = bool(engine.bundle.manifest.states) and row is None
-    x = _read(source, row, engine, scale, many=following)
+    use_preprocess(engine, preprocess, scale)
+    x = _read(source, row, engine, many=following)
     late = None if deadline_ms is None else deadline_ms / 1000
     if following and engine.artifact.layout == "chain":
         with about(source):
             stream_shown(engine, x, late, used, as_json)
         return
-    with about(source):
+    with about(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusualInput)  # said below
         decision = engine.run(x, deadline_s=late)
+    if decision.unusual is not None:
+        say(f"warning: {source}: {decision.unusual}")
     labels = engine.bundle.manifest.labels
-    known = labels is not None and isinstance(decision.label, int) and decision.label < len(labels)
-    name = labels[decision.label] if labels is not None and known else None
+    name = decision.name if isinstance(decision.name, str) else None
     kept = decision.prediction_set
     if as_json:
         print_json(
@@ -100,6 +117,7 @@ def run(
                 "prediction_set": None if kept is None else np.flatnonzero(kept),
                 "uncertainty": decision.uncertainty,
                 "accepted": decision.accepted,
+                "unusual": decision.unusual,
                 "output": decision.output,
                 **decided_by(engine, used),
             }
@@ -143,7 +161,7 @@ def open_engine(
     return engine, engine.policy_source
 
 
-def _read(path: Path, row: int | None, engine: Engine, scale: float, many: bool = False) -> Any:
+def _read(path: Path, row: int | None, engine: Engine, many: bool = False) -> Any:
     specs = engine.bundle.manifest.inputs
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -165,14 +183,20 @@ def _read(path: Path, row: int | None, engine: Engine, scale: float, many: bool 
     elif path.suffix == ".npy":
         found = {specs[0].name: _read_npy(path)}
     else:
-        found = {specs[0].name: read_picture(path, specs[0], scale)}
+        found = {specs[0].name: read_picture(path, engine)}
     for s in specs:
         if row is not None:
             array = found[s.name]
-            if array.ndim != len(s.shape) or row >= len(array):
+            declared = engine.preprocess.get(s.name) if array.dtype == np.uint8 else None
+            axes = {len(s.shape)} if declared is None else {4, 3 if declared.channels == 1 else 4}
+            if array.ndim not in axes or (array.ndim == 3 and array.shape[2] in (1, 3, 4)) or row >= len(array):
                 raise DataError(f"{path}: no row {row} in {s.name!r} of shape {array.shape}")
             found[s.name] = array[row : row + 1]
         array = found[s.name]
+        if s.name in engine.preprocess and array.dtype == np.uint8:
+            if not many:
+                check_pictures(path, array, s, replace(engine.bundle.manifest, preprocess=engine.preprocess), one=True)
+            continue  # which the engine reads as declared
         if array.ndim == len(s.shape) and len(array) > 1 and not many:
             raise DataError(f"{path}: {s.name!r} holds {len(array)} rows; --row picks one, e.g. --row 0")
         if array.dtype != s.dtype and np.can_cast(array.dtype, s.dtype, "same_kind"):
@@ -190,34 +214,3 @@ def _read_npy(path: Path) -> NDArray[Any]:
         array.close()
         raise DataError(f"{path}: holds an archive, not one array; name it .npz")
     return array
-
-
-def read_picture(path: Path, spec: TensorSpec, scale: float = 1.0) -> NDArray[Any]:
-    """A picture as a model input `(1, channels, height, width)` or `(1, height, width, channels)`, pixels 0..255.
-
-    Raises:
-        DataError: not a picture, or not of the model's size.
-        BackendMissing: pillow is not installed.
-    """
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as e:
-        raise BackendMissing(f"reading pictures needs pillow ({e}): pip install 'edgeexit[plots]'") from e
-    shape = spec.shape[1:]
-    first = len(shape) == 3 and shape[0] in (1, 3)
-    channels = shape[0] if first else shape[-1] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or channels not in (1, 3):
-        raise DataError(
-            f"{path}: the model takes {spec.dtype}{list(spec.shape)}, which is no picture; pass .npy or .npz"
-        )
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as e:
-        raise DataError(f"{path}: not a readable picture: {e}") from e
-    if len(shape) == 3:
-        pixels = pixels.reshape(*pixels.shape[:2], -1)
-        pixels = pixels.transpose(2, 0, 1) if first else pixels
-    if any(isinstance(a, int) and a != b for a, b in zip(shape, pixels.shape, strict=True)):
-        raise DataError(f"{path}: a picture of shape {pixels.shape}; the model takes {shape}: resize it first")
-    return (pixels * np.float32(scale)).astype(spec.dtype)[None]

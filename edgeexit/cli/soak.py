@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from edgeexit.checks import data_inputs
 from edgeexit.cli.common import (
@@ -101,7 +102,8 @@ def soak(
     found = data_inputs(arrays, specs, str(data))
     if wrong := [t.name for t in specs if found[t.name].dtype.kind not in "biuf"]:
         raise DataError(f"{data}: {wrong[0]!r} holds {found[wrong[0]].dtype}; expected numbers")
-    rows = {t.name: found[t.name].astype(t.dtype, copy=False) for t in specs}
+    pictures = {n for n in engine.preprocess if found[n].dtype == np.uint8}
+    rows = {t.name: found[t.name] if t.name in pictures else found[t.name].astype(t.dtype, copy=False) for t in specs}
     phases = {"off": (False,), "on": (True,), "both": (False, True)}[governor]
     reader, deadline_s = default_reader(), None if deadline_ms is None else deadline_ms / 1000
     with about(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.cli.common import decided_by, milliseconds, print_json
+from edgeexit.cli.common import decided_by, milliseconds, print_json, say
+from edgeexit.input_range import UnusualInput
 
 if TYPE_CHECKING:
     from edgeexit.engine import Engine
@@ -24,9 +26,13 @@ def stream_shown(
         DataError, PolicyError: as `Stream.step`.
     """
     stream = engine.stream()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i in range(len(next(iter(x.values())))):
-        d = stream.step({n: a[i : i + 1] for n, a in x.items()}, deadline_s=deadline_s)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnusualInput)  # said here
+            d = stream.step({n: a[i : i + 1] for n, a in x.items()}, deadline_s=deadline_s)
+        if d.unusual is not None and not any(r["unusual"] for r in rows):
+            say(f"warning: step {i}: {d.unusual}; later ones are not named")
         rows.append(
             {
                 "step": i,
@@ -37,6 +43,7 @@ def stream_shown(
                 "seconds": d.seconds,
                 "late": d.late,
                 "waiting": stream.waiting,
+                "unusual": d.unusual,
             }
         )
         if not as_json:

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from edgeexit.bundle import Bundle, write_bundle
 from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.files import sha256
+from edgeexit.input_range import InputRange, measure_all
 from edgeexit.manifest import NETWORK_LAYOUTS
+from edgeexit.preprocess import Preprocess
 from edgeexit.scores import GRAPH
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
 from edgeexit_exporters.inputs import InputSpec, parse_input
+from edgeexit_exporters.preprocessing import declare, network_rows
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
 from edgeexit_exporters.source import Source, from_onnx
 from edgeexit_exporters.survey import survey
@@ -47,6 +50,7 @@ def export(
     name: str | None = None,
     task: str | None = None,
     speech: SpeechSpec | None = None,
+    preprocess: Any = None,
     forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -78,6 +82,8 @@ def export(
         name: the bundle's name; None = that of `out`.
         task: noted in the manifest; None = transcription with `speech`, else classification.
         speech: how a speech model hears and what its answers spell; None = as the module says in `speech_spec`.
+        preprocess: how pictures become inputs, see `preprocessing.declare`; uint8 rows of `data` are pictures then.
+            None = as is attached to the module, e.g. in its attribute `preprocess`.
         forms: formats and precisions; None = ONNX in the network's own.
         overwrite: replace a bundle that is there.
         progress: called with each step's name.
@@ -95,9 +101,13 @@ def export(
         forms.check(data)
     progress("reading the source model")
     found = open_source(source, exits, weights, inputs, scores, outputs, states=states, lengths=lengths)
+    declared = declare(found, preprocess, progress)
+    if data is not None:
+        data = network_rows(data, [i.tensor for i in found.inputs], declared)
     return export_source(
         found,
         out,
+        preprocess=declared,
         layouts=layouts,
         score=score,
         tolerance=tolerance,
@@ -142,6 +152,7 @@ def export_source(
     name: str | None = None,
     task: str | None = None,
     speech: SpeechSpec | None = None,
+    preprocess: Mapping[str, Preprocess] | None = None,
     forms: Forms | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -151,6 +162,8 @@ def export_source(
     """As `export`, for a source that is read already.
 
     Args:
+        data: as of `export`, in the network's own numbers.
+        preprocess: by the inputs' names.
         exact: exits that are computed as in the source model, so that they may differ in their last bits at most.
 
     Raises:
@@ -162,6 +175,9 @@ def export_source(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,
         speech=speech,
     )  # fmt: skip
+    known = replace(
+        known, manifest=replace(known.manifest, preprocess=dict(preprocess or {}), ranges=_ranges(found, data))
+    )
     wanted = forms or Forms()
     classes = known.manifest.exits[-1].answer.shape[-1]
     rows = wanted.rows(found, data, classes if isinstance(classes, int) else None)
@@ -182,6 +198,14 @@ def export_source(
         progress("writing the bundle")
         contents = {f.path: draft.file(f).read_bytes() for f in draft.manifest.files}
         return write_bundle(out, contents, draft.manifest, overwrite=overwrite)
+
+
+def _ranges(source: Source, data: Mapping[str, NDArray[Any]] | None) -> Mapping[str, InputRange]:
+    """What the numbers of the inputs are like in data, where that has them."""
+    names = [i.tensor.name for i in source.inputs if not i.state]
+    rows = {n: (data or {}).get(n, (data or {}).get("x") if len(names) == 1 else None) for n in names}
+    there = {n: a for n, a in rows.items() if a is not None and a.ndim}
+    return measure_all(list(there), list(there.values()))
 
 
 def _stateful_layouts(found: Source, layouts: Sequence[str], progress: Callable[[str], None]) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from edgeexit.preprocess import Preprocess
 from edgeexit_models.heads import AvgMaxPoolLinear
 from edgeexit_models.layers import ConvNorm, init_weights
 from edgeexit_models.protocol import InputSpec
@@ -20,6 +21,10 @@ class Digits(nn.Module):
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.input_spec: InputSpec = {"image": ("float32", ("batch", 1, 8, 8))}
+        # The data's digits fill their frame, and their numbers count the ink in blocks of a 32 x 32 bitmap.
+        self.preprocess = Preprocess(
+            (8, 8), color="grey", resize="stretch", interpolation="box", scale=16 / 255, background=0
+        )
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(ConvNorm(1, 8, (3, 3), (8, 8)), ConvNorm(8, 16, (3, 3), (8, 8))),

@@ -50,6 +50,7 @@ class DeepEnsemble(nn.Module):
             raise ModelError("a deep ensemble needs at least one network, got none")
         self.members = nn.ModuleList(modules)
         self.input_spec: InputSpec = getattr(modules[0], "input_spec", {})
+        self.preprocess = getattr(modules[0], "preprocess", None)
 
     def forward(self, *inputs: Tensor) -> Group:
         return (tuple(exits(m, *inputs)[-1] for m in self.members),)

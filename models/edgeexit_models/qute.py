@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeexit.errors import ModelError
+from edgeexit.preprocess import Preprocess
 from edgeexit_models.ensembles import Group
 from edgeexit_models.heads import PoolLinear
 from edgeexit_models.layers import init_weights
@@ -102,6 +103,7 @@ class Qute(nn.Module):
         self.final = final
         self.frozen = False
         self.input_spec: InputSpec = {}
+        self.preprocess: Preprocess | None = None
         with evaluating(self.stages), torch.no_grad():
             shapes = [tuple(x.shape[1:]) for x in _run(self.stages, example)]
         if any(len(shape) != 3 for shape in shapes) or min(shapes[-1][1:]) < kernel:
@@ -143,7 +145,7 @@ class Qute(nn.Module):
         without it.
         """
         found = QuteDeployed(deepcopy(self.stages), [pair.deployed() for pair in self._pairs()])
-        found.input_spec = self.input_spec
+        found.input_spec, found.preprocess = self.input_spec, self.preprocess
         return found.eval()
 
     def _pairs(self) -> list[ExitAndView]:
@@ -170,6 +172,7 @@ class QuteDeployed(nn.Module):
         self.stages = stages
         self.views = nn.ModuleList(views)
         self.input_spec: InputSpec = {}
+        self.preprocess: Preprocess | None = None
 
     def forward(self, x: Tensor) -> Group:
         last = _run(self.stages, x)[-1]
@@ -271,5 +274,5 @@ def qute_resnet8(classes: int = 10, mean: Sequence[float] | None = CIFAR10_MEAN)
     centre = [] if net.mean is None else [_TakeOff(net.mean)]
     first = nn.Sequential(*centre, net.stem, net.stacks[0])
     module = Qute([first, *net.stacks[1:]], net.heads[-1], classes, torch.zeros(1, 3, 32, 32))
-    module.input_spec = net.input_spec
+    module.input_spec, module.preprocess = net.input_spec, net.preprocess
     return module

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeexit.preprocess import Preprocess
 from edgeexit_models.protocol import InputSpec
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,6 +40,7 @@ class ResNet20(nn.Module):
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.input_spec: InputSpec = {"image": ("float32", ("batch", 3, 32, 32))}
+        self.preprocess = Preprocess((32, 32), interpolation="bicubic")
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", 255 * torch.tensor(_MEAN).reshape(3, 1, 1), persistent=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from edgeexit.preprocess import Preprocess
 from edgeexit_models.heads import GridPoolLinear
 from edgeexit_models.layers import ConvNorm, SameConv2d, Size, init_weights, same_size
 from edgeexit_models.protocol import InputSpec
@@ -43,6 +44,7 @@ class ResNet8(nn.Module):
     def __init__(self, classes: int = 10, mean: Sequence[float] | None = None) -> None:
         super().__init__()
         self.input_spec: InputSpec = {"image": ("float32", ("batch", 3, 32, 32))}
+        self.preprocess = Preprocess((32, 32), interpolation="bicubic")
         self.mean: Tensor | None
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).reshape(3, 1, 1))
         self.stem = ConvNorm(3, 16, (3, 3), (32, 32))

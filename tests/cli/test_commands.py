@@ -196,7 +196,7 @@ def test_run(cli: Cli, tiny: Path, row: Path) -> None:
     document = cli("run", tiny, "--input", row, "--json").json
     assert set(document) == {
         "exit", "label", "name", "score", "reason", "seconds", "macs", "late", "prediction_set", "uncertainty",
-        "accepted", "output", "artifact", "policy", "operating_point",
+        "accepted", "unusual", "output", "artifact", "policy", "operating_point",
     }  # fmt: skip
     assert document["operating_point"] == "half-fused"
     assert document["name"] == "abc"[document["label"]] and len(document["output"]) == 3

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from edgeexit import bundle, files, manifest, scores
+from edgeexit.input_range import InputRange
 from edgeexit.lm.spec import LmProof, LmSpec
 from edgeexit.manifest_json import from_json, to_json
+from edgeexit.preprocess import Preprocess
 from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.spec import SpeechSpec
 
@@ -63,6 +65,8 @@ TABLES: dict[str, type] = {
     "**speech**": SpeechSpec,
     "**features**": FeatureSpec,
     "**lm**": LmSpec,
+    "**preprocess**": Preprocess,
+    "**range**": InputRange,
     "**proof**": LmProof,
     "## manifest.json": manifest.Manifest,
 }
@@ -102,6 +106,8 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
             min_sizes={"time": 7},
             lm=lm,
             default_policy="half-fused",
+            preprocess={"x": Preprocess((4, 4))},
+            ranges={"x": InputRange(0, 1, 1, 0, 1, 0.5, 0.5, 30)},
         )
     )
     assert set(schema["properties"]) == set(document)
@@ -116,6 +122,8 @@ def test_the_schema_names_the_same_fields(tiny: Path) -> None:
         "speech": document["speech"],
         "features": document["speech"]["features"],
         "lm": document["lm"],
+        "preprocess": document["preprocess"]["x"],
+        "range": document["ranges"]["x"],
         "proof": document["artifacts"][0]["proof"],
     }.items():
         assert properties(schema, name) == set(example), name

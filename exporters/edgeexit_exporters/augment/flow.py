@@ -27,6 +27,7 @@ from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
 from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, open_source
 from edgeexit_exporters.inputs import from_data, make_inputs
+from edgeexit_exporters.preprocessing import declare, network_rows
 from edgeexit_exporters.source import Source
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def augment(
     layouts: Sequence[str] = DEFAULT_LAYOUTS,
     threads: int = 1,
     class_names: Sequence[str] | None = None,
+    preprocess: Any = None,
     tune: Tune | None = None,
     overwrite: bool = False,
     progress: Tell = lambda text: None,
@@ -135,6 +137,7 @@ def augment(
         layouts: see `export`.
         threads: of onnxruntime while features are read.
         class_names: noted in the bundle.
+        preprocess: see `export`.
         tune: trains the chosen exits and the network on, such as `edgeexit_models.finetune`; the result goes beside
             `out`, its name ending in ``-tuned``. Needs a torch source of one input.
         overwrite: replace a bundle that is there.
@@ -156,6 +159,8 @@ def augment(
     clock = _Clock(progress)
     clock("looking for places")
     places, total = places_of(source, candidates, aside, mask)
+    declared = declare(source, preprocess, progress)
+    data = network_rows(data, [i.tensor for i in source.inputs], declared)
     inputs = from_data(source.inputs, data, max((len(a) for a in data.values() if a.ndim), default=0))
     n = len(InputCheck([s.tensor for s in source.inputs]).many(inputs)[0])  # shapes, NaN, one count of rows
     if labels is not None and len(labels) != n:
@@ -177,7 +182,7 @@ def augment(
     rows = Rows(inputs, labels, parts, np.asarray(final.argmax(1), np.int64))
     wish: dict[str, Any] = {
         "drop": drop, "margin": found.margin, "score": score, "guarantee": guarantee, "total": total,
-        "layouts": layouts, "class_names": class_names, "overwrite": overwrite,
+        "layouts": layouts, "class_names": class_names, "preprocess": declared, "overwrite": overwrite,
     }  # fmt: skip
     chosen = found.best.exits
     point = verdict = bundle = tuned = None

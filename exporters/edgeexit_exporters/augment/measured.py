@@ -24,6 +24,7 @@ from edgeexit.errors import DataError
 from edgeexit.loading import load
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import fixed_exit
+from edgeexit.preprocess import Preprocess
 from edgeexit.records import Records
 from edgeexit_exporters import measure
 from edgeexit_exporters.augment.result import Augmented, Tested
@@ -76,7 +77,8 @@ class Rows:
 def shipped(
     grafted: Source, untouched: Source, rows: Rows, out: Path, *, drop: float, margin: float, score: str,
     guarantee: Guarantee | None, total: int, layouts: Sequence[str], class_names: Sequence[str] | None,
-    overwrite: bool, changed: bool = False, tell: Callable[[str], None] = lambda text: None,
+    preprocess: Mapping[str, Preprocess], overwrite: bool, changed: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
     """A network with exits as a bundle: exported, calibrated on what ships, judged on the third part; then written.
 
@@ -98,7 +100,7 @@ def shipped(
         bundle = export_source(
             grafted, Path(folder, "a.edgeexit"), layouts=layouts, score=score, labels=class_names,
             data=rows_of(rows.inputs, evenly(rows.parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
-            exact=(len(grafted.exits) - 1,),
+            exact=(len(grafted.exits) - 1,), preprocess=preprocess,
         )  # fmt: skip
         tell("calibrating what ships")
         point, verdict, bundle = _calibrated(bundle, untouched, rows, drop, margin, score, guarantee, total, changed)
@@ -129,7 +131,7 @@ def _calibrated(
     )  # fmt: skip
     asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
     point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n, "margin": margin})
-    bundle = store_calibration(engine, held_out).with_operating_point(point)
+    bundle = store_calibration(engine, held_out, engine.input_ranges(rows.inputs)).with_operating_point(point)
     verdict = judge(
         point.policy, held_out, total, _allowed(point), time_ratios=_times(engine, untouched),
         untouched=before.get("certify"), measure=rows.measure,
@@ -171,7 +173,11 @@ def _recorded(
     engine = load(bundle, policy=point.name, warmup=0)
     specs = engine.bundle.manifest.inputs
     arrays = data_inputs(inputs, specs, "the test rows")
-    return engine.record({s.name: arrays[s.name].astype(s.dtype, copy=False) for s in specs}, labels)
+    pictures = {n for n in engine.preprocess if arrays[n].dtype == np.uint8}
+    for s in specs:
+        if s.name not in pictures:
+            arrays[s.name] = arrays[s.name].astype(s.dtype, copy=False)
+    return engine.record(arrays, labels)
 
 
 def _tested(found: Augmented, point: OperatingPoint, records: Records, untouched: NDArray[np.bool_]) -> Tested:

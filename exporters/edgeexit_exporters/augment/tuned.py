@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.calibrate.risk import Guarantee
 from edgeexit.errors import Infeasible, ModelError
+from edgeexit.preprocess import Preprocess
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head
 from edgeexit_exporters.augment.measured import Rows, shipped
@@ -41,7 +42,7 @@ def tunable(source: Source) -> None:
 def fine_tuned(
     tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: Rows, out: Path,
     *, drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str],
-    class_names: Sequence[str] | None, overwrite: bool,
+    class_names: Sequence[str] | None, preprocess: Mapping[str, Preprocess], overwrite: bool,
 ) -> Tuned:  # fmt: skip
     """Train heads and backbone on, export, calibrate and judge against the network as it was.
 
@@ -70,7 +71,7 @@ def fine_tuned(
     try:
         point, verdict, bundle = shipped(
             grafted, source, rows, out, drop=drop, margin=margin, score=score, guarantee=guarantee, total=total,
-            layouts=layouts, class_names=class_names, overwrite=overwrite, changed=True,
+            layouts=layouts, class_names=class_names, preprocess=preprocess, overwrite=overwrite, changed=True,
         )  # fmt: skip
     except Infeasible as e:
         return Tuned(None, f"Not worth it: {e}", None, None)
