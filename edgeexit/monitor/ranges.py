@@ -60,8 +60,9 @@ def outside(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"expected a number, found {value!r:.40}"
     row = RANGES.get(name, Range(-math.inf, math.inf, ""))
-    if not row.low <= value <= row.high or not math.isfinite(value):
-        return f"{value:.7g} {row.unit} cannot be".replace("  ", " ")
+    if not row.low <= value <= row.high or not abs(value) < math.inf:  # whole numbers may be beyond floats
+        shown = f"{value:.7g}" if abs(value) < 1e300 else f"{value!r:.40}"
+        return f"{shown} {row.unit} cannot be".replace("  ", " ")
     if name == "temperature_c" and abs(value) <= _ZERO_C:
         if value == 0:
             return "exactly 0 C, as of a sensor that was never read"
