@@ -89,7 +89,7 @@ class LinuxReader:
         fast += keep(Share(self.root, find_cpus(self.root, damaged), groups))
         for resource in ("cpu", "memory"):
             fast += keep(find_pressure(self.root, resource, groups), f"{resource}_pressure_avg10")
-        if os.path.isfile(os.path.join(self.root, "proc/meminfo")):
+        if self.root == "/" or os.path.isfile(os.path.join(self.root, "proc/meminfo")):
             fast += keep(Memory(self.root, groups))
         highest = clock.highest if isinstance(clock, Clock) else None
         firmware, mute = find_firmware(self.root, self._ask, sources, highest)

@@ -26,6 +26,8 @@ _POWER = (("power_now",), ("current_now", "voltage"), ("power_avg",), ("current_
 _ENERGY = (("energy_now",), ("charge_now", "voltage"))
 _LEVEL = (("capacity",), ("energy_now", "energy_full"), ("charge_now", "charge_full"))
 """Sources in order of preference, each as what is multiplied, or divided for the level."""
+_FILLED = 5.0
+"""Percent from which on a battery that holds nothing is a sensor that was never read."""
 _STATUS = {"Discharging": True, "Charging": False, "Full": False, "Not charging": False, "Unknown": None}
 
 
@@ -125,11 +127,13 @@ class Values:
         return product
 
     def _wrong_unit(self, now: str) -> str | None:
-        """Whether the full battery, as its own file or the level says, is too small to be one: of milli-units, say."""
+        """Why the number cannot be: the full battery, as its own file or the level says, is too small to be one."""
         row = now.replace("_now", "_full")
         part, full, level = self._values.get(now), self.of(row, "battery_joules"), self.level
         if row in self.battery.files and full is None:
             return f"its {row} cannot be, so that its unit is unknown"
+        if part == 0 and level and level >= _FILLED:
+            return f"0 at a level of {level:g} %"
         if full is None and part and level and (why := outside(row, 100 * part / level)) is not None:
             return f"at {level:g} %, a full battery of {why}"
         return None

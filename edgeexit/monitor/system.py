@@ -68,16 +68,21 @@ class Clock:
 
 def find_clock(root: str) -> Clock | str:
     base = os.path.join(root, "sys/devices/system/cpu/cpufreq")
-    policies = []
-    for name in listed(base):
+    policies, wrong = [], []
+    for name in (n for n in listed(base) if n.startswith("policy")):
         folder = os.path.join(base, name)
         for file in ("cpuinfo_max_freq", "scaling_max_freq"):
-            with contextlib.suppress(OSError, ValueError):
-                if name.startswith("policy"):
-                    highest = scaled("clock", whole(read(os.path.join(folder, file), 64)))
-                    now = (os.path.join(folder, f) for f in ("scaling_cur_freq", "cpuinfo_cur_freq"))
-                    policies.append(Policy(name, tuple(p for p in now if os.path.isfile(p)), highest))
-                    break
+            try:
+                highest = scaled("clock", whole(read(os.path.join(folder, file), 64)))
+            except (OSError, ValueError) as e:
+                if not isinstance(e, FileNotFoundError):
+                    wrong.append(f"{name} {file}: {e}")
+                continue
+            now = (os.path.join(folder, f) for f in ("scaling_cur_freq", "cpuinfo_cur_freq"))
+            policies.append(Policy(name, tuple(p for p in now if os.path.isfile(p)), highest))
+            break
+    if not policies and wrong:
+        return f"no highest clock that can be: {wrong[0]}"
     if not policies:
         return "no cpufreq policy: the clock is fixed, or the host of this virtual machine keeps it to itself"
     return Clock(sorted(policies, key=lambda p: -p.highest)[:_CLOCKS])

@@ -173,6 +173,7 @@ def test_currents_without_their_sign(tmp_path: Path, bits: int, microamperes: in
         ({"current_now": "1500000", "voltage_now": "12000"}, "power_w", "12000 is 0.012 V cannot be"),  # mV
         ({"energy_now": "40000", "energy_full": "50000"}, "battery_joules", "energy_full"),  # mWh
         ({"energy_now": "40000", "capacity": "80"}, "battery_joules", "a full battery of 0.05 Wh"),
+        ({"energy_now": "0", "capacity": "71"}, "battery_joules", "0 at a level of 71 %"),
         ({"energy_now": "9000000000000"}, "battery_joules", "Wh cannot be"),
     ],
 )
@@ -256,3 +257,12 @@ def test_a_second_slow_source_that_hangs_is_named(tmp_path: Path, monkeypatch: p
             break
         time.sleep(0.005)
     assert reading.temperature_c == 50.0
+
+
+def test_a_highest_clock_that_cannot_be(tmp_path: Path) -> None:
+    tree = {f"{CPU}0/cpuinfo_max_freq": "1800000000", f"{CPU}0/scaling_cur_freq": "900000000"}
+    found = reader(tmp_path, tree)
+    assert found.read().cpu_frequency_ratio is None
+    assert "policy0 cpuinfo_max_freq: 1800000000 is 1.8e+12 Hz cannot be" in found.unknown["cpu_frequency_ratio"]
+    tree[f"{CPU}0/scaling_max_freq"], tree[f"{CPU}0/scaling_cur_freq"] = "1800000", "900000"
+    assert reader(tmp_path, tree).read().cpu_frequency_ratio == 0.5
