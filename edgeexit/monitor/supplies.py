@@ -108,13 +108,16 @@ class Values:
     @property
     def watts(self) -> float | None:
         """The sign of a current differs from driver to driver, so it is not used: the status says the direction."""
-        values = (self._product(source, "power_w") for source in _POWER)
-        watts = None
-        for value in values:
-            if value:
+        passed: list[tuple[str, float, str]] = []
+        for source in _POWER:
+            if (value := self._product(source, "power_w")) is None:
+                continue
+            if (why := outside("battery_power", abs(value))) is None:
+                for file, _, wrong in passed:
+                    self.seen.problem("power_w", f"{self.battery.name} {file}", f"{wrong} while it is drained")
                 return abs(value)
-            watts = value if watts is None else watts  # 0: another file may know better
-        return watts
+            passed.append((source[0], abs(value), why))
+        return passed[0][1] if passed else None  # 0, as of one that is idle beside another, or a problem of the sum
 
     def _product(self, source: Sequence[str], field: str) -> float | None:
         if not self.battery.has([source]):
@@ -130,8 +133,8 @@ class Values:
         """Why the number cannot be: the full battery, as its own file or the level says, is too small to be one."""
         row = now.replace("_now", "_full")
         part, full, level = self._values.get(now), self.of(row, "battery_joules"), self.level
-        if row in self.battery.files and full is None:
-            return f"its {row} cannot be, so that its unit is unknown"
+        if full is None and level is None and row in self.battery.files:
+            return f"its {row} says nothing, so that the unit is unknown"
         if part == 0 and level and level >= _FILLED:
             return f"0 at a level of {level:g} %"
         if full is None and part and level and (why := outside(row, 100 * part / level)) is not None:

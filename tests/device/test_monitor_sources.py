@@ -87,6 +87,14 @@ SECOND: dict[str, tuple[dict[str, str | None], str, Any, str]] = {
         "BAT0 voltage_now",
     ),
     "power from the current": ({f"{BATTERY}0/power_now": "garbage"}, "power_w", 18.0, "BAT0 power_now"),
+    "power in mW": ({f"{BATTERY}0/power_now": "18000"}, "power_w", 18.0, "BAT0 power_now: 0.018 W cannot be"),
+    "power that is stuck": ({f"{BATTERY}0/power_now": "0"}, "power_w", 18.0, "BAT0 power_now: 0 W cannot be"),
+    "full battery that is dead": (
+        {f"{BATTERY}0/charge_full": "?"},
+        "battery_joules",
+        4 * 12 * 3600.0,
+        "BAT0 charge_full: expected a number",
+    ),
     "power that wraps": ({f"{BATTERY}0/power_now": "4294967295"}, "power_w", 18.0, "4294967295 is 4294.967 W"),
     "mean current": (
         {f"{BATTERY}0/current_now": "65149000", f"{BATTERY}0/current_avg": "1000000"},
