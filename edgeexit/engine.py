@@ -331,6 +331,9 @@ class Engine:
                 rows.append(self.driver.all_exits(row))
             except DataError as e:
                 raise DataError(f"row {i}: {e}") from e
+            for k in range(self.exits):
+                if not sound(answer := rows[-1].single(k), self.driver.kinds[k]):
+                    raise self.no_answer(k, answer, math.nan, f"row {i}: ")
             if not i and labels is not None and rows[0].lengths is None:  # before the work, not after it
                 check_labels(labels, (self.exits, n, *rows[0].outputs[0].shape[1:]), self.bundle.manifest.name)
             progress(i + 1, n)

@@ -91,10 +91,8 @@ def _unsound(engine: Engine, rows: list[Recorded]) -> dict[int, str]:
     """Exits that answer with NaN or infinity to some input, and with what; vectors that say so, too, excuse nothing."""
     wrong: dict[int, str] = {}
     for i, row in enumerate(rows):
-        for k, output in enumerate(row.outputs):
-            lengths = None if row.lengths is None else row.lengths[k]
-            answer = output if lengths is None else output[:, : int(lengths[0])]
-            if k not in wrong and not sound(answer, engine.driver.kinds[k]):
+        for k in range(engine.exits):
+            if k not in wrong and not sound(answer := row.single(k), engine.driver.kinds[k]):
                 wrong[k] = f"{named(answer)} to vector {i}"
     return wrong
 

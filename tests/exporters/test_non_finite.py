@@ -121,7 +121,7 @@ def test_no_answer(bundles: dict[str, Path], broken: str, layout: str, policy: P
 def test_no_records(bundles: dict[str, Path], broken: str, layout: str) -> None:
     ran = edgeexit.load(bundles[broken], artifact=layout, warmup=0)
     assert np.isfinite(ran.record(GOOD).outputs).all()
-    with pytest.raises(DataError, match=rf"exit {broken[1]}.* of row 2 |row 2: .*exit {broken[1]} ") as caught:
+    with pytest.raises(DataError, match=rf"row 2: .*exit {broken[1]} ") as caught:
         ran.record(np.concatenate([GOOD, BAD]))
     assert "NaN" in str(caught.value)
 
