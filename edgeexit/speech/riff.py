@@ -104,11 +104,11 @@ def _size(stream: BinaryIO, at: int, size: int, there: int, narrow: bool) -> tup
 def _padded(stream: BinaryIO, end: int) -> int:
     """Whether a chunk of odd length has its pad byte, as it should; some programs leave it out."""
     stream.seek(end)
-    found = stream.read(5)
-    without, behind = found[:4], found[1:]
+    ahead = stream.read(5)
+    without, behind = ahead[:4], ahead[1:]
     if behind in _NAMES or without not in _NAMES:
         # Of two unknown names the one behind the pad byte, unless it is none and the other one could be.
-        return 0 if behind not in _NAMES and found[:1] != b"\0" and _named(without) and not _named(behind) else 1
+        return 0 if behind not in _NAMES and ahead[:1] != b"\0" and _named(without) and not _named(behind) else 1
     return 0
 
 
