@@ -76,8 +76,8 @@ class Fused(Base):
     def passed(self, k: int, answering: int) -> DataError:
         """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""
         return DataError(
-            f"{self.artifact.name}: exit {k} ({self.manifest.exits[k].name!r}) has a NaN score, so that the graph "
-            f"answered deeper, at exit {answering}: the input lies outside what the network was trained on, or its "
+            f"{self.artifact.name}: the input has a NaN score at exit {k} ({self.manifest.exits[k].name!r}), so that the "
+            f"graph answered deeper, at exit {answering}: the input lies outside what the network was trained on, or its "
             "numbers overflow"
         )
 

@@ -101,7 +101,7 @@ def test_answers_that_are_not_finite(bundle: Bundle, layout: str) -> None:
     huge.ravel()[::2] *= -1
     for k in range(3):
         engine.policy = fixed_exit(k, 3)
-        with pytest.raises(DataError, match=rf"tflite-{layout}-fp32: (row 1: )?exit {k} \('exit{k}'\)"):
+        with pytest.raises(DataError, match=rf"tflite-{layout}-fp32: .*exit {k} \('exit{k}'\)"):
             engine.run(huge)
         with pytest.raises(DataError, match=rf"exit {k} \('exit{k}'\)"):
             engine.run_batch(np.stack([X[0], huge]))

@@ -169,6 +169,6 @@ def test_answers_that_are_not_finite(copy: Path, artifact: str) -> None:
     found = verify(bundle, artifact)[0]
     assert found.passed is False
     if artifact == FUSED:  # whose own score of NaN says 1, or goes on
-        assert "exit 0 ('y0') has a NaN score" in found.reason or "exit 'y0' answers with NaN" in found.reason
+        assert "has a NaN score at exit 0 ('y0')" in found.reason or "exit 'y0' answers with NaN" in found.reason
     else:
         assert "exit 'y0' answers with NaN at [0, 0]" in found.reason and "to vector 0" in found.reason
