@@ -75,10 +75,10 @@ class Fused(Base):
 
     def passed(self, k: int, answering: int) -> DataError:
         """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""
+        exit = f"exit {k} ({self.manifest.exits[k].name!r})"
         return DataError(
-            f"{self.artifact.name}: the input has a NaN score at exit {k} ({self.manifest.exits[k].name!r}), so that the "
-            f"graph answered deeper, at exit {answering}: the input lies outside what the network was trained on, or its "
-            "numbers overflow"
+            f"{self.artifact.name}: the input has a NaN score at {exit}, so that the graph answered deeper, at exit "
+            f"{answering}: it lies outside what the network was trained on, or its numbers overflow"
         )
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
