@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
+from edgeexit.finite import check_input
 from edgeexit.manifest import TensorSpec
 from edgeexit.pictures import PictureInput, PictureRows, could_be, plain
 from edgeexit.preprocess import Preprocess
@@ -58,7 +59,7 @@ class InputCheck:
         """One input, with or without its batch axis of 1, as arrays with it.
 
         Raises:
-            DataError: a name, dtype or shape that does not fit, or NaN.
+            DataError: a name, dtype or shape that does not fit, NaN, or infinity.
         """
         found = self._arrays(x, add_axis=True)
         for array, (name, *_rest) in zip(found, self._compiled, strict=True):
@@ -120,8 +121,7 @@ class InputCheck:
                         f"input {name!r} has {array.shape[axis]} along axis {free!r} (shape {array.shape}); "
                         f"the network takes at least {least}: fill it up with padding"
                     )
-            if dtype.kind == "f" and array.size and np.isnan(array.min()):  # NaN wins; a sum could overflow
-                raise DataError(f"input {name!r} holds NaN")
+            check_input(name, array)
             found.append(array)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from edgeexit.checks import InputCheck, Inputs
 from edgeexit.decision import Batch, Decision
 from edgeexit.drift import DriftMonitor
 from edgeexit.errors import BundleError, DataError, PolicyError
+from edgeexit.finite import finite, no_answer, sound, unsound_rows
 from edgeexit.input_range import InputRange, UsualInputs, measure_all
 from edgeexit.layouts.base import Found, Recorded
 from edgeexit.manifest import Artifact
@@ -24,8 +26,8 @@ from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import Policy, Window
 from edgeexit.preprocess import Preprocess
 from edgeexit.recording import given_lengths, given_scores, joined
-from edgeexit.records import Records
-from edgeexit.scores import SEQUENCE_BEST, Kind, probabilities
+from edgeexit.records import Records, check_labels
+from edgeexit.scores import SEQUENCE_BEST, Kind, probabilities, valid_positions
 from edgeexit.sets import ConformalSets
 
 if TYPE_CHECKING:
@@ -188,7 +190,8 @@ class Engine:
                 what is left; exit 0 always answers, so a shorter deadline is answered late and marked so.
 
         Raises:
-            DataError: wrong name, dtype or shape, or NaN; with a drift monitor also a score outside [0, 1].
+            DataError: wrong name, dtype or shape, NaN or infinity; an exit on the way answers with NaN or infinity
+                (-inf among logits rules a class out); with a drift monitor also a score outside [0, 1].
             PolicyError: a deadline without measured stage times (`warmup=0`), or not a positive number.
         """
         return self._answer(x, deadline_s, self.driver.run)
@@ -215,6 +218,8 @@ class Engine:
         k, output, score, reason, uncertainty, lengths = run(inputs, policy, left)
         if lengths is not None:
             output = output[:, : int(lengths[0])]
+        if not (math.isfinite(score) and sound(output, self.driver.kinds[k])):
+            raise self.no_answer(k, output, score)
         if self._softened[k]:
             output = probabilities(output)
         drift = self._drift
@@ -288,6 +293,8 @@ class Engine:
         else:
             found = self.driver.run_batch(inputs, policy)
         exits, outputs, scores, uncertainties, lengths = found
+        if not (finite(scores) and finite(outputs)):
+            self._check_rows(exits, outputs, scores, lengths)
         for k in np.flatnonzero(self._softened):
             outputs[exits == k] = probabilities(outputs[exits == k])
         macs = [self._macs[k] for k in np.unique(exits)]
@@ -302,6 +309,29 @@ class Engine:
             self.bundle.manifest.labels,
         )  # fmt: skip
 
+    def no_answer(self, k: int, output: NDArray[Any], score: float, row: str = "") -> DataError:
+        """The error for what exit `k` gave to one input, where that is no answer; `row` says which input."""
+        exit = f"{row}exit {k} ({self.bundle.manifest.exits[k].name!r})"
+        half = output.dtype == np.float16 or "16" in self.artifact.precision
+        return no_answer(self.artifact.name, exit, output, self.driver.kinds[k], score, half)
+
+    def _check_rows(
+        self, exits: NDArray[Any], outputs: NDArray[Any], scores: NDArray[Any], lengths: NDArray[Any] | None
+    ) -> None:
+        """Refuse a batch with an answer that is none."""
+        wrong = ~np.isfinite(scores)
+        for k in np.unique(exits):
+            at = np.flatnonzero(exits == k)
+            valid = None if lengths is None else valid_positions(lengths[at], outputs.shape[1])
+            wrong[at] |= unsound_rows(outputs[at], self.driver.kinds[k], valid)
+        if not wrong.any():
+            return
+        row = int(np.argmax(wrong))
+        output = outputs[row : row + 1] if lengths is None else outputs[row : row + 1, : int(lengths[row])]
+        count = int(np.count_nonzero(wrong))
+        named = f"row {row}" + (f" (the first of {count} such rows)" if count > 1 else "")
+        raise self.no_answer(int(exits[row]), output, float(scores[row]), f"{named}: ")
+
     def record(
         self, x: Inputs, labels: NDArray[Any] | None = None, *, progress: Callable[[int, int], None] = lambda i, n: None
     ) -> Records:
@@ -315,6 +345,9 @@ class Engine:
             x: arrays `(n, ...)`.
             labels: true classes `(n,)`, if known.
             progress: called with rows done and rows in all.
+
+        Raises:
+            DataError: as `run_batch`, with the exit and the row; or labels that are none.
         """
         inputs = self._check.rows(x)
         n = len(inputs[0])
@@ -325,7 +358,15 @@ class Engine:
             row = [a[i : i + 1] for a in inputs]
             if states and following and rows:
                 row[-len(states) :] = [rows[-1].states[s.output] for s in states]
-            rows.append(self.driver.all_exits(row))
+            try:
+                rows.append(self.driver.all_exits(row))
+            except DataError as e:
+                raise DataError(f"row {i}: {e}") from e
+            for k in range(self.exits):
+                if not sound(answer := rows[-1].single(k), self.driver.kinds[k]):
+                    raise self.no_answer(k, answer, math.nan, f"row {i}: ")
+            if not i and labels is not None and rows[0].lengths is None:  # before the work, not after it
+                check_labels(labels, (self.exits, n, *rows[0].outputs[0].shape[1:]), self.bundle.manifest.name)
             progress(i + 1, n)
         cost, static = self.costs()
         outputs = [probabilities(o) if soft else o for o, soft in zip(joined(rows), self._softened, strict=True)]

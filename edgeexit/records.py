@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.files import read_npz
+from edgeexit.finite import finite, named, unsound_rows
 from edgeexit.rows import Outcome, Rows, exits_taken, outcome, replay
 from edgeexit.scores import (
     GIVEN,
@@ -27,6 +28,8 @@ from edgeexit.scores import (
 
 __all__ = ["Outcome", "Records", "Rows", "exits_taken", "outcome", "replay"]
 
+_RULED_OUT = np.float32(-1e30)
+"""In place of -inf: its share of a softmax is 0 as well, at any temperature, and sums with it stay numbers."""
 _ROUNDING = 1e-4
 """How far rounding may take a score out of [0, 1]."""
 
@@ -64,18 +67,21 @@ class Records(Rows):
         if self.lengths is not None:
             _check_lengths(self.lengths, o.shape, self.name)
             o = self.outputs[valid_positions(self.lengths, o.shape[2])]
+        if o.dtype.kind not in "fiu":
+            raise DataError(f"{self.name}: outputs must be finite float32 numbers; found {o.dtype}")
         with np.errstate(over="ignore"):
-            finite = o.dtype.kind in "fiu" and bool(np.isfinite(o.astype(np.float32, copy=False)).all())
-        if not finite:
-            raise DataError(
-                f"{self.name}: outputs must be finite float32 numbers; found {o.dtype} with NaN, inf or beyond"
-            )
+            whole = finite(o.astype(np.float32, copy=False))
+        if not whole:
+            object.__setattr__(self, "outputs", self._masked())
+            o = self.outputs
+            if self.lengths is not None:
+                o = o[valid_positions(self.lengths, o.shape[2])]
         # In steps of 1/256, as int8 networks give them, a mean of several heads is rounded three times by half a step.
         near = 1e-2 + 3 * o.shape[-1] / 512
         if self.kind == "probs" and not (o.min() >= -1e-6 and np.allclose(o.sum(-1), 1, atol=near)):
             raise DataError(f"{self.name}: 'probs' must be >= 0 and sum to 1 over the last axis; are they logits?")
         if self.labels is not None:
-            object.__setattr__(self, "labels", _check_labels(self.labels, self.outputs.shape, self.name, self.lengths))
+            object.__setattr__(self, "labels", check_labels(self.labels, self.outputs.shape, self.name, self.lengths))
         for name, given in self.given.items():
             if given.shape != (self.exits, self.n):
                 raise DataError(
@@ -83,14 +89,39 @@ class Records(Rows):
                 )
             # Those that were computed show their NaN where they are ranked.
             if name in GIVEN and not (given.min() >= -_ROUNDING and given.max() <= 1 + _ROUNDING):
+                wrong = ~((given >= -_ROUNDING) & (given <= 1 + _ROUNDING))
+                k, row = (int(i) for i in np.argwhere(wrong)[0])
+                found = f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity"
                 raise DataError(
-                    f"{self.name}: score {name!r} must lie in [0, 1], found "
-                    + (f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity")
+                    f"{self.name}: score {name!r} must lie in [0, 1], found {found}, first {given[k, row]:g} at exit "
+                    f"{k} of row {row}"
                 )
         object.__setattr__(self, "cost", check_cost(self.cost, len(self.outputs), self.name))
         if self.static_cost is not None:
             static = check_static_cost(self.static_cost, len(self.outputs), self.name)
             object.__setattr__(self, "static_cost", static)
+
+    def _masked(self) -> NDArray[Any]:
+        """The outputs with a finite number for -inf, which rules a class out.
+
+        Raises:
+            DataError: no softmax is defined for some; with the exit and the row.
+        """
+        with np.errstate(over="ignore"):
+            outputs = self.outputs.astype(np.float32, copy=False)
+        for k, output in enumerate(outputs):
+            valid = None if self.lengths is None else valid_positions(self.lengths[k], output.shape[1])
+            if (wrong := unsound_rows(output, self.kind, valid)).any():
+                row = int(np.argmax(wrong))
+                first = output[row] if valid is None else output[row][valid[row]]
+                raise DataError(
+                    f"{self.name}: outputs must be finite float32 numbers (or -inf among logits, for classes that are "
+                    f"ruled out); exit {k} of row {row} holds {named(first)}; {int(wrong.sum())} of {len(wrong)} rows "
+                    "of that exit are such"
+                )
+        if self.kind == "probs":
+            return self.outputs  # the numbers that are not finite stand in padding
+        return np.where(outputs == -np.inf, _RULED_OUT, outputs)
 
     @property
     def n(self) -> int:
@@ -278,10 +309,14 @@ def _check_lengths(lengths: NDArray[Any], shape: tuple[int, ...], name: str) -> 
         raise DataError(f"{name}: no row has a valid position (all lengths are 0)")
 
 
-def _check_labels(
+def check_labels(
     labels: NDArray[Any], shape: tuple[int, ...], name: str, lengths: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """The labels; those in the last exit's padding become -1."""
+    """Labels `(n, ...)` for outputs of `shape` `(exits, n, ..., classes)`; those in the last exit's padding become -1.
+
+    Raises:
+        DataError: they are none.
+    """
     if labels.shape != shape[1:-1] or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name}: labels must be whole numbers of shape {shape[1:-1]}, found {labels.dtype} {labels.shape}"
@@ -289,7 +324,12 @@ def _check_labels(
     valid = True if lengths is None else valid_positions(lengths[-1], shape[2])
     low, high = np.min(labels, where=valid, initial=0), np.max(labels, where=valid, initial=0)
     if low < 0 or high >= shape[-1]:
-        raise DataError(f"{name}: labels reach from {labels.min()} to {labels.max()}, classes are 0 to {shape[-1] - 1}")
+        wrong = ((labels < 0) | (labels >= shape[-1])) & valid
+        row = int(np.argwhere(wrong)[0][0])
+        raise DataError(
+            f"{name}: labels reach from {labels.min()} to {labels.max()}, classes are 0 to {shape[-1] - 1}; row {row} "
+            f"is the first of {int(np.count_nonzero(wrong.reshape(len(labels), -1).any(1)))} with another label"
+        )
     return labels if lengths is None else np.where(valid, labels, -1)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgeexit.checks import Inputs
 from edgeexit.decision import Decision
 from edgeexit.errors import PolicyError
+from edgeexit.finite import sound
 from edgeexit.layouts.base import Found
 from edgeexit.layouts.chain import Chain
 from edgeexit.layouts.memory import Memory
@@ -99,7 +100,12 @@ class Stream:
 
         Raises:
             PolicyError: no such exit.
+            DataError: it answers with NaN or infinity; no input waits for it any more.
         """
         if not 0 <= exit < self.engine.exits:
             raise PolicyError(f"exit {exit} of a network with {self.engine.exits}")
-        return [Late(step, given.single) for step, given in self._chain.catch_up(exit, self._memory)]
+        late = [Late(step, given.single) for step, given in self._chain.catch_up(exit, self._memory)]
+        for step, output in late:
+            if not sound(output, self._chain.kinds[exit]):
+                raise self.engine.no_answer(exit, output, float("nan"), f"input {step} of the stream: ")
+        return late

@@ -11,7 +11,8 @@ from edgeexit import backends, layouts
 from edgeexit.bundle import Bundle
 from edgeexit.checks import InputCheck, relative_error
 from edgeexit.engine import RUN_LAYOUTS, Engine
-from edgeexit.errors import BackendMissing, BundleError, PolicyError
+from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
+from edgeexit.finite import named, sound
 from edgeexit.layouts.base import Recorded
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.proof import prove
@@ -68,18 +69,32 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         bundle, artifact, backend, fixed_exit(count - 1, count, artifact.score or "maxprob"), threads=threads, warmup=0
     )
     n = len(inputs[0])
-    rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs]) for i in range(n)]
+    try:
+        rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs]) for i in range(n)]
+        agree = _exits(engine, arrays, inputs) if artifact.layout in RUN_LAYOUTS else None
+    except DataError as e:  # a fused graph whose NaN went past the exit that was asked for
+        return Verified(artifact.name, False, str(e), inputs=n)
     errors = tuple(_error(rows, k, arrays) for k in range(count))
+    wrong = _unsound(engine, rows)
     tolerance = artifact.check.tolerance if artifact.check is not None else DEFAULT_TOLERANCE
-    agree = _exits(engine, arrays, inputs) if artifact.layout in RUN_LAYOUTS else None
     reasons = [
         f"exit {bundle.manifest.exits[k].name!r} differs by {e:.2e}, tolerance {tolerance:.0e}"
         for k, e in enumerate(errors)
-        if not e <= tolerance
-    ]
+        if not e <= tolerance and k not in wrong
+    ] + [f"exit {bundle.manifest.exits[k].name!r} answers with {what}" for k, what in wrong.items()]
     if agree is not None and agree < n:
         reasons.append(f"{n - agree} of {n} inputs left at another exit than they should")
     return Verified(artifact.name, not reasons, "; ".join(reasons), errors, tolerance, agree, n)
+
+
+def _unsound(engine: Engine, rows: list[Recorded]) -> dict[int, str]:
+    """Exits that answer with NaN or infinity to some input, and with what; vectors that say so, too, excuse nothing."""
+    wrong: dict[int, str] = {}
+    for i, row in enumerate(rows):
+        for k in range(engine.exits):
+            if k not in wrong and not sound(answer := row.single(k), engine.driver.kinds[k]):
+                wrong[k] = f"{named(answer)} to vector {i}"
+    return wrong
 
 
 def _decoder(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:

@@ -92,6 +92,11 @@ class Recorded:
     seconds: list[float] | None = None
     """Wall-clock time to each exit, as in a run without scores; None = the layout does not go from exit to exit."""
 
+    def single(self, k: int) -> Array:
+        """The answer of exit `k` to one input `(1, ...)`, without padding."""
+        lengths = None if self.lengths is None else self.lengths[k]
+        return self.outputs[k] if lengths is None else self.outputs[k][:, : int(lengths[0])]
+
 
 class Driver(Protocol):
     """One loaded artifact."""

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, PolicyError
+from edgeexit.finite import finite, sound, unsound_rows
 from edgeexit.layouts.base import Array, Base, Found, FoundMany, Given, Recorded, forbidden, stopped
 from edgeexit.layouts.memory import Memory, Waiting
 from edgeexit.manifest import Artifact, Manifest
 from edgeexit.policy import Policy
+from edgeexit.scores import SCORES, valid_positions
 
 
 class Chain(Base):
@@ -95,6 +97,9 @@ class Chain(Base):
             told = None if given.uncertainty is None else float(given.uncertainty[0])
             if k == last:
                 return Found(k, output, float(sure), "last", told, given.lengths)
+            if sure != sure or (name not in SCORES and not sound(given.single, self.kinds[k])):
+                # NaN is below every threshold; what is none must not send an input deeper. The engine refuses it.
+                return Found(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
             scores.append(sure)
             if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
                 labels.append(given.labels if scorer is None else scorer.labels())
@@ -172,6 +177,7 @@ class Chain(Base):
                 labels.append(given.labels if scorer is None else scorer.labels())
             last = k == self.count - 1
             stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
+            stop |= self._unsound(given, k, scores[-1])  # which the engine refuses
             if outputs is None:
                 outputs = np.empty((len(rows), *output.shape[1:]), output.dtype)
             if outputs.shape[1:] != output.shape[1:]:
@@ -197,6 +203,13 @@ class Chain(Base):
                     scorer.keep(keep)
         assert outputs is not None
         return FoundMany(exits, outputs, sure, told, lengths)
+
+    def _unsound(self, given: Given, k: int, sure: Array) -> Array:
+        """`(n,)` inputs whose answer is none, so that it must not send them deeper."""
+        if finite(sure) and finite(given.answer):
+            return np.zeros(len(sure), bool)
+        valid = None if given.lengths is None else valid_positions(given.lengths, given.answer.shape[1])
+        return unsound_rows(given.answer, self.kinds[k], valid) | np.isnan(sure)
 
     def all_exits(self, inputs: Sequence[Array]) -> Recorded:
         known = dict(zip(self.names, inputs, strict=True))

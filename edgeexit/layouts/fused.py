@@ -67,9 +67,19 @@ class Fused(Base):
             most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
             thresholds[most:] = -np.inf
         k, output, sure, told, lengths = self.call(inputs, thresholds)
+        if k and (k > most or -np.inf in compared[:k]):
+            raise self.passed(next(j for j in range(k) if j == most or compared[j] == -np.inf), k)
         if k == most < self.count - 1 and not sure >= compared[k]:
             return Found(k, output, sure, "deadline", told, lengths)
         return Found(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told, lengths)
+
+    def passed(self, k: int, answering: int) -> DataError:
+        """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""
+        exit = f"exit {k} ({self.manifest.exits[k].name!r})"
+        return DataError(
+            f"{self.artifact.name}: the input has a NaN score at {exit}, so that the graph answered deeper, at exit "
+            f"{answering}: it lies outside what the network was trained on, or its numbers overflow"
+        )
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
         return one_by_one(self, inputs, policy)
@@ -80,11 +90,8 @@ class Fused(Base):
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
-            if passed := [i for i, r in enumerate(rows) if r[0] != k]:  # a NaN score goes on past -inf
-                raise DataError(
-                    f"input {passed[0]} has a NaN score at exit {k} of {self.manifest.name}, so the fused graph "
-                    f"answers deeper ({len(passed)} of {len(rows)} inputs): its outputs cannot be recorded"
-                )
+            if passed := [r[0] for r in rows if r[0] != k]:
+                raise self.passed(k, passed[0])
             told = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
             found.outputs.append(np.concatenate([r[1] for r in rows]))
             found.uncertainties.append(told)

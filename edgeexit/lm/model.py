@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, DataError
+from edgeexit.finite import named, sound
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.positions import TOLD, Positions
 from edgeexit.lm.spec import LmProof, LmSpec, proved
@@ -150,14 +151,35 @@ class LanguageModel:
         cache.put(k, self._fill[k]([hidden, *turn]))
 
     def logits(self, hidden: Array) -> Array:
-        """The full head: `(1, T, width)` -> `(T, vocab)`."""
+        """The full head: `(1, T, width)` -> `(T, vocab)`.
+
+        Raises:
+            DataError: NaN or infinity among them.
+        """
         found: Array = self._head([hidden])[0][0]
-        return found
+        return self._answer(self.count - 1, found)
 
     def exit_logits(self, k: int, hidden: Array) -> Array:
-        """Exit k's head: `(1, T, width)` -> `(T, vocab)`, or `(T, S)` where it has a short list; see `exit_ids`."""
+        """Exit k's head: `(1, T, width)` -> `(T, vocab)`, or `(T, S)` where it has a short list; see `exit_ids`.
+
+        Raises:
+            DataError: NaN or infinity among them.
+        """
         found: Array = (self._exits.get(k, self._head))([hidden])[0][0]
-        return found
+        return self._answer(k, found)
+
+    def _answer(self, k: int, logits: Array) -> Array:
+        """The logits of exit k, if a token can be chosen by them.
+
+        Raises:
+            DataError: NaN or infinity among them, or nothing but -inf.
+        """
+        if sound(logits, "logits"):
+            return logits
+        raise DataError(
+            f"{self.name}: artifact {self.artifact}: exit {k} gives logits with {named(logits)}, by which no token can "
+            "be chosen: its numbers overflow for this prompt, or its weights are damaged"
+        )
 
     def exit_ids(self, k: int) -> Array | None:
         """The tokens of exit k's logits `(S,)`; None = all, in their order."""

@@ -1,4 +1,5 @@
-"""Sensors that may take long (a program to start, a battery behind a slow bus), asked beside the readings."""
+"""Sensors asked in order of preference, and those that may take long (a program to start, a battery behind a slow bus)
+asked beside the readings."""
 
 from __future__ import annotations
 
@@ -33,13 +34,23 @@ class Sensor(Protocol):
         ...
 
 
+def needed(sensor: Sensor, seen: Seen) -> bool:
+    """Whether some field of the sensor is unknown so far: a later source is not read where an earlier one answered."""
+    return any(field not in seen.values for field in sensor.fields)
+
+
 def ask_all(sensors: Sequence[Sensor], seen: Seen) -> None:
-    """Every sensor's answer; one that raises is a problem of its fields and of nothing else."""
+    """Every sensor's answer, the preferred first; one that raises is a problem of its fields and of nothing else."""
     for sensor in sensors:
-        try:
-            sensor.read(seen)
-        except Exception as e:
-            seen.problem("/".join(sensor.fields), sensor.where, said_by(e))
+        if needed(sensor, seen):
+            ask(sensor, seen)
+
+
+def ask(sensor: Sensor, seen: Seen) -> None:
+    try:
+        sensor.read(seen)
+    except Exception as e:
+        seen.problem("/".join(sensor.fields), sensor.where, said_by(e))
 
 
 class Background:
@@ -47,67 +58,83 @@ class Background:
 
     The thread lives for one round of questions only, so there is nothing to stop. A round that hangs is never doubled:
     its answers grow old and then count no more. Only after a pause so long that no answer counts, one is waited for.
+    A sensor whose fields are all known from faster ones is not asked.
     """
 
     def __init__(self, sensors: Sequence[Sensor], seconds: float, now: Callable[[], float | None]) -> None:
         self.sensors, self.seconds, self.now = sensors, seconds, now
         self._busy = threading.Lock()
-        self._last: tuple[Seen, float | None] | None = None
+        self._answers: dict[int, tuple[Seen, float | None]] = {}
+        """Place of a sensor -> its last answer, and when."""
 
     def read(self, seen: Seen) -> None:
-        if not self.sensors:
-            return
+        wanted = [i for i, sensor in enumerate(self.sensors) if needed(sensor, seen)]
         if self.seconds == 0:
-            ask_all(self.sensors, seen)
+            ask_all([self.sensors[i] for i in wanted], seen)
             return
-        if self._last is None:
-            self._ask()  # the first reading waits: it should not be without
-        age = self._age()
-        # A clock that jumps back makes answers look younger than they are: ask, and start counting anew.
-        if age is None or not 0 <= age < self.seconds:
-            round_ = self._start(seen)
-            if round_ is not None and age is not None and age > self._limit:
-                round_.join(_PATIENCE_SECONDS)  # nobody asked for long, so that the old answers say nothing
-                age = self._age()
-        last = self._last[0] if self._last is not None else Seen()
-        if age is not None and age > self._limit:
-            for field in last.values:
-                seen.problem(field, "slow sensors", f"no answer for {age:.0f} s")
+        due = [i for i in wanted if not self._fresh(i)]
+        if due:
+            round_ = self._start(due, seen)
+            if round_ is not None and any(self._expired(i) for i in due):
+                round_.join(_PATIENCE_SECONDS)  # nobody asked for long or at all, so that no answer counts
+        for i in wanted:
+            self._give(i, seen)
+
+    def prime(self, seen: Seen) -> None:
+        """Ask once and wait, before the first reading: it should not be without."""
+        self._ask([i for i, sensor in enumerate(self.sensors) if needed(sensor, seen)])
+
+    def _give(self, i: int, seen: Seen) -> None:
+        """Put a sensor's last answer, unless it is too old to count."""
+        if i not in self._answers:
+            seen.problem("/".join(self.sensors[i].fields), self.sensors[i].where, "no answer yet")
             return
-        for field, value in last.values.items():
+        answer, _ = self._answers[i]
+        if self._expired(i):
+            for field in answer.values:
+                seen.problem(field, "slow sensors", f"no answer for {self._age(i):.0f} s")
+            return
+        for field, value in answer.values.items():
             seen.values.setdefault(field, value)
-        seen.problems += last.problems
+        seen.problems += answer.problems
 
-    @property
-    def _limit(self) -> float:
-        return max(_STALE * self.seconds, _STALE)
-
-    def _age(self) -> float | None:
-        at = self._last[1] if self._last is not None else None
+    def _age(self, i: int) -> float | None:
+        at = self._answers[i][1] if i in self._answers else None
         now = self.now()
         return None if now is None or at is None else now - at
 
-    def _start(self, seen: Seen) -> threading.Thread | None:
+    def _fresh(self, i: int) -> bool:
+        # A clock that jumps back makes answers look younger than they are: ask, and start counting anew.
+        age = self._age(i)
+        return age is not None and 0 <= age < self.seconds
+
+    def _expired(self, i: int) -> bool:
+        """Never answered, or too long ago. Without a clock that is not known, and the last answer stands."""
+        age = self._age(i)
+        return i not in self._answers or (age is not None and age > max(_STALE * self.seconds, _STALE))
+
+    def _start(self, due: Sequence[int], seen: Seen) -> threading.Thread | None:
         """Begin a round; None = the last one is not over, or no thread can be had."""
         if not self._busy.acquire(blocking=False):
             return None
 
-        def ask() -> None:
+        def work() -> None:
             try:
-                self._ask()
+                self._ask(due)
             finally:
                 self._busy.release()
 
-        thread = threading.Thread(target=ask, name="edgeexit-slow-sensors", daemon=True)
+        thread = threading.Thread(target=work, name="edgeexit-slow-sensors", daemon=True)
         try:
             thread.start()
         except RuntimeError as e:
             self._busy.release()
-            seen.problem("/".join(f for s in self.sensors for f in s.fields), "thread", e)
+            seen.problem("/".join(f for i in due for f in self.sensors[i].fields), "thread", e)
             return None
         return thread
 
-    def _ask(self) -> None:
-        found = Seen()
-        ask_all(self.sensors, found)
-        self._last = (found, self.now())
+    def _ask(self, due: Sequence[int]) -> None:
+        for i in due:
+            answer = Seen()
+            ask(self.sensors[i], answer)
+            self._answers[i] = answer, self.now()

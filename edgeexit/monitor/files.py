@@ -7,11 +7,12 @@ import os
 import re
 from typing import Any
 
+from edgeexit.monitor.ranges import scaled
 from edgeexit.monitor.reading import Reading, implausible
 
 MAX_BYTES = 4096
 MAX_LISTED = 256
-_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})?")
 
 
@@ -69,7 +70,7 @@ def decimal(said: str) -> float:
 
 
 class Seen:
-    """What the sensors have said so far in one reading. The first that knows a field has the word."""
+    """What the sensors have said so far in one reading: of each field the first value that can be, and all problems."""
 
     __slots__ = ("problems", "values")
 
@@ -93,6 +94,14 @@ class Seen:
         """The whole number in a file; None and a problem if there is none."""
         try:
             return whole(read(path, 64))
+        except (OSError, ValueError) as e:
+            self.problem(field, source, e)
+            return None
+
+    def quantity(self, name: str, field: str, path: str, source: str) -> float | None:
+        """A file's number in the unit of `ranges.RANGES[name]`; None and a problem if there is none or it cannot be."""
+        try:
+            return scaled(name, whole(read(path, 64)))
         except (OSError, ValueError) as e:
             self.problem(field, source, e)
             return None

@@ -1,4 +1,5 @@
-"""What only a Raspberry Pi's firmware knows: throttling flags, and on a Pi 5 the power of the regulator's rails.
+"""What a Raspberry Pi's firmware knows: throttling flags, on a Pi 5 the power of the regulator's rails; and, where
+the kernel's files fail, temperature and clock.
 
 It is asked through the program `vcgencmd`, whose start costs milliseconds: `background.py` keeps it off the readings.
 """
@@ -6,11 +7,14 @@ It is asked through the program `vcgencmd`, whose start costs milliseconds: `bac
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
-from edgeexit.monitor.files import Seen
+from edgeexit.monitor.files import Seen, read
+from edgeexit.monitor.ranges import outside
 from edgeexit.monitor.reading import Throttled
 
 Vcgencmd = Callable[[str], str]
@@ -19,6 +23,8 @@ Vcgencmd = Callable[[str], str]
 _SECONDS = 2.0
 _MAX_TEXT = 8192
 _FLAGS = re.compile(r"throttled=0x([0-9a-fA-F]{1,8})\s*")
+_DEGREES = re.compile(r"temp=(-?[0-9]{1,4}(?:\.[0-9]{1,4})?)'C")
+_CLOCK = re.compile(r"frequency\([0-9]{1,4}\)=([0-9]{1,12})|arm_freq=([0-9]{1,6})")
 _RAIL = re.compile(r"\s*(\w{1,32})_[AV](?:\s+\w{1,16}\([0-9]{1,4}\))?=([0-9]{1,6}(?:\.[0-9]{1,12})?)([AV])\s*")
 """`VDD_CORE_A current(7)=2.5A` of most firmware, `VDD_CORE_A=2.5A` of some."""
 
@@ -32,7 +38,9 @@ def find_vcgencmd() -> Vcgencmd | None:
     def ask(command: str) -> str:
         import subprocess  # only a Raspberry Pi pays for it
 
-        done = subprocess.run([program, command], capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [program, *command.split()], capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
+        )
         return (done.stdout or done.stderr)[:_MAX_TEXT].decode("ascii", "replace")
 
     return ask
@@ -74,28 +82,70 @@ def rail_watts(said: str) -> float:
     return math.fsum(current * volts[rail] for rail, current in amperes.items())
 
 
-class Firmware:
-    """The answers to two questions; which of them this firmware can answer was tried before."""
+def degrees(said: str) -> float:
+    """The temperature in what `measure_temp` printed.
 
-    where = "vcgencmd"
+    Raises:
+        ValueError: it printed something else.
+    """
+    if not (match := _DEGREES.fullmatch(said.strip())):
+        raise ValueError(f"expected temp=...'C, found {said.strip()[:60]!r}")
+    return float(match[1])
 
-    def __init__(self, ask: Vcgencmd, fields: tuple[str, ...]) -> None:
-        self.ask, self.fields = ask, fields
+
+def hertz(said: str) -> float:
+    """The clock in what `measure_clock arm` or `get_config arm_freq` printed, the latter in MHz.
+
+    Raises:
+        ValueError: it printed something else.
+    """
+    if not (match := _CLOCK.fullmatch(said.strip())):
+        raise ValueError(f"expected frequency(..)=... or arm_freq=..., found {said.strip()[:60]!r}")
+    value = int(match[1]) if match[1] else int(match[2]) * 1_000_000
+    if (why := outside("clock", value)) is not None:
+        raise ValueError(why)
+    return float(value)
+
+
+class Question:
+    """What one question to the firmware tells."""
+
+    def __init__(self, ask: Vcgencmd, command: str, fields: tuple[str, ...], answer: Callable[[str], Any]) -> None:
+        self.ask, self.command, self.fields, self.answer = ask, command, fields, answer
+        self.where = f"vcgencmd {command}"
+
+    def value(self) -> Any:
+        """The answer, or what the callable or the parser raises."""
+        return self.answer(str(self.ask(self.command)))
 
     def read(self, seen: Seen) -> None:
-        if "throttled" in self.fields:
-            try:
-                found = flags(str(self.ask("get_throttled")))
-                seen.put("throttled", found, "vcgencmd get_throttled")
-                if "throttled" in seen.values and "under_voltage" in self.fields:
-                    seen.put("under_voltage", found.under_voltage_now, "vcgencmd get_throttled")
-            except Exception as e:  # the callable is anybody's
-                seen.problem("throttled", "vcgencmd get_throttled", said_by(e))
-        if "power_w" in self.fields:
-            try:
-                seen.put("power_w", rail_watts(str(self.ask("pmic_read_adc"))), "vcgencmd pmic_read_adc")
-            except Exception as e:
-                seen.problem("power_w", "vcgencmd pmic_read_adc", said_by(e))
+        try:
+            value = self.value()
+        except Exception as e:  # the callable is anybody's
+            seen.problem(self.fields[0], self.where, said_by(e))
+            return
+        seen.put(self.fields[0], value, self.where)
+        if "under_voltage" in self.fields and "throttled" in seen.values:
+            seen.put("under_voltage", value.under_voltage_now, self.where)
+
+
+class ThrottledFile:
+    """The flags from the file that older kernels have, which warns in the kernel's log: for where vcgencmd fails."""
+
+    fields = ("throttled", "under_voltage")
+
+    def __init__(self, path: str) -> None:
+        self.path, self.where = path, "soc:firmware get_throttled"
+
+    def read(self, seen: Seen) -> None:
+        try:
+            value = flags(f"throttled=0x{read(self.path, 64).strip().removeprefix('0x')}")
+        except (OSError, ValueError) as e:
+            seen.problem("throttled", self.where, e)
+            return
+        seen.put("throttled", value, self.where)
+        if "throttled" in seen.values:
+            seen.put("under_voltage", seen.values["throttled"].under_voltage_now, self.where)
 
 
 def said_by(error: Exception) -> str:
@@ -104,22 +154,48 @@ def said_by(error: Exception) -> str:
     return found if isinstance(error, ValueError | OSError) and found else f"{type(error).__name__} {found}".strip()
 
 
-def find_firmware(ask: Vcgencmd | None) -> tuple[Firmware | None, dict[str, str]]:
-    """What this firmware answers, and for each of its fields that stays unknown, why."""
+def find_firmware(
+    root: str, ask: Vcgencmd | None, known: Collection[str] = (), highest_hz: float | None = None
+) -> tuple[list[Question | ThrottledFile], dict[str, str]]:
+    """What this firmware answers, and for each of its fields that stays unknown, why.
+
+    Args:
+        root: the folder that holds `sys`.
+        ask: the program, if there is one.
+        known: fields with a source that costs no program: for these it is asked only where that fails.
+        highest_hz: the processor's highest clock, where cpufreq tells; else the firmware is asked.
+    """
+    questions: list[Question | ThrottledFile] = []
+    unknown: dict[str, str] = {}
     if ask is None:
         why = "only a Raspberry Pi's vcgencmd tells, and it is not here"
-        return None, dict.fromkeys(("throttled", "under_voltage", "power_w"), why)
-    fields: list[str] = []
-    unknown: dict[str, str] = {}
-    try:
-        flags(str(ask("get_throttled")))
-        fields += ["throttled", "under_voltage"]
-    except Exception as e:
-        hint = f"vcgencmd get_throttled: {said_by(e)} (is this user in the group `video`?)"
-        unknown |= {"throttled": hint, "under_voltage": hint}
-    try:
-        rail_watts(str(ask("pmic_read_adc")))
-        fields.append("power_w")
-    except Exception as e:
-        unknown["power_w"] = f"vcgencmd pmic_read_adc, which a Raspberry Pi 5 has: {said_by(e)}"
-    return (Firmware(ask, tuple(fields)) if fields else None), unknown
+        unknown = dict.fromkeys(("throttled", "under_voltage", "power_w"), why)
+    else:
+        for question, hint in _questions(ask, highest_hz):
+            try:
+                if question.fields[0] not in known:
+                    question.value()
+                questions.append(question)
+            except Exception as e:
+                unknown |= dict.fromkeys(question.fields, hint.format(f"{question.where}", said_by(e)))
+    path = os.path.join(root, "sys/devices/platform/soc/soc:firmware/get_throttled")
+    if os.path.isfile(path):
+        questions.append(ThrottledFile(path))
+    return questions, unknown
+
+
+def _questions(ask: Vcgencmd, highest_hz: float | None) -> list[tuple[Question, str]]:
+    """What can be asked, and how it is said that there is no answer."""
+
+    def ratio(said: str) -> float:
+        return hertz(said) / (highest_hz or hertz(str(ask("get_config arm_freq"))))
+
+    return [
+        (
+            Question(ask, "get_throttled", ("throttled", "under_voltage"), flags),
+            "{}: {} (is this user in the group `video`?)",
+        ),
+        (Question(ask, "pmic_read_adc", ("power_w",), rail_watts), "{}, which a Raspberry Pi 5 has: {}"),
+        (Question(ask, "measure_temp", ("temperature_c",), degrees), "{}: {}"),
+        (Question(ask, "measure_clock arm", ("cpu_frequency_ratio",), ratio), "{}: {}"),
+    ]

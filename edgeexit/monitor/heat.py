@@ -6,6 +6,7 @@ import os
 import re
 
 from edgeexit.monitor.files import Seen, listed, text
+from edgeexit.monitor.ranges import celsius, shows_thousandths
 from edgeexit.monitor.reading import implausible
 
 _ZONES = (
@@ -26,30 +27,38 @@ def of_the_processor(kind: str) -> int | None:
 
 
 class Heat:
-    """The hottest of the processor's sensors; files hold thousandths of a degree."""
+    """The hottest of the processor's sensors of one kind."""
 
     fields = ("temperature_c",)
 
     def __init__(self, files: dict[str, str]) -> None:
         self.files = files
         self.where = ", ".join(files)
+        self._thousandths: set[str] = set()
+        """Sensors that have shown their unit."""
 
     def read(self, seen: Seen) -> None:
-        hottest: float | None = None
+        degrees = []
         for name, path in self.files.items():
-            found = seen.number("temperature_c", path, name)
-            if found is None:
+            if (number := seen.number("temperature_c", path, name)) is None:
                 continue
-            if (why := implausible("temperature_c", found / 1000)) is not None:
+            if shows_thousandths(number):
+                self._thousandths.add(name)
+            try:
+                value = celsius(number, name in self._thousandths)
+            except ValueError as e:
+                seen.problem("temperature_c", name, e)
+                continue
+            if (why := implausible("temperature_c", value)) is not None:
                 seen.problem("temperature_c", name, why)
             else:
-                hottest = found / 1000 if hottest is None else max(hottest, found / 1000)
-        if hottest is not None:
-            seen.put("temperature_c", hottest, self.where)
+                degrees.append(value)
+        if degrees:
+            seen.put("temperature_c", max(degrees), self.where)
 
 
-def find_heat(root: str) -> Heat | str:
-    """The processor's sensors; a text = why there are none."""
+def find_heat(root: str) -> list[Heat] | str:
+    """The processor's sensors by kind, best first: thermal zones, then hwmon chips; a text = why there are none."""
     base = os.path.join(root, "sys/class/thermal")
     ranked: dict[int, dict[str, str]] = {}
     others = []
@@ -61,14 +70,14 @@ def find_heat(root: str) -> Heat | str:
             others.append(kind)
         else:
             ranked.setdefault(rank, {})[f"{zone} ({kind})"] = os.path.join(base, zone, "temp")
-    if ranked:
-        return Heat(dict(list(ranked[min(ranked)].items())[:_SENSORS]))
+    sensors = [ranked[rank] for rank in sorted(ranked)]
     base = os.path.join(root, "sys/class/hwmon")
     for chip in listed(base):
         if (name := text(os.path.join(base, chip, "name"))) in _CHIPS:
             inputs = [f for f in listed(os.path.join(base, chip)) if re.fullmatch(r"temp[0-9]+_input", f)]
-            if inputs:
-                return Heat({f"{name} {f}": os.path.join(base, chip, f) for f in inputs[:_SENSORS]})
+            sensors.append({f"{name} {f}": os.path.join(base, chip, f) for f in inputs})
+    if any(sensors):
+        return [Heat(dict(list(files.items())[:_SENSORS])) for files in sensors if files]
     if others:
         return f"no thermal zone is the processor's (here: {', '.join(others[:4])})"
     return "no thermal zone and no hwmon chip of a processor"

@@ -12,9 +12,10 @@ from typing import Any
 from edgeexit.errors import BackendMissing
 from edgeexit.monitor.background import ask_all
 from edgeexit.monitor.files import Seen
+from edgeexit.monitor.firmware import said_by
 from edgeexit.monitor.heat import of_the_processor
 from edgeexit.monitor.linux import LinuxReader
-from edgeexit.monitor.reading import SIGNALS, Reading
+from edgeexit.monitor.reading import SIGNALS, Reading, implausible
 
 _WINDOWS_LOAD_SECONDS = 5.0
 """On Windows psutil counts the load itself, and says 0 until it has begun."""
@@ -73,8 +74,13 @@ class PsutilReader:
         return seen.reading(at if math.isfinite(at) else None)
 
     def _load(self, psutil: Any, seen: Seen) -> None:
-        process: Any = psutil.Process()
-        allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count()
+        allowed = None
+        try:
+            process: Any = psutil.Process()
+            allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else None
+        except Exception as e:  # psutil's own classes, and the system's
+            seen.problem("cpu_quota", "cpu_affinity", said_by(e))
+        allowed = allowed or psutil.cpu_count()
         if not allowed:
             return
         seen.put("cpu_quota", float(allowed), "psutil")
@@ -96,30 +102,42 @@ class _Asked:
 
 
 def _temperature(psutil: Any, seen: Seen) -> None:
+    """The first chip of a processor with a sensor that does not lie."""
     chips = psutil.sensors_temperatures() or {}
     for name, sensors in chips.items():
-        if name in _CHIPS or of_the_processor(name) is not None:
-            known = [s.current for s in sensors if s.current is not None]
-            if known:
-                seen.put("temperature_c", float(max(known)), name)
+        if "temperature_c" in seen.values or not (name in _CHIPS or of_the_processor(name) is not None):
+            continue
+        degrees = []
+        for sensor in sensors:
+            if sensor.current is None:
+                continue
+            if (why := implausible("temperature_c", sensor.current)) is not None:
+                seen.problem("temperature_c", name, why)
+            else:
+                degrees.append(float(sensor.current))
+        if degrees:
+            seen.put("temperature_c", max(degrees), name)
 
 
 def _clock(psutil: Any, seen: Seen) -> None:
-    found = psutil.cpu_freq()
-    if found is not None and found.max:  # 0.0 = unknown, as in virtual machines
-        seen.put("cpu_frequency_ratio", found.current / found.max, "cpu_freq")
+    clock = psutil.cpu_freq()
+    if clock is not None and clock.max:  # 0.0 = unknown, as in virtual machines
+        seen.put("cpu_frequency_ratio", clock.current / clock.max, "cpu_freq")
 
 
 def _memory(psutil: Any, seen: Seen) -> None:
-    seen.put("available_bytes", int(psutil.virtual_memory().available), "virtual_memory")
+    memory = psutil.virtual_memory()
+    seen.put("available_bytes", int(memory.available), "virtual_memory available")
+    if "available_bytes" not in seen.values and hasattr(memory, "free"):
+        seen.put("available_bytes", int(memory.free), "virtual_memory free")
 
 
 def _battery(psutil: Any, seen: Seen) -> None:
-    found = psutil.sensors_battery()
-    if found is not None:
-        seen.put("battery_percent", float(found.percent), "sensors_battery")
-        if found.power_plugged is not None:
-            seen.put("on_battery", not found.power_plugged, "sensors_battery")
+    battery = psutil.sensors_battery()
+    if battery is not None:
+        seen.put("battery_percent", float(battery.percent), "sensors_battery")
+        if battery.power_plugged is not None:
+            seen.put("on_battery", not battery.power_plugged, "sensors_battery")
 
 
 def default_reader() -> LinuxReader | PsutilReader:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from edgeexit.monitor.background import Background, Sensor, ask_all
 from edgeexit.monitor.files import Seen
@@ -16,6 +16,7 @@ from edgeexit.monitor.heat import find_heat
 from edgeexit.monitor.reading import Reading
 from edgeexit.monitor.supplies import find_supplies
 from edgeexit.monitor.system import (
+    Clock,
     Memory,
     Share,
     find_clock,
@@ -42,7 +43,7 @@ class LinuxReader:
 
     Attributes:
         name: what this reader is, in words.
-        sources: field -> where it comes from.
+        sources: field -> where it comes from, and what else is asked where that fails.
         unknown: field -> why this machine cannot tell.
     """
 
@@ -65,40 +66,49 @@ class LinuxReader:
 
     def discover(self) -> None:
         """Look again for what is here, for instance after a battery was plugged in."""
-        sources: dict[str, str] = {}
+        sources: dict[str, list[str]] = {}
         unknown: dict[str, str] = {}
 
-        def keep(found: Sensor | str, *wanted: str) -> list[Sensor]:
-            if isinstance(found, str):
+        def keep(candidates: list[Any] | Sensor | str, *wanted: str) -> list[Sensor]:
+            if isinstance(candidates, str):
                 for field in wanted:
-                    unknown.setdefault(field, found)
+                    unknown.setdefault(field, candidates)
                 return []
-            for field in found.fields:
-                sources.setdefault(field, found.where)
-            return [found] if found.fields else []
+            sensors: list[Sensor] = candidates if isinstance(candidates, list) else [candidates]
+            sensors = [s for s in sensors if s.fields]
+            for sensor in sensors:
+                for field in sensor.fields:
+                    sources.setdefault(field, []).append(sensor.where)
+            return sensors
 
-        groups = find_groups(self.root)
+        damaged = Seen()
+        groups, clock = find_groups(self.root), find_clock(self.root)
         fast = keep(find_heat(self.root), "temperature_c")
         fast += keep(find_under_voltage(self.root))
-        fast += keep(find_clock(self.root), "cpu_frequency_ratio")
-        fast += keep(Share(self.root, find_cpus(self.root), groups))
+        fast += keep(clock, "cpu_frequency_ratio")
+        fast += keep(Share(self.root, find_cpus(self.root, damaged), groups))
         for resource in ("cpu", "memory"):
-            fast += keep(find_pressure(self.root, resource), f"{resource}_pressure_avg10")
-        if os.path.isfile(os.path.join(self.root, "proc/meminfo")):
+            fast += keep(find_pressure(self.root, resource, groups), f"{resource}_pressure_avg10")
+        if self.root == "/" or os.path.isfile(os.path.join(self.root, "proc/meminfo")):
             fast += keep(Memory(self.root, groups))
-        firmware, mute = find_firmware(self._ask)
-        slow = keep(firmware) if firmware is not None else []
+        highest = clock.highest if isinstance(clock, Clock) else None
+        firmware, mute = find_firmware(self.root, self._ask, sources, highest)
+        slow = keep(firmware)
         slow += keep(find_supplies(self.root), "battery_percent", "on_battery", "battery_joules")
         unknown = _DEFAULTS | mute | unknown
-        self.sources = sources
+        self.sources = {field: "; else ".join(dict.fromkeys(where)) for field, where in sources.items()}
         self.unknown = {field: why for field, why in unknown.items() if field not in sources}
+        self._damaged = damaged.problems
         self._fast = fast
         self._slow = Background(slow, self._slow_seconds, self._now)
-        self._slow.read(Seen())
+        seen = Seen()
+        ask_all(fast, seen)
+        self._slow.prime(seen)
 
     def read(self) -> Reading:
-        """What is so now; never raises. A sensor that fails is None and a problem."""
+        """What is so now; never raises. A sensor that fails is a problem, and None where no other one tells."""
         seen = Seen()
+        seen.problems += self._damaged
         ask_all(self._fast, seen)
         self._slow.read(seen)
         at = self._now()

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
+from edgeexit.monitor.ranges import outside
+
 THROTTLE_BITS = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
 """Bits 0 to 3 of the Raspberry Pi's `get_throttled` say what is so now, 16 to 19 what has been since boot."""
 
-PLAUSIBLE = {
-    # field: lowest, highest, unit
-    "temperature_c": (-40.0, 150.0, "C"),
-    "cpu_frequency_ratio": (1e-6, 4.0, ""),
-    "load_per_cpu": (0.0, 1e5, ""),
-    "cpu_pressure_avg10": (0.0, 100.0, "%"),
-    "memory_pressure_avg10": (0.0, 100.0, "%"),
-    "cpu_quota": (1e-6, 1e5, "CPUs"),
-    "available_bytes": (0, 1 << 50, "bytes"),
-    "battery_percent": (0.0, 100.0, "%"),
-    "battery_joules": (0.0, 1e12, "J"),
-    "power_w": (1e-6, 1e5, "W"),
-}
-"""What a value can be; beyond it a sensor lies. A processor's sensor at exactly 0 C is one that was never read."""
 _TRUTHS = ("under_voltage", "on_battery")
 
 
@@ -111,10 +98,11 @@ class Reading:
     available_bytes: int | None = None
     """Memory to be had without swapping, within the control group's limit."""
     battery_percent: float | None = None
+    """Of the batteries that answer together."""
     on_battery: bool | None = None
     """Whether a battery is being drained; False = mains, or a battery that is not."""
     battery_joules: float | None = None
-    """Energy left in the batteries."""
+    """Energy left in the batteries that answer."""
     power_w: float | None = None
     """Raspberry Pi 5: sum of its regulator's rails, without what USB ports and 5 V pins feed. Elsewhere: what is drawn
     from the battery while nothing charges it."""
@@ -159,14 +147,7 @@ def implausible(name: str, value: Any) -> str | None:
     if name == "throttled":
         fits = isinstance(value, Throttled) and 0 <= value.bits < 0xFFFFFFFF
         return None if fits else f"{value!s:.40} is not a set of flags"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"expected a number, found {value!r:.40}"
-    low, high, unit = PLAUSIBLE.get(name, (-math.inf, math.inf, ""))
-    if not low <= value <= high or not math.isfinite(value):
-        return f"{value:.7g} {unit} cannot be".replace("  ", " ")
-    if name == "temperature_c" and value == 0:
-        return "exactly 0 C, as of a sensor that was never read"
-    return None
+    return outside(name, value)
 
 
 class Reader(Protocol):

@@ -3,109 +3,206 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from edgeexit.monitor.files import Seen, listed, text
+from edgeexit.monitor.ranges import outside
 
-_FILES = ("capacity", "energy_now", "energy_full", "charge_now", "voltage_now", "power_now", "current_now")
+_QUANTITIES = {
+    # file: row of ranges.RANGES
+    "capacity": "capacity",
+    "energy_now": "energy",
+    "energy_full": "energy_full",
+    "charge_now": "charge",
+    "charge_full": "charge_full",
+    "voltage_now": "voltage",
+    "voltage_avg": "voltage",
+    "power_now": "power",
+    "power_avg": "power",
+    "current_now": "current",
+    "current_avg": "current",
+}
+_POWER = (("power_now",), ("current_now", "voltage"), ("power_avg",), ("current_avg", "voltage"))
+_ENERGY = (("energy_now",), ("charge_now", "voltage"))
+_LEVEL = (("capacity",), ("energy_now", "energy_full"), ("charge_now", "charge_full"))
+"""Sources in order of preference, each as what is multiplied, or divided for the level."""
+_FILLED = 5.0
+"""Percent from which on a battery that holds nothing is a sensor that was never read."""
+_STATUS = {"Discharging": True, "Charging": False, "Full": False, "Not charging": False, "Unknown": None}
+
+
+class Battery:
+    """One battery: each signal from the first of its files that answers with what can be."""
+
+    def __init__(self, name: str, files: dict[str, str]) -> None:
+        self.name, self.files = name, files
+        """File -> path, of the files it has."""
+
+    def has(self, sources: Sequence[Sequence[str]]) -> bool:
+        """Whether it has the files of one of the sources."""
+        voltage = {"voltage"} if {"voltage_now", "voltage_avg"} & self.files.keys() else set()
+        return any(set(source) <= self.files.keys() | voltage for source in sources)
+
+    def read(self, seen: Seen) -> Values:
+        return Values(self, seen)
+
+    def status(self, seen: Seen) -> bool | None:
+        """Whether it is being drained; None = unknown."""
+        if "status" not in self.files:
+            return None
+        where = f"{self.name} status"
+        if (said := text(self.files["status"])) is None:
+            seen.problem("on_battery", where, "cannot be read")
+        elif said not in _STATUS:
+            seen.problem("on_battery", where, f"expected {', '.join(_STATUS)}, found {said[:24]!r}")
+        return _STATUS.get(said or "")
+
+
+class Values:
+    """What a battery's files say in one reading; a file is read when something needs it, and once."""
+
+    def __init__(self, battery: Battery, seen: Seen) -> None:
+        self.battery, self.seen = battery, seen
+        self._values: dict[str, float] = {}
+        self._failed: set[tuple[str, str]] = set()
+
+    def of(self, file: str, field: str) -> float | None:
+        """A file's value in V, A, W, Wh, Ah or %; "voltage" is the first of the two voltages that can be."""
+        if file == "voltage":
+            now = self.of("voltage_now", field)
+            return self.of("voltage_avg", field) if now is None else now
+        if file not in self.battery.files:
+            return None
+        if file not in self._values and (file, field) not in self._failed:
+            name = f"{self.battery.name} {file}"
+            value = self.seen.quantity(_QUANTITIES[file], field, self.battery.files[file], name)
+            if value is None:
+                self._failed.add((file, field))
+            else:
+                self._values[file] = value
+        return self._values.get(file)
+
+    @property
+    def level(self) -> float | None:
+        """Percent."""
+        for source in _LEVEL:
+            if not self.battery.has([source]):
+                continue
+            parts = [self.of(file, "battery_percent") for file in source]
+            if parts[-1] is not None and parts[0] is not None:
+                # A worn battery may hold more than it says.
+                return parts[0] if len(parts) == 1 else min(100.0, 100 * parts[0] / parts[-1])
+        return None
+
+    @property
+    def joules(self) -> float | None:
+        for source in _ENERGY:
+            if (hours := self._product(source, "battery_joules")) is None:
+                continue
+            now = source[0]
+            if (why := self._wrong_unit(now)) is None:
+                return hours * 3600
+            self.seen.problem("battery_joules", f"{self.battery.name} {now}", why)
+        return None
+
+    @property
+    def watts(self) -> float | None:
+        """The sign of a current differs from driver to driver, so it is not used: the status says the direction."""
+        passed: list[tuple[str, float, str]] = []
+        for source in _POWER:
+            if (value := self._product(source, "power_w")) is None:
+                continue
+            if (why := outside("battery_power", abs(value))) is None:
+                for file, _, wrong in passed:
+                    self.seen.problem("power_w", f"{self.battery.name} {file}", f"{wrong} while it is drained")
+                return abs(value)
+            passed.append((source[0], abs(value), why))
+        return passed[0][1] if passed else None  # 0, as of one that is idle beside another, or a problem of the sum
+
+    def _product(self, source: Sequence[str], field: str) -> float | None:
+        if not self.battery.has([source]):
+            return None
+        product = 1.0
+        for file in source:
+            if (value := self.of(file, field)) is None:
+                return None
+            product *= value
+        return product
+
+    def _wrong_unit(self, now: str) -> str | None:
+        """Why the number cannot be: the full battery, as its own file or the level says, is too small to be one."""
+        row = now.replace("_now", "_full")
+        part, full, level = self._values.get(now), self.of(row, "battery_joules"), self.level
+        if full is None and level is None and row in self.battery.files:
+            return f"its {row} says nothing, so that the unit is unknown"
+        if part == 0 and level and level >= _FILLED:
+            return f"0 at a level of {level:g} %"
+        if full is None and part and level and (why := outside(row, 100 * part / level)) is not None:
+            return f"at {level:g} %, a full battery of {why}"
+        return None
 
 
 class Supplies:
-    """All batteries of this system together; those of a mouse or a keyboard are left out."""
+    """All batteries of this system together; those of a mouse or a keyboard are left out.
 
-    def __init__(self, batteries: dict[str, dict[str, str]], mains: dict[str, str]) -> None:
+    A battery that does not answer is a problem, and the others are what is known.
+    """
+
+    def __init__(self, batteries: Sequence[Battery], mains: dict[str, str]) -> None:
         self.batteries = batteries
-        """Name -> file -> path, of the files it has."""
         self.mains = mains
-        self.where = "power_supply " + ", ".join([*batteries, *mains])
-        has = batteries.values()
+        self.where = "power_supply " + ", ".join([*(b.name for b in batteries), *mains])
         self.fields: tuple[str, ...] = ("on_battery",)
-        if any("capacity" in files for files in has):
-            self.fields += ("battery_percent",)
-        if any("energy_now" in files or {"charge_now", "voltage_now"} <= files.keys() for files in has):
-            self.fields += ("battery_joules",)
-        if any("power_now" in files or {"current_now", "voltage_now"} <= files.keys() for files in has):
-            self.fields += ("power_w",)
+        for field, sources in (("battery_percent", _LEVEL), ("battery_joules", _ENERGY), ("power_w", _POWER)):
+            if any(b.has(sources) for b in batteries):
+                self.fields += (field,)
 
     def read(self, seen: Seen) -> None:
-        status = [self._status(name, files, seen) for name, files in self.batteries.items()]
-        plugged = [seen.number("on_battery", path, name) for name, path in self.mains.items()]
-        draining: bool | None = None
-        if "Discharging" in status:
-            draining = True
-        elif any(s in ("Charging", "Full", "Not charging") for s in status) or 1 in plugged:
-            draining = False
-        elif self.batteries and 0 in plugged:
-            draining = True
+        draining = self._draining(seen)
         if draining is not None:
             seen.put("on_battery", draining, self.where)
-        levels, joules, watts = [], [], []
-        for name, files in self.batteries.items():
-            now = {
-                file: seen.number(_field(file), path, f"{name} {file}")
-                for file, path in files.items()
-                if file != "status" and (draining or file not in ("power_now", "current_now"))
-            }
-            levels.append((now.get("capacity"), now.get("energy_full")))
-            joules.append(_joules(now))
-            watts.append(_watts(now))
-        _put_level(levels, seen)
-        if joules and None not in joules:
-            seen.put("battery_joules", sum(j for j in joules if j is not None), self.where)
-        known = [w for w in watts if w is not None]
-        if draining and known and len(known) == len(watts):
-            seen.put("power_w", sum(known), self.where)
-
-    def _status(self, name: str, files: dict[str, str], seen: Seen) -> str | None:
-        if "status" not in files:
-            return None
-        if (found := text(files["status"])) is None:
-            seen.problem("on_battery", f"{name} status", "cannot be read")
-        return found
-
-
-def _field(file: str) -> str:
-    if file == "capacity":
-        return "battery_percent"
-    return "power_w" if file in ("power_now", "current_now") else "battery_joules"
-
-
-def _joules(now: dict[str, int | None]) -> float | None:
-    if (energy := now.get("energy_now")) is not None:
-        return energy * 3600e-6
-    charge, volts = now.get("charge_now"), now.get("voltage_now")
-    return None if charge is None or volts is None else charge * volts * 3600e-12
-
-
-def _watts(now: dict[str, int | None]) -> float | None:
-    """The sign of a current differs from driver to driver, so it is not used: `status` says the direction."""
-    if (power := now.get("power_now")) is not None:
-        return abs(power) * 1e-6
-    amperes, volts = now.get("current_now"), now.get("voltage_now")
-    return None if amperes is None or volts is None else abs(amperes) * volts * 1e-12
-
-
-def _put_level(levels: list[tuple[int | None, int | None]], seen: Seen) -> None:
-    """Percent over all batteries, by what each holds where all say it."""
-    known = [(percent, full) for percent, full in levels if percent is not None]
-    for percent, _ in known:
-        if not 0 <= percent <= 100:
-            seen.put("battery_percent", percent, "capacity")
+        values = [b.read(seen) for b in self.batteries]
+        _put_level(values, seen)
+        energy = [v.joules for v in values]
+        if known := [e for e in energy if e is not None]:
+            seen.put("battery_joules", sum(known), self.where)
+        if not draining:
             return
-    if not known or len(known) != len(levels):
+        power = [v.watts for v in values]
+        if known := [w for w in power if w is not None]:
+            if (why := outside("battery_power", sum(known))) is not None:
+                seen.problem("power_w", self.where, f"{why} while a battery is drained")
+            else:
+                seen.put("power_w", sum(known), self.where)
+
+    def _draining(self, seen: Seen) -> bool | None:
+        states = [b.status(seen) for b in self.batteries]
+        plugged = [seen.quantity("online", "on_battery", path, name) for name, path in self.mains.items()]
+        if True in states:
+            return True
+        if False in states or any(plugged):
+            return False
+        return True if self.batteries and 0 in plugged else None
+
+
+def _put_level(batteries: Sequence[Values], seen: Seen) -> None:
+    """Percent over all batteries, weighed by what each holds when full where all say it."""
+    levels = [(level, values) for values in batteries if (level := values.level) is not None]
+    if not levels:
         return
-    weights = [full if full is not None and full > 0 else None for _, full in known]
-    total = None if None in weights else sum(w for w in weights if w is not None)
-    if total is None:
-        level = sum(p for p, _ in known) / len(known)
+    weights = [values.of("energy_full", "battery_percent") for _, values in levels] if len(levels) > 1 else [1.0]
+    total = sum(w or 0.0 for w in weights)
+    if None in weights or not total:
+        mean = sum(level for level, _ in levels) / len(levels)
     else:
-        level = sum(p * (w or 0) for (p, _), w in zip(known, weights, strict=True)) / total
-    seen.put("battery_percent", float(level), "capacity")
+        mean = sum(level * (w or 0.0) for (level, _), w in zip(levels, weights, strict=True)) / total
+    seen.put("battery_percent", float(mean), "capacity")
 
 
 def find_supplies(root: str) -> Supplies | str:
     """Batteries and mains; a text = there are none."""
     base = os.path.join(root, "sys/class/power_supply")
-    batteries: dict[str, dict[str, str]] = {}
+    batteries: list[Battery] = []
     mains: dict[str, str] = {}
     for name in listed(base):
         folder = os.path.join(base, name)
@@ -114,8 +211,8 @@ def find_supplies(root: str) -> Supplies | str:
             continue
         if kind in ("Battery", "UPS"):
             if text(os.path.join(folder, "present")) != "0":
-                has = {f: os.path.join(folder, f) for f in (*_FILES, "status")}
-                batteries[name] = {f: p for f, p in has.items() if os.path.isfile(p)}
+                paths = {f: os.path.join(folder, f) for f in (*_QUANTITIES, "status")}
+                batteries.append(Battery(name, {f: p for f, p in paths.items() if os.path.isfile(p)}))
         elif (kind in ("Mains", "Wireless") or kind.startswith("USB")) and os.path.isfile(
             path := os.path.join(folder, "online")
         ):

@@ -5,50 +5,87 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from typing import NamedTuple
 
 from edgeexit.monitor.files import Seen, decimal, listed, read, text, whole
-from edgeexit.monitor.groups import Groups
+from edgeexit.monitor.groups import Groups, Unreadable
+from edgeexit.monitor.ranges import RANGES, outside, scaled
 from edgeexit.monitor.reading import implausible
 
 _CLOCKS = 8
 _MAX_CPUS = 1 << 14
-_PRESSURE = re.compile(r"some avg10=([0-9]{1,9}\.[0-9]{1,9}) ")
+_PRESSURE = re.compile(r"^some avg10=([0-9]{1,9}\.[0-9]{1,9})(?:\s|$)", re.MULTILINE)
+_PROCESSOR = re.compile(r"^processor\s*:", re.MULTILINE)
+
+
+class Policy(NamedTuple):
+    """The clock files of some cores."""
+
+    name: str
+    files: tuple[str, ...]
+    """Paths of the clock now, preferred first; kHz."""
+    highest: float
+    """Hz."""
 
 
 class Clock:
-    """The clock of the fastest cores over their highest, the fastest of them counts: cores that idle clock down."""
+    """The clock of the fastest cores over their highest, the fastest of them counts: cores that idle clock down.
+
+    Slower cores answer where none of the fastest does.
+    """
 
     fields = ("cpu_frequency_ratio",)
 
-    def __init__(self, files: dict[str, tuple[str, int]]) -> None:
-        self.files = files
-        """Policy -> file of the clock now, highest clock; both in kHz."""
-        self.where = "cpufreq " + ", ".join(files)
+    def __init__(self, policies: list[Policy]) -> None:
+        self.policies = policies
+        """Fastest first."""
+        fastest = [p.name for p in policies if p.highest == policies[0].highest]
+        self.where = "cpufreq " + ", ".join(fastest)
+        self.highest = policies[0].highest
 
     def read(self, seen: Seen) -> None:
-        ratios = []
-        for name, (path, highest) in self.files.items():
-            if (found := seen.number("cpu_frequency_ratio", path, name)) is not None:
-                ratios.append(found / highest)
+        ratios: list[float] = []
+        for i, policy in enumerate(self.policies):
+            if ratios and policy.highest < self.policies[i - 1].highest:
+                break
+            if (ratio := self._ratio(policy, seen)) is not None:
+                ratios.append(ratio)
         if ratios:
             seen.put("cpu_frequency_ratio", max(ratios), self.where)
+
+    def _ratio(self, policy: Policy, seen: Seen) -> float | None:
+        for path in policy.files:
+            source = f"{policy.name} {os.path.basename(path)}"
+            if (number := seen.number("cpu_frequency_ratio", path, source)) is None:
+                continue
+            ratio = number * RANGES["clock"].scale / policy.highest
+            if (why := outside("cpu_frequency_ratio", ratio)) is None:
+                return ratio
+            highest = f"{policy.highest:.7g} Hz"
+            seen.problem("cpu_frequency_ratio", source, f"{number} kHz of at most {highest}: a ratio of {why}")
+        return None
 
 
 def find_clock(root: str) -> Clock | str:
     base = os.path.join(root, "sys/devices/system/cpu/cpufreq")
-    highest: dict[str, int] = {}
-    for policy in listed(base):
+    policies, wrong = [], []
+    for name in (n for n in listed(base) if n.startswith("policy")):
+        folder = os.path.join(base, name)
         for file in ("cpuinfo_max_freq", "scaling_max_freq"):
             try:
-                if policy.startswith("policy") and (found := whole(read(os.path.join(base, policy, file), 64))) > 0:
-                    highest[policy] = found
-                    break
-            except (OSError, ValueError):
+                highest = scaled("clock", whole(read(os.path.join(folder, file), 64)))
+            except (OSError, ValueError) as e:
+                if not isinstance(e, FileNotFoundError):
+                    wrong.append(f"{name} {file}: {e}")
                 continue
-    fastest = [p for p, khz in highest.items() if khz == max(highest.values())][:_CLOCKS]
-    if not fastest:
+            now = (os.path.join(folder, f) for f in ("scaling_cur_freq", "cpuinfo_cur_freq"))
+            policies.append(Policy(name, tuple(p for p in now if os.path.isfile(p)), highest))
+            break
+    if not policies and wrong:
+        return f"no highest clock that can be: {wrong[0]}"
+    if not policies:
         return "no cpufreq policy: the clock is fixed, or the host of this virtual machine keeps it to itself"
-    return Clock({p: (os.path.join(base, p, "scaling_cur_freq"), highest[p]) for p in fastest})
+    return Clock(sorted(policies, key=lambda p: -p.highest)[:_CLOCKS])
 
 
 class UnderVoltage:
@@ -76,31 +113,34 @@ def find_under_voltage(root: str) -> UnderVoltage | str:
 
 
 class Pressure:
-    """Stall information of one resource; the first line counts tasks of which some waited."""
+    """Stall information of one resource; the line `some` counts tasks of which some waited."""
 
-    def __init__(self, field: str, path: str) -> None:
-        self.fields, self.path = (field,), path
-        self.where = "pressure " + os.path.basename(path)
+    def __init__(self, field: str, path: str, where: str) -> None:
+        self.fields, self.path, self.where = (field,), path, where
 
     def read(self, seen: Seen) -> None:
         try:
-            found = _PRESSURE.match(said := read(self.path, 256))
-            if found is None:
+            match = _PRESSURE.search(said := read(self.path, 256))
+            if match is None:
                 raise ValueError(f"expected some avg10=..., found {said[:24]!r}")
-            seen.put(self.fields[0], float(found[1]), self.where)
+            seen.put(self.fields[0], float(match[1]), self.where)
         except (OSError, ValueError) as e:
             seen.problem(self.fields[0], self.where, e)
 
 
-def find_pressure(root: str, resource: str) -> Pressure | str:
+def find_pressure(root: str, resource: str, groups: Groups) -> list[Pressure] | str:
+    """The system's, then that of the outermost control group in sight, which in a container is all that can be seen."""
     path = os.path.join(root, "proc/pressure", resource)
+    field, why, sources = f"{resource}_pressure_avg10", f"no /proc/pressure/{resource}", []
     try:
         if read(path, 256):
-            return Pressure(f"{resource}_pressure_avg10", path)
+            sources.append(Pressure(field, path, f"pressure {resource}"))
     except OSError as e:
         if not isinstance(e, FileNotFoundError):
-            return f"/proc/pressure/{resource}: {e.strerror} (a Raspberry Pi's kernel needs psi=1 in cmdline.txt)"
-    return f"no /proc/pressure/{resource} (a Raspberry Pi's kernel needs psi=1 in cmdline.txt)"
+            why = f"/proc/pressure/{resource}: {e.strerror}"
+    if resource in groups.pressure:
+        sources.append(Pressure(field, groups.pressure[resource], f"control group {resource}.pressure"))
+    return sources or f"{why} (a Raspberry Pi's kernel needs psi=1 in cmdline.txt)"
 
 
 class Share:
@@ -112,36 +152,71 @@ class Share:
     def __init__(self, root: str, cpus: int | None, groups: Groups) -> None:
         self.cpus, self.groups = cpus, groups
         self.load = os.path.join(root, "proc/loadavg")
-        self.where = f"loadavg, {cpus} CPUs, {len(groups.cpu)} control groups"
+        self.here = root == "/"
+        limits = max((len(folders) for _, folders in groups.cpu), default=0)
+        self.where = f"loadavg, {cpus} CPUs, {limits} control groups"
         self.fields: tuple[str, ...] = ("cpu_quota",) if cpus or groups.cpu else ()
-        if cpus and os.path.isfile(self.load):
+        if cpus and (os.path.isfile(self.load) or (self.here and _system_load() is not None)):
             self.fields += ("load_per_cpu",)
 
     def read(self, seen: Seen) -> None:
-        limits = [n for n in (self.cpus, self.groups.quota()) if n is not None]
+        try:
+            quota = self.groups.quota("/".join(self.fields), seen)
+        except Unreadable:
+            return  # it might be the tightest limit
+        limits = [n for n in (self.cpus, quota) if n is not None]
         if not limits:
             return
         usable = float(min(limits))
         seen.put("cpu_quota", usable, "control group")
-        if "load_per_cpu" in self.fields and "cpu_quota" in seen.values:
-            try:
-                seen.put("load_per_cpu", decimal(read(self.load, 128).partition(" ")[0]) / usable, "loadavg")
-            except (OSError, ValueError) as e:
-                seen.problem("load_per_cpu", "loadavg", e)
+        if "load_per_cpu" not in self.fields or "cpu_quota" not in seen.values:
+            return
+        try:
+            seen.put("load_per_cpu", decimal(read(self.load, 128).partition(" ")[0]) / usable, "loadavg")
+        except (OSError, ValueError) as e:
+            seen.problem("load_per_cpu", "loadavg", e)
+        if self.here and "load_per_cpu" not in seen.values and (load := _system_load()) is not None:
+            seen.put("load_per_cpu", load / usable, "getloadavg")
 
 
-def find_cpus(root: str) -> int | None:
-    """CPUs that are online and that this process may run on; None = neither is told."""
+def _system_load() -> float | None:
+    """This machine's load from the C library, which on some systems needs no /proc."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.getloadavg()[0]
+    return None
+
+
+def find_cpus(root: str, seen: Seen) -> int | None:
+    """CPUs that are online and that this process may run on; None = nothing tells. What is damaged is a problem."""
     allowed = online = None
-    with contextlib.suppress(OSError, ValueError):
+    try:
         online = _cpu_list(read(os.path.join(root, "sys/devices/system/cpu/online")))
-    with contextlib.suppress(OSError, ValueError):
+    except (OSError, ValueError) as e:
+        _unless_missing(seen, "cpu/online", e)
+    try:
         for line in read(os.path.join(root, "proc/self/status")).splitlines():
             if line.startswith("Cpus_allowed_list:"):
                 allowed = _cpu_list(line.partition(":")[2])
-    if allowed is None or online is None:
-        return len(allowed or online or ()) or None
-    return len(allowed & online) or None
+    except (OSError, ValueError) as e:
+        _unless_missing(seen, "self/status Cpus_allowed_list", e)
+    if allowed is None and root == "/":
+        with contextlib.suppress(OSError, AttributeError):
+            allowed = os.sched_getaffinity(0)
+    if allowed and online:
+        return len(allowed & online) or None
+    return len(allowed or online or ()) or _listed_cpus(root) or None
+
+
+def _unless_missing(seen: Seen, source: str, error: Exception) -> None:
+    if not isinstance(error, FileNotFoundError):
+        seen.problem("cpu_quota", source, error)
+
+
+def _listed_cpus(root: str) -> int:
+    """Lines of processors in /proc/cpuinfo, in its first 64 KiB."""
+    with contextlib.suppress(OSError):
+        return len(_PROCESSOR.findall(read(os.path.join(root, "proc/cpuinfo"), 1 << 16)))
+    return 0
 
 
 def _cpu_list(said: str) -> set[int]:
@@ -163,23 +238,59 @@ class Memory:
 
     def __init__(self, root: str, groups: Groups) -> None:
         self.path, self.groups = os.path.join(root, "proc/meminfo"), groups
-        self.where = f"meminfo, {len(groups.memory)} control groups"
+        self.here = root == "/"
+        limits = max((len(folders) for _, folders in groups.memory), default=0)
+        self.where = f"meminfo, {limits} control groups"
 
     def read(self, seen: Seen) -> None:
-        left = self.groups.headroom()
         try:
-            system = _available(read(self.path))
+            left = self.groups.headroom("available_bytes", seen)
+        except Unreadable:
+            return  # it might be the tightest limit
+        system = self._system(seen)
+        if system is not None:  # the group's room alone may be far more than there is
+            seen.put("available_bytes", system if left is None else min(system, left), self.where)
+
+    def _system(self, seen: Seen) -> int | None:
+        try:
+            return _available(read(self.path), seen)
         except (OSError, ValueError) as e:
             seen.problem("available_bytes", "meminfo", e)
-            return  # the group's room alone may be far more than there is
-        if (why := implausible("available_bytes", system)) is not None:
-            seen.problem("available_bytes", "meminfo", why)
-            return
-        seen.put("available_bytes", system if left is None else min(system, left), self.where)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if self.here and (pages := os.sysconf("SC_AVPHYS_PAGES")) > 0:
+                return pages * os.sysconf("SC_PAGE_SIZE")
+        return None
 
 
-def _available(said: str) -> int:
-    for line in said.splitlines():
-        if line.startswith("MemAvailable:"):
-            return whole(line.partition(":")[2].strip().removesuffix("kB")) * 1024
-    raise ValueError("no MemAvailable")
+def _available(said: str, seen: Seen) -> int:
+    """MemAvailable; where it is missing or cannot be, what kernels before 3.14 made of other lines.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    lines = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+
+    def size(name: str) -> int:
+        if name not in lines:
+            raise ValueError(f"no {name}")
+        try:
+            number = whole(lines[name].strip().removesuffix("kB")) * 1024
+        except ValueError as e:
+            raise ValueError(f"{name}: {e}") from e
+        if (why := implausible("available_bytes", number)) is not None:
+            raise ValueError(f"{name}: {why}")
+        return number
+
+    try:
+        available = size("MemAvailable")
+        if "MemTotal" in lines and available > (total := size("MemTotal")):
+            raise ValueError(f"MemAvailable: {available} bytes of {total} cannot be")
+        return available
+    except ValueError as e:
+        try:
+            free = size("MemFree")
+            available = max(free, free + size("Buffers") + size("Cached") - size("Shmem"))
+        except ValueError:
+            raise e from None
+        seen.problem("available_bytes", "meminfo", f"{e}; MemFree + Buffers + Cached - Shmem taken")
+        return available

@@ -15,15 +15,15 @@ from edgeexit.errors import DataError
 from edgeexit.speech.features import Samples, checked
 from edgeexit.speech.resample import RATES, Resampler
 from edgeexit.speech.resample import resample as resample
+from edgeexit.speech.riff import Chunks, Damaged, NoWave, read_chunks
 
 Notice = Callable[[str], None]
 """Is told of what was done to the audio. Without one, nothing is done to it: the audio is refused."""
 
 _BLOCK_SECONDS = 10
+_BLOCK_BYTES = 16 << 20
+"""At most, whatever the rate and the number of channels."""
 _MOST_CHANNELS = 64
-_MOST_CHUNKS = 4096
-_UNKNOWN_BYTES = 0x7FFFF000
-"""Programs that write into a pipe cannot know the length and write this or more."""
 _ENCODINGS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x11: "ADPCM", 0x31: "GSM", 0x55: "MP3"}
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
@@ -33,13 +33,14 @@ def read_wav(path: Path | str, notice: Notice | None = None) -> tuple[Samples, i
 
     Args:
         path: the file.
-        notice: is told when channels are mixed down; without it, files of several channels are refused.
+        notice: is told when channels are mixed down, or a file is read to its end whose header was never finished or
+            says more than there is; without it, such files are refused.
 
     Returns:
         float32 `(N,)` in [-1, 1], and samples per second.
 
     Raises:
-        DataError: missing, empty, damaged, truncated, of another kind, with NaN, or of several channels.
+        DataError: missing, empty, damaged, of another kind, with NaN; or one that needs a notice.
     """
     with WavFile(path, notice) as file:
         return np.concatenate(list(file.blocks())), file.rate
@@ -51,7 +52,7 @@ def audio_blocks(path: Path | str, rate: int, notice: Notice | None = None) -> I
     Args:
         path: the file.
         rate: samples per second that are wanted.
-        notice: is told when channels are mixed down or the rate is changed; without it, such files are refused.
+        notice: as `read_wav`, and of a rate that is changed; without it, such files are refused.
 
     Raises:
         DataError: as `read_wav`; or another rate.
@@ -128,8 +129,9 @@ class WavFile:
             DataError: NaN, infinite or absurdly large samples, or the file has become shorter.
         """
         size = self._bits // 8 * self.channels
-        for first in range(0, self.samples, _BLOCK_SECONDS * self.rate):
-            count = min(_BLOCK_SECONDS * self.rate, self.samples - first)
+        most = min(_BLOCK_SECONDS * self.rate, max(1, _BLOCK_BYTES // size))
+        for first in range(0, self.samples, most):
+            count = min(most, self.samples - first)
             try:
                 self._stream.seek(self._start + first * size)
                 data = self._stream.read(count * size)
@@ -160,28 +162,13 @@ class WavFile:
         length = os.fstat(self._stream.fileno()).st_size
         if not length:
             raise DataError(f"{self.path}: the file is empty")
-        kind, _, form = struct.unpack("<4sI4s", self._stream.read(12).ljust(12, b"\0"))
-        if (kind, form) != (b"RIFF", b"WAVE"):
-            other = {b"RF64": "RF64, which is for more than 4 GiB", b"RIFX": "RIFX, which is big-endian"}.get(kind)
-            found = other or f"a file that begins with {kind!r}"
-            raise DataError(f"{self.path}: expected a RIFF .wav, found {found}; convert it to a 16-bit PCM .wav first")
-        known = False
-        for _ in range(_MOST_CHUNKS):
-            header = self._stream.read(8)
-            if not header:
-                raise self._damaged("it has no samples" if known else "it has no description of its format")
-            name, size = struct.unpack("<4sI", header)
-            at = self._stream.tell()
-            if name == b"fmt ":
-                self._read_format(self._stream.read(min(size, 64)))
-                known = True
-            elif name == b"data":
-                if not known:
-                    raise self._damaged("its samples stand before the description of their format")
-                self._find_samples(at, size, length - at, notice)
-                return
-            self._stream.seek(at + size + size % 2)
-        raise self._damaged(f"it has more than {_MOST_CHUNKS} parts")
+        try:
+            chunks = read_chunks(self._stream, length, self._read_format)
+        except NoWave as e:
+            raise DataError(f"{self.path}: {e}") from e
+        except Damaged as e:
+            raise self._damaged(str(e)) from e
+        self._find_samples(chunks, notice)
 
     def _read_format(self, data: bytes) -> None:
         encoding, self.channels, self.rate, _, size, self._bits = struct.unpack("<HHIIHH", data[:16])
@@ -199,20 +186,16 @@ class WavFile:
         if size != self.channels * self._bits // 8:
             raise self._damaged(f"its header says {size} bytes for {self.channels} samples of {self._bits} bits")
 
-    def _find_samples(self, start: int, size: int, there: int, notice: Notice | None) -> None:
+    def _find_samples(self, chunks: Chunks, notice: Notice | None) -> None:
         each = self.channels * self._bits // 8
-        if size >= _UNKNOWN_BYTES and size > there:
-            _tell(notice, f"{self.path}: was streamed and does not say how long it is", "read to its end", "rewrite it")
-            size = there - there % each
-        if size > there or size % each:
-            raise self._damaged(
-                f"it is cut short: its header says {size} bytes of samples, {max(0, there)} are there"
-                if size > there
-                else f"{size} bytes of samples are no whole number of them"
-            )
-        if not size:
+        self._start, self.samples = chunks.start, chunks.size // each
+        if not self.samples:
             raise DataError(f"{self.path}: a .wav without a sample in it")
-        self._start, self.samples = start, size // each
+        if chunks.unfinished is not None:
+            _tell(notice, f"{self.path}: {chunks.unfinished}", "read to its end", "copy or record it again")
+        elif left := chunks.size % each:
+            what = f"{self.path}: its {chunks.size} bytes of samples end in the middle of one"
+            _tell(notice, what, f"read without the last {left} bytes", "copy or record it again")
         if self.channels > 1:
             _tell(notice, f"{self.path}: {self.channels} channels", "mixed down to one", "pass one channel")
 

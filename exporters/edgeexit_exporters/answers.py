@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit.files import npz_bytes
+from edgeexit.finite import check_input, named, sound
 from edgeexit.manifest import ExitSpec, Manifest
 from edgeexit.policy import Threshold
 from edgeexit.records import exits_taken
@@ -73,22 +74,24 @@ def reference_answers(
         counts = {len(data.get(n, data.get("x", a))) for n, a in rows.items()}
         if len(counts) != 1 or 0 in counts:
             raise DataError(f"the data holds {sorted(counts)} rows; expected one count of at least 1 for all inputs")
-        if holding := [n for n, a in rows.items() if a.dtype.kind == "f" and np.isnan(a).any()]:
-            raise DataError(f"the data for input {holding[0]!r} holds NaN, which no engine takes: leave such rows out")
+        for name, array in rows.items():
+            try:
+                check_input(name, array)
+            except DataError as e:
+                raise DataError(f"the data for {e}: leave such rows out") from e
         count = len(next(iter(rows.values())))
         runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
     if source.states:  # one input per call, so that runs can follow one another
         runs = [(x, 1) for x in source.stream([x for x, _ in runs])]
     answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
-        if unsure := [e.name for e in source.exits if np.isnan(_valid_answer(answer, e)).any()]:
+        if unsure := [e for e in source.exits if not sound(_valid_answer(answer, e), "logits")]:
             random = len(runs) - count
-            endless = [n for n, a in answer.inputs.items() if a.dtype.kind == "f" and np.isinf(a).any()]
             where = "random inputs" if k < random else f"row {k - random} of the data"
-            where += f" (input {endless[0]!r} holds infinite numbers)" if endless else ""
+            what = named(_valid_answer(answer, unsure[0])).partition(" ")[0]
             raise ModelError(
-                f"exit {unsure[0]!r} of the source model answers NaN for {where}, where no threshold can be met: look "
-                "at its weights, and whether the numbers are in the range that it was trained on"
+                f"exit {unsure[0].name!r} of the source model answers {what} for {where}, where no threshold can be "
+                "met: look at its weights, and whether the numbers are in the range that it was trained on"
             )
     return answers
 

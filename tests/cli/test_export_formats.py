@@ -71,7 +71,7 @@ def _with(value: float, where: tuple[int, ...] = (7, 1)) -> np.ndarray:  # type:
 
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "NaN": ({"x": _with(np.nan)}, ("the data for input", "'x'", "NaN")),
-    "infinite": ({"x": _with(np.inf)}, ("NaN for row 7 of the data", "'x'", "infinite")),
+    "infinite": ({"x": _with(np.inf)}, ("the data for input", "'x'", "inf at [7, 1]")),
     "another shape": ({"x": X[:, :3]}, ("data for input 'x'", "has shape (n, 3), expected (n, 4)")),
     "too many axes": ({"x": X[:, :, None]}, ("data for input 'x'", "has shape (n, 4, 1), expected (n, 4)")),
     "another dtype": ({"x": X.astype(np.float64)}, ("calibration data", "'x'", "float64", "float32")),

@@ -280,7 +280,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     "negative labels": ({"x": X, "y": Y - 1}, "labels reach from -1 to 1"),
     "labels in columns": ({"x": X, "y": Y[:, None]}, "labels must be whole numbers of shape (60,)"),
     "objects": ({"x": X, "y": np.array([{}] * 60, object)}, "object arrays, which need pickle"),
-    "infinite": ({"x": X * np.inf, "y": Y}, "NaN score at exit 0"),
+    "infinite": ({"x": X * np.inf, "y": Y}, "input 'x' holds -inf at [0, 0]"),
 }
 
 

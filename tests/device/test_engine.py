@@ -295,13 +295,23 @@ def test_wrong_inputs(engines: dict[str, Engine], layout: str) -> None:
             engine.record(x)
 
 
-def test_infinite_inputs_are_no_error(engines: dict[str, Engine]) -> None:
-    """Their outputs may be NaN: then no exit is sure and the last one answers."""
-    for layout in ("fused", "chain"):
-        engine = engines[layout]
-        engine.policy = Threshold((-INF, 0.0))
-        found = engine.run(np.array([INF, -INF, 1, 1], np.float32))
-        assert found.exit == 2 and math.isnan(found.score)
+@pytest.mark.parametrize("layout", ["fused", "chain", "prefix"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inputs_that_are_not_finite(engines: dict[str, Engine], layout: str, value: float) -> None:
+    """Everywhere alike, with the name and the place."""
+    engine = engines[layout]
+    x = X[:5].copy()
+    x[3, 2] = value
+    for call, place in (
+        (lambda: engine.run(x[3]), r"\[0, 2\]"),
+        (lambda: engine.run_batch(x), r"\[3, 2\]"),
+        (lambda: engine.record(x), r"\[3, 2\]"),
+    ):
+        with pytest.raises(DataError, match=rf"input 'x' holds {'NaN' if value != value else f'{value:g}'} at {place}"):
+            call()
+    with pytest.raises(DataError) as caught:
+        engine.run(x[3])
+    assert ("mask" in str(caught.value)) == (value == -np.inf)
 
 
 def test_several_inputs() -> None:

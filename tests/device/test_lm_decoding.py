@@ -384,3 +384,15 @@ def test_parts_that_do_not_fit(change: Callable[[Parts], Parts], says: str, fp32
 def test_sizes_that_do_not_fit(change: dict[str, int], fp32: LanguageModel) -> None:
     with pytest.raises(BundleError):
         LanguageModel(replace(fp32.spec, **change), fp32.parts).try_out()  # type: ignore[arg-type]
+
+
+def test_logits_that_are_no_numbers(tiny_lm: Path) -> None:
+    """A token whose hidden state overflows: one clear error, not token 0."""
+    lm = load_lm(tiny_lm)
+    lm.parts = replace(lm.parts, embedding=np.where(np.arange(lm.spec.vocab)[:, None] == 5, np.nan, lm.parts.embedding))
+    session = Session(lm)
+    session.ids.extend([1, 2])
+    assert np.isfinite(lm.logits(session.run(lm.count - 1))).all()
+    session.ids.append(5)
+    with pytest.raises(DataError, match=rf"exit {lm.count - 1} gives logits with NaN at \[0, 0\]"):
+        lm.logits(session.run(lm.count - 1))

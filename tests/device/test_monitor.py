@@ -155,35 +155,52 @@ def test_a_recorded_tree_is_not_mixed_with_this_machine(tmp_path: Path) -> None:
         assert LinuxReader(trees.write(tmp_path / "tree", trees.PI4)).read().throttled is None
 
 
+ONE_SENSOR = {k: v for k, v in trees.EVERY.items() if "thermal_zone1" not in k and "hwmon0" not in k}
+"""No second source of the temperature."""
 LIES = [
     ("sys/class/thermal/thermal_zone0/temp", "0", "temperature_c"),
     ("sys/class/thermal/thermal_zone0/temp", "-273000", "temperature_c"),
     ("sys/class/thermal/thermal_zone0/temp", "4294967295", "temperature_c"),
+    ("sys/class/thermal/thermal_zone0/temp", "18446744073709551342", "temperature_c"),
+    ("sys/class/thermal/thermal_zone0/temp", "-274000", "temperature_c"),
+    ("sys/class/thermal/thermal_zone0/temp", "65", "temperature_c"),  # it has shown thousandths before
     ("sys/class/thermal/thermal_zone0/temp", "-1000000000000000000", "temperature_c"),
     ("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "0", "cpu_frequency_ratio"),
     ("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "-1", "cpu_frequency_ratio"),
     ("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "4294967295", "cpu_frequency_ratio"),
+    ("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "1800000000", "cpu_frequency_ratio"),  # Hz
+    ("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "1800", "cpu_frequency_ratio"),  # MHz
     ("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "2", "under_voltage"),
     ("proc/loadavg", "nan 0 0", "load_per_cpu"),
     ("proc/loadavg", "-1.0 0 0", "load_per_cpu"),
     ("proc/loadavg", "1e9 0 0", "load_per_cpu"),
+    ("proc/loadavg", "4294967295.00 0 0", "load_per_cpu"),
     ("proc/pressure/cpu", "some avg10=250.00 avg60=0", "cpu_pressure_avg10"),
     ("proc/pressure/memory", "some avg10=nan avg60=0", "memory_pressure_avg10"),
     ("proc/meminfo", "MemAvailable: -5 kB\n", "available_bytes"),
     ("proc/meminfo", "MemAvailable: 9999999999999999999 kB\n", "available_bytes"),
+    ("proc/meminfo", "MemTotal: 2000000 kB\nMemAvailable: 4294967295 kB\n", "available_bytes"),
     ("sys/fs/cgroup/box/cpu.max", "0 100000", "cpu_quota"),
+    ("sys/fs/cgroup/box/cpu.max", "9999999999 1", "cpu_quota"),
+    ("sys/fs/cgroup/box/cpu.max", "garbage", "cpu_quota"),
     ("sys/fs/cgroup/box/cpu.max", "50000 0", "cpu_quota"),
     ("sys/fs/cgroup/box/memory.max", "-1", "available_bytes"),
     ("sys/class/power_supply/BAT0/capacity", "101", "battery_percent"),
     ("sys/class/power_supply/BAT0/capacity", "-1", "battery_percent"),
     ("sys/class/power_supply/BAT0/charge_now", "-1", "battery_joules"),
+    ("sys/class/power_supply/BAT0/charge_now", "4000", "battery_joules"),  # mAh
+    ("sys/class/power_supply/BAT0/charge_now", "4294967295", "battery_joules"),
     ("sys/class/power_supply/BAT0/current_now", "0", "power_w"),
+    ("sys/class/power_supply/BAT0/current_now", "1500", "power_w"),  # mA
+    ("sys/class/power_supply/BAT0/current_now", "65149000", "power_w"),  # 16 bits of mA without the sign
+    ("sys/class/power_supply/BAT0/current_now", "4294967235", "power_w"),  # the error code -61
+    ("sys/class/power_supply/BAT0/current_now", "-2147483648", "power_w"),
 ]
 
 
 @pytest.mark.parametrize(("path", "said", "field"), LIES)
 def test_lies_are_none_and_named(tmp_path: Path, path: str, said: str, field: str) -> None:
-    found = reader(tmp_path, trees.EVERY)
+    found = reader(tmp_path, ONE_SENSOR)
     before = found.read()
     assert before.problems == () and getattr(before, field) is not None
     (tmp_path / path).write_text(said)
@@ -229,8 +246,8 @@ def test_vanished_between_readings_and_back(tmp_path: Path) -> None:
     (tmp_path / "gone").rename(tmp_path / "tree")
     assert known(found.read()) == before
     (tmp_path / "tree/sys/class/thermal/thermal_zone0/temp").unlink()
-    reading = found.read()  # the package's own sensor is of another kind and does not stand in for it
-    assert reading.temperature_c is None and "thermal_zone0 (cpu-thermal)" in reading.problems[0]
+    reading = found.read()  # the package's own sensor stands in, and the processor's is still a problem
+    assert reading.temperature_c == 61.0 and "thermal_zone0 (cpu-thermal)" in reading.problems[0]
     shutil.rmtree(tmp_path / "tree/sys/class/thermal/thermal_zone0")
     found.discover()
     assert found.read().temperature_c == 61.0
@@ -305,7 +322,7 @@ def test_a_sensor_that_opens_and_fails(tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to("/proc/self/mem")
     reading = found.read()
-    assert reading.temperature_c is None and reading.cpu_frequency_ratio == 1
+    assert reading.temperature_c == 48.199 and reading.cpu_frequency_ratio == 1  # hwmon has it, too
     assert reading.problems == ("temperature_c: thermal_zone0 (cpu-thermal): Input/output error",)
 
 
@@ -376,8 +393,9 @@ def test_two_batteries(tmp_path: Path) -> None:
     (tmp_path / f"{supply}1/capacity").write_text("?")
     (tmp_path / f"{supply}1/energy_now").write_text("?")
     reading = found.read()
-    assert (reading.battery_percent, reading.battery_joules, reading.power_w) == (None, None, 6.0)
-    assert len(reading.problems) == 2
+    # What the other battery says counts, and what is missing of this one is listed.
+    assert (reading.battery_percent, reading.battery_joules, reading.power_w) == (100.0, 30 * 3600.0, 6.0)
+    assert all(any(f"BAT1 {f}" in p for p in reading.problems) for f in ("capacity", "energy_now"))
     (tmp_path / f"{supply}1/present").write_text("0")
     found.discover()
     assert found.read().battery_percent == 100

@@ -48,7 +48,7 @@ def test_json() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("temperature_c", v) for v in (0, 0.0, -0.0, -273.15, 4_294_967.295, math.nan, math.inf, "61", True)],
+        *[("temperature_c", v) for v in (0, 0.0, -0.0, 0.065, -273.15, 4_294_967.295, math.nan, math.inf, "61", True)],
         *[("battery_percent", v) for v in (-0.1, 100.1, math.nan, -math.inf)],
         *[("cpu_frequency_ratio", v) for v in (0, -1, 5, math.nan)],
         *[("power_w", v) for v in (0, -3.0, 1e9)],
@@ -126,6 +126,37 @@ def test_psutil_where_little_is_told() -> None:
     assert PsutilReader(psutil=pinned).read().load_per_cpu == 1.5
     late = PsutilReader(psutil=host(), clock=lambda: math.nan).read()
     assert late.at_seconds is None and late.problems == ("at_seconds: clock: gave no time",)
+
+
+def test_psutil_that_lies() -> None:
+    """The first good source answers, and what the others did is listed."""
+
+    def denied() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    lying = host(
+        sensors_temperatures=lambda: {
+            "cpu_thermal": [SimpleNamespace(current=0.065), SimpleNamespace(current=-274.0)],
+            "coretemp": [SimpleNamespace(current=4_294_967.3), SimpleNamespace(current=55.0)],
+        },
+        virtual_memory=lambda: SimpleNamespace(available=-1, free=1 << 30),
+        cpu_freq=lambda: SimpleNamespace(current=1_200_000_000.0, max=2400.0),
+        sensors_battery=lambda: SimpleNamespace(percent=255, power_plugged=True),
+        Process=lambda: SimpleNamespace(cpu_affinity=denied),
+    )
+    reading = PsutilReader(psutil=lying).read()
+    assert (reading.temperature_c, reading.available_bytes, reading.load_per_cpu) == (55.0, 1 << 30, 0.75)
+    assert (reading.cpu_frequency_ratio, reading.battery_percent, reading.on_battery) == (None, None, False)
+    for said in (
+        "cpu_thermal: 0.065 C",
+        "-274 C",
+        "4294967 C",
+        "available: -1 bytes",
+        "500000 cannot",
+        "255 %",
+        "denied",
+    ):
+        assert any(said in problem for problem in reading.problems), said
 
 
 def test_load_on_windows_begins_late(monkeypatch: pytest.MonkeyPatch) -> None:

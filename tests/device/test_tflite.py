@@ -93,6 +93,23 @@ def test_thresholds_leave_at_the_same_exits(bundle: Bundle, precision: str) -> N
     assert chain.run_batch(X).exits.tolist() == taken
 
 
+@pytest.mark.parametrize("layout", ["fused", "chain", "prefix"])
+def test_answers_that_are_not_finite(bundle: Bundle, layout: str) -> None:
+    """Inputs that are finite, and too large for the network's sums."""
+    engine = edgeexit.load(bundle, artifact=f"tflite-{layout}-fp32", warmup=0)
+    huge = np.full((2, 6, 5), 3e38, np.float32)
+    huge.ravel()[::2] *= -1
+    for k in range(3):
+        engine.policy = fixed_exit(k, 3)
+        with pytest.raises(DataError, match=rf"tflite-{layout}-fp32: .*exit {k} \('exit{k}'\)"):
+            engine.run(huge)
+        with pytest.raises(DataError, match=rf"exit {k} \('exit{k}'\)"):
+            engine.run_batch(np.stack([X[0], huge]))
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(DataError, match=r"input 'image' holds .* at \[0, 1, 5, 4\]"):
+            engine.run(np.where(np.arange(60).reshape(2, 6, 5) == 59, np.float32(value), X[0]))
+
+
 def test_int8_answers_near_float(bundle: Bundle) -> None:
     exact, coarse = (edgeexit.load(bundle, artifact=f"tflite-chain-{p}", warmup=0).record(X) for p in PRECISIONS)
     assert np.abs(coarse.outputs - exact.outputs).max() <= 0.1 * np.abs(exact.outputs).max()

@@ -155,3 +155,20 @@ def test_the_vectors_tell_apart(tiny: Path) -> None:
         first = np.where((s >= t).any(1), (s >= t).argmax(1), 2)
         np.testing.assert_array_equal(first, arrays["exits"])
         assert np.abs(s - t).min() > 1e-4
+
+
+@pytest.mark.parametrize("artifact", [FUSED, CHAIN, PREFIX, ALL])
+def test_answers_that_are_not_finite(copy: Path, artifact: str) -> None:
+    """Whatever the vectors say: NaN is no answer that anything could agree with."""
+    raw = (copy / Bundle.open(copy).manifest.artifact(artifact).models[0].path).read_bytes()
+    weights = (np.random.default_rng(0).standard_normal((4, 8)) * 0.8).astype(np.float32).tobytes()
+    broken = raw.replace(weights, np.full(32, np.nan, np.float32).tobytes())
+    with_model(copy, artifact, 0, broken)
+    wrong = np.full((8, 3), np.nan, np.float32)
+    bundle = with_vectors(copy, artifact, output_0=wrong, output_1=wrong, output_2=wrong)
+    found = verify(bundle, artifact)[0]
+    assert found.passed is False
+    if artifact == FUSED:  # whose own score of NaN says 1, or goes on
+        assert "has a NaN score at exit 0 ('y0')" in found.reason or "exit 'y0' answers with NaN" in found.reason
+    else:
+        assert "exit 'y0' answers with NaN at [0, 0]" in found.reason and "to vector 0" in found.reason

@@ -112,8 +112,13 @@ DAMAGED = {
     "format cut": (riff(chunk(b"fmt ", HEADER[:10])), "cut short"),
     "chunk cut": (riff(chunk(b"fmt ", HEADER), b"dat"), "cut short"),
     "data first": (riff(chunk(b"data", b"\0\0"), chunk(b"fmt ", HEADER)), "stand before"),
-    "truncated": (wav(X)[:-100], "cut short: its header says 4002 bytes of samples, 3902 are there"),
-    "half a sample": (riff(chunk(b"fmt ", HEADER), chunk(b"data", b"abc")), "no whole number"),
+    "RF64 cut": (b"RF64" + riff(chunk(b"ds64", b"\0" * 9), chunk(b"fmt ", HEADER), chunk(b"data", b"ab"))[4:], "ds64"),
+    "not one sample": (riff(chunk(b"fmt ", HEADER), chunk(b"data", b"a")), "without a sample"),
+    "empty, then chunks": (
+        riff(chunk(b"fmt ", HEADER), chunk(b"data", b""), chunk(b"LIST", b"odd")),
+        "without a sample",
+    ),
+    "two parts less a byte": (riff(chunk(b"fmt ", HEADER)) + b"LIST\3\0\0\0abc", "has no samples"),
     "mu-law": (riff(chunk(b"fmt ", struct.pack("<HHIIHH", 7, 1, 8000, 8000, 1, 8))), "8-bit mu-law"),
     "unknown": (riff(chunk(b"fmt ", struct.pack("<HHIIHH", 99, 1, 8000, 8000, 1, 8))), "encoding 99"),
     "12 bits": (riff(chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 8000, 8000, 2, 12))), "12-bit PCM"),
@@ -123,6 +128,113 @@ DAMAGED = {
     "many parts": (riff(*[chunk(b"junk", b"")] * 5000), "more than 4096 parts"),
     "extensible cut": (riff(chunk(b"fmt ", struct.pack("<HHIIHH", 0xFFFE, 1, 8000, 16000, 2, 16))), "cut short"),
 }
+
+
+def declared(data: bytes, riff_size: int | None = None, size: int | None = None) -> bytes:
+    """A file whose header says other sizes."""
+    out = bytearray(data)
+    if riff_size is not None:
+        out[4:8] = struct.pack("<I", riff_size)
+    at = data.index(b"data") + 4
+    if size is not None:
+        out[at : at + 4] = struct.pack("<I", size)
+    return bytes(out)
+
+
+def rf64(samples: bytes, ds64: int, size: int = 0xFFFFFFFF, kind: bytes = b"RF64") -> bytes:
+    sizes = chunk(b"ds64", struct.pack("<QQQI", 0, ds64, 0, 0))
+    return kind + declared(riff(sizes, chunk(b"fmt ", HEADER), chunk(b"data", samples)), 0xFFFFFFFF, size)[4:]
+
+
+WHOLE = wav(X)
+BYTES = WHOLE[WHOLE.index(b"data") + 8 :]
+UNPADDED = riff(chunk(b"fmt ", HEADER), chunk(b"LIST", b"INFOabc")[:-1], chunk(b"data", BYTES))
+UNFINISHED = {
+    # what a killed or streaming recorder leaves: the file, the notice, samples that are lost
+    "sizes of 0": (declared(WHOLE, 0, 0), "says 0 bytes of samples, 4002 follow: the recording was never finished", 0),
+    "size of the header": (declared(WHOLE, 36, 0), "says 0 bytes of samples, 4002 follow", 0),
+    "all ones": (declared(WHOLE, 0xFFFFFFFF, 0xFFFFFFFF), "does not say how long it is", 0),
+    "nearly all ones": (declared(WHOLE, 0x7FFFF024, 0x7FFFF000), "does not say how long it is", 0),
+    "too large": (declared(WHOLE, None, 5000), "says 5000 bytes of samples, 4002 are there: it is cut short", 0),
+    "cut off": (WHOLE[:-100], "says 4002 bytes of samples, 3902 are there", 50),
+    "cut off within a sample": (WHOLE[:-101], "says 4002 bytes of samples, 3901 are there", 51),
+    "0 within a sample": (declared(WHOLE, 0, 0)[:-1], "4001 follow", 1),
+    "odd": (
+        riff(chunk(b"fmt ", HEADER), chunk(b"data", BYTES[:-1])),
+        "end in the middle of one; read without the last 1",
+        1,
+    ),
+    "RF64, 0": (rf64(BYTES, 0), "says 0 bytes of samples", 0),
+    "RF64, all ones": (rf64(BYTES, (1 << 64) - 1), "does not say how long it is", 0),
+}
+
+
+@pytest.mark.parametrize("case", UNFINISHED)
+def test_headers_that_were_never_finished(tmp_path: Path, case: str) -> None:
+    content, message, lost = UNFINISHED[case]
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"or allow it to be read") as caught:
+        read_wav(path)
+    assert message.partition(";")[0] in str(caught.value)
+    told: list[str] = []
+    samples, _ = read_wav(path, told.append)
+    assert np.array_equal(samples, read_wav(write(tmp_path / "whole.wav", X))[0][: len(X) - lost])
+    assert len(told) == 1 and message in told[0] and str(path) in told[0]
+
+
+ODD = {
+    "RF64": rf64(BYTES, len(BYTES)),
+    "BW64": rf64(BYTES, len(BYTES), kind=b"BW64"),
+    "RF64 that is short": rf64(BYTES, 0, len(BYTES)),
+    "no pad byte": UNPADDED,
+    "no pad byte, unknown chunk": riff(chunk(b"fmt ", HEADER), b"Xtra\3\0\0\0abc", chunk(b"data", BYTES)),
+    "pad byte, unknown chunk": riff(chunk(b"fmt ", HEADER), chunk(b"Xtra", b"abc"), chunk(b"data", BYTES)),
+    "pad byte that is no 0": riff(chunk(b"fmt ", HEADER), b"LIST\3\0\0\0abc ", chunk(b"data", BYTES)),
+    "no pad byte, then an unknown chunk": riff(
+        chunk(b"fmt ", HEADER), b"LIST\3\0\0\0abc", chunk(b"Xtra", b"ab"), chunk(b"data", BYTES)
+    ),
+    "chunks behind": wav(X) + chunk(b"LIST", b"odd") + chunk(b"id3 ", b"x" * 999),
+    "garbage behind": wav(X) + b"\xff" * 77,
+    "RIFF size of 0": declared(WHOLE, 0),
+    "RIFF size too large": declared(WHOLE, 0xFFFFFFF0),
+    "format chunk of 18 bytes": riff(chunk(b"fmt ", HEADER + b"\0\0"), chunk(b"data", BYTES)),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_files_that_are_whole(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(ODD[case])
+    assert np.array_equal(read_wav(path)[0], read_wav(write(tmp_path / "whole.wav", X))[0])
+
+
+def test_lengths_that_wrapped(tmp_path: Path) -> None:
+    """More than 4 GiB of samples, whose count the 32 bits of a RIFF header cut."""
+    path = tmp_path / "a.wav"
+    with path.open("wb") as file:
+        file.write(declared(riff(chunk(b"fmt ", HEADER), chunk(b"data", b"")), None, 2000))
+        start = file.tell()
+        file.truncate(start + (1 << 32) + 2000)  # zeros that take no room on the disk
+    with WavFile(path, lambda _: None) as wav_file:
+        assert wav_file.samples == (1 << 31) + 1000
+    with pytest.raises(DataError, match="does not say how long"):
+        WavFile(path)
+
+
+def test_blocks_of_many_channels_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    form = struct.pack("<HHIIHH", 3, 64, 768000, 768000 * 512, 512, 64)
+    with path.open("wb") as file:
+        file.write(declared(riff(chunk(b"fmt ", form), chunk(b"data", b"")), None, 1 << 30))
+        file.truncate(file.tell() + (1 << 30))
+    tracemalloc.start()
+    try:
+        with WavFile(path, lambda _: None) as wav_file:
+            assert len(next(wav_file.blocks())) == (16 << 20) // 512
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # ten seconds would be 3.9 GB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("case", DAMAGED)
