@@ -119,6 +119,8 @@ def calibrate(
         chosen, asked = window, {"coverage_at_risk" if kind == "cov" else "risk_at_coverage": share}
         seen = selected(window, rows, window.tau)
         extra = {"tau": window.tau, "coverage": seen.coverage, "risk": seen.risk}
+        if seen.risk is not None:
+            extra["risk_low"], extra["risk_high"] = wilson(seen.risk, round(seen.coverage * rows.n))
     elif budget is not None:
         asked = {"budget": budget}
         if family == "eero":

@@ -367,7 +367,9 @@ def _text(point: OperatingPoint) -> str:
         ["promise", "none: these are estimates" if point.promise is None else _promise(point.promise)],
     ]
     if "tau" in e:
-        risk = "nobody is" if e["risk"] is None else f"risk {percent(e['risk'], 2)}"
+        risk = "no row is"
+        if e["risk"] is not None:
+            risk = f"risk {percent(e['risk'], 2)} ({_points(e['risk_low'])} to {percent(e['risk_high'])})"
         rows.insert(4, ["accepted", f"score >= {e['tau']:.6g}: coverage {percent(e['coverage'])}, {risk}"])
     if point.sets is not None:
         sets = ConformalSets.from_dict(point.sets)

@@ -81,9 +81,10 @@ def sweep(
 ) -> None:
     """Compare policies at budgets: an honest accuracy-against-cost curve.
 
-    Policies are chosen on design rows and reported on the others, beside every static exit. Writes sweep.csv,
-    sweep.json, sweep.png and report.html (one standalone page). The first line says whether adaptive exits
-    beat the best static exit at equal accuracy, and by how much.
+    Policies are chosen on design rows and reported on the others, beside every single exit. Writes sweep.csv,
+    sweep.json, sweep.png and report.html (one standalone page). The first line says whether adaptive exits pay: they
+    cost less than the cheapest single exit that is as accurate, and every single exit that costs no more is clearly
+    less accurate. It also answers for a drop of 1 point. Both points are rows of the table.
 
     Guarantees are swept too: for every loss in --alphas, half of the design rows order the policies, the other
     half certify one, and the held-out rows show what became of the promise (promises.csv, promises.png). Each
