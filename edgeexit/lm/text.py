@@ -64,9 +64,21 @@ class Text:
 
     @property
     def start(self) -> int | None:
-        """The token that it puts before a text by itself; None = it puts none."""
-        marked = self._tokenizer.encode("a", add_special_tokens=True).ids
-        return int(marked[0]) if marked[:1] != self.encode("a")[:1] else None
+        """The token that it puts before a text by itself; None = it puts none.
+
+        Raises:
+            DataError: it puts several there.
+        """
+        plain, marked = self.encode("a"), self._tokenizer.encode("a", add_special_tokens=True).ids
+        if not plain:
+            return int(marked[0]) if marked else None
+        before = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
+        if before > 1:
+            raise DataError(
+                f"the tokenizer puts {before} tokens before a text ({', '.join(map(str, marked[:before]))}), and a "
+                "bundle holds one: export without tokenizer (--no-tokenizer) and put them before the token ids"
+            )
+        return int(marked[0]) if before else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens; those that only mark something have none.
