@@ -36,6 +36,10 @@ class Parts:
     """Keys and values alone, by stage."""
 
 
+class NonFiniteLogits(DataError):
+    """Logits of which none is the largest: NaN, or infinite."""
+
+
 class LanguageModel:
     """Runs the parts of one decoder; any number of sequences may use it in turn."""
 
@@ -150,14 +154,29 @@ class LanguageModel:
         cache.put(k, self._fill[k]([hidden, *turn]))
 
     def logits(self, hidden: Array) -> Array:
-        """The full head: `(1, T, width)` -> `(T, vocab)`."""
-        found: Array = self._head([hidden])[0][0]
-        return found
+        """The full head: `(1, T, width)` -> `(T, vocab)`.
+
+        Raises:
+            NonFiniteLogits: a largest one is NaN or infinite; -inf for tokens that cannot come is fine.
+        """
+        return self._checked(self._head([hidden])[0][0], "head.onnx")
 
     def exit_logits(self, k: int, hidden: Array) -> Array:
-        """Exit k's head: `(1, T, width)` -> `(T, vocab)`, or `(T, S)` where it has a short list; see `exit_ids`."""
-        found: Array = (self._exits.get(k, self._head))([hidden])[0][0]
-        return found
+        """Exit k's head: `(1, T, width)` -> `(T, vocab)`, or `(T, S)` where it has a short list; see `exit_ids`.
+
+        Raises:
+            NonFiniteLogits: as `logits`.
+        """
+        head = self._exits.get(k)
+        found = (self._head if head is None else head)([hidden])[0][0]
+        return self._checked(found, f"exit {k} ({'head' if head is None else f'exit_{k}'}.onnx)")
+
+    def _checked(self, logits: Array, what: str) -> Array:
+        top = logits.max(-1)  # NaN if one is NaN
+        if not np.isfinite(top).all():
+            kind = "NaN" if np.isnan(top).any() else "infinite"
+            raise NonFiniteLogits(f"{self.name}, artifact {self.artifact or 'unnamed'}: {what} gives {kind} logits")
+        return logits
 
     def exit_ids(self, k: int) -> Array | None:
         """The tokens of exit k's logits `(S,)`; None = all, in their order."""

@@ -6,7 +6,8 @@ Weights are named after the module's parameters, so that files of one artifact c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,22 +260,27 @@ def _named(
         graph.initializers.pop(old)
         # a constant of this file must not be taken for another file's
         value.name = (f"{weight}.T" if turned else weight) if weight else f"{name}.{old}"
-        if value.name in graph.initializers:  # the same numbers a second time
-            value.replace_all_uses_with(graph.initializers[value.name])
-            continue
+        value.name = _free(value.name, graph.initializers)  # the same numbers may stand there a second time
         if value.const_value is not None:
             value.const_value.name = value.name
         graph.register_initializer(value)
+    products: set[str] = set()
     for node in graph:
         if node.op_type in ("MatMul", "Gemm"):
             own = next((v.name for v in node.inputs[1:2] if v is not None and v.is_initializer()), None)
             if own is not None:
-                node.name = own.removesuffix(".T").removesuffix(".weight")
+                node.name = _free(own.removesuffix(".T").removesuffix(".weight"), products)
+                products.add(node.name)
     layouts.strip_shapes(graph, [*graph.inputs, *graph.outputs])
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs)):
         value.metadata_props.clear()
         value.doc_string = None
     return layouts.finish(model, graph)
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or with a number if something else has it."""
+    return next(n for n in itertools.chain([name], (f"{name}~{i}" for i in itertools.count(2))) if n not in taken)
 
 
 def _separate(graph: ir.Graph) -> None:
