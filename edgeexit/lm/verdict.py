@@ -182,10 +182,10 @@ def _words(found: _Findings, proof: LmProof | None) -> tuple[str, Setting, float
     exact = [p for p in found.predictions if not p.simulated.setting.lossy]
     best, setting = exact[0], exact[0].simulated.setting
     other = next((p for p in exact if p.simulated.setting.method != "greedy"), None)
-    if setting.method == "greedy" or best.speedup < WORTH or found.expected < WORTH:
+    if setting.method == "greedy" or best.speedup < WORTH:
         why = "nothing else to use" if other is None else f"the best, {_speed(other)} as fast"
         return f"leave it off: plain decoding is not beaten ({why})", Setting(), 1.0
-    if any(s.method == "greedy" for s in found.undecided):
+    if found.expected < WORTH or any(s.method == "greedy" for s in found.undecided):
         return (
             f"undecided, so leave it off: the best, {_speed(best)} as fast as plain decoding, and these answers do not "
             "tell whether it is faster; more prompts do", Setting(), 1.0,

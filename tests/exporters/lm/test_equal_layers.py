@@ -65,7 +65,6 @@ def checked(model: LlamaLM, out: Path, stages: tuple[int, ...], precisions: tupl
             continue
         layers = lm.spec.layers_of(1)
         filled = Cache(lm.spec)
-        lm.fill(0, lm.embed(IDS), filled) if 0 in lm.parts.keys_values else None
         lm.fill(1, first.numpy(), filled)
         rows = model.keys_values(layers[0], layers[-1] + 1, first, positions)
         for got, row in zip(filled.past(1), rows, strict=True):
@@ -75,7 +74,19 @@ def checked(model: LlamaLM, out: Path, stages: tuple[int, ...], precisions: tupl
 
 @pytest.mark.parametrize(
     ("change", "stages"),
-    [(equal, (4,)), (equal, (1, 2, 3, 4)), (shared, (1, 4)), (zero, (4,)), (zero, (1, 2, 3, 4)), (alike, (2, 4))],
+    [
+        (equal, (4,)),
+        (zero, (4,)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (equal, (1, 2, 3, 4)),
+                (zero, (1, 2, 3, 4)),
+                (shared, (1, 4)),
+                (alike, (2, 4)),
+            ]
+        ),
+    ],
     ids=lambda v: v.__name__ if callable(v) else f"{len(v)} stages",
 )
 def test_layers_that_hold_the_same_numbers(
@@ -88,6 +99,7 @@ def test_layers_that_hold_the_same_numbers(
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_all_numbers_are_zero(tmp_path: Path) -> None:
     model = built(replace(CONFIG, num_hidden_layers=4))
     for weight in model.parameters():
@@ -95,6 +107,7 @@ def test_all_numbers_are_zero(tmp_path: Path) -> None:
     checked(model, tmp_path / "m.edgeexit", (2, 4), PRECISIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [zero, alike], ids=lambda f: f.__name__)
 def test_layers_that_cannot_be_copied(
     change: Callable[[LlamaLM], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
