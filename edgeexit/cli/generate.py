@@ -59,6 +59,21 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def setting_arguments(setting: Setting) -> list[str]:
+    """A setting as `setting_options` take it, without what is their default."""
+    plain = Setting()
+    values = {
+        "--exit": setting.exit,
+        "--draft": setting.draft if setting.draft != plain.draft and setting.block > 1 else None,
+        "--threshold": setting.threshold or None if setting.method != "calm" else setting.threshold,
+        "--ngram": setting.ngram if setting.ngram != plain.ngram else None,
+        "--confidence": setting.confidence if setting.confidence != plain.confidence else None,
+    }
+    found = [] if setting.method == plain.method else ["--method", setting.method]
+    found += [part for name, value in values.items() if value is not None for part in (name, str(value))]
+    return [*found, *(["--repair"] if setting.repair else [])]
+
+
 @click.command()
 @bundle_argument
 @click.option("--prompt", help="The text to go on with.")

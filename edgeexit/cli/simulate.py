@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from edgeexit.cli.common import (
     table,
     threads_option,
 )
-from edgeexit.cli.generate import costs_option, decoder_option
+from edgeexit.cli.generate import costs_option, decoder_option, setting_arguments
 from edgeexit.environment import environment_line
 from edgeexit.errors import DataError
 from edgeexit.files import read_json, write_atomic
+from edgeexit.lm.bits import Trace
 from edgeexit.lm.consistency import Consistency, certify
 from edgeexit.lm.costs import BUSY, Costs
 from edgeexit.lm.loading import load_lm
@@ -34,6 +36,9 @@ from edgeexit.lm.setting import Setting
 from edgeexit.lm.studying import Study, cut, study
 from edgeexit.lm.text import text_of
 from edgeexit.lm.verdict import Predicted
+
+PROMPT_LETTERS, PROMPT_TOKENS = 40, 12
+"""Of the prompt in the command that is shown, at most."""
 
 
 @click.command()
@@ -77,7 +82,9 @@ def simulate(
 
     The model answers prompts from the text once, plainly, while every exit is asked what it would have guessed; with
     this device's measured times that decides the speed of every exit, draft length and threshold, without decoding any
-    of them. The best is chosen on every second answer, its speed told on the others.
+    of them. The fastest is recommended, with the `generate` command for it; the speed to expect comes from choosing on
+    one half of the answers and measuring on the other. Speeds have a standard error (±), from answer to answer, and
+    what it hides is called undecided.
 
     \b
     Examples:
@@ -85,6 +92,8 @@ def simulate(
       edgeexit simulate code.edgeexit --text held-out.py --plot exits.png --save-costs costs.json
     """
     promised = None if certify is None else _promise(certify)
+    chosen: dict[str, Any] = {"--artifact": artifact, "--threads": None if threads == 1 else threads,
+                              "--max-tokens": None if max_tokens == 128 else max_tokens}  # fmt: skip
     if repair and promised is None:
         raise DataError("--repair is of calm, which --certify decodes with: give --certify, or leave it out")
     model = load_lm(bundle, artifact=artifact, threads=threads)
@@ -102,14 +111,19 @@ def simulate(
     consistent = None
     if promised is not None:
         consistent = _certified(model, cut(model, ids, prompts, prompt_tokens), promised, max_tokens, repair)
+    setting = found.verdict.setting
+    chosen["--costs"] = (save_costs or costs) if setting.method == "del" else None
+    command = _command(bundle, model, setting, found.traces[0], chosen)
     if as_json:
-        print_json({"artifact": model.artifact, **found.to_dict(), "consistency": _document(consistent)})
+        print_json({"artifact": model.artifact, **found.to_dict(), "command": command,
+                    "consistency": _document(consistent)})  # fmt: skip
         return
     click.echo(found.verdict.text)
+    click.echo(f"\n{shlex.join(command)}")
     click.echo(f"\n{exits_text(found)}\n")
     click.echo(settings_text(_shown(found.verdict.predictions, top)))
     if not found.verdict.held:
-        click.echo("speeds are on the answer that settings were chosen on: ask for two prompts or more")
+        click.echo("speeds are on the one answer that settings were chosen on: ask for two prompts or more")
     if consistent is not None:
         click.echo(f"{consistent.setting}: {consistent.text}; measured {consistent.measured:.3f} on "
                    f"{consistent.n} prompts, {percent(consistent.early)} of tokens left early")  # fmt: skip
@@ -145,10 +159,31 @@ def settings_text(found: list[Predicted]) -> str:
     for p in found:
         s = p.simulated
         rows.append([
-            str(s.setting), f"{s.tokens_per_second:.1f}", f"{p.speedup:.2f}", percent(s.acceptance),
+            str(s.setting), f"{s.tokens_per_second:.1f}", _speedup(p), percent(s.acceptance),
             f"{s.tokens / s.rounds:.2f}", percent(s.agreement),
         ])  # fmt: skip
     return table(rows, right=range(1, 6))
+
+
+def _speedup(found: Predicted) -> str:
+    return f"{found.speedup:.2f}" + ("" if found.error is None else f" ± {found.error:.2f}")
+
+
+def _command(
+    bundle: Path, model: LanguageModel, setting: Setting, answered: Trace, options: dict[str, Any]
+) -> list[str]:
+    """The `generate` command for a setting, with the beginning of a prompt that was answered."""
+    ids = answered.ids[: answered.start].tolist()
+    line = ""
+    if model.tokenizer is not None:
+        text = text_of(model).decode(ids)
+        line = max(text.splitlines(), key=len, default="").strip()[:PROMPT_LETTERS].strip()
+    if line.isprintable() and line and not line.startswith("-"):
+        prompt = ["--prompt", line]
+    else:
+        prompt = ["--prompt-ids", ",".join(map(str, ids[:PROMPT_TOKENS]))]
+    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    return ["edgeexit", "generate", str(bundle), *prompt, *setting_arguments(setting), *given]
 
 
 def _shown(found: Sequence[Predicted], top: int) -> list[Predicted]:

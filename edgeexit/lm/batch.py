@@ -15,7 +15,7 @@ from edgeexit.errors import DataError
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.decoding import Schedule
 from edgeexit.lm.generating import Generation, Piece, Reason
-from edgeexit.lm.model import Array, LanguageModel
+from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
 from edgeexit.lm.setting import Setting
@@ -152,7 +152,20 @@ class Batch:
         for k in range(self.model.count):
             if k not in around:  # and never comes back to it, so that its keys are not missed
                 hidden = self.model.run_stage(k, hidden, self._cache)
-        return self.model.logits(hidden.swapaxes(0, 1))
+        try:
+            return self.model.logits(hidden.swapaxes(0, 1))
+        except NonFiniteLogits as e:
+            raise self._explained(e, hidden, made + 1) from e
+
+    def _explained(self, error: NonFiniteLogits, hidden: Array, step: int) -> NonFiniteLogits:
+        rows = [i for i, row in zip(self._alive, hidden, strict=True) if not np.isfinite(row).all()]
+        where = (
+            f"the last stage's hidden states of prompt {rows[0]} are not finite" if rows else "they come of the head"
+        )
+        return NonFiniteLogits(
+            f"{error} at token {step} of the answers; {where}: no token can be picked; try another artifact "
+            "(--artifact), else export the bundle again from sound weights"
+        )
 
     def _taken(self, i: int, token: int, spent: float) -> Piece:
         writing = self._writings[i]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeexit.errors import DataError
-from edgeexit.lm.model import Array, LanguageModel
+from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import sureness
 from edgeexit.lm.session import BLOCK, Session
 
@@ -92,8 +92,11 @@ def record(
         sure: list[list[float]] = []
         while len(guesses) < limit and not (guesses and guesses[-1][-1] in model.spec.eos):
             session.mark()
-            final = model.logits(session.run(last))
-            rows = [model.exit_logits(k, session.given[k][-1]) for k in range(last)]
+            try:
+                final = model.logits(session.run(last))
+                rows = [model.exit_logits(k, session.given[k][-1]) for k in range(last)]
+            except NonFiniteLogits as e:
+                raise session.explained(e, len(guesses) + 1) from e
             guesses.append([*(int(model.guesses(k, z)[-1]) for k, z in enumerate(rows)), int(final[-1].argmax())])
             sure.append([sureness(z[-1]) for z in (*rows, final)])
             session.ids.append(guesses[-1][-1])

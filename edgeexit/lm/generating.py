@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import Round, StopCheck, made
-from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.model import LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
 from edgeexit.lm.setting import Setting
@@ -138,7 +138,11 @@ class Answer:
         self._started = False
 
     def __iter__(self) -> Iterator[Piece]:
-        """The pieces, once."""
+        """The pieces, once.
+
+        Raises:
+            NonFiniteLogits: the network or an exit names no token; says at which token, and which stage's fault it is.
+        """
         if self._started:
             raise DataError("an answer is given once: make a new one")
         self._started = True
@@ -147,7 +151,10 @@ class Answer:
         self._prompt_seconds = self._clock() - before
         while (left := self._left()) > 0:
             before = self._clock()
-            done = self._method.round(self.session, left)
+            try:
+                done = self._method.round(self.session, left)
+            except NonFiniteLogits as e:
+                raise self.session.explained(e, len(self.ids) + 1) from e
             self._seconds += self._clock() - before
             self._count(done)
             piece, going = self._taken(done.ids, left)
@@ -218,7 +225,10 @@ class Answer:
         assert self._check is not None
         self.session.back(place)
         before = self._clock()
-        ended = self._check.tried(self.session, room)
+        try:
+            ended = self._check.tried(self.session, room)
+        except NonFiniteLogits as e:
+            raise self.session.explained(e, len(self.ids) + 1) from e
         self._seconds += self._clock() - before
         if ended is None:
             self.session.accept(place, token)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edgeexit.backends import Runnable
 from edgeexit.errors import BundleError, DataError
-from edgeexit.finite import named, sound
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.positions import TOLD, Positions
 from edgeexit.lm.spec import LmProof, LmSpec, proved
@@ -35,6 +34,10 @@ class Parts:
     """`(S,)` the tokens that the logits of an exit's short list stand for."""
     keys_values: Mapping[int, Runnable] = field(default_factory=dict)
     """Keys and values alone, by stage."""
+
+
+class NonFiniteLogits(DataError):
+    """Logits of which none is the largest: NaN, or infinite."""
 
 
 class LanguageModel:
@@ -154,32 +157,26 @@ class LanguageModel:
         """The full head: `(1, T, width)` -> `(T, vocab)`.
 
         Raises:
-            DataError: NaN or infinity among them.
+            NonFiniteLogits: a largest one is NaN or infinite; -inf for tokens that cannot come is fine.
         """
-        found: Array = self._head([hidden])[0][0]
-        return self._answer(self.count - 1, found)
+        return self._checked(self._head([hidden])[0][0], "head.onnx")
 
     def exit_logits(self, k: int, hidden: Array) -> Array:
         """Exit k's head: `(1, T, width)` -> `(T, vocab)`, or `(T, S)` where it has a short list; see `exit_ids`.
 
         Raises:
-            DataError: NaN or infinity among them.
+            NonFiniteLogits: as `logits`.
         """
-        found: Array = (self._exits.get(k, self._head))([hidden])[0][0]
-        return self._answer(k, found)
+        head = self._exits.get(k)
+        found = (self._head if head is None else head)([hidden])[0][0]
+        return self._checked(found, f"exit {k} ({'head' if head is None else f'exit_{k}'}.onnx)")
 
-    def _answer(self, k: int, logits: Array) -> Array:
-        """The logits of exit k, if a token can be chosen by them.
-
-        Raises:
-            DataError: NaN or infinity among them, or nothing but -inf.
-        """
-        if sound(logits, "logits"):
-            return logits
-        raise DataError(
-            f"{self.name}: artifact {self.artifact}: exit {k} gives logits with {named(logits)}, by which no token can "
-            "be chosen: its numbers overflow for this prompt, or its weights are damaged"
-        )
+    def _checked(self, logits: Array, what: str) -> Array:
+        top = logits.max(-1)  # NaN if one is NaN
+        if not np.isfinite(top).all():
+            kind = "NaN" if np.isnan(top).any() else "infinite"
+            raise NonFiniteLogits(f"{self.name}, artifact {self.artifact or 'unnamed'}: {what} gives {kind} logits")
+        return logits
 
     def exit_ids(self, k: int) -> Array | None:
         """The tokens of exit k's logits `(S,)`; None = all, in their order."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
 from edgeexit.lm.cache import Cache
-from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.model import LanguageModel, NonFiniteLogits
 
 Array = NDArray[Any]
 BLOCK = 64
@@ -122,6 +122,20 @@ class Session:
         """Keep the first `length` tokens and go on with `token`."""
         self.back(length)
         self.ids.append(token)
+
+    def explained(self, error: NonFiniteLogits, step: int) -> NonFiniteLogits:
+        """The error with where it comes from.
+
+        Args:
+            error: of a head.
+            step: number of the answer's token, from 1.
+        """
+        bad = next((k for k, rows in enumerate(self.given) if not all(np.isfinite(r).all() for r in rows)), None)
+        source = "its hidden states are finite" if bad is None else f"stage {bad} (stage_{bad}.onnx) gives the first"
+        return NonFiniteLogits(
+            f"{error} at token {step} of the answer, and {source}: no token can be picked; try another artifact "
+            "(--artifact), else export the bundle again from sound weights"
+        )
 
 
 def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:

@@ -49,6 +49,19 @@ class Simulated:
         return self.accepted / self.drafted if self.drafted else None
 
 
+def merged(parts: Sequence[Simulated]) -> Simulated:
+    """One setting's results on several texts, as one; at least one part."""
+    shares = [(p.agreement, p.tokens) for p in parts]
+    tokens = sum(p.tokens for p in parts)
+    agreement = sum(share * n for share, n in shares if share is not None) / tokens
+    return Simulated(
+        parts[0].setting, tokens, sum(p.seconds for p in parts), sum(p.rounds for p in parts),
+        sum(p.drafted for p in parts), sum(p.accepted for p in parts),
+        tuple(map(sum, zip(*(p.exits for p in parts), strict=True))),
+        None if any(share is None for share, _ in shares) else agreement,
+    )  # fmt: skip
+
+
 class Sheet:
     """The times of one trace's positions, summed up in all the ways that rounds need."""
 

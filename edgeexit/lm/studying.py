@@ -32,7 +32,7 @@ class Exit:
     needed: float | None
     """Share that makes drafts as fast as plain decoding; None = not even all of them, or it is the last exit."""
     best: Predicted | None
-    """Its fastest speculative setting, chosen on half of the answers; None = none, or it is the last exit."""
+    """Its fastest speculative setting on the answers; None = none, or it is the last exit."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Study:
             "setting": asdict(verdict.setting),
             "speedup": verdict.speedup,
             "held_out": verdict.held,
+            "undecided": [asdict(s) for s in verdict.undecided],
             "proof": self.proof,
             "exits": [
                 {
@@ -164,7 +165,7 @@ def _row(p: Predicted) -> dict[str, Any]:
     return {
         **shown,
         "speedup": p.speedup,
-        "design_speedup": p.design,
+        "speedup_error": p.error,
         "tokens_per_second": s.tokens_per_second,
         "tokens": s.tokens,
         "rounds": s.rounds,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeexit.errors import BackendMissing, BundleError, DataError
+from edgeexit.lm.characters import LETTERS, Unit, Units
 from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.stop_strings import StopStrings
 
-UNFINISHED = "\ufffd"
-"""What a decoder writes for bytes that are no whole character yet."""
+_CONTEXT = 4
+"""Units that the next ones are decoded after."""
+_MIDDLE: Unit = ("a",)
+"""Stands for everything before them, so that decoders do not take them for the beginning of a text."""
 
 
 class Text:
@@ -28,6 +32,12 @@ class Text:
             self._tokenizer: Any = Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception
             raise BundleError(f"{path}: not a tokenizer.json: {e}") from e
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+        self._decoder = self._tokenizer.decoder
+        # a decoder says what it does by doing it: it may be one of several in a row
+        self._fallback = self.joined([("a", "<0xC3>", "<0xA9>")]) == "aé"
+        self._level = self.joined([("a", LETTERS[0xC3] + LETTERS[0xA9])]) == "aé"
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text.
@@ -54,13 +64,45 @@ class Text:
 
     @property
     def start(self) -> int | None:
-        """The token that it puts before a text by itself; None = it puts none."""
-        marked = self._tokenizer.encode("a", add_special_tokens=True).ids
-        return int(marked[0]) if marked[:1] != self.encode("a")[:1] else None
+        """The token that it puts before a text by itself; None = it puts none.
+
+        Raises:
+            DataError: it puts several there.
+        """
+        plain, marked = self.encode("a"), self._tokenizer.encode("a", add_special_tokens=True).ids
+        if not plain:
+            return int(marked[0]) if marked else None
+        before = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
+        if before > 1:
+            raise DataError(
+                f"the tokenizer puts {before} tokens before a text ({', '.join(map(str, marked[:before]))}), and a "
+                "bundle holds one: export without tokenizer (--no-tokenizer) and put them before the token ids"
+            )
+        return int(marked[0]) if before else None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens; those that only mark something have none."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of tokens; those that only mark something have none.
+
+        It is the library's, but that bytes which are no UTF-8 do not take the whole characters beside them along: a
+        byte-fallback decoder replaces all bytes in a row if one of them is bad, which no stream could know.
+        """
+        units = self.units()
+        found = [u for token in self.strings(ids) for u in units.add(token)]
+        return self.joined([*found, *units.rest()])
+
+    def strings(self, ids: Sequence[int]) -> list[str]:
+        """The tokens' strings, without those that only mark something and those that the tokenizer does not know."""
+        found = map(self._tokenizer.id_to_token, ids)
+        return [token for token in found if token is not None and token not in self._special]
+
+    def units(self) -> Units:
+        """What makes whole characters of this tokenizer's token strings; one for every text."""
+        return Units(self._fallback, self._level)
+
+    def joined(self, units: Iterable[Unit]) -> str:
+        """The text of units."""
+        strings = [string for unit in units for string in unit]
+        return " ".join(strings) if self._decoder is None else str(self._decoder.decode(strings))
 
 
 def text_of(model: LanguageModel) -> Text:
@@ -89,7 +131,12 @@ def encoded(model: LanguageModel, text: Text, prompt: str) -> list[int]:
 
 
 class Pieces:
-    """Tokens in, finished text out; ends at a stop string."""
+    """Tokens in, finished text out; ends at a stop string.
+
+    Together the pieces are the text of prompt and answer less that of the prompt. Whole characters only: bytes of one
+    that is not finished wait for the next token, also where the prompt ends within it. Each token costs the decoding
+    of a few tokens, however long the text is.
+    """
 
     def __init__(self, text: Text, stops: Sequence[str], before: Sequence[int]) -> None:
         """Raises: DataError for an empty stop string.
@@ -97,45 +144,44 @@ class Pieces:
         Args:
             text: the tokenizer.
             stops: strings that end the text; they are not part of it.
-            before: the prompt's last tokens, so that a tokenizer that drops a first space keeps it here.
+            before: the prompt's tokens: its last character may be unfinished, and where there is one a tokenizer that
+                drops the first space of a text keeps that of the answer.
         """
-        if any(not s for s in stops):
-            raise DataError("a stop string is empty")
-        self._text, self._stops = text, tuple(stops)
-        self._ids = list(before[-4:])
-        self._read = len(self._ids)
-        self._start = 0
-        self._held = ""
-        """Finished text that may be the beginning of a stop string."""
-        self.stopped = False
+        self._stops = StopStrings(stops)
+        self._text, self._units = text, text.units()
+        self._context: list[Unit] = []
+        """The last units, with one before them if there were more: what the next ones look like after them."""
+        self._advance([u for token in text.strings(before) for u in self._units.add(token)])
+        self._shown = text.joined([*self._context, *self._units.rest()])
+        """The context's text, as far as it is out of our hands."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string came."""
+        return self._stops.stopped
 
     def add(self, token: int) -> str:
         """The text that is certain now; "" where none is. After a stop string `stopped` is set."""
-        self._ids.append(token)
-        before = self._text.decode(self._ids[self._start : self._read])
-        now = self._text.decode(self._ids[self._start :])
-        if now.endswith(UNFINISHED) and len(self._ids) - self._read < 8:
-            return ""
-        self._start, self._read = self._read, len(self._ids)
-        return self._past(now[len(before) :])
+        new = [u for string in self._text.strings([token]) for u in self._units.add(string)]
+        return self._stops.add(self._new(new)) if new else ""
 
     def rest(self) -> str:
-        """What was held back."""
-        if self.stopped:
-            return ""
-        before = self._text.decode(self._ids[self._start : self._read])
-        now = self._text.decode(self._ids[self._start :])
-        return self._past(now[len(before) :]) + self._held
+        """What was held back, once the last token is there: a character that stayed unfinished is shown as U+FFFD."""
+        new, self._units = self._units.rest(), self._text.units()
+        return self._stops.add(self._new(new)) + self._stops.rest()
 
-    def _past(self, new: str) -> str:
-        held = self._held + new
-        found = [at for s in self._stops if (at := held.find(s)) >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return held[: min(found)]
-        keep = max((_overlap(held, s) for s in self._stops), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
+    def _new(self, units: list[Unit]) -> str:
+        """The text that these units add."""
+        now = self._text.joined([*self._context, *units])
+        new = now[_shared(now, self._shown) :]
+        self._advance(units)
+        self._shown = self._text.joined(self._context)
+        return new
+
+    def _advance(self, units: list[Unit]) -> None:
+        self._context += units
+        if len(self._context) > _CONTEXT + 1:
+            self._context = [_MIDDLE, *self._context[-_CONTEXT:]]
 
 
 class Writing:
@@ -185,6 +231,6 @@ class Writing:
         return rest
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+def _shared(a: str, b: str) -> int:
+    """Length of what both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

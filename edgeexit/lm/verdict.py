@@ -1,5 +1,8 @@
-"""Which way of decoding to use here: all settings simulated, the best chosen on one half of the text and told on the
-other."""
+"""The way of decoding to use here: every setting simulated on recorded answers, the fastest recommended.
+
+The table has all answers; how fast the recommended setting is on new text comes from choosing on one half of them and
+measuring on the other, both ways round. What the answers cannot tell apart is called undecided.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import numpy as np
 from edgeexit.errors import DataError
 from edgeexit.lm.bits import Trace
 from edgeexit.lm.costs import Costs
+from edgeexit.lm.model import Array
 from edgeexit.lm.setting import Setting
-from edgeexit.lm.simulate import Sheet, Simulated, simulate
+from edgeexit.lm.simulate import Sheet, Simulated, merged, simulate
 from edgeexit.lm.spec import LmProof, proved, unproved
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9)
@@ -21,15 +25,19 @@ WORTH = 1.02
 """Times plain decoding's speed below which nothing is worth the trouble."""
 
 
+SPREAD = 2.0
+"""Standard errors between two speeds below which answers do not tell which is the faster."""
+
+
 @dataclass(frozen=True)
 class Predicted:
-    """A setting, on text that it was not chosen on."""
+    """A setting on all recorded answers."""
 
     simulated: Simulated
     speedup: float
     """Its tokens per second over plain decoding's."""
-    design: float
-    """The same on the half that settings were chosen on."""
+    error: float | None
+    """Standard error of `speedup`, from one answer to another; None = there was one answer only."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,15 @@ class Verdict:
 
     text: str
     setting: Setting
+    """The recommended one; in `predictions` none that gives the same text is faster, but for plain decoding."""
     speedup: float
+    """Expected over plain decoding: settings chosen on one half of the answers, measured on the other."""
     predictions: tuple[Predicted, ...]
-    """All settings, the fastest (on the design half) first; lossy ones last."""
+    """All settings, the fastest first; lossy ones last."""
     held: bool
-    """Whether the speeds are on text that settings were not chosen on; False = there was one answer only."""
+    """Whether `speedup` is on text that settings were not chosen on; False = there was one answer only."""
+    undecided: tuple[Setting, ...] = ()
+    """The fastest of every other method which the answers do not tell from the recommended one."""
 
 
 def settings(exits: int, draft: int, costs: Costs) -> list[Setting]:
@@ -74,7 +86,7 @@ def decide(
     """Simulate everything and choose.
 
     Args:
-        traces: recorded answers; every second one is kept for the speeds that are told.
+        traces: recorded answers.
         costs: this device's.
         draft: longest draft to try.
         proof: of the artifact; None = nobody looked.
@@ -87,39 +99,118 @@ def decide(
         raise DataError("no recorded text to decide on")
     draft = min(draft, costs.block - 1)
     sheets = [Sheet(t, costs) for t in traces]
-    design, told = sheets[::2], sheets[1::2] or sheets
     tried = settings(costs.exits, max(draft, 1), costs) if draft >= 1 else [Setting()]
-    base_design, base_told = simulate(design, Setting()), simulate(told, Setting())
-    found = []
+    runs = []
     for i, setting in enumerate(tried):
-        chosen_on, b = simulate(design, setting), simulate(told, setting)
-        gain = chosen_on.tokens_per_second / base_design.tokens_per_second
-        found.append(Predicted(b, b.tokens_per_second / base_told.tokens_per_second, gain))
+        runs.append(_Run([simulate([sheet], setting) for sheet in sheets]))
         progress(i + 1, len(tried))
-    found.sort(key=lambda p: (p.simulated.setting.lossy, -p.design))
-    best = next(p for p in found if not p.simulated.setting.lossy)
-    return Verdict(*_words(best, found, proof), tuple(found), len(sheets) > 1)
+    plain = runs[0]
+    runs.sort(key=lambda r: (r.setting.lossy, r.seconds.sum()))  # stable, so that of equals plain decoding is first
+    predictions = tuple(Predicted(r.whole, _speedup(plain, r), _error(plain, r)) for r in runs)
+    exact = [r for r in runs if not r.setting.lossy]
+    best, expected = exact[0], _expected(plain, exact)
+    rivals = [r for r in _firsts(exact) if r.setting.method != best.setting.method]
+    found = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
+    return Verdict(*_words(found, proof), predictions, len(sheets) > 1, found.undecided)
 
 
-def _words(best: Predicted, found: Sequence[Predicted], proof: LmProof | None) -> tuple[str, Setting, float]:
-    setting = best.simulated.setting
+class _Run:
+    """A setting's seconds, answer by answer; the answers are those of plain decoding for every setting."""
+
+    def __init__(self, parts: Sequence[Simulated]) -> None:
+        self.setting = parts[0].setting
+        self.seconds = np.array([p.seconds for p in parts])
+        self.whole = merged(parts)
+
+
+@dataclass(frozen=True)
+class _Findings:
+    predictions: tuple[Predicted, ...]
+    expected: float
+    undecided: tuple[Setting, ...]
+
+    def of(self, setting: Setting) -> Predicted:
+        return next(p for p in self.predictions if p.simulated.setting == setting)
+
+
+def _firsts(runs: Sequence[_Run]) -> list[_Run]:
+    """The first of every method."""
+    return list({r.setting.method: r for r in reversed(runs)}.values())
+
+
+def _speedup(plain: _Run, run: _Run) -> float:
+    return float(plain.seconds.sum() / run.seconds.sum())
+
+
+def _without(plain: _Run, run: _Run) -> Array:
+    """`(answers,)` the speed-up without each answer in turn."""
+    left: Array = (plain.seconds.sum() - plain.seconds) / (run.seconds.sum() - run.seconds)
+    return left
+
+
+def _spread(left: Array) -> float:
+    """Jackknife standard error."""
+    return float(np.sqrt((len(left) - 1) * np.mean((left - left.mean()) ** 2)))
+
+
+def _error(plain: _Run, run: _Run) -> float | None:
+    return _spread(_without(plain, run)) if len(run.seconds) > 1 else None
+
+
+def _tells(plain: _Run, fast: _Run, slow: _Run) -> bool:
+    """Whether the answers show that one is faster: by more than `SPREAD` errors of the difference, answer by answer."""
+    gain = _speedup(plain, fast) - _speedup(plain, slow)
+    if len(fast.seconds) < 2:
+        return gain >= WORTH - 1
+    return gain > SPREAD * _spread(_without(plain, fast) - _without(plain, slow))
+
+
+def _expected(plain: _Run, runs: Sequence[_Run]) -> float:
+    """The speed-up of choosing the fastest: chosen on every second answer, measured on the others, and vice versa."""
+    count = len(plain.seconds)
+    if count < 2:
+        return _speedup(plain, runs[0])
+    even = np.arange(count) % 2 == 0
+    seconds = 0.0
+    for fold in (even, ~even):
+        chosen = min(runs, key=lambda r: r.seconds[fold].sum())
+        seconds += float(chosen.seconds[~fold].sum())
+    return float(plain.seconds.sum() / seconds)
+
+
+def _words(found: _Findings, proof: LmProof | None) -> tuple[str, Setting, float]:
+    exact = [p for p in found.predictions if not p.simulated.setting.lossy]
+    best, setting = exact[0], exact[0].simulated.setting
+    other = next((p for p in exact if p.simulated.setting.method != "greedy"), None)
     if setting.method == "greedy" or best.speedup < WORTH:
-        other = (p for p in found if p.simulated.setting.method != "greedy" and not p.simulated.setting.lossy)
-        first = next(other, None)
-        why = "nothing else to use"
-        if first is not None:
-            why = f"the best, {first.simulated.setting}, {first.speedup:.2f} times as fast"
+        why = "nothing else to use" if other is None else f"the best, {_speed(other)} as fast"
         return f"leave it off: plain decoding is not beaten ({why})", Setting(), 1.0
-    told = f"use {setting}: {best.speedup:.2f} times plain decoding"
-    if setting.method == "lookup":
-        exits = (p for p in found if p.simulated.setting.method in ("speculative", "del"))
-        second = next(exits, None)
+    if found.expected < WORTH or any(s.method == "greedy" for s in found.undecided):
+        return (
+            f"undecided, so leave it off: the best, {_speed(best)} as fast as plain decoding, and these answers do not "
+            "tell whether it is faster; more prompts do", Setting(), 1.0,
+        )  # fmt: skip
+    rivals = [_speed(found.of(s)) for s in found.undecided]
+    if rivals:
+        told = (
+            f"undecided between {_speed(best)} plain decoding, and {'; '.join(rivals)}: use the first "
+            f"({found.expected:.2f} times expected)"
+        )
+    else:
+        told = f"use {setting}: {found.expected:.2f} times plain decoding"
+    if setting.method == "lookup" and not {"speculative", "del"} & {s.method for s in found.undecided}:
+        second = next((p for p in exact if p.simulated.setting.method in ("speculative", "del")), None)
         if second is not None:
-            told += f" (the best by exits: {second.simulated.setting}, {second.speedup:.2f} times)"
+            told += f" (the best by exits: {_speed(second)})"
     if not proved(proof, setting.block):
         told += f"; its text may differ from plain decoding's: {unproved(proof, setting.block)}"
-        told += _within(found, proof)
-    return told, setting, best.speedup
+        told += _within(found.predictions, proof)
+    return told, setting, found.expected
+
+
+def _speed(found: Predicted) -> str:
+    error = "" if found.error is None else f" ± {found.error:.2f}"
+    return f"{found.simulated.setting}, {found.speedup:.2f}{error} times"
 
 
 def _within(found: Sequence[Predicted], proof: LmProof | None) -> str:

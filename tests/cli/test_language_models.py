@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers", reason="tokenizers turns text into tokens and back")
+
+from edgeexit.cli.generate import setting_arguments
+from edgeexit.lm.setting import Setting
 
 Cli = Callable[..., Any]
 PROMPT = "the License "
@@ -208,7 +213,9 @@ def test_simulate(cli: Cli, tiny_lm: Path, text: Path, tmp_path: Path) -> None:
     saved, plot = tmp_path / "costs.json", tmp_path / "exits.png"
     found = cli("simulate", tiny_lm, "--text", text, *small, "--save-costs", saved, "--plot", plot)
     assert found.code == 0, found
-    assert found.out.startswith(("use ", "leave it off"))
+    assert found.out.startswith(("use ", "leave it off", "undecided"))
+    line = next(line for line in found.out.splitlines() if line.startswith("edgeexit generate "))
+    assert cli(*shlex.split(line)[1:]).code == 0
     for word in (
         "perplexity",
         "break-even",
@@ -225,10 +232,50 @@ def test_simulate(cli: Cli, tiny_lm: Path, text: Path, tmp_path: Path) -> None:
     once_more = cli("simulate", tiny_lm, "--text", text, *small, "--costs", saved, "--json").json
     del again["seconds"], once_more["seconds"]
     assert again == once_more  # with the same costs the same verdict
-    assert found.out.startswith(again["verdict"])
+    assert again["command"][:2] == ["edgeexit", "generate"] and again["command"][-2:] == ["--max-tokens", "24"]
+    exact = [r for r in again["settings"] if r["agreement"] is None and r["method"] != "skip"]
+    assert exact == sorted(exact, key=lambda r: -r["speedup"])
+    assert again["speedup"] == 1 or {"method": again["setting"]["method"]}.items() <= exact[0].items()
     assert again["answers"] == 4 and len(again["exits"]) == 4
     told = cli("generate", tiny_lm, "--prompt", PROMPT, "--method", "del", "--costs", saved, "--max-tokens", 5)
     assert told.code == 0 and "measuring" not in told.err
+
+
+EVERY = [
+    Setting(),
+    Setting("speculative", 1, 2, 0.3),
+    Setting("speculative", 0),
+    Setting("del", draft=3),
+    Setting("lookup", draft=2, ngram=2),
+    Setting("calm", 1, threshold=0.5, repair=True),
+    Setting("calm", threshold=0.0, confidence="margin"),
+    Setting("skip", exit=1),
+]
+
+
+@pytest.mark.parametrize("setting", EVERY, ids=str)
+def test_a_setting_comes_back_from_its_command(setting: Setting, cli: Cli, tiny_lm: Path) -> None:
+    found = cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 4, "--json", *setting_arguments(setting))
+    assert found.code == 0, found
+    told = Setting(**found.json["setting"])
+    assert (told, told.sure) == (replace(setting, threshold=told.threshold), setting.sure)
+
+
+@pytest.mark.parametrize("kind", ["text", "lines", "ids"])
+def test_the_command_of_a_verdict_runs(kind: str, cli: Cli, tiny_lm: Path, tmp_path: Path) -> None:
+    """Also where a prompt is no text that a command line could show, or there is no tokenizer."""
+    ids = tmp_path / "ids.npy"
+    text = {"text": 'it\'s "$HOME" and `that`; ' * 30, "lines": "\n-\t\n" * 90, "ids": ""}[kind]
+    (tmp_path / "t.txt").write_text(text)
+    np.save(ids, np.arange(400) % 250)
+    source = ids if kind == "ids" else tmp_path / "t.txt"
+    options = ("--prompts", 2, "--prompt-tokens", 20, "--max-tokens", 8, "--draft", 3, "--n", 1)
+    found = cli("simulate", tiny_lm, "--text", source, *options, "--artifact", "fp32")
+    line = next(line for line in found.out.splitlines() if line.startswith("edgeexit generate "))
+    again = cli(*shlex.split(line)[1:])
+    assert again.code == 0 and "--artifact fp32" in line, line
+    if kind != "ids":
+        assert ("--prompt-ids" in line) == (kind == "lines")
 
 
 def test_certify(cli: Cli, tiny_lm: Path, text: Path) -> None:

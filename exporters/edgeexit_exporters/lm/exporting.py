@@ -126,9 +126,11 @@ def export_lm(
         read_bytes(tokenizer, "tokenizer.json", MOST_TOKENIZER)
     progress("reading the source model")
     found = open_source(source, weights)
+    for notice in found.notices:
+        progress(f"note: {notice}")
     spec = found.spec(_stages(found) if wish.stages is None else wish.stages)
     with writing_bundle(out, overwrite=overwrite) as folder:
-        spec = _with_tokenizer(spec, found, tokenizer, folder)
+        spec = _with_tokenizer(spec, found, tokenizer, folder, progress)
         pieces = _pieces(spec, text, folder, progress)
         maps = _maps(found, spec, wish, pieces, progress)
         shown = None if wish.shortlist is None or pieces is None else shortlist(pieces, wish.shortlist, spec.eos)
@@ -155,7 +157,9 @@ def _stages(found: LmSource) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(layers * k / 4)) for k in range(1, 5)}))
 
 
-def _with_tokenizer(spec: LmSpec, found: LmSource, wanted: Path | str | None, folder: Path) -> LmSpec:
+def _with_tokenizer(
+    spec: LmSpec, found: LmSource, wanted: Path | str | None, folder: Path, progress: Callable[[str], None]
+) -> LmSpec:
     """The spec with its tokenizer, which is copied into the folder.
 
     Raises:
@@ -178,7 +182,17 @@ def _with_tokenizer(spec: LmSpec, found: LmSource, wanted: Path | str | None, fo
             "they are not of one model"
         )
     # configs name a start token also where no text ever had one
-    return replace(spec, tokenizer=described, bos=tokenizer.start)
+    said, start = found.start
+    if wanted != "own" or not said:
+        start = tokenizer.start
+    elif start != tokenizer.start:
+        progress(f"note: before a text goes {_token(start)}, by the source's add_bos_token; its tokenizer alone would "
+                 f"put {_token(tokenizer.start)}")  # fmt: skip
+    return replace(spec, tokenizer=described, bos=start)
+
+
+def _token(token: int | None) -> str:
+    return "nothing" if token is None else f"token {token}"
 
 
 def _pieces(
@@ -331,7 +345,8 @@ def _manifest(
         tuple(replace(hidden, name=f"hidden_{k}") for k in range(last)),
         tuple(artifacts),
         provenance={
-            **found.provenance, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
+            **found.provenance, **({"notices": list(found.notices)} if found.notices else {}),
+            "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
             "python": platform.python_version(), "edgeexit": edgeexit.__version__,
         },
         lm=spec,

@@ -1,12 +1,14 @@
 """The decoder's parts as ONNX graphs with free numbers of new and earlier positions.
 
-torch traces one stage of each length; stages of the same length get their weights put into a copy of it. Weights are
-named after the module's parameters, so that files of one artifact can share them.
+torch traces one stage of each kind with stand-in weights, and every stage of that kind is a copy of it with its own.
+Weights are named after the module's parameters, so that files of one artifact can share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from edgeexit.errors import ModelError, first_line
 from edgeexit.lm.positions import TOLD
 from edgeexit.lm.spec import LmSpec
 from edgeexit_exporters import layouts, onnx_graph
+from edgeexit_exporters.lm.distinct import distinct_weights, named_weights, structure
 from edgeexit_exporters.lm.source import Decoder, LmSource
 from edgeexit_exporters.torch_source import quiet
 
@@ -36,7 +39,8 @@ class Graphs:
 
     def __init__(self, source: LmSource, spec: LmSpec, progress: Callable[[str], None] = lambda text: None) -> None:
         self.source, self.spec, self.progress = source, spec, progress
-        self._traced: dict[tuple[str, int], tuple[ir.Model, dict[str, tuple[str, bool]]]] = {}
+        self._templates: dict[tuple[Any, ...], _Template | None] = {}
+        """By kind and structure of the layers; None = such stages are traced each by itself."""
 
     def stage(self, k: int) -> ir.Model:
         """`hidden`, `cos`, `sin`, `mask`, `cache_position`, `past_key_values.*` -> `hidden_out`, `present.*`."""
@@ -72,26 +76,35 @@ class Graphs:
 
     def _layers(self, kind: str, k: int, inputs: list[str], outputs: list[str]) -> ir.Model:
         layers, name = self.spec.layers_of(k), f"{kind}_{k}"
-        first = layers[0]
-        weights = {
-            f"layers.{i}.{n}": v
-            for i in layers
-            for n, v in _weights(self.source.model.layers[i]).items()
-        }  # fmt: skip
-        template = self._traced.get((kind, len(layers)))
+        modules = self.source.model.layers
+        weights = named_weights(modules, layers)
+        key = (kind, len(layers), structure(modules, layers))
+        if key not in self._templates:
+            self.progress(f"tracing {name}")
+            self._templates[key] = self._template(kind, layers, name)
+        template = self._templates[key]
         if template is not None:
-            model, places = template
-            model = model.clone()
-            for initializer, (place, turned) in places.items():
-                index, rest = place.split(".", 1)
-                found = weights[f"layers.{first + int(index)}.{rest}"]
-                value = model.graph.initializers[initializer]
-                value.const_value = ir.tensor(_turned(found) if turned else found, name=initializer)
-            known = {
-                n: (f"layers.{first + int(p.split('.')[0])}.{p.split('.', 1)[1]}", t) for n, (p, t) in places.items()
-            }
-            return _named(model, inputs, outputs, known, name)
-        self.progress(f"tracing {name}")
+            model, known = template.filled(layers[0], weights)
+        else:
+            model = self._trace(kind, layers, name)
+            known = _matched(model, weights)
+        return _named(model, inputs, outputs, known, name)
+
+    def _template(self, kind: str, layers: range, name: str) -> _Template | None:
+        """A stage with stand-in weights; None = not all of it can be told from them."""
+        with distinct_weights(self.source.model.layers, layers) as stand_ins:
+            if stand_ins is None:
+                return None
+            model = self._trace(kind, layers, name)
+        known = _matched(model, stand_ins)
+        places = {w for w, _ in known.values()}
+        scalars = {n for n, w in stand_ins.items() if w.size == 1}
+        # something was made of weights while tracing: what, only the weights themselves can tell
+        if not (scalars if kind == "kv" else {*stand_ins}) <= places or _other_numbers(model, known):
+            return None
+        return _Template(model, {n: (_within(w, layers[0]), turned) for n, (w, turned) in known.items()})
+
+    def _trace(self, kind: str, layers: range, name: str) -> ir.Model:
         turn = torch.zeros(_BATCH, _NEW, 1, self.spec.head_dim)
         examples: tuple[Any, ...] = (torch.zeros(_BATCH, _NEW, self.spec.width), turn, turn.clone())
         sizes: tuple[Any, ...] = ({0: _FREE, 1: _FREE},) * 3
@@ -100,18 +113,33 @@ class Graphs:
             shape = (_PAST, _BATCH, self.spec.kv_heads, self.spec.head_dim)
             examples = (*examples, *told, [torch.zeros(shape) for _ in range(2 * len(layers))])
             sizes = (*sizes, {0: _FREE, 3: _FREE, 4: _FREE}, {0: _FREE}, [{0: _FREE, 1: _FREE}] * (2 * len(layers)))
-        module: nn.Module = (_Stage if kind == "stage" else _KeysValues)(self.source.model, first, layers[-1] + 1)
-        model = _to_onnx(module, examples, sizes, name)
-        known = _matched(model, weights)
-        if _unambiguous(known, weights, kind):
-            places = {n: (f"{int(w.split('.')[1]) - first}.{w.split('.', 2)[2]}", t) for n, (w, t) in known.items()}
-            self._traced[kind, len(layers)] = (model.clone(), places)
-        return _named(model, inputs, outputs, known, name)
+        module: nn.Module = (_Stage if kind == "stage" else _KeysValues)(self.source.model, layers[0], layers[-1] + 1)
+        return _to_onnx(module, examples, sizes, name)
 
     def _head_weights(self) -> dict[str, NDArray[Any]]:
         own = {id(p) for layer in self.source.model.layers for p in layer.parameters()}
         named = self.source.module.named_parameters()
         return {n: p.detach().numpy() for n, p in named if id(p) not in own}
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A stage's graph with the places of its weights."""
+
+    model: ir.Model
+    places: Mapping[str, tuple[tuple[int, str], bool]]
+    """Initializer -> layer of the stage and weight of that layer, and whether it is transposed."""
+
+    def filled(self, first: int, weights: Weights) -> tuple[ir.Model, dict[str, tuple[str, bool]]]:
+        """The graph of the stage that begins with layer `first`, and its initializers' weights."""
+        model = self.model.clone()
+        known = {}
+        for initializer, ((layer, name), turned) in self.places.items():
+            weight = f"layers.{first + layer}.{name}"
+            array = _turned(weights[weight]) if turned else weights[weight]
+            model.graph.initializers[initializer].const_value = ir.tensor(array, name=initializer)
+            known[initializer] = weight, turned
+        return model, known
 
 
 class _Stage(nn.Module):
@@ -194,10 +222,19 @@ def _matched(model: ir.Model, weights: Weights) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def _unambiguous(known: Mapping[str, tuple[str, bool]], weights: Weights, kind: str) -> bool:
-    """Whether every weight has its place: equal ones would hide each other."""
-    places = [w for w, _ in known.values()]
-    return len({*places}) == len(places) and (kind == "kv" or {*places} == {*weights})
+def _other_numbers(model: ir.Model, known: Mapping[str, tuple[str, bool]]) -> bool:
+    """Whether the graph has numbers that are no weights, more than one together."""
+    return any(
+        value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT and value.const_value.size > 1
+        for name, value in model.graph.initializers.items()
+        if name not in known
+    )
+
+
+def _within(weight: str, first: int) -> tuple[int, str]:
+    """A weight's layer, counted from the stage's first, and its name there."""
+    _, layer, name = weight.split(".", 2)
+    return int(layer) - first, name
 
 
 def _named(
@@ -205,6 +242,7 @@ def _named(
 ) -> ir.Model:
     """The graph with the names of the format, of weights that are the same whatever file they stand in, and no more."""
     graph = model.graph
+    _separate(graph)
     for value in (v for n in graph for v in n.outputs):
         if value.name in (*inputs, *outputs):  # torch calls things as we do
             value.name = f"inner_{value.name}"
@@ -222,19 +260,39 @@ def _named(
         graph.initializers.pop(old)
         # a constant of this file must not be taken for another file's
         value.name = (f"{weight}.T" if turned else weight) if weight else f"{name}.{old}"
+        value.name = _free(value.name, graph.initializers)  # the same numbers may stand there a second time
         if value.const_value is not None:
             value.const_value.name = value.name
         graph.register_initializer(value)
+    products: set[str] = set()
     for node in graph:
         if node.op_type in ("MatMul", "Gemm"):
             own = next((v.name for v in node.inputs[1:2] if v is not None and v.is_initializer()), None)
             if own is not None:
-                node.name = own.removesuffix(".T").removesuffix(".weight")
+                node.name = _free(own.removesuffix(".T").removesuffix(".weight"), products)
+                products.add(node.name)
     layouts.strip_shapes(graph, [*graph.inputs, *graph.outputs])
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs)):
         value.metadata_props.clear()
         value.doc_string = None
     return layouts.finish(model, graph)
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or with a number if something else has it."""
+    return next(n for n in itertools.chain([name], (f"{name}~{i}" for i in itertools.count(2))) if n not in taken)
+
+
+def _separate(graph: ir.Graph) -> None:
+    """Give outputs that are one value, or not of this graph's own making, a node each."""
+    seen: set[ir.Value] = set()
+    for i, value in enumerate(graph.outputs):
+        if value in seen or value.producer() is None:
+            node = ir.node("Identity", [value], name=f"output_{i}")
+            node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = f"output_{i}", value.type, value.shape
+            graph.append(node)
+            graph.outputs[i] = node.outputs[0]
+        seen.add(value)
 
 
 def _axes(name: str, count: int) -> tuple[str, ...]:

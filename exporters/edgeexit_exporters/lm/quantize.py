@@ -67,6 +67,8 @@ def quantized(model: ir.Model, precision: Precision, name: str) -> ir.Model:
     products = _products(model.graph)
     if other := [n for n in model.graph if n.op_type == "Gemm"]:
         raise ModelError(f"{name}: product {other[0].name!r} is a Gemm, which onnxruntime's quantizer leaves in float")
+    model = model.clone()
+    _separate(model.graph)
     proto = ir.to_proto(model)
     with quiet():
         try:
@@ -102,6 +104,16 @@ def _products(graph: ir.Graph) -> list[str]:
         for n in graph
         if n.op_type in ("MatMul", "Gemm") and any(v is not None and v.is_initializer() for v in n.inputs[:2])
     ]
+
+
+def _separate(graph: ir.Graph) -> None:
+    """Give every product weights of its own: the quantizers write those of two products twice, under one name."""
+    for name, value in [*graph.initializers.items()]:
+        others = [use for use in value.uses() if use.node.op_type == "MatMul" and use.idx == 1][1:]
+        for i, use in enumerate(others, 2):
+            copy = ir.Value(name=f"{name}~q{i}", type=value.type, shape=value.shape, const_value=value.const_value)
+            graph.register_initializer(copy)
+            use.node.replace_input_with(use.idx, copy)
 
 
 def _blocks(proto: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:

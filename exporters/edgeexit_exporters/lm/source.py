@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -20,7 +20,9 @@ from edgeexit_exporters.torch_source import load_module
 
 READERS = {
     "folder": "edgeexit_models.lm.weights:load_lm",
+    "folder start": "edgeexit_models.lm.checkpoint_files:start_token",
     "gguf": "edgeexit_models.lm.gguf:load_gguf",
+    "gguf start": "edgeexit_models.lm.gguf:start_token",
     "gguf tokenizer": "edgeexit_models.lm.gguf:tokenizer_json",
     "maps": "edgeexit_models.lm.heads:load_maps",
     "fit": "edgeexit_models.lm.heads:fit_maps",
@@ -76,6 +78,10 @@ class LmSource:
     tokenizer: Path | None = None
     """Where its tokenizer is: a tokenizer.json, or a GGUF file that holds one; None = there is none."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    """What was not read, and where two places disagreed: a sentence each."""
+    start: tuple[bool, int | None] = (False, None)
+    """Whether the source says what is put before a text, and the token (None = nothing is); else its tokenizer does."""
 
     @property
     def module(self) -> nn.Module:
@@ -130,13 +136,18 @@ def open_source(source: nn.Module | Path | str, weights: Path | None = None) -> 
         raise ModelError(f"{source}: brings its own weights; leave --weights out")
     if path.is_dir():
         tokenizer = path / "tokenizer.json"
-        model = by_name("folder")(path)
+        notices: list[str] = []
+        model = by_name("folder")(path, notices.append)
         notes = {"source": path.resolve().name} | _digests(sorted(path.glob("*.safetensors")))
-        return _checked(model, path.resolve().name, tokenizer if tokenizer.is_file() else None, notes)
+        found = _checked(model, path.resolve().name, tokenizer if tokenizer.is_file() else None, notes)
+        return replace(found, notices=tuple(notices), start=by_name("folder start")(path))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such file")
-        return _checked(by_name("gguf")(path), path.stem, path, {"source": path.name} | _digests([path]))
+        notices = []
+        model = by_name("gguf")(path, notices.append)
+        found = _checked(model, path.stem, path, {"source": path.name} | _digests([path]))
+        return replace(found, notices=tuple(notices), start=by_name("gguf start")(path))
     if path.is_file():
         raise ModelError(
             f"{path}: expected a folder with config.json and model.safetensors, a .gguf file, or MODULE:FUNCTION"

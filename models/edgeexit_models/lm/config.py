@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from edgeexit.errors import ModelError
+from edgeexit_models.lm.config_keys import check_keys, plain_rope
 
 LARGEST = 1 << 20
 MOST_LAYERS = 1 << 12
@@ -92,25 +93,29 @@ class LMConfig:
         return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **asdict(self)}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> LMConfig:
-        """Reads a Hugging Face config; keys that do not change the network are passed over.
+    def from_dict(cls, found: Mapping[str, Any], notice: Callable[[str], None] = lambda text: None) -> LMConfig:
+        """Reads a Hugging Face config.
+
+        Args:
+            found: its content. `config_keys` lists the keys that do not change the network; those that would are
+                refused unless they hold the value that does not.
+            notice: called with a sentence on keys that nothing is known of, and where two places disagree.
 
         Raises:
             ModelError: another family, or something this module does not compute (other activations, biases,
-                scaled or interleaved RoPE); a size that is missing or impossible.
+                scaled or interleaved RoPE, mixtures of experts, windows, ...); a size that is missing or impossible.
         """
         if found.get("model_type") != "llama":
             raise ModelError(f"language model config: model_type is {found.get('model_type')!r}, only 'llama' is known")
-        for name, only in _ONLY.items():
-            if found.get(name, only) not in (only, None):
-                raise ModelError(f"language model config: {name} is {found[name]!r}, only {only!r} is supported")
-        rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
-        if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise ModelError(f"language model config: RoPE {rope!r} is scaled, only the plain kind is supported")
+        check_keys(found, frozenset(f.name for f in fields(cls)), notice)
         values = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        if "rope_theta" in rope:  # where transformers 5 writes it
-            values["rope_theta"] = rope["rope_theta"]
-        values.setdefault("num_key_value_heads", found.get("num_attention_heads"))
+        if (theta := plain_rope(found, notice)) is not None:
+            values["rope_theta"] = theta
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):  # null is the default, as where it is missing
+            if values.get(name, 0) is None:
+                del values[name]
+        if values.get("num_key_value_heads") is None:
+            values["num_key_value_heads"] = found.get("num_attention_heads")
         values.setdefault("tie_word_embeddings", False)
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
@@ -124,4 +129,3 @@ _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "max_position_embeddings", "head_dim",
 )  # fmt: skip
-_ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rope_interleaved": False}

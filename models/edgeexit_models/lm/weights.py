@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from edgeexit.errors import ModelError
 from edgeexit.files import write_atomic
+from edgeexit_models.lm.checkpoint_files import end_tokens, read_object
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.llama import LlamaLM
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_PREFIX, _HEAD = "model.", "lm_head.weight"
+ADAPTER = "adapter_config.json"
+_PREFIX, _HEAD, _FREQUENCIES = "model.", "lm_head.weight", "rotary_emb.inv_freq"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -37,7 +40,7 @@ def from_hugging_face(state: Mapping[str, Tensor], config: LMConfig) -> dict[str
         if name == _HEAD:
             if not config.tie_word_embeddings:
                 ours[name] = value
-        elif name.endswith("rotary_emb.inv_freq"):  # old files carry this constant
+        elif name.endswith(_FREQUENCIES):  # old files carry this constant
             continue
         elif name.startswith(_PREFIX):
             ours[name.removeprefix(_PREFIX)] = value
@@ -59,17 +62,52 @@ def save_lm(folder: Path, model: LlamaLM, dtype: torch.dtype = torch.float32) ->
     write_atomic(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
-def load_lm(folder: Path) -> LlamaLM:
+def load_lm(folder: Path, notice: Callable[[str], None] = lambda text: None) -> LlamaLM:
     """Reads the folder, with weights in one file or in several with an index; they become float32,
     whatever they are stored in. The model is in evaluation mode.
 
+    Args:
+        folder: with config.json and safetensors; generation_config.json and the tokenizer's files are heeded.
+        notice: called with a sentence for each thing that is not read, and where two places disagree.
+
     Raises:
         ModelError: a file is missing or damaged, the config asks for what `LMConfig` refuses, or names and shapes do
-            not fit it.
+            not fit it; an adapter beside the weights.
     """
-    config = LMConfig.from_dict(_object(folder / CONFIG))
-    state = from_hugging_face(_stored(folder), config)
-    return filled(config, state, f"{folder / WEIGHTS}: does not fit {CONFIG}")
+    if (folder / ADAPTER).exists():
+        raise ModelError(
+            f"{folder / ADAPTER}: an adapter lies beside the weights, which would change them: merge it into the "
+            "weights (peft's merge_and_unload), or take the file away"
+        )
+    found = read_object(folder / CONFIG)
+    config = LMConfig.from_dict(found, notice)
+    ends = end_tokens(folder, found, config.vocab_size, notice)
+    config = replace(config, eos_token_id=ends[0] if len(ends) == 1 else ends or None)
+    stored = _stored(folder)
+    if config.tie_word_embeddings and _own_head(stored):
+        notice(f"{CONFIG}: the head is the embedding (tie_word_embeddings), but the weights hold another one: it is "
+               "used, as in transformers")  # fmt: skip
+        config = replace(config, tie_word_embeddings=False)
+    _check_frequencies(stored, config, notice)
+    return filled(config, from_hugging_face(stored, config), f"{folder / WEIGHTS}: does not fit {CONFIG}")
+
+
+def _own_head(stored: Mapping[str, Tensor]) -> bool:
+    head, table = stored.get(_HEAD), stored.get(f"{_PREFIX}embed_tokens.weight")
+    return head is not None and table is not None and not torch.equal(head, table)
+
+
+def _check_frequencies(stored: Mapping[str, Tensor], config: LMConfig, notice: Callable[[str], None]) -> None:
+    """Old files carry RoPE's frequencies; transformers computes them anew, and so does `LlamaLM`."""
+    even = torch.arange(0, config.head_size, 2, dtype=torch.float32)
+    wanted = config.rope_theta ** (-even / config.head_size)
+    for name, value in stored.items():
+        if not name.endswith(_FREQUENCIES):
+            continue
+        if value.shape != wanted.shape or not torch.allclose(value.float(), wanted, rtol=0.01):  # may be bfloat16
+            notice(f"tensor {name} is not RoPE with a base of {config.rope_theta:g}; it is passed over, as in "
+                   "transformers")  # fmt: skip
+            return
 
 
 def filled(config: LMConfig, state: Mapping[str, Tensor], wrong: str) -> LlamaLM:
@@ -98,21 +136,11 @@ def filled(config: LMConfig, state: Mapping[str, Tensor], wrong: str) -> LlamaLM
     return model.eval()
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path}: cannot be read ({e})") from e
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds a {type(found).__name__}, expected names and values")
-    return found
-
-
 def _stored(folder: Path) -> dict[str, Tensor]:
     """The tensors of the one file, or of those that an index names."""
     names = [WEIGHTS]
     if not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
-        places = _object(folder / INDEX).get("weight_map")
+        places = read_object(folder / INDEX).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
             raise ModelError(f"{folder / INDEX}: without a weight_map of file names")
         names = sorted({*places.values()})
@@ -121,7 +149,15 @@ def _stored(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in names:
         try:
-            found |= safetensors.torch.load_file(folder / name)
+            part = safetensors.torch.load_file(folder / name)
         except (OSError, safetensors.SafetensorError) as e:
             raise ModelError(f"{folder / name}: cannot be read as safetensors ({e})") from e
+        if twice := sorted(part.keys() & found.keys()):
+            raise ModelError(f"{folder / name}: tensor {twice[0]!r:.80} stands in another of the files, too")
+        if whole := [n for n, value in part.items() if value.dtype not in _FLOATS]:
+            raise ModelError(
+                f"{folder / name}: tensor {whole[0]!r:.80} holds {part[whole[0]].dtype}, expected float32, float16 or "
+                "bfloat16: quantized weights are not read; export the original"
+            )
+        found |= part
     return found

@@ -12,7 +12,7 @@ import torch
 
 from edgeexit.errors import ModelError
 from edgeexit_models.lm import LlamaLM
-from edgeexit_models.lm.gguf import _LAYER, load_gguf
+from edgeexit_models.lm.gguf import _LAYER, load_gguf, start_token
 
 gguf = pytest.importorskip("gguf", reason="reading .gguf needs gguf: pip install gguf")
 
@@ -74,11 +74,55 @@ def test_it_is_the_same_network(model: LlamaLM, tmp_path: Path) -> None:
         ({"heads": [4, 4, 4, 4]}, r"head_count is \[4, 4, 4, 4\]"),
         ({"heads": 2, "extra": lambda w: w.add_key_length(8)}, r"blk\.0\.attn_q\.weight .* does not fit its heads"),
         ({"extra": lambda w: w.add_string("tokenizer.ggml.bos_token_id", "x")}, "bos_token_id is 'x'"),
+        ({"extra": lambda w: w.add_eot_token_id(10**6)}, "eot_token_id is 1000000"),
+        ({"extra": lambda w: w.add_expert_count(8)}, "llama.expert_count is 8, only 0"),
+        ({"extra": lambda w: w.add_float32("llama.rope.scaling.factor", 4.0)}, "rope.scaling.factor is 4"),
+        ({"extra": lambda w: w.add_float32("llama.rope.scale_linear", 4.0)}, "rope.scale_linear is 4"),
+        ({"extra": lambda w: w.add_logit_scale(0.06)}, "logit_scale is 0.0"),
+        ({"extra": lambda w: w.add_sliding_window(4)}, "sliding_window is less than the context"),
+        ({"extra": lambda w: w.add_value_length(2)}, "value_length is 2"),
+        ({"extra": lambda w: w.add_vocab_size(7)}, "llama.vocab_size is 7"),
+        ({"extra": lambda w: w.add_uint16("split.count", 3)}, "split.count is 3"),
+        ({"extra": lambda w: w.add_string("general.type", "adapter")}, "general.type is 'adapter'"),
+        ({"extra": lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(4, np.float32))}, r"blk\.0\.attn_q\.bias"),
+        (
+            {"extra": lambda w: w.add_tensor("blk.1.attn_q_norm.weight", np.ones(4, np.float32))},
+            "1 tensors are no part",
+        ),
     ],
 )
 def test_refused(model: LlamaLM, tmp_path: Path, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ModelError, match=says):
         load_gguf(write(tmp_path / "m.gguf", model, **arguments))
+
+
+def test_all_ends_of_llama_cpp(model: LlamaLM, tmp_path: Path) -> None:
+    def ends(writer: Any) -> None:
+        writer.add_eot_token_id(5)
+        writer.add_uint32("tokenizer.ggml.eom_token_id", 6)
+        writer.add_token_list(["<unk>", "<s>", "</s>", "<|im_end|>", "<|end|>", "a"])
+        writer.add_token_types([2, 3, 3, 3, 1, 1])  # the fifth is a plain word of that spelling
+
+    notices: list[str] = []
+    found = load_gguf(write(tmp_path / "m.gguf", model, extra=ends), notices.append)
+    assert found.config.ends == (2, 5, 6, 3) and "'<|im_end|>' (token 3) ends an answer, too" in "".join(notices)
+
+
+def test_settings_that_nothing_is_known_of_are_named(model: LlamaLM, tmp_path: Path) -> None:
+    notices: list[str] = []
+    load_gguf(write(tmp_path / "m.gguf", model, extra=lambda w: w.add_bool("llama.hyper", True)), notices.append)
+    assert "nothing is known of llama.hyper" in "".join(notices)
+
+
+def test_what_goes_before_a_text(model: LlamaLM, tmp_path: Path) -> None:
+    assert start_token(write(tmp_path / "m.gguf", model)) == (False, None)
+    for adds, want in ((True, 1), (False, None)):
+
+        def extra(writer: Any, adds: bool = adds) -> None:
+            writer.add_bos_token_id(1)
+            writer.add_add_bos_token(adds)
+
+        assert start_token(write(tmp_path / "m.gguf", model, extra=extra)) == (True, want)
 
 
 def test_damaged_files(model: LlamaLM, tmp_path: Path) -> None:
