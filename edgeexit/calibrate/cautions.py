@@ -22,7 +22,12 @@ def cautions(point: OperatingPoint) -> list[str]:
     what, sentences = inside(measure), []
     half, n = (e["drop_high"] - e["drop_low"]) / 2, e["n"]
     asked = point.asked.get("accuracy_drop")
-    if e["cost"] >= _SAVES_NOTHING:
+    if asked and point.promise is None and (rows := point.data.get("design_rows", n)) < 1 / asked - 1e-9:
+        sentences.append(
+            f"{rows:,} rows to choose on cannot show a loss of {100 * asked:g} points, so the last exit answers; at "
+            f"least {math.ceil(1 / asked - 1e-9):,} are needed"
+        )
+    elif e["cost"] >= _SAVES_NOTHING:
         sentences.append(
             "it saves nothing: "
             + ("the promise is met" if point.promise is not None else "the target is met")

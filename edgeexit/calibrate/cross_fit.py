@@ -38,7 +38,7 @@ class CrossFit:
     loss: NDArray[np.float64]
     """`(candidates,)` mean loss per row."""
     error: NDArray[np.float64]
-    """`(candidates,)` its standard error."""
+    """`(candidates,)` its standard error, at least one row's loss; of the last exit alone without that floor."""
 
     def cheapest(self, limit: float) -> Point | None:
         """The cheapest candidate reached from the dear side whose loss and one standard error are within `limit`.
@@ -83,7 +83,10 @@ def cross_fit(design: Rows, family: CandidateFamily, loss: Loss, *, folds: int =
         rows = design.take(left_out)
         for j in np.unique(within):
             lost[np.ix_(within == j, left_out)] = loss(rows, replay(built[max(j, 0)].policy, rows))
-    return CrossFit(points, lost.mean(1), lost.std(1) / math.sqrt(design.n))
+    # No loss on n rows is not certainty: less than one row cannot be seen. The last exit alone is the reference.
+    error = np.maximum(lost.std(1) / math.sqrt(design.n), 1 / design.n)
+    error[-1] = lost[-1].std() / math.sqrt(design.n)
+    return CrossFit(points, lost.mean(1), error)
 
 
 def drop_of(rows: Rows, taken: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -99,7 +102,8 @@ def worth_of(rows: Rows, taken: NDArray[np.int64]) -> NDArray[np.float64]:
 def for_drop(design: Rows, family: CandidateFamily, drop: float) -> Point:
     """The cheapest policy that loses at most `drop` against the last exit, allowing one standard error.
 
-    The last exit alone, which loses nothing, is a candidate, so there is always one.
+    The last exit alone, which loses nothing, is a candidate, so there is always one; with fewer than ``1 / drop`` rows
+    it is the only one.
 
     Raises:
         PolicyError: a drop outside [0, 1), or one that leaves no accuracy.

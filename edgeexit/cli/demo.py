@@ -40,7 +40,7 @@ CALIBRATION_ROWS = 1800
     help="Folder for what it makes.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--accuracy-drop", type=float, default=0.0, show_default=True, help="Accuracy the thresholds may cost.")
+@click.option("--accuracy-drop", type=float, default=0.005, show_default=True, help="Accuracy the thresholds may cost.")
 @threads_option
 @json_option
 def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool) -> None:
