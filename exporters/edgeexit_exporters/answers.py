@@ -42,7 +42,7 @@ class Answer:
 def reference_answers(
     source: Source, seen: Probe, data: Arrays | None, sizes: Sequence[Mapping[str, int]] = ()
 ) -> list[Answer]:
-    """Ask the source model: single inputs, a batch where it can, other free sizes (and `sizes`), and the user's rows.
+    """Ask the source model: the user's rows, single random inputs, a batch where it can, other free sizes (and `sizes`).
 
     Raises:
         DataError: `data` does not fit the model's inputs.
@@ -76,15 +76,14 @@ def reference_answers(
         if holding := [n for n, a in rows.items() if a.dtype.kind == "f" and np.isnan(a).any()]:
             raise DataError(f"the data for input {holding[0]!r} holds NaN, which no engine takes: leave such rows out")
         count = len(next(iter(rows.values())))
-        runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
+        runs = [*(({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)), *runs]
     if source.states:  # one input per call, so that runs can follow one another
         runs = [(x, 1) for x in source.stream([x for x, _ in runs])]
     answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
         if unsure := [e.name for e in source.exits if np.isnan(_valid_answer(answer, e)).any()]:
-            random = len(runs) - count
             endless = [n for n, a in answer.inputs.items() if a.dtype.kind == "f" and np.isinf(a).any()]
-            where = "random inputs" if k < random else f"row {k - random} of the data"
+            where = f"row {k} of the data" if k < count else "random inputs"
             where += f" (input {endless[0]!r} holds infinite numbers)" if endless else ""
             raise ModelError(
                 f"exit {unsure[0]!r} of the source model answers NaN for {where}, where no threshold can be met: look "

@@ -17,6 +17,7 @@ from edgeexit.manifest import NETWORK_LAYOUTS
 from edgeexit.scores import GRAPH
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
+from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.inputs import InputSpec, parse_input
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
 from edgeexit_exporters.source import Source, from_onnx
@@ -157,6 +158,7 @@ def export_source(
         ModelError, BundleError: as `export`.
     """
     layouts = _stateful_layouts(found, layouts, progress)
+    found = replace(found, inputs=like_data(found.inputs, data or {}))
     progress("finding the stages")
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,

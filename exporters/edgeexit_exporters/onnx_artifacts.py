@@ -18,6 +18,7 @@ from edgeexit_exporters.sherpa import Contract
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 from edgeexit_exporters.survey import Survey, stages_of
+from edgeexit_exporters.tolerance import tolerance_for
 
 
 def onnx_artifacts(
@@ -45,8 +46,7 @@ def onnx_artifacts(
     """
     source, exits = known.source, known.manifest.exits
     precision = describing.precision(source)
-    stated = tolerance if tolerance is not None else check.TOLERANCE.get(precision, 1e-4)
-    allowed = tolerance if tolerance is not None else check.ONE_ENGINE.get(precision, stated)
+    allowed = tolerance_for(precision, known.rounding, tolerance)
     vectors_path = f"vectors/onnx-{precision}.npz"
     made = Made({vectors_path: vectors(source, known.manifest, score)})
     contract = _contract(known, progress) if "prefix" in layouts else None
@@ -73,7 +73,7 @@ def onnx_artifacts(
                 tuple(f for f in described if f.path.endswith(".onnx")),
                 tuple(f for f in described if not f.path.endswith(".onnx")),
                 vectors=describe(vectors_path, made.contents[vectors_path]),
-                check=Check(stated, tuple(comparison.errors), comparison.inputs),
+                check=Check(allowed.stated, comparison.errors, comparison.inputs),
                 cuts=None if source.quantized is None else known.manifest.cuts,
                 ports=() if own is None else own.ports(exits),
             )

@@ -16,6 +16,7 @@ from edgeexit.errors import ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph
+from edgeexit_exporters.input_roles import with_roles
 from edgeexit_exporters.inputs import InputSpec, from_data, make_spec, one_at_a_time
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
 from edgeexit_exporters.stages import State, no_such_tensor
@@ -154,7 +155,7 @@ def from_onnx(
     for state in carried:
         if state.output not in known:
             raise no_such_tensor(state.output, list(known), "state")
-    specs = one_at_a_time(specs, [s.input for s in carried])
+    specs = with_roles(model.graph, one_at_a_time(specs, [s.input for s in carried]))
     original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:

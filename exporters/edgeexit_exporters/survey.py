@@ -25,6 +25,7 @@ from edgeexit_exporters.sherpa import with_least
 from edgeexit_exporters.sizes import check_padding, try_sizes
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage, stages
+from edgeexit_exporters.tolerance import MOST, own_rounding
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Survey:
     """Without artifacts."""
     answers: list[Answer]
     """What every artifact is compared with."""
+    rounding: tuple[float, ...] = ()
+    """`(exits,)` how far the network's answers move under another order of summation, relative; empty where it is
+    quantised, as integers are summed without rounding."""
 
 
 def survey(
@@ -97,7 +101,10 @@ def survey(
         speech=speech,
         min_sizes=sizes.least,
     )
-    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried))
+    answers = reference_answers(source, seen, data, sizes.tried)
+    floats = describe.precision(source) in MOST
+    rounding = own_rounding(ir.to_proto(whole), source.exits, answers) if floats else ()
+    return Survey(source, parts, seen, manifest, answers, rounding)
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
+from edgeexit_exporters.input_roles import with_roles
 from edgeexit_exporters.inputs import InputSpec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
 from edgeexit_exporters.source import Source
@@ -267,7 +268,7 @@ def from_torch(
     return Source(
         model,
         join(model, raw, outputs),
-        specs,
+        with_roles(model.graph, specs),
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
         module,
