@@ -42,7 +42,13 @@ class Answer:
 def reference_answers(
     source: Source, seen: Probe, data: Arrays | None, sizes: Sequence[Mapping[str, int]] = ()
 ) -> list[Answer]:
-    """Ask the source model: the user's rows, single random inputs, a batch where it can, other free sizes (and `sizes`).
+    """Ask the source model: the user's rows, then random inputs: single, a batch where it can, and at other free sizes.
+
+    Args:
+        source: the network.
+        seen: what probing it showed.
+        data: the user's rows; None = none.
+        sizes: further sizes of its free axes.
 
     Raises:
         DataError: `data` does not fit the model's inputs.
@@ -81,7 +87,7 @@ def reference_answers(
         runs = [(x, 1) for x in source.stream([x for x, _ in runs])]
     answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
-        if unsure := [e.name for e in source.exits if np.isnan(_valid_answer(answer, e)).any()]:
+        if unsure := [e.name for e in source.exits if np.isnan(valid_answer(answer.outputs, e)).any()]:
             endless = [n for n, a in answer.inputs.items() if a.dtype.kind == "f" and np.isinf(a).any()]
             where = f"row {k} of the data" if k < count else "random inputs"
             where += f" (input {endless[0]!r} holds infinite numbers)" if endless else ""
@@ -92,9 +98,10 @@ def reference_answers(
     return answers
 
 
-def _valid_answer(answer: Answer, exit: JoinedExit) -> NDArray[Any]:
-    found = answer.outputs[exit.answer]
-    return found if exit.lengths is None else valid_of(found, answer.outputs[exit.lengths])
+def valid_answer(outputs: Arrays, exit: JoinedExit) -> NDArray[Any]:
+    """An exit's answer in its valid positions, from tensors by name."""
+    found = outputs[exit.answer]
+    return found if exit.lengths is None else valid_of(found, outputs[exit.lengths])
 
 
 def _shape(axes: Sequence[int | str]) -> str:

@@ -68,7 +68,7 @@ def export(
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
-        outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
+        outputs: "logits", "probs", or "auto" (probs where an exit's rows sum to 1 on every example input).
         states: for ONNX, state inputs -> the tensors that are their next values; torch modules list theirs in an
             attribute ``states`` (see `torch_source.from_torch`). A network with states gets no fused layout.
         tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
@@ -159,6 +159,8 @@ def export_source(
     """
     layouts = _stateful_layouts(found, layouts, progress)
     found = replace(found, inputs=like_data(found.inputs, data or {}))
+    for note in found.joint.notes:
+        progress(f"note: {note}")
     progress("finding the stages")
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,

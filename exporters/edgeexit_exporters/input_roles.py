@@ -42,7 +42,7 @@ def with_roles(graph: ir.Graph, inputs: Sequence[InputSpec]) -> tuple[InputSpec,
         if value is None or spec.state or spec.tensor.name in counting or len(spec.tensor.shape) < 2:
             found.append(spec)
             continue
-        rows = [n for n in (_table_rows(u.node, u.idx) for u in _uses(value)) if n]
+        rows = [n for n in (_table_rows(*use) for use in _uses(value)) if n]
         whole = spec.tensor.dtype.startswith(("int", "uint"))
         if rows and whole:
             most = int(np.iinfo(spec.tensor.dtype).max) + 1
@@ -75,40 +75,39 @@ def like_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]) -> 
 
 
 def _masks(value: ir.Value) -> bool:
-    """Whether the graph uses a value as a mask: `(1 - m) * -10000`, or compared and then a choice between two tensors."""
-    for use in _uses(value):
-        node = use.node
+    """Whether the graph uses a value as a mask: `(1 - m) * -10000`, or to choose between two tensors by."""
+    for node, index in _uses(value):
         if node.op_type == "Sub" and any(_times_very_negative(v) for v in node.outputs):
             return True
-        if node.op_type == "Where" and use.idx == 0:
+        if node.op_type == "Where" and index == 0:
             return True
         if node.op_type in _COMPARED and any(
-            u.node.op_type == "Where" and u.idx == 0 for v in node.outputs for u in _uses(v)
+            other.op_type == "Where" and k == 0 for v in node.outputs for other, k in _uses(v)
         ):
             return True
     return False
 
 
 def _times_very_negative(value: ir.Value) -> bool:
-    for use in _uses(value):
-        if use.node.op_type == "Mul":
-            other = use.node.inputs[1 - use.idx]
+    for node, index in _uses(value):
+        if node.op_type == "Mul":
+            other = node.inputs[1 - index]
             constant = None if other is None or other.const_value is None else other.const_value.numpy()
             if constant is not None and constant.size == 1 and float(constant.reshape(())) <= _VERY_NEGATIVE:
                 return True
     return False
 
 
-def _uses(value: ir.Value) -> Iterator[ir.Usage]:
+def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     """Who reads a value's numbers, also through nodes that only move them or change their type."""
     todo, known = [value], {value}
     while todo:
-        for use in todo.pop().uses():
-            if use.node.op_type in _SAME_NUMBERS and use.idx == 0:
-                todo += [v for v in use.node.outputs if v not in known]
-                known.update(use.node.outputs)
+        for node, index in todo.pop().uses():
+            if node.op_type in _SAME_NUMBERS and index == 0:
+                todo += [v for v in node.outputs if v not in known]
+                known.update(node.outputs)
             else:
-                yield use
+                yield node, index
 
 
 def _table_rows(node: ir.Node, index: int) -> int | None:

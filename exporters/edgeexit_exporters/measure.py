@@ -68,8 +68,10 @@ def run(
     return dict(zip(wanted, found, strict=True))
 
 
-def all_values(proto: onnx.ModelProto, names: Iterable[str], inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """Run a model with inner tensors as outputs, too."""
+def all_values(
+    proto: onnx.ModelProto, names: Iterable[str], inputs: Arrays, quiet: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Run a model with inner tensors as outputs, too; `quiet` as for `session`."""
     if not (names := list(dict.fromkeys(names))):
         return {}  # an empty list of outputs would mean all of them
     probe = onnx.ModelProto()
@@ -77,7 +79,7 @@ def all_values(proto: onnx.ModelProto, names: Iterable[str], inputs: Arrays) -> 
     have = {o.name for o in probe.graph.output}
     # A bare name without a type is enough for onnxruntime, which infers the type itself.
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
-    return run(session(probe.SerializeToString()), inputs, names)
+    return run(session(probe.SerializeToString(), quiet=quiet), inputs, names)
 
 
 @dataclass(frozen=True)

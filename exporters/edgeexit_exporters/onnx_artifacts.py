@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgeexit.bundle import describe
-from edgeexit.errors import ExportMismatch
+from edgeexit.errors import ExportMismatch, ModelError
 from edgeexit.manifest import NETWORK_LAYOUTS, Artifact, Check
 from edgeexit_exporters import check, kernels, sherpa
 from edgeexit_exporters import describe as describing
@@ -55,7 +55,11 @@ def onnx_artifacts(
         progress(f"writing and checking {name}")
         comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)
         own = contract if layout == "prefix" else None
-        files, comparison = _built(layout, known, comparison, own)
+        try:
+            files, comparison = _built(layout, known, comparison, own)
+        except ModelError as e:
+            e.layout = layout
+            raise
         if source.quantized is not None:
             ran = kernels.count_kernels(layout, files)
             kernels.check_kernels(name, ran, source.quantized.kept)

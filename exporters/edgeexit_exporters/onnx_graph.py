@@ -167,19 +167,6 @@ def annotate(graph: ir.Graph, tensors: Mapping[str, TensorSpec]) -> None:
         known[name].shape = ir.Shape(list(spec.shape))
 
 
-def ends_in_softmax(value: ir.Value) -> bool:
-    """Whether the last thing done to the value, but for its shape and type, is a Softmax over its last axis."""
-    node = value.producer()
-    while node is not None and node.op_type in ("Identity", "Cast", "Squeeze", "Reshape", "Flatten"):
-        source = node.inputs[0]
-        node = source.producer() if source is not None else None
-    if node is None or node.op_type != "Softmax":
-        return False
-    shape = node.outputs[0].shape
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-    return axis == -1 or (shape is not None and axis == len(shape) - 1)
-
-
 def constant(name: str, array: NDArray[Any]) -> ir.Value:
     """A named initializer."""
     tensor = ir.tensor(array, name=name)

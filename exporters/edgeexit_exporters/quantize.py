@@ -109,8 +109,7 @@ def quantize(
     float_heads(found, tensors)
     found = _tidy(found)
     raw = ir.to_proto(found)
-    kinds = set(source.joint.kinds)
-    joint = join(found, source.joint.raw, kinds.pop() if len(kinds) == 1 else "auto", source.exits)
+    joint = join(found, source.joint.raw, source.joint.kinds, source.exits)
     if joint.kinds != source.joint.kinds or joint.exits != source.joint.exits:
         raise ModelError("the quantised network's exits came out otherwise than the float network's; name --outputs")
 

@@ -151,14 +151,15 @@ def check_padding(source: Source, least: Mapping[str, int]) -> None:
         apart = [_row(source, x, 0, sizes), _row(source, x, 1, counts)]
     except ModelError as e:
         raise ModelError(f"the source model does not run on a padded batch: {e}") from e
+    alone = [source.reference(a) for a in apart]
     for exit in source.exits:
         assert exit.lengths is not None
-        for i, alone in enumerate(source.reference(a) for a in apart):
-            kept, wanted = int(together[exit.lengths][i]), alone[exit.lengths]
-            a, b = together[exit.answer][i : i + 1, :kept], valid_of(alone[exit.answer], wanted)[None]
-            difference, scale = largest_difference(a, b)
-            _, usual = largest_difference(together[exit.answer], together[exit.answer])
-            error = difference / max(scale, usual, LEAST_SCALE)
+        answers = [valid_of(a[exit.answer], a[exit.lengths])[None] for a in alone]
+        usual = max(largest_difference(b, b)[1] for b in answers)
+        for i, b in enumerate(answers):
+            kept, wanted = int(together[exit.lengths][i]), alone[i][exit.lengths]
+            difference, _ = largest_difference(together[exit.answer][i : i + 1, :kept], b)
+            error = difference / max(usual, LEAST_SCALE)
             if kept != wanted[0] or not error <= _PADDED:
                 what = f"{kept} valid positions instead of {wanted[0]}"
                 what = what if kept != wanted[0] else f"error {error:.1e} of the largest output"

@@ -17,7 +17,7 @@ from edgeexit.files import sha256
 from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph
 from edgeexit_exporters.input_roles import with_roles
-from edgeexit_exporters.inputs import InputSpec, from_data, make_spec, one_at_a_time
+from edgeexit_exporters.inputs import InputSpec, from_data, make_inputs, make_spec, one_at_a_time
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
 from edgeexit_exporters.stages import State, no_such_tensor
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Arrays = Mapping[str, NDArray[Any]]
+SAMPLES = 3
+"""Example inputs that logits and probabilities are told apart on."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,6 @@ def from_onnx(
             "A single-exit network needs exits attached and trained first"
         )
     raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
-    joint = join(model, raw, outputs)
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     known = onnx_graph.values(model.graph)
     for state in carried:
@@ -158,18 +159,28 @@ def from_onnx(
     specs = with_roles(model.graph, one_at_a_time(specs, [s.input for s in carried]))
     original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
 
+    wanted = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
+
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        wanted = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
         return measure.all_values(original, wanted, arrays)
 
+    seen = samples(lambda x: measure.all_values(original, wanted, x, quiet=True), specs)
     return Source(
         model,
-        joint,
+        join(model, raw, outputs, samples=seen),
         specs,
         reference,
         {"source": path.name, "source_sha256": sha256(path), "onnx": onnx.__version__},
         states=carried,
     )
+
+
+def samples(run: Callable[[Arrays], Arrays], inputs: Sequence[InputSpec]) -> list[Arrays]:
+    """What a network gives on a few example inputs; nothing where it does not run on them, which others report."""
+    try:
+        return [run(make_inputs(inputs, 1, seed)) for seed in range(SAMPLES)]
+    except ModelError:
+        return []
 
 
 def _raw_exits(

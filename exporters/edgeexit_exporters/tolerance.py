@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from edgeexit.checks import LEAST_SCALE, largest_difference
 from edgeexit.errors import ModelError
 from edgeexit_exporters import measure
-from edgeexit_exporters.answers import Answer
-from edgeexit_exporters.join import JoinedExit, valid_of
+from edgeexit_exporters.answers import Answer, valid_answer
+from edgeexit_exporters.join import JoinedExit
 
 BY_PRECISION = {"fp32": 1e-4, "fp16": 1e-2, "int8": 3e-2, "int8-dynamic": 3e-2}
 """Allowed error by precision, as a fraction of an exit's largest output. For int8 it is what another machine's kernels
@@ -29,7 +29,7 @@ ONE_ENGINE = {"int8": 1e-4}
 """Allowed when an artifact is made, if less: the same int8 kernels on the same machine give the same bits (measured: 0)
 in every layout, and one step of one activation is seen."""
 EXACT = 1e-6
-"""Floor of the same computation in another graph: engines fuse differently at a cut, and rounding follows the fusion."""
+"""Floor of the same computation in another graph: engines fuse otherwise at a cut, and rounding follows the fusion."""
 MARGIN = 4.0
 """Times the network's own rounding: what a cut changes is rounded in ways that no run of the whole network shows."""
 MOST = {"fp32": 1e-2, "fp16": 1e-1}
@@ -62,7 +62,8 @@ class Tolerance:
         """Where the tolerance comes from, for an error message."""
         if self.asked or k >= len(self.rounding):
             return ""
-        return f" (the source model itself moves by {self.rounding[k]:.0e} between optimisation levels; see --tolerance)"
+        moved = f"{self.rounding[k]:.0e}"
+        return f" (the source model itself moves by {moved} between the engine's optimisation levels; see --tolerance)"
 
 
 def tolerance_for(precision: str, rounding: Sequence[float] = (), asked: float | None = None) -> Tolerance:
@@ -137,7 +138,5 @@ def _run(
     found = []
     for answer in answers:
         outputs = measure.run(session, answer.inputs, [n for e in exits for n in e.outputs])
-        found.append(
-            [outputs[e.answer] if e.lengths is None else valid_of(outputs[e.answer], outputs[e.lengths]) for e in exits]
-        )
+        found.append([valid_answer(outputs, e) for e in exits])
     return found

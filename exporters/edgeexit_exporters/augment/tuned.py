@@ -40,8 +40,8 @@ def tunable(source: Source) -> None:
 
 def fine_tuned(
     tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: Rows, out: Path,
-    *, drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str],
-    class_names: Sequence[str] | None, overwrite: bool,
+    *, drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None,
+    class_names: Sequence[str] | None, overwrite: bool, tolerance: float | None, anyway: bool,
 ) -> Tuned:  # fmt: skip
     """Train heads and backbone on, export, calibrate and judge against the network as it was.
 
@@ -68,13 +68,14 @@ def fine_tuned(
     network, trained = module.trained()
     grafted = graft(network, places, trained, pool)
     try:
-        point, verdict, bundle = shipped(
+        done = shipped(
             grafted, source, rows, out, drop=drop, margin=margin, score=score, guarantee=guarantee, total=total,
-            layouts=layouts, class_names=class_names, overwrite=overwrite, changed=True,
+            layouts=layouts, class_names=class_names, overwrite=overwrite, tolerance=tolerance, anyway=anyway,
+            changed=True,
         )  # fmt: skip
     except Infeasible as e:
         return Tuned(None, f"Not worth it: {e}", None, None)
-    return Tuned(verdict, verdict.text, bundle, point)
+    return Tuned(done.verdict, done.verdict.text, done.bundle, done.point, done.left_out)
 
 
 def beside(out: Path) -> Path:

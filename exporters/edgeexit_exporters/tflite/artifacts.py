@@ -127,7 +127,9 @@ def tflite_artifacts(
         files = _files(found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float)
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             sizes = {axis: tuple(buckets)} if buckets else {}
-            _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, progress)
+            _artifacts(
+                made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, progress
+            )
     # The chain is made first, as the others are compared with it; a device should find `fused` first.
     made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
     return made
