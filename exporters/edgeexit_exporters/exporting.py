@@ -71,8 +71,9 @@ def export(
         outputs: "logits", "probs", or "auto" (probs where an exit's rows sum to 1 on every example input).
         states: for ONNX, state inputs -> the tensors that are their next values; torch modules list theirs in an
             attribute ``states`` (see `torch_source.from_torch`). A network with states gets no fused layout.
-        tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
-            for int8 1e-4 here and 3e-2 on other machines.
+        tolerance: largest allowed error as a fraction of an exit's largest output over all compared inputs; None =
+            1e-4, in half precision 1e-2, or what the network's own rounding needs (see `tolerance`); for int8 1e-4 here
+            and 3e-2 on other machines.
         data: example inputs (by input name, or "x") that are checked besides random ones, and what quantized files
             are calibrated and measured on.
         labels: class names.
@@ -221,6 +222,8 @@ def open_source(
     """Read what `export` takes as a source; see there for the arguments.
 
     Args:
+        exits: with `single`, the answer: for ONNX a tensor of the graph, for torch a key or number of what the module
+            returns.
         single: a network without early exits is what is wanted: its one output is the answer.
         states: for ONNX, inputs that get a tensor's value in the next call; torch modules say so themselves.
 
@@ -248,6 +251,12 @@ def open_source(
     if isinstance(source, str):
         notes["source"] = source
         source = torch_source.load_module(source, weights)
+    if single and exits:
+        from edgeexit_exporters.torch_answer import Answer
+
+        notes.setdefault("source", type(source).__name__)
+        source = Answer(source, exits[0])
+        exits = [f"output{name}" if name.isdigit() else name for name in exits]
     if weights is not None:
         notes["weights_sha256"] = sha256(Path(weights))
     return torch_source.from_torch(source, specs, exits, notes, outputs, single)

@@ -137,7 +137,8 @@ def from_onnx(
     """
     carried = tuple(State(i, o) for i, o in (states or {}).items())
     path = Path(path)
-    model = onnx_graph.read(path)
+    heads = [part.strip() for name in exits or () for part in (name, *name.split("+"))]
+    model = onnx_graph.read(path, [*heads, *(scores or ()), *(lengths or ()), *(s.output for s in carried)])
     outs = [o.name or "" for o in model.graph.outputs if o.name not in {s.output for s in carried}]
     names = list(exits) if exits else outs
     if single and len(names) > 1:

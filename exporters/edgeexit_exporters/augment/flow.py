@@ -19,7 +19,7 @@ from edgeexit.engine import RUN_LAYOUTS
 from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters import measure
 from edgeexit_exporters.answers import Answer
-from edgeexit_exporters.augment.choose import Found, Scored, Setting, choose
+from edgeexit_exporters.augment.choose import ERRORS, Found, Scored, Setting, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
@@ -352,6 +352,13 @@ def _nearest(found: Found, drop: float) -> Setting:
 def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -> str:
     best = max(table, key=lambda c: c.accuracy)
     near = _nearest(found, drop)
+    if lucky := [s for s in found.front if s.exits and s.cost < 1 and s.accuracy >= found.full - drop]:
+        return (
+            f"Not worth it on these rows: the cheapest setting within {100 * drop:g} points of {kind} "
+            f"({100 * lucky[0].accuracy:.1f} % at {100 * lucky[0].cost:.0f} % of the cost, the network "
+            f"{100 * found.full:.1f} %) is so by less than {ERRORS:g} standard errors of the rows to choose on; give "
+            "more rows, or allow more (--drop)."
+        )
     return (
         f"Not worth it: no exit saves anything at {100 * drop:g} points less {kind}. The heads are too weak: the best "
         f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "
