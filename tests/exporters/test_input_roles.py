@@ -122,7 +122,7 @@ def test_one_position_is_real() -> None:
 
 
 def test_numbers_lie_where_the_data_s_do() -> None:
-    specs = [parse_input(f"{text}]") for text in ("x:float32[batch,400", "count:int64[batch,400", "other:float32[batch")]
+    specs = [parse_input(t) for t in ("x:float32[batch,400]", "count:int64[batch,400]", "other:float32[batch]")]
     rng = np.random.default_rng(0)
     data = {"x": rng.uniform(0, 16, (50, 400)).astype(np.float32), "count": rng.integers(-3, 9, (50, 400))}
     found = make_inputs(like_data(specs, data), 8, seed=1)
