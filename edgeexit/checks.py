@@ -17,6 +17,8 @@ from edgeexit.preprocess import Preprocess
 Inputs = Any
 """One array for a model with one input, or a mapping with one per input under its name. Where the manifest declares
 preprocessing, an input may be a picture, see `edgeexit.pictures.PictureInput`. Tensors are taken as arrays."""
+LEAST_SCALE = 1e-6
+"""Outputs smaller than this are compared as if they were this large."""
 
 
 class InputCheck:
@@ -170,12 +172,19 @@ def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], p
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest difference as a fraction of the largest expected value; inf where shapes or NaNs differ."""
+    difference, scale = largest_difference(found, expected)
+    return difference / max(scale, LEAST_SCALE)
+
+
+def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+    """Largest absolute difference (inf where shapes or NaNs differ), and the largest finite expected absolute value."""
+    b = expected.astype(np.float64)
+    scale = float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0))
     if found.shape != expected.shape:
-        return float("inf")
-    a, b = found.astype(np.float64), expected.astype(np.float64)
+        return float("inf"), scale
+    a = found.astype(np.float64)
     if not np.array_equal(np.isnan(a), np.isnan(b)):
-        return float("inf")
+        return float("inf"), scale
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    scale = max(float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)), 1e-6)
     with np.errstate(invalid="ignore"):
-        return float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0)) / scale
+        return float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0)), scale

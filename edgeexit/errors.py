@@ -37,6 +37,9 @@ class DataError(EdgeExitError):
 class ModelError(EdgeExitError):
     """A source model cannot be exported as it is."""
 
+    layout: str | None = None
+    """The layout that failed, where others may not; None = the failure is no single layout's."""
+
 
 class ExportMismatch(ModelError):
     """An exported exit differs from the source model by more than the tolerance."""

@@ -27,11 +27,18 @@ if TYPE_CHECKING:
     "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement."
 )
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="The bundle's folder; written only if it is worth it."
+    "--out", "-o", type=click.Path(path_type=Path), help="The bundle's folder; written unless it is not worth it."
 )
 @click.option("--test", type=click.Path(path_type=Path), help="Rows of a third kind, measured once, at the end.")
 @click.option("--list", "list_only", is_flag=True, help="Only list the places where an exit could be; needs no data.")
-@click.option("--output", metavar="NAME", help="The answer's tensor, where an .onnx file has several outputs.")
+@click.option(
+    "--output", metavar="NAME",
+    help="The answer: an output or inner tensor of an .onnx file, a key or number of what a module returns.",
+)  # fmt: skip
+@click.option(
+    "--outputs", type=click.Choice(["auto", "logits", "probs"]), default="auto", show_default=True,
+    help="What the network answers; auto = probs where its rows sum to 1 on every example input.",
+)  # fmt: skip
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
@@ -72,7 +79,15 @@ if TYPE_CHECKING:
 @click.option("--plot", type=click.Path(path_type=Path), help="A .png of the front, the exits alone and the results.")
 @click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="What decides.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
-@click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
+@click.option(
+    "--layouts", metavar="L,M",
+    help="Forms to write, each of which must succeed. [default: those of fused, chain, prefix, all that do]",
+)  # fmt: skip
+@click.option(
+    "--tolerance", type=float,
+    help="Allowed error, of an exit's largest output. [default: 1e-4, network itself 1e-6, more if its rounding is]",
+)  # fmt: skip
+@click.option("--anyway", is_flag=True, help="Write the bundle even if it is not worth it.")
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @preprocess_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
@@ -85,6 +100,7 @@ def augment(
     test: Path | None,
     list_only: bool,
     output: str | None,
+    outputs: str,
     weights: Path | None,
     inputs: tuple[str, ...],
     drop: float,
@@ -100,7 +116,9 @@ def augment(
     plot: Path | None,
     score: str,
     seed: int,
-    layouts: str,
+    layouts: str | None,
+    tolerance: float | None,
+    anyway: bool,
     labels: str | None,
     preprocess: tuple[str, ...],
     overwrite: bool,
@@ -112,8 +130,11 @@ def augment(
     SOURCE is a single-output .onnx file (needs no torch), or package.module:function returning a torch module with
     one answer. The network itself stays as it is. Small heads are fitted on its own features with 60 % of the rows;
     which of them become exits, and when to stop there, is chosen on 20 %, and measured on the last 20 %. Without y
-    the network's own answers are learned, and agreement takes the place of accuracy. If no exit is worth it, the
-    reason is the result and no bundle is written.
+    the network's own answers are learned, and agreement takes the place of accuracy.
+
+    The verdict is of the last 20 %: worth it (surely within the loss that was allowed, and fewer operations), not worth
+    it (the reason is the result, and no bundle is written, but with --anyway), or undecided: too few rows to tell, or
+    slower on this machine only; then the bundle is written, and the text says what would decide.
 
     \b
     Examples:
@@ -129,8 +150,10 @@ def augment(
         raise BackendMissing(f"augment needs the workstation extras ({e}): pip install 'edgeexit[augment]'") from e
     if not list_only and (data is None or out is None):
         raise DataError("augment takes --data and --out, or --list alone")
-    opened = open_source(source, [output] if output else None, weights, inputs, single=True)
+    opened = open_source(source, [output] if output else None, weights, inputs, outputs=outputs, single=True)
     if list_only:
+        for note in opened.joint.notes:
+            say(f"note: {note}")
         places, total = flow.places_of(opened, candidates, aside, mask)
         if as_json:
             print_json({"macs": total, "places": [{"name": p.name, **asdict(p)} for p in places]})
@@ -158,11 +181,13 @@ def augment(
         score=score,
         guarantee=None if guarantee is None else Guarantee.parse(guarantee),
         seed=seed,
-        layouts=names(layouts) or (),
+        layouts=None if layouts is None else names(layouts) or (),
+        tolerance=tolerance,
         threads=threads,
         class_names=class_names(labels),
         preprocess=asked_preprocess(preprocess),
         tune=_tuner(seed, threads) if finetune else None,
+        anyway=anyway,
         overwrite=overwrite,
         progress=say,
     )
@@ -170,6 +195,8 @@ def augment(
     if others is not None and test is not None and found.bundle is not None:
         with about(test):
             tested = measured.on_test(found, _inputs(others), labels_of(others, test))
+    elif test is not None:
+        say(f"note: {test} was not measured, as no bundle was written")
     if plot is not None:
         write_atomic(plot, shown.plot(found, tested))
     if as_json:

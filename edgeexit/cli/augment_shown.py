@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,10 @@ def _limits(which: str, tested: Tested) -> list[str]:
 
 
 def text(found: Augmented, tested: Tested | None = None) -> str:
-    lines = [found.text, ""]
+    lines = [found.text, *_missing("", found.left_out)]
+    if found.tuned is not None:
+        lines += _missing(" fine-tuned", found.tuned.left_out)
+    lines.append("")
     rows = [["place", "cost", "head", found.measure, "used"]]
     for c in found.candidates:
         used = "exit" if c.used else ""
@@ -74,12 +78,16 @@ def text(found: Augmented, tested: Tested | None = None) -> str:
     v = found.verdict
     if found.bundle is not None:
         lines += ["", _kept(found.bundle)]
+    elif v is not None:
+        lines += ["", "No bundle was written; --anyway writes it."]
     if found.tuned is not None:
         lines += ["", f"Fine-tuned, heads and network: {found.tuned.text}"]
     tuned = None if found.tuned is None else found.tuned.verdict
     if v is not None or tuned is not None:
         n = (v or tuned).n  # type: ignore[union-attr]
-        lines += ["", f"On {n:,} rows that nothing was chosen on:", _measured(v, tuned, found.measure)]
+        promised = found.point is not None and found.point.promise is not None
+        which = "that the bound was proven on" if promised else "that nothing was chosen on"
+        lines += ["", f"On {n:,} rows {which}:", _measured(v, tuned, found.measure)]
     if tested is not None:
         lines += ["", f"Test, {tested.verdict.n:,} rows, once: {tested.verdict.text}"]
         if tested.tuned is not None:
@@ -94,6 +102,10 @@ def text(found: Augmented, tested: Tested | None = None) -> str:
     if rounds := _rounds(v):
         lines.append(f"time: medians of {rounds} rounds, interleaved with the untouched network")
     return "\n".join([*lines, environment_line(_where())])
+
+
+def _missing(which: str, left_out: Mapping[str, str]) -> list[str]:
+    return [f"warning: the{which} bundle has no {layout} layout: {why}" for layout, why in left_out.items()]
 
 
 def _rounds(v: Verdict | None) -> int | None:
@@ -121,13 +133,15 @@ def document(found: Augmented) -> dict[str, Any]:
     return {
         "text": found.text,
         "measure": found.measure,
-        "worth": found.verdict is not None and found.verdict.worth,
+        "worth": False if found.verdict is None else found.verdict.worth,
         "verdict": None if found.verdict is None else asdict(found.verdict),
         "bundle": None if found.bundle is None else str(found.bundle.path),
+        "left_out": dict(found.left_out),
         "tuned": None if found.tuned is None else {
             "text": found.tuned.text,
             "verdict": None if found.tuned.verdict is None else asdict(found.tuned.verdict),
             "bundle": None if found.tuned.bundle is None else str(found.tuned.bundle.path),
+            "left_out": dict(found.tuned.left_out),
             "operating_point": None if found.tuned.point is None else found.tuned.point.to_dict(),
         },
         "operating_point": None if found.point is None else found.point.to_dict(),

@@ -63,15 +63,16 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "logits", "probs"]),
     default="auto",
     show_default=True,
-    help="What exits give; auto = probs where one ends in a Softmax.",
+    help="What exits give; auto = probs where an exit's rows sum to 1 on every example input.",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path),
     help="An .npz with x (and y): checked besides random inputs; int8 is calibrated and measured on it.",
 )  # fmt: skip
 @click.option(
-    "--tolerance", type=float, help="Allowed error, of an exit's largest output. [default: 1e-4, half precision 1e-2]"
-)
+    "--tolerance", type=float,
+    help="Allowed error, of an exit's largest output. [default: 1e-4, half 1e-2, more if the network's rounding is]",
+)  # fmt: skip
 @click.option("--format", "formats", default="onnx", show_default=True, metavar="F,G", help="onnx, tflite, or both.")
 @click.option(
     "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q",

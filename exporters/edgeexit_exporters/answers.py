@@ -43,7 +43,13 @@ class Answer:
 def reference_answers(
     source: Source, seen: Probe, data: Arrays | None, sizes: Sequence[Mapping[str, int]] = ()
 ) -> list[Answer]:
-    """Ask the source model: single inputs, a batch where it can, other free sizes (and `sizes`), and the user's rows.
+    """Ask the source model: the user's rows, then random inputs: single, a batch where it can, and at other free sizes.
+
+    Args:
+        source: the network.
+        seen: what probing it showed.
+        data: the user's rows; None = none.
+        sizes: further sizes of its free axes.
 
     Raises:
         DataError: `data` does not fit the model's inputs.
@@ -80,15 +86,16 @@ def reference_answers(
             except DataError as e:
                 raise DataError(f"the data for {e}: leave such rows out") from e
         count = len(next(iter(rows.values())))
-        runs += [({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)]
+        runs = [*(({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)), *runs]
     if source.states:  # one input per call, so that runs can follow one another
         runs = [(x, 1) for x in source.stream([x for x, _ in runs])]
     answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
-        if unsure := [e for e in source.exits if not sound(_valid_answer(answer, e), "logits")]:
-            random = len(runs) - count
-            where = "random inputs" if k < random else f"row {k - random} of the data"
-            what = named(_valid_answer(answer, unsure[0])).partition(" ")[0]
+        if unsure := [e for e in source.exits if not sound(valid_answer(answer.outputs, e), "logits")]:
+            what = named(valid_answer(answer.outputs, unsure[0])).partition(" ")[0]
+            endless = [n for n, a in answer.inputs.items() if a.dtype.kind == "f" and np.isinf(a).any()]
+            where = f"row {k} of the data" if k < count else "random inputs"
+            where += f" (input {endless[0]!r} holds infinite numbers)" if endless else ""
             raise ModelError(
                 f"exit {unsure[0].name!r} of the source model answers {what} for {where}, where no threshold can be "
                 "met: look at its weights, and whether the numbers are in the range that it was trained on"
@@ -96,9 +103,10 @@ def reference_answers(
     return answers
 
 
-def _valid_answer(answer: Answer, exit: JoinedExit) -> NDArray[Any]:
-    found = answer.outputs[exit.answer]
-    return found if exit.lengths is None else valid_of(found, answer.outputs[exit.lengths])
+def valid_answer(outputs: Arrays, exit: JoinedExit) -> NDArray[Any]:
+    """An exit's answer in its valid positions, from tensors by name."""
+    found = outputs[exit.answer]
+    return found if exit.lengths is None else valid_of(found, outputs[exit.lengths])
 
 
 def _shape(axes: Sequence[int | str]) -> str:

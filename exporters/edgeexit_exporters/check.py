@@ -1,53 +1,70 @@
-"""Every artifact is compared with the source model, exit by exit, before a bundle is written."""
+"""Comparison of every artifact with the source model, exit by exit, before a bundle is written.
+
+Errors are fractions of an exit's largest output. The scale is that of all compared inputs together: an input whose
+outputs happen to be tiny is measured by what the exit usually gives, one whose outputs are larger by its own.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
-from edgeexit.checks import relative_error
+from edgeexit.checks import largest_difference
 from edgeexit.errors import ExportMismatch
 from edgeexit.manifest import ExitSpec, Port, StateSpec
 from edgeexit_exporters import fuse, measure
 from edgeexit_exporters.answers import Answer, Arrays, exit_scores
 from edgeexit_exporters.join import valid_of
 from edgeexit_exporters.sherpa import called
+from edgeexit_exporters.tolerance import Tolerance, relative_errors
 
-EXACT = 1e-6
-"""Of the same computation in another graph: engines fuse differently at a cut, and rounding follows the fusion."""
 _SCORE = "score of the fused graph"
 """Beside the exit's tensors, any of which a network may call exit_score."""
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 3e-2, "int8-dynamic": 3e-2}
-"""Allowed error by precision, as a fraction of an exit's largest output. For int8 it is what another machine's kernels
-may differ by: a number that is rounded the other way moves on through the layers (measured: 1.8e-2)."""
-ONE_ENGINE = {"int8": 1e-4}
-"""Allowed when an artifact is made, if less: the same int8 kernels on the same machine give the same bits (measured: 0)
-in every layout, and one step of one activation is seen."""
+
+
+class _Difference(NamedTuple):
+    """Of one tensor on some inputs."""
+
+    absolute: float
+    scale: float
+    inputs: Mapping[str, NDArray[Any]]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    """Of what came out, and of what was expected."""
 
 
 @dataclass
 class Comparison:
-    """Collects the largest error of every exit over many inputs, and refuses a breach."""
+    """Collects the differences of every exit over many inputs, and refuses a breach."""
 
     artifact: str
     exits: Sequence[ExitSpec]
-    tolerance: float
+    tolerance: Tolerance
     score: str | None = None
     exact: Sequence[int] = ()
-    """Exits that are the source model's own computation: their answers may differ by its last bits only."""
+    """Exits that are the source model's own computation: their answers may differ by its own rounding only."""
     states: Sequence[StateSpec] = ()
     """Whose next values are compared as well, where a file gives them."""
+    _seen: dict[tuple[int, str], list[_Difference]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.errors = [0.0] * len(self.exits)
+        self._seen = {}  # also of a copy that `dataclasses.replace` makes
         self.inputs = 0
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """`(exits,)` largest error of each."""
+        return tuple(
+            # The score is no output of the exit, and numpy rounds it otherwise.
+            max((max(self._errors(i, name)) for i, name in self._seen if i == k and name != _SCORE), default=0.0)
+            for k in range(len(self.exits))
+        )
 
     @property
     def exactly(self) -> bool:
@@ -55,50 +72,62 @@ class Comparison:
         return not any(self.errors[k] for k in self.exact)
 
     def add(self, k: int, outputs: Arrays, answer: Answer) -> None:
-        """Compare what exit `k` gave on some inputs, by tensor name, with the source model; the answer must be there.
-
-        Raises:
-            ExportMismatch: an error is above the tolerance; names artifact, exit, tensor and error.
-        """
+        """Take in what exit `k` gave on some inputs, by tensor name; the source model's answer must be there."""
         self.inputs += answer.batch if k == 0 else 0
         spec = self.exits[k]
         for name in (spec.answer.name, *(s.name for s in spec.outputs[1:] if s.name in outputs)):
             found, expected = outputs[name], answer.outputs[name]
             if name == spec.answer.name and spec.lengths is not None and found.shape[::2] == expected.shape[::2]:
                 found, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (found, expected))
-            self._compare(k, name, found, expected, answer.inputs)
+            self._take(k, name, found, expected, answer.inputs)
         for state in self.states:
             if state.output in outputs:
-                self._compare(k, state.output, outputs[state.output], answer.outputs[state.output], answer.inputs)
+                self._take(k, state.output, outputs[state.output], answer.outputs[state.output], answer.inputs)
         if self.score is not None and _SCORE in outputs:
             expected = exit_scores(answer.outputs, spec, self.score)
             if np.isfinite(expected).all():  # what is not a number in the source is none here
-                self._compare(k, _SCORE, outputs[_SCORE], expected, answer.inputs)
+                self._take(k, _SCORE, outputs[_SCORE], expected, answer.inputs)
 
-    def _compare(
-        self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
-    ) -> None:
-        worst = relative_error(found, expected)
-        whole = (self.exits[k].answer.name, *(s.output for s in self.states))
-        if tensor not in whole and found.shape == expected.shape:
-            worst = float(np.abs(found - expected).max(initial=0))  # in [0, 1] already, and often near 0
-        if tensor != _SCORE:  # which is no output of the exit, and which numpy rounds otherwise
-            self.errors[k] = max(self.errors[k], worst)
-        own = k in self.exact and tensor == self.exits[k].answer.name
-        tolerance = min(EXACT, self.tolerance) if own else self.tolerance
-        if tensor == self.exits[k].lengths:
-            tolerance = 0.0
-        if not worst <= tolerance:
-            sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
-            what = (
-                f"shape {found.shape} instead of {expected.shape}"
-                if found.shape != expected.shape
-                else f"error {worst:.2e}"
-            )
+    def check(self) -> None:
+        """Refuse a difference above the tolerance.
+
+        Raises:
+            ExportMismatch: names artifact, exit, tensor and error.
+        """
+        for (k, tensor), seen in self._seen.items():
+            errors = self._errors(k, tensor)
+            worst = int(np.argmax(errors))
+            tolerance = self._allowed(k, tensor)
+            if errors[worst] <= tolerance:
+                continue
+            found, expected = seen[worst].shapes
+            sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in seen[worst].inputs.items())
+            what = f"shape {found} instead of {expected}" if found != expected else f"error {errors[worst]:.2e}"
             raise ExportMismatch(
                 f"{self.artifact}: exit {self.exits[k].name!r} (tensor {tensor!r}) differs from the source model: "
-                f"{what}, tolerance {tolerance:.0e} of the largest output, inputs {sizes}; no bundle was written"
+                f"{what}, tolerance {tolerance:.0e} of the largest output{self.tolerance.why(k)}, inputs {sizes}; "
+                "no bundle was written"
             )
+
+    def _take(
+        self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
+    ) -> None:
+        found_at = _Difference(*largest_difference(found, expected), inputs, (found.shape, expected.shape))
+        self._seen.setdefault((k, tensor), []).append(found_at)
+
+    def _errors(self, k: int, tensor: str) -> list[float]:
+        """Of a tensor on each of the inputs; what lies in [0, 1] already, and often near 0, is not divided."""
+        seen = self._seen[k, tensor]
+        if tensor not in (self.exits[k].answer.name, *(s.output for s in self.states)):
+            return [d.absolute for d in seen]
+        return relative_errors([(d.absolute, d.scale) for d in seen])
+
+    def _allowed(self, k: int, tensor: str) -> float:
+        if tensor == self.exits[k].lengths:
+            return 0.0
+        if k in self.exact and tensor == self.exits[k].answer.name:
+            return self.tolerance.exact(k)
+        return self.tolerance.here
 
 
 def compare(
@@ -127,6 +156,7 @@ def compare(
             for k, found in _answer(layout, sessions, comparison.exits, answer):
                 names = called(ports, comparison.exits[k])
                 comparison.add(k, {names.get(n, n): a for n, a in found.items()}, answer)
+    comparison.check()
 
 
 def _answer(

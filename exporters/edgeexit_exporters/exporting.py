@@ -19,6 +19,7 @@ from edgeexit.preprocess import Preprocess
 from edgeexit.scores import GRAPH
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
+from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.inputs import InputSpec, parse_input
 from edgeexit_exporters.preprocessing import declare, network_rows
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
@@ -71,11 +72,12 @@ def export(
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
-        outputs: "logits", "probs", or "auto" (probs where an exit ends in a Softmax).
+        outputs: "logits", "probs", or "auto" (probs where an exit's rows sum to 1 on every example input).
         states: for ONNX, state inputs -> the tensors that are their next values; torch modules list theirs in an
             attribute ``states`` (see `torch_source.from_torch`). A network with states gets no fused layout.
-        tolerance: largest allowed error as a fraction of an exit's largest output; None = 1e-4, in half precision 1e-2,
-            for int8 1e-4 here and 3e-2 on other machines.
+        tolerance: largest allowed error as a fraction of an exit's largest output over all compared inputs; None =
+            1e-4, in half precision 1e-2, or what the network's own rounding needs (see `tolerance`); for int8 1e-4 here
+            and 3e-2 on other machines.
         data: example inputs (by input name, or "x") that are checked besides random ones, and what quantized files
             are calibrated and measured on.
         labels: class names.
@@ -170,6 +172,9 @@ def export_source(
         ModelError, BundleError: as `export`.
     """
     layouts = _stateful_layouts(found, layouts, progress)
+    found = replace(found, inputs=like_data(found.inputs, data or {}))
+    for note in found.joint.notes:
+        progress(f"note: {note}")
     progress("finding the stages")
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,
@@ -241,6 +246,8 @@ def open_source(
     """Read what `export` takes as a source; see there for the arguments.
 
     Args:
+        exits: with `single`, the answer: for ONNX a tensor of the graph, for torch a key or number of what the module
+            returns.
         single: a network without early exits is what is wanted: its one output is the answer.
         states: for ONNX, inputs that get a tensor's value in the next call; torch modules say so themselves.
 
@@ -268,6 +275,12 @@ def open_source(
     if isinstance(source, str):
         notes["source"] = source
         source = torch_source.load_module(source, weights)
+    if single and exits:
+        from edgeexit_exporters.torch_answer import Answer
+
+        notes.setdefault("source", type(source).__name__)
+        source = Answer(source, exits[0])
+        exits = [f"output{name}" if name.isdigit() else name for name in exits]
     if weights is not None:
         notes["weights_sha256"] = sha256(Path(weights))
     return torch_source.from_torch(source, specs, exits, notes, outputs, single)

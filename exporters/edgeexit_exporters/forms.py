@@ -186,7 +186,8 @@ def make(
         made.add(
             tflite_artifacts(
                 known, layouts, score, mine, given, ranges=ranges or "minmax", stage_files=wanted.stage_files,
-                allow_float=[n for n in wanted.keep_float if n.isupper()], buckets=wanted.buckets, progress=progress,
+                allow_float=[n for n in wanted.keep_float if n.isupper()], buckets=wanted.buckets, tolerance=tolerance,
+                progress=progress,
             )
         )  # fmt: skip
     return made

@@ -30,6 +30,12 @@ class InputSpec:
     """Mean and standard deviation of example numbers, where they are floating-point."""
     state: bool = False
     """Whether the network carries it on itself; examples are zeros, as at the beginning of a stream."""
+    low: int = 0
+    """Smallest example of whole numbers."""
+    below: int = 2
+    """Examples of whole numbers stay under it: the rows of the table that they index."""
+    mask: bool = False
+    """Whether it says which positions along its last axis are real."""
 
     def shape(self, batch: int, free: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """A concrete shape; `free` overrides the example sizes."""
@@ -102,9 +108,10 @@ def batch_kind(inputs: Sequence[InputSpec]) -> str:
 def make_inputs(
     inputs: Sequence[InputSpec], batch: int, seed: int, free: Mapping[str, int] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Seeded random inputs: normal floats, small whole numbers (0 or 1), booleans, lengths.
+    """Seeded random inputs: normal floats, whole numbers in their range (0 or 1 by default), booleans, masks, lengths.
 
-    Of several inputs, the later ones are shorter: an axis of 16 has lengths 16, 14, 11 in a batch of 3.
+    Of several inputs, the later ones are shorter: an axis of 16 has lengths 16, 14, 11 in a batch of 3. A mask is 1 up
+    to some length and 0 behind it, and never all of one kind: 1 may mean real or padding.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, NDArray[Any]] = {}
@@ -112,10 +119,14 @@ def make_inputs(
         shape, dtype = spec.shape(batch, free), np.dtype(spec.tensor.dtype)
         if spec.state:
             found[spec.tensor.name] = np.zeros(shape, dtype)
+        elif spec.mask:
+            ends = 1 + (np.arange(batch) + seed) % 3  # quarters of the axis
+            ones = np.maximum(shape[-1] * ends // 4, 1).reshape(-1, *[1] * (len(shape) - 1))
+            found[spec.tensor.name] = np.broadcast_to(np.arange(shape[-1]) < ones, shape).astype(dtype)
         elif dtype.kind == "f":
             found[spec.tensor.name] = (rng.standard_normal(shape) * spec.spread + spec.center).astype(dtype)
         else:
-            found[spec.tensor.name] = rng.integers(0, 2, shape).astype(dtype)
+            found[spec.tensor.name] = rng.integers(spec.low, spec.below, shape).astype(dtype)
     for name, axis in length_inputs(inputs).items():
         size = next(found[s.tensor.name].shape[s.tensor.shape.index(axis)] for s in inputs if axis in s.tensor.shape)
         lengths = size - np.arange(batch) * size // (2 * batch)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgeexit.errors import ModelError
 from edgeexit.manifest import MAX_MEMBERS
 from edgeexit.scores import mean_over_valid, valid_positions
-from edgeexit_exporters.onnx_graph import JOIN, ends_in_softmax, values
+from edgeexit_exporters.onnx_graph import JOIN, values
 from edgeexit_exporters.onnx_nodes import Nodes
+from edgeexit_exporters.output_kind import kind_of
 from edgeexit_exporters.stages import no_such_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -70,6 +71,10 @@ class Joint:
     exits: tuple[JoinedExit, ...]
     kinds: tuple[str, ...]
     """Of every exit's heads: logits or probs."""
+    said: bool = False
+    """Whether the user said so, or else it was read off the graph and the numbers."""
+    notes: tuple[str, ...] = ()
+    """What the user should be told of the kinds."""
 
     @property
     def joined(self) -> bool:
@@ -112,7 +117,11 @@ class Joint:
 
 
 def join(
-    model: ir.Model, exits: Sequence[RawExit], outputs: str = "auto", like: Sequence[JoinedExit] | None = None
+    model: ir.Model,
+    exits: Sequence[RawExit],
+    outputs: str | Sequence[str] = "auto",
+    like: Sequence[JoinedExit] | None = None,
+    samples: Sequence[Arrays] = (),
 ) -> Joint:
     """Add the nodes that make one answer of every exit's heads; a single head is left as it is.
 
@@ -122,8 +131,9 @@ def join(
     Args:
         model: changed in place.
         exits: whose tensors are in the graph.
-        outputs: what the heads give: "logits", "probs", or "auto" (probs where one ends in a Softmax).
+        outputs: what the heads give, of all exits or of each: "logits", "probs", or "auto" (see `output_kind`).
         like: what the same exits were called in another form of the network; None = names that are free.
+        samples: the heads' tensors by name on some example inputs each, to tell probabilities from logits by.
 
     Raises:
         ModelError: a tensor that is not in the graph, too many heads, an exit that mixes logits and probabilities, or
@@ -132,6 +142,7 @@ def join(
     known = values(model.graph)
     add = Nodes(model.graph, JOIN)
     found, kinds = [], []
+    notes: list[str] = []
     counting = [e.name for e in exits if e.lengths is not None]
     if 0 < len(counting) < len(exits):
         raise ModelError(f"exit {counting[0]!r} gives lengths and others do not: every exit has to, or none")
@@ -154,10 +165,12 @@ def join(
         if len(set(exit.heads)) < len(exit.heads):
             raise ModelError(f"exit {exit.name!r}: the heads must be different ones, and one stands twice")
         heads = [known[n] for n in exit.heads]
-        own = {outputs} if outputs != "auto" else {"probs" if ends_in_softmax(h) else "logits" for h in heads}
-        if len(own) > 1:
+        said = outputs if isinstance(outputs, str) else outputs[k]
+        own = [kind_of(exit.name, _of(n, exit, samples), said, h) for n, h in zip(exit.heads, heads, strict=True)]
+        if len({kind for kind, _ in own}) > 1:
             raise ModelError(f"exit {exit.name!r}: some heads end in a Softmax and some do not; give all of one kind")
-        (kind,) = own
+        kind = own[0][0]
+        notes += [note for _, note in own if note is not None]
         answer, uncertainty = exit.heads[0], None
         lengths = None
         if exit.lengths is not None:
@@ -171,7 +184,18 @@ def join(
         counts = None if lengths is None else lengths.name
         found.append(JoinedExit(exit.name, answer, len(heads), uncertainty, learned, counts))
         kinds.append(kind)
-    return Joint(tuple(exits), tuple(found), tuple(kinds))
+    return Joint(tuple(exits), tuple(found), tuple(kinds), outputs != "auto", tuple(dict.fromkeys(notes)))
+
+
+def _of(name: str, exit: RawExit, samples: Sequence[Arrays]) -> list[NDArray[Any]]:
+    """What a head gave in its valid positions, as far as it was seen."""
+    found = [(s[name], None if exit.lengths is None else s.get(exit.lengths)) for s in samples if _numbers(s.get(name))]
+    fits = [(a, n) for a, n in found if n is None or (a.ndim == 3 and n.shape == a.shape[:1])]
+    return [a if n is None else valid_of(a, n) for a, n in fits]
+
+
+def _numbers(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
 
 
 def _together(

@@ -28,8 +28,8 @@ def session(
         data: the model, or its file.
         threads: within one operation; 0 = onnxruntime's choice.
         optimized: where to write the graph that really runs; empty = nowhere.
-        level: how far onnxruntime rewrites it: BASIC holds on every machine, EXTENDED makes this engine's kernels of
-            it, ALL also changes how tensors lie in memory.
+        level: how far onnxruntime rewrites it: NONE leaves it, BASIC holds on every machine, EXTENDED makes this
+            engine's kernels of it, ALL also changes how tensors lie in memory.
         quiet: whether it is run on what it may refuse, so that it should not write so to the terminal.
 
     Raises:
@@ -40,7 +40,10 @@ def session(
     options.log_severity_level = 4 if quiet else 3
     if optimized:
         options.optimized_model_filepath = optimized
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    known = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        known.ORT_DISABLE_ALL if level == "NONE" else getattr(known, f"ORT_ENABLE_{level}")
+    )
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:
@@ -65,8 +68,10 @@ def run(
     return dict(zip(wanted, found, strict=True))
 
 
-def all_values(proto: onnx.ModelProto, names: Iterable[str], inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """Run a model with inner tensors as outputs, too."""
+def all_values(
+    proto: onnx.ModelProto, names: Iterable[str], inputs: Arrays, quiet: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Run a model with inner tensors as outputs, too; `quiet` as for `session`."""
     if not (names := list(dict.fromkeys(names))):
         return {}  # an empty list of outputs would mean all of them
     probe = onnx.ModelProto()
@@ -74,7 +79,7 @@ def all_values(proto: onnx.ModelProto, names: Iterable[str], inputs: Arrays) -> 
     have = {o.name for o in probe.graph.output}
     # A bare name without a type is enough for onnxruntime, which infers the type itself.
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
-    return run(session(probe.SerializeToString()), inputs, names)
+    return run(session(probe.SerializeToString(), quiet=quiet), inputs, names)
 
 
 @dataclass(frozen=True)

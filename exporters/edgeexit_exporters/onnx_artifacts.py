@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgeexit.bundle import describe
-from edgeexit.errors import ExportMismatch
+from edgeexit.errors import ExportMismatch, ModelError
 from edgeexit.manifest import NETWORK_LAYOUTS, Artifact, Check
 from edgeexit_exporters import check, kernels, sherpa
 from edgeexit_exporters import describe as describing
@@ -18,6 +18,7 @@ from edgeexit_exporters.sherpa import Contract
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
 from edgeexit_exporters.survey import Survey, stages_of
+from edgeexit_exporters.tolerance import tolerance_for
 
 
 def onnx_artifacts(
@@ -45,8 +46,7 @@ def onnx_artifacts(
     """
     source, exits = known.source, known.manifest.exits
     precision = describing.precision(source)
-    stated = tolerance if tolerance is not None else check.TOLERANCE.get(precision, 1e-4)
-    allowed = tolerance if tolerance is not None else check.ONE_ENGINE.get(precision, stated)
+    allowed = tolerance_for(precision, known.rounding, tolerance)
     vectors_path = f"vectors/onnx-{precision}.npz"
     made = Made({vectors_path: vectors(source, known.manifest, score)})
     contract = _contract(known, progress) if "prefix" in layouts else None
@@ -55,7 +55,11 @@ def onnx_artifacts(
         progress(f"writing and checking {name}")
         comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)
         own = contract if layout == "prefix" else None
-        files, comparison = _built(layout, known, comparison, own)
+        try:
+            files, comparison = _built(layout, known, comparison, own)
+        except ModelError as e:
+            e.layout = layout
+            raise
         if source.quantized is not None:
             ran = kernels.count_kernels(layout, files)
             kernels.check_kernels(name, ran, source.quantized.kept)
@@ -73,7 +77,7 @@ def onnx_artifacts(
                 tuple(f for f in described if f.path.endswith(".onnx")),
                 tuple(f for f in described if not f.path.endswith(".onnx")),
                 vectors=describe(vectors_path, made.contents[vectors_path]),
-                check=Check(stated, tuple(comparison.errors), comparison.inputs),
+                check=Check(allowed.stated, comparison.errors, comparison.inputs),
                 cuts=None if source.quantized is None else known.manifest.cuts,
                 ports=() if own is None else own.ports(exits),
             )

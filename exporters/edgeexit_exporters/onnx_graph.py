@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ _REPEATED = {"DequantizeLinear", "DynamicQuantizeLinear"}
 DequantizeLinear, Conv, QuantizeLinear only within one graph."""
 
 
-def read(path: Path | str) -> ir.Model:
+def read(path: Path | str, keep: Sequence[str] = ()) -> ir.Model:
     """Read an ``.onnx`` file for surgery.
 
-    Functions are inlined, Constant nodes become initializers, opsets below 13 are raised to 18.
+    Tensors that no output needs are dropped, but for those in `keep` and what these need. Functions are inlined,
+    Constant nodes become initializers, opsets below 13 are raised to 18.
 
     Raises:
         ModelError: missing, not ONNX, invalid, with weights outside its folder, or of 2 GiB and more.
@@ -71,10 +72,10 @@ def read(path: Path | str) -> ir.Model:
         onnx.checker.check_model(proto)
     except Exception as e:
         raise ModelError(f"{path}: not a valid ONNX model: {first_line(e)[:200]}") from e
-    return prepare(proto, str(path))
+    return prepare(proto, str(path), keep)
 
 
-def prepare(proto: onnx.ModelProto, name: str) -> ir.Model:
+def prepare(proto: onnx.ModelProto, name: str, keep: Sequence[str] = ()) -> ir.Model:
     """Bring a model into the form that surgery needs; see `read`."""
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if version is not None and version < OLDEST_OPSET:
@@ -86,6 +87,11 @@ def prepare(proto: onnx.ModelProto, name: str) -> ir.Model:
                 f"{first_line(e)[:120]}; export the model with a newer opset"
             ) from e
     model = ir.from_proto(proto)
+    inner = values(model.graph)
+    own = len(model.graph.outputs)
+    model.graph.outputs.extend(
+        inner[n] for n in dict.fromkeys(keep) if n in inner and inner[n] not in model.graph.outputs
+    )
     for step in (
         passes.InlinePass(),
         passes.RemoveInitializersFromInputsPass(),
@@ -95,6 +101,8 @@ def prepare(proto: onnx.ModelProto, name: str) -> ir.Model:
         passes.RemoveUnusedNodesPass(),
     ):
         step(model)
+    while len(model.graph.outputs) > own:
+        model.graph.outputs.pop()
     total = weight_bytes(model.graph.initializers.values())
     if total > MAX_WEIGHT_BYTES:
         raise ModelError(
@@ -154,8 +162,8 @@ def view(graph: ir.Graph) -> GraphView:
 
 def values(graph: ir.Graph) -> dict[str, ir.Value]:
     """Inputs and node outputs of the graph itself, by name."""
-    found = {_name(v): v for v in graph.inputs}
-    found.update((_name(v), v) for node in graph for v in node.outputs if v.name)
+    found = {v.name: v for v in graph.inputs if v.name}
+    found.update((v.name, v) for node in graph for v in node.outputs if v.name)
     return found
 
 
@@ -165,19 +173,6 @@ def annotate(graph: ir.Graph, tensors: Mapping[str, TensorSpec]) -> None:
     for name, spec in tensors.items():
         known[name].type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
         known[name].shape = ir.Shape(list(spec.shape))
-
-
-def ends_in_softmax(value: ir.Value) -> bool:
-    """Whether the last thing done to the value, but for its shape and type, is a Softmax over its last axis."""
-    node = value.producer()
-    while node is not None and node.op_type in ("Identity", "Cast", "Squeeze", "Reshape", "Flatten"):
-        source = node.inputs[0]
-        node = source.producer() if source is not None else None
-    if node is None or node.op_type != "Softmax":
-        return False
-    shape = node.outputs[0].shape
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-    return axis == -1 or (shape is not None and axis == len(shape) - 1)
 
 
 def constant(name: str, array: NDArray[Any]) -> ir.Value:

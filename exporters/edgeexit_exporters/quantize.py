@@ -29,7 +29,7 @@ from edgeexit_exporters import layouts, measure, onnx_graph
 from edgeexit_exporters.calibration import Rows, calibration_rows
 from edgeexit_exporters.channels_last import channels_last_cuts
 from edgeexit_exporters.float_heads import float_heads, last_float_nodes
-from edgeexit_exporters.inputs import InputSpec
+from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.join import join
 from edgeexit_exporters.kernels import is_node
 from edgeexit_exporters.source import Quantized, Source
@@ -109,8 +109,7 @@ def quantize(
     float_heads(found, tensors)
     found = _tidy(found)
     raw = ir.to_proto(found)
-    kinds = set(source.joint.kinds)
-    joint = join(found, source.joint.raw, kinds.pop() if len(kinds) == 1 else "auto", source.exits)
+    joint = join(found, source.joint.raw, source.joint.kinds, source.exits)
     if joint.kinds != source.joint.kinds or joint.exits != source.joint.exits:
         raise ModelError("the quantised network's exits came out otherwise than the float network's; name --outputs")
 
@@ -126,7 +125,7 @@ def quantize(
         note |= {"percentile": percentile} if method == "percentile" else {}
     return replace(
         source,
-        inputs=tuple(_like(i, rows) for i in source.inputs),
+        inputs=like_data(source.inputs, rows),
         model=found,
         joint=joint,
         raw_reference=reference,
@@ -185,14 +184,6 @@ def _check(source: Source, precision: str, method: str, percentile: float) -> No
         if value.const_value is not None and value.const_value.dtype.name in ("FLOAT16", "BFLOAT16", "DOUBLE"):
             name = value.const_value.dtype.name.lower()
             raise ModelError(f"int8 starts from a float32 network; weight {value.name!r} is {name}")
-
-
-def _like(spec: InputSpec, rows: Arrays) -> InputSpec:
-    """The input with examples that lie as the calibration rows do: others would use a few steps of 255, or clip."""
-    array = rows.get(spec.tensor.name)
-    if array is None or array.dtype.kind != "f":
-        return spec
-    return replace(spec, center=float(array.mean(dtype=np.float64)), spread=float(array.std(dtype=np.float64)))
 
 
 def _kept(model: ir.Model, exclude: Sequence[str]) -> list[str]:

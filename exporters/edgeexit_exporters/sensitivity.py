@@ -58,7 +58,7 @@ def layer_sensitivity(
         raise ModelError("layers are compared for int8 networks with fixed ranges; quantise with precision int8")
     rows = _rows(source, data)
     model = prepared(source)
-    join(model, source.joint.raw, source.joint.kinds[0] if len(set(source.joint.kinds)) == 1 else "auto")
+    join(model, source.joint.raw, source.joint.kinds)
     expected = _answers(model, source, rows)
     rounded = {n.name: n for n in quantized.model.graph if n.op_type in COMPUTE}
     found = []

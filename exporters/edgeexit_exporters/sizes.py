@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeexit.checks import relative_error
+from edgeexit.checks import LEAST_SCALE, largest_difference
 from edgeexit.errors import ModelError
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import measure
@@ -55,10 +55,12 @@ def try_sizes(source: Source, proto: onnx.ModelProto) -> Sizes:
     if not example:
         return Sizes({})
     session = measure.session(proto.SerializeToString(), quiet=True)
+    usual = source.reference(examples.make_inputs(source.inputs, 1, seed=5))
+    scales = {e.answer: largest_difference(usual[e.answer], usual[e.answer])[1] for e in source.exits}
     tried: list[Mapping[str, int]] = []
     for step in _STEPS:
         sizes = {a: n + step for a, n in example.items()}
-        problem = _differs(source, session, sizes)
+        problem = _differs(source, session, sizes, scales)
         if problem is None:
             tried.append(sizes)
         elif problem:
@@ -68,24 +70,32 @@ def try_sizes(source: Source, proto: onnx.ModelProto) -> Sizes:
                 "A decision in Python about a size (`if x.shape[1] % 2:`) was frozen as it was for the example: write "
                 "it without one, as slices (x[:, ::2]) and masks"
             )
-    least = {a: _least(source, session, example, a) for a in example}
+    least = {a: _least(source, session, example, a, scales) for a in example}
     lowest = [s for s in (least, {a: n + 1 for a, n in least.items()}) if s != example and s not in tried]
-    return Sizes(least, (*(s for s in lowest if _differs(source, session, s) is None), *tried))
+    return Sizes(least, (*(s for s in lowest if _differs(source, session, s, scales) is None), *tried))
 
 
-def _least(source: Source, session: onnxruntime.InferenceSession, example: Mapping[str, int], axis: str) -> int:
+def _least(
+    source: Source, session: onnxruntime.InferenceSession, example: Mapping[str, int], axis: str,
+    scales: Mapping[str, float],
+) -> int:  # fmt: skip
     low, high = 0, example[axis]
     while high - low > 1:
         middle = (low + high) // 2
-        if _differs(source, session, {**example, axis: middle}) is None:
+        if _differs(source, session, {**example, axis: middle}, scales) is None:
             high = middle
         else:
             low = middle
     return high
 
 
-def _differs(source: Source, session: onnxruntime.InferenceSession, sizes: Mapping[str, int]) -> str | None:
-    """How the graph is wrong at these sizes; None = it is right, "" = they are none for the source model either."""
+def _differs(
+    source: Source, session: onnxruntime.InferenceSession, sizes: Mapping[str, int], scales: Mapping[str, float]
+) -> str | None:
+    """How the graph is wrong at these sizes; None = it is right, "" = they are none for the source model either.
+
+    `scales` has the exits' largest outputs at the example's sizes, by tensor: those here may happen to be tiny.
+    """
     x = examples.make_inputs(source.inputs, 1, seed=5, free=sizes)
     try:
         wanted = source.reference(x)
@@ -103,10 +113,9 @@ def _differs(source: Source, session: onnxruntime.InferenceSession, sizes: Mappi
             if not np.array_equal(found[exit.lengths], wanted[exit.lengths]):
                 return f"exit {exit.name!r} has lengths {found[exit.lengths]} instead of {wanted[exit.lengths]}"
             a, b = (valid_of(v, wanted[exit.lengths]) for v in (a, b))
-        if not relative_error(a, b) <= _ALIKE:
-            what = (
-                f"error {relative_error(a, b):.1e}" if a.shape == b.shape else f"shape {a.shape} instead of {b.shape}"
-            )
+        difference, scale = largest_difference(a, b)
+        if not (error := difference / max(scale, scales[exit.answer], LEAST_SCALE)) <= _ALIKE:
+            what = f"error {error:.1e}" if a.shape == b.shape else f"shape {a.shape} instead of {b.shape}"
             return f"exit {exit.name!r}: {what}"
     return None
 
@@ -142,14 +151,18 @@ def check_padding(source: Source, least: Mapping[str, int]) -> None:
         apart = [_row(source, x, 0, sizes), _row(source, x, 1, counts)]
     except ModelError as e:
         raise ModelError(f"the source model does not run on a padded batch: {e}") from e
+    alone = [source.reference(a) for a in apart]
     for exit in source.exits:
         assert exit.lengths is not None
-        for i, alone in enumerate(source.reference(a) for a in apart):
-            kept, wanted = int(together[exit.lengths][i]), alone[exit.lengths]
-            a, b = together[exit.answer][i : i + 1, :kept], valid_of(alone[exit.answer], wanted)[None]
-            if kept != wanted[0] or not relative_error(a, b) <= _PADDED:
+        answers = [valid_of(a[exit.answer], a[exit.lengths])[None] for a in alone]
+        usual = max(largest_difference(b, b)[1] for b in answers)
+        for i, b in enumerate(answers):
+            kept, wanted = int(together[exit.lengths][i]), alone[i][exit.lengths]
+            difference, _ = largest_difference(together[exit.answer][i : i + 1, :kept], b)
+            error = difference / max(usual, LEAST_SCALE)
+            if kept != wanted[0] or not error <= _PADDED:
                 what = f"{kept} valid positions instead of {wanted[0]}"
-                what = what if kept != wanted[0] else f"error {relative_error(a, b):.1e} of the largest output"
+                what = what if kept != wanted[0] else f"error {error:.1e} of the largest output"
                 raise ModelError(
                     f"exit {exit.name!r} answers an input of {counts} otherwise when it stands in padding up to "
                     f"{sizes} ({what}): the answer would depend on its neighbours in a batch. Usual culprits: a "

@@ -16,7 +16,8 @@ from edgeexit.errors import ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph
-from edgeexit_exporters.inputs import InputSpec, from_data, make_spec, one_at_a_time
+from edgeexit_exporters.input_roles import with_roles
+from edgeexit_exporters.inputs import InputSpec, from_data, make_inputs, make_spec, one_at_a_time
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
 from edgeexit_exporters.stages import State, no_such_tensor
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Arrays = Mapping[str, NDArray[Any]]
+SAMPLES = 3
+"""Example inputs that logits and probabilities are told apart on."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def from_onnx(
     """
     carried = tuple(State(i, o) for i, o in (states or {}).items())
     path = Path(path)
-    model = onnx_graph.read(path)
+    heads = [part.strip() for name in exits or () for part in (name, *name.split("+"))]
+    model = onnx_graph.read(path, [*heads, *(scores or ()), *(lengths or ()), *(s.output for s in carried)])
     outs = [o.name or "" for o in model.graph.outputs if o.name not in {s.output for s in carried}]
     names = list(exits) if exits else outs
     if single and len(names) > 1:
@@ -148,27 +152,36 @@ def from_onnx(
             "A single-exit network needs exits attached and trained first"
         )
     raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
-    joint = join(model, raw, outputs)
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     known = onnx_graph.values(model.graph)
     for state in carried:
         if state.output not in known:
             raise no_such_tensor(state.output, list(known), "state")
-    specs = one_at_a_time(specs, [s.input for s in carried])
+    specs = with_roles(model.graph, one_at_a_time(specs, [s.input for s in carried]))
     original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
 
+    wanted = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
+
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        wanted = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
         return measure.all_values(original, wanted, arrays)
 
+    seen = samples(lambda x: measure.all_values(original, wanted, x, quiet=True), specs)
     return Source(
         model,
-        joint,
+        join(model, raw, outputs, samples=seen),
         specs,
         reference,
         {"source": path.name, "source_sha256": sha256(path), "onnx": onnx.__version__},
         states=carried,
     )
+
+
+def samples(run: Callable[[Arrays], Arrays], inputs: Sequence[InputSpec]) -> list[Arrays]:
+    """What a network gives on a few example inputs; nothing where it does not run on them, which others report."""
+    try:
+        return [run(make_inputs(inputs, 1, seed)) for seed in range(SAMPLES)]
+    except ModelError:
+        return []
 
 
 def _raw_exits(

@@ -17,14 +17,16 @@ from edgeexit.manifest import Manifest
 from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters import describe, onnx_graph
 from edgeexit_exporters import layouts as building
-from edgeexit_exporters.answers import Answer, reference_answers
+from edgeexit_exporters.answers import Answer, reference_answers, valid_answer
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.measure import node_costs
+from edgeexit_exporters.output_kind import check_kind
 from edgeexit_exporters.probe import Probe, probe
 from edgeexit_exporters.sherpa import with_least
 from edgeexit_exporters.sizes import check_padding, try_sizes
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage, stages
+from edgeexit_exporters.tolerance import MOST, own_rounding
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Survey:
     """Without artifacts."""
     answers: list[Answer]
     """What every artifact is compared with."""
+    rounding: tuple[float, ...] = ()
+    """`(exits,)` how far the network's answers move under another order of summation, relative; empty where it is
+    quantised, as integers are summed without rounding."""
 
 
 def survey(
@@ -97,7 +102,14 @@ def survey(
         speech=speech,
         min_sizes=sizes.least,
     )
-    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried))
+    answers = reference_answers(source, seen, data, sizes.tried)
+    floats = describe.precision(source) in MOST
+    if floats and not source.joint.said:
+        for exit, spec in zip(source.exits, exits, strict=True):
+            if spec.kind == "probs":
+                check_kind(exit.name, [valid_answer(a.outputs, exit) for a in answers])
+    rounding = own_rounding(ir.to_proto(whole), source.exits, answers) if floats else ()
+    return Survey(source, parts, seen, manifest, answers, rounding)
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
+from edgeexit_exporters.input_roles import with_roles
 from edgeexit_exporters.inputs import InputSpec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
-from edgeexit_exporters.source import Source
+from edgeexit_exporters.source import Source, samples
 from edgeexit_exporters.stages import State
 
 
@@ -264,10 +265,11 @@ def from_torch(
                 m.training = mode
 
     model = onnx_graph.prepare(proto, type(module).__name__)
+    roles = with_roles(model.graph, specs)
     return Source(
         model,
-        join(model, raw, outputs),
-        specs,
+        join(model, raw, outputs, samples=samples(reference, roles)),
+        roles,
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
         module,

@@ -34,7 +34,8 @@ def test_whole(cli: Any, tmp_path: Path) -> None:
     assert found.code == 0 and found.out.startswith("Worth it: ") and "Forced to its last exit" in found.out
     assert "rows that nothing was chosen on" in found.out and f"wrote {out}" in found.out
     document = cli("augment", STRANGER, *options, "--overwrite", "--json").json
-    assert document["worth"] and document["verdict"]["cost"] < 0.5 and document["exact"]
+    assert document["worth"] is True and document["verdict"]["cost"] < 0.5 and document["exact"]
+    assert document["left_out"] == {} and document["bundle"] == str(out)
     assert "Test, 500 rows, once:" in found.out and "in hindsight" in found.out
     assert document["test"]["verdict"]["n"] == 500 and document["test"]["verdict"]["accuracy"] > 0.9
     assert "time: medians of 200 rounds" in found.out and document["rounds"] == 200
@@ -71,3 +72,41 @@ def test_a_mask_is_noted_at_the_places(cli: Any, tmp_path: Path) -> None:
 def test_refused(cli: Any, tmp_path: Path) -> None:
     assert "takes --data and --out, or --list alone" in cli("augment", STRANGER).error
     assert "no such file" in cli("augment", tmp_path / "none.onnx", "--list").error
+
+
+def test_the_answer_is_any_tensor_and_its_kind_is_told(cli: Any, tmp_path: Path) -> None:
+    net = Net()
+    net.op("MatMul", ["x", net.weight("w0", 6, 24)], "f0")
+    net.op("Relu", ["f0"], "f1")
+    net.op("MatMul", ["f1", net.weight("w1", 24, 24)], "f2")
+    net.head("f2", 24, "logits")
+    net.op("Sigmoid", ["logits"], "y")
+    net.head("f2", 24, "unused")  # leads on to no output
+    model = save(net.model({"x": ["batch", 6]}, {"y": ["batch", 3]}), tmp_path)
+    told = cli("augment", model, "--list")
+    assert told.code == 0 and "note: exit 'y' gives numbers from" in told.err and "taken for logits" in told.err
+    for more in (("--outputs", "probs"), ("--output", "logits"), ("--output", "unused")):
+        found = cli("augment", model, "--list", *more)
+        assert found.code == 0 and "note:" not in found.err and "f1" in found.out
+    assert "exit 'nought' is not a tensor of the graph" in cli("augment", model, "--list", "--output", "nought").error
+    refused = cli("augment", model, "--list", "--output", "logits", "--outputs", "probs").error
+    assert "--outputs probs: exit 'logits' gives no probabilities, but numbers from" in refused
+
+
+def test_not_worth_it_says_how_to_write_it_anyway(cli: Any, tmp_path: Path) -> None:
+    net = Net()
+    net.op("MatMul", ["x", net.weight("w0", 6, 32)], "f0")
+    net.op("MatMul", ["f0", net.weight("w1", 32, 32)], "f1")
+    net.head("f1", 32, "y")
+    model = save(net.model({"x": ["batch", 6]}, {"y": ["batch", 3]}), tmp_path)
+    x = np.random.default_rng(0).standard_normal((600, 6)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x)
+    out = tmp_path / "a.edgeexit"
+    options = ("--data", tmp_path / "d.npz", "--out", out, "--drop", 0.1)
+    found = cli("augment", model, *options, "--test", tmp_path / "d.npz")
+    assert found.code == 0 and found.out.startswith("Not worth it: exit 0 alone") and not out.exists()
+    assert "No bundle was written; --anyway writes it." in found.out and "wrote" not in found.out
+    assert "was not measured, as no bundle was written" in found.err
+    document = cli("augment", model, *options, "--json").json
+    assert document["worth"] is False and document["bundle"] is None and not out.exists()
+    assert f"wrote {out}" in cli("augment", model, *options, "--anyway").out and out.is_dir()

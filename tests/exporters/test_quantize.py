@@ -13,10 +13,11 @@ from onnx_models import CLASSES, Net, random_dag, save
 import edgeexit
 from edgeexit.errors import DataError, ModelError
 from edgeexit.verify import verify
-from edgeexit_exporters import check, exporting, kernels, layouts, measure, onnx_graph
+from edgeexit_exporters import exporting, kernels, layouts, measure, onnx_graph
 from edgeexit_exporters.calibration import LEAST_ROWS
 from edgeexit_exporters.quantize import prepared, quantize
 from edgeexit_exporters.source import Source, from_onnx
+from edgeexit_exporters.tolerance import BY_PRECISION
 
 ROWS = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
 CALIBRATION = {"x": ROWS[:40]}
@@ -71,7 +72,7 @@ def test_every_layout_gives_the_same_bits(bundle: edgeexit.Bundle) -> None:
     for artifact in artifacts:
         assert artifact.check is not None
         assert artifact.check.max_error == (0, 0, 0)
-        assert artifact.check.tolerance == check.TOLERANCE["int8"]
+        assert artifact.check.tolerance == BY_PRECISION["int8"]
     fused, chain = (edgeexit.load(bundle, artifact=w, warmup=0) for w in ("fused", "chain"))
     both = [e.driver.all_exits([ROWS[40:41]]).outputs for e in (fused, chain)]
     for a, b in zip(*both, strict=True):

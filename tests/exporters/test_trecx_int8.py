@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit_exporters import check, exporting
+from edgeexit_exporters import exporting
 from edgeexit_exporters.forms import float_answers
 from edgeexit_exporters.quantize import quantize
+from edgeexit_exporters.tolerance import BY_PRECISION
 from edgeexit_exporters.torch_source import from_torch
 from shared_data import cifar10_test, gsc12_test_features, trecx_weights
 
@@ -79,4 +80,4 @@ def test_other_kernels_stay_within_the_recorded_tolerance(network) -> None:  # t
     given = {source.inputs[0].tensor.name: x[:300]}
     ours, other = (measure.run(measure.session(raw, level=level), given) for level in ("ALL", "BASIC"))
     worst = max(relative_error(other[n], ours[n]) for n in quantised.tensors)
-    assert 0 < worst <= check.TOLERANCE["int8"]
+    assert 0 < worst <= BY_PRECISION["int8"]

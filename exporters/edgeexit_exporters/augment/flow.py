@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.risk import Guarantee
-from edgeexit.checks import InputCheck, relative_error
+from edgeexit.checks import InputCheck, largest_difference
+from edgeexit.engine import RUN_LAYOUTS
 from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters import measure
-from edgeexit_exporters.augment.choose import Found, Scored, Setting, choose
+from edgeexit_exporters.answers import Answer
+from edgeexit_exporters.augment.choose import ERRORS, Found, Scored, Setting, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
@@ -25,10 +28,14 @@ from edgeexit_exporters.augment.measured import Rows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
+from edgeexit_exporters.describe import precision
 from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, open_source
+from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.inputs import from_data, make_inputs
+from edgeexit_exporters.output_kind import check_kind
 from edgeexit_exporters.preprocessing import declare, network_rows
 from edgeexit_exporters.source import Source
+from edgeexit_exporters.tolerance import MOST, own_rounding, relative_errors, tolerance_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +45,8 @@ SPLIT = (0.6, 0.2, 0.2)
 CANDIDATES = 12
 DEEPEST = 0.95
 """Share of the network's cost beyond which an exit can save nothing."""
+COMPARED = 16
+"""Rows on which an exported graph is compared with its source before any exit is added."""
 Tell = Callable[[str], None]
 
 
@@ -101,11 +110,14 @@ def augment(
     guarantee: Guarantee | None = None,
     temperature: float = 1.0,
     seed: int = 0,
-    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    layouts: Sequence[str] | None = None,
+    outputs: str = "auto",
+    tolerance: float | None = None,
     threads: int = 1,
     class_names: Sequence[str] | None = None,
     preprocess: Any = None,
     tune: Tune | None = None,
+    anyway: bool = False,
     overwrite: bool = False,
     progress: Tell = lambda text: None,
 ) -> Augmented:
@@ -119,7 +131,7 @@ def augment(
             file with one output, or what `exporting.open_source` made of them.
         data: inputs `(n, ...)` by name, or "x".
         labels: `(n,)` true classes; None = the network's own answers are what heads learn, and agreement counts.
-        out: the bundle's folder; written where exits were worth choosing.
+        out: the bundle's folder; written unless the verdict is that it is not worth it.
         drop: accuracy (or agreement) that may be lost, in [0, 1).
         exits: at most so many before the network's own answer.
         candidates: at most so many places are tried.
@@ -134,29 +146,41 @@ def augment(
         guarantee: certified on the third part instead of `drop`.
         temperature: of the network's answers as targets, without labels.
         seed: of the split and of the heads.
-        layouts: see `export`.
+        layouts: see `export`; None = those of fused, chain, prefix, all that can be made, the others being warned of.
+        outputs: of the network, "logits", "probs" or "auto"; see `export`. Of a `Source`, it is known.
+        tolerance: see `export`; None = 1e-4, and 1e-6 for the network's own answer, or what its own rounding needs.
         threads: of onnxruntime while features are read.
         class_names: noted in the bundle.
         preprocess: see `export`.
         tune: trains the chosen exits and the network on, such as `edgeexit_models.finetune`; the result goes beside
             `out`, its name ending in ``-tuned``. Needs a torch source of one input.
+        anyway: write the bundle even where it is not worth it.
         overwrite: replace a bundle that is there.
         progress: called with each step's name.
 
     Raises:
-        ModelError, DataError, BundleError: the network, the rows or `out` cannot be used.
+        ModelError, DataError, BundleError: the network, the rows or `out` cannot be used. Where exits were fitted and
+            a layout cannot be made, the message says where the network with them was saved.
         Infeasible: nothing can be certified.
     """
     out = Path(out)
-    check_wish(out, layouts, score, overwrite)
+    check_wish(out, DEFAULT_LAYOUTS if layouts is None else layouts, score, overwrite)
+    if layouts is not None and not set(layouts) & set(RUN_LAYOUTS):
+        raise ModelError(
+            f"layouts {', '.join(layouts)}: none of them decides where to stop, so there is nothing to calibrate; add "
+            f"{' or '.join(RUN_LAYOUTS)}"
+        )
+    tolerance_for("fp32", asked=tolerance)
     if head not in ("linear", "mlp"):
         raise ModelError(f"unknown head {head!r}; known: linear, mlp")
     if not isinstance(source, Source):
-        source = open_source(source, single=True)
+        source = open_source(source, outputs=outputs, single=True)
     if tune is not None:
         tunable(source)
-        check_wish(beside(out), layouts, score, overwrite)
+        check_wish(beside(out), layouts or DEFAULT_LAYOUTS, score, overwrite)
     clock = _Clock(progress)
+    for note in source.joint.notes:
+        progress(f"note: {note}")
     clock("looking for places")
     places, total = places_of(source, candidates, aside, mask)
     declared = declare(source, preprocess, progress)
@@ -167,11 +191,13 @@ def augment(
         raise DataError(f"{len(labels)} labels for {n} rows")
     if mask is not None:
         check_mask(source.model, mask, inputs)
-    _same_as_source(source, inputs)
+    source = replace(source, inputs=like_data(source.inputs, inputs))
+    _same_as_source(source, inputs, tolerance)
     parts = _split(n, seed, groups)
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         clock(f"reading features at {len(places)} places of {n:,} rows")
         seen, said = features(source.model, places, inputs, Path(folder), pool=pool, threads=threads)
+        _check_answers(source, said)
         final = _logits(said, source.joint.kinds[0])
         clock(f"fitting {len(places)} heads")
         heads = _fit(head, seen, final, labels, parts["fit"], temperature, seed, clock.tell)
@@ -181,15 +207,16 @@ def augment(
     table = _candidates(places, heads, scored, found, total)
     rows = Rows(inputs, labels, parts, np.asarray(final.argmax(1), np.int64))
     wish: dict[str, Any] = {
-        "drop": drop, "margin": found.margin, "score": score, "guarantee": guarantee, "total": total,
+        "drop": drop, "score": score, "guarantee": guarantee, "total": total,
         "layouts": layouts, "class_names": class_names, "preprocess": declared, "overwrite": overwrite,
+        "tolerance": tolerance, "anyway": anyway,
     }  # fmt: skip
     chosen = found.best.exits
-    point = verdict = bundle = tuned = None
+    done = tuned = None
     if chosen:
         picked = [places[k] for k in chosen], [heads[k] for k in chosen]
-        point, verdict, bundle = shipped(graft(source, *picked, pool), source, rows, out, tell=clock, **wish)
-        text = verdict.text
+        done = shipped(graft(source, *picked, pool), source, rows, out, tell=clock, **wish)
+        text = done.verdict.text
     else:
         text = _why_not(table, found, drop, rows.measure)
     if tune is not None:
@@ -199,7 +226,9 @@ def augment(
         tuned = fine_tuned(tune, source, *picked, pool, rows, beside(out), **wish)
     sizes = {name: len(part) for name, part in parts.items()}
     return Augmented(
-        verdict, text, bundle, point, table, found, rows.measure, total, sizes, clock.done(), tuned
+        None if done is None else done.verdict, text, None if done is None else done.bundle,
+        None if done is None else done.point, table, found, rows.measure, total, sizes, clock.done(), tuned,
+        {} if done is None else done.left_out,
     )  # fmt: skip
 
 
@@ -248,19 +277,30 @@ def _between_groups(ordered: NDArray[np.int64], at: int) -> int:
     return int(borders[np.abs(borders - at).argmin()]) if len(borders) else 0
 
 
-def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]]) -> None:
+def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]], asked: float | None) -> None:
     """A torch module was exported on the way: its graph must answer as it does."""
-    name = source.exits[0].answer
-    few = {n: a[:2] for n, a in inputs.items()}
-    if len(next(iter(few.values()))) == 2 and any(s.tensor.shape[0] == 1 for s in source.inputs):
-        few = {n: a[:1] for n, a in few.items()}
-    error = relative_error(
-        measure.all_values(ir.to_proto(source.model), [name], few)[name], source.reference(few)[name]
-    )
-    if not error <= 1e-4:
+    proto, exit = ir.to_proto(source.model), source.exits[0]
+    size = 1 if any(s.tensor.shape[0] == 1 for s in source.inputs) else 2
+    few = [{n: a[i : i + size] for n, a in inputs.items()} for i in range(0, COMPARED, size)]
+    few = [x for x in few if len(next(iter(x.values()))) == size]
+    found = [measure.all_values(proto, [exit.answer], x)[exit.answer] for x in few]
+    pairs = [(a, source.reference(x)[exit.answer]) for a, x in zip(found, few, strict=True)]
+    error = max(relative_errors([largest_difference(a, b) for a, b in pairs]), default=0.0)
+    allowed = max(tolerance_for("fp32").here, asked or 0.0)  # a strict one is meant for layouts: this is another engine
+    if error > allowed:
+        own = own_rounding(proto, source.exits, [Answer(x, {}, size) for x in few])
+        allowed = max(tolerance_for("fp32", own).here, allowed)
+    if not error <= allowed:
         raise ExportMismatch(
-            f"the exported graph differs from the source model by {error:.1e} before any exit is added"
+            f"the exported graph differs from the source model by {error:.1e} before any exit is added; {allowed:.0e} "
+            "of the largest output is allowed (--tolerance)"
         )
+
+
+def _check_answers(source: Source, said: NDArray[Any]) -> None:
+    """What was read off a few example inputs as probabilities must be so on the rows."""
+    if source.joint.kinds[0] == "probs" and not source.joint.said and precision(source) in MOST:
+        check_kind(source.exits[0].name, [np.asarray(said)])
 
 
 def _logits(said: NDArray[Any], kind: str) -> NDArray[np.float32]:
@@ -318,6 +358,13 @@ def _nearest(found: Found, drop: float) -> Setting:
 def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -> str:
     best = max(table, key=lambda c: c.accuracy)
     near = _nearest(found, drop)
+    if lucky := [s for s in found.front if s.exits and s.cost < 1 and s.accuracy >= found.full - drop]:
+        return (
+            f"Not worth it on these rows: the cheapest setting within {100 * drop:g} points of {kind} "
+            f"({100 * lucky[0].accuracy:.1f} % at {100 * lucky[0].cost:.0f} % of the cost, the network "
+            f"{100 * found.full:.1f} %) is so by less than {ERRORS:g} standard errors of the rows to choose on; give "
+            "more rows, or allow more (--drop)."
+        )
     return (
         f"Not worth it: no exit saves anything at {100 * drop:g} points less {kind}. The heads are too weak: the best "
         f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "

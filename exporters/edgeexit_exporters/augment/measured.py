@@ -22,20 +22,23 @@ from edgeexit.checks import data_inputs
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.loading import load
+from edgeexit.manifest import Manifest
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import fixed_exit
 from edgeexit.preprocess import Preprocess
 from edgeexit.records import Records
 from edgeexit_exporters import measure
-from edgeexit_exporters.augment.result import Augmented, Tested
+from edgeexit_exporters.augment.result import Augmented, Shipped, Tested
 from edgeexit_exporters.augment.verdict import Ratio, Verdict, judge
-from edgeexit_exporters.exporting import export_source
+from edgeexit_exporters.augment.written import export_exits
 from edgeexit_exporters.source import Source
 
 HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
 """Losses at which `Tested` says where the limit is."""
 MOST_RECORDED = 5_000
 """Rows of a part that go through the finished artifact one by one."""
+BOUND_ACCURACY = ("accuracy_gap", "disagreement")
+"""Losses that no loss of accuracy is above."""
 ROUNDS = 200
 """Of timed calls, interleaved, one thread each."""
 
@@ -75,12 +78,13 @@ class Rows:
 
 
 def shipped(
-    grafted: Source, untouched: Source, rows: Rows, out: Path, *, drop: float, margin: float, score: str,
-    guarantee: Guarantee | None, total: int, layouts: Sequence[str], class_names: Sequence[str] | None,
-    preprocess: Mapping[str, Preprocess], overwrite: bool, changed: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
-) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
-    """A network with exits as a bundle: exported, calibrated on what ships, judged on the third part; then written.
+    grafted: Source, untouched: Source, rows: Rows, out: Path, *, drop: float, score: str,
+    guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None, class_names: Sequence[str] | None,
+    preprocess: Mapping[str, Preprocess], overwrite: bool, tolerance: float | None = None, anyway: bool = False,
+    changed: bool = False, tell: Callable[[str], None] = lambda text: None,
+) -> Shipped:  # fmt: skip
+    """A network with exits as a bundle: exported, calibrated on what ships, judged on the third part; then written,
+    unless it is not worth it.
 
     Args:
         grafted: the network with exits.
@@ -93,23 +97,31 @@ def shipped(
     The other arguments are `augment`'s.
 
     Raises:
-        ExportMismatch, BundleError: see `export`; Infeasible: nothing keeps what was asked.
+        ModelError, BundleError: see `written.export_exits`; Infeasible: nothing keeps what was asked.
     """
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # a guarantee may yet be refused
         tell("writing and checking the bundle")
-        bundle = export_source(
-            grafted, Path(folder, "a.edgeexit"), layouts=layouts, score=score, labels=class_names,
+        bundle, left_out = export_exits(
+            grafted, Path(folder, "a.edgeexit"), out, layouts=layouts, score=score, labels=class_names,
             data=rows_of(rows.inputs, evenly(rows.parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
-            exact=(len(grafted.exits) - 1,), preprocess=preprocess,
+            exact=(len(grafted.exits) - 1,), preprocess=preprocess, tolerance=tolerance, tell=tell,
         )  # fmt: skip
         tell("calibrating what ships")
-        point, verdict, bundle = _calibrated(bundle, untouched, rows, drop, margin, score, guarantee, total, changed)
+        point, verdict, bundle = _calibrated(bundle, untouched, rows, drop, score, guarantee, total, changed)
+        if verdict.worth is False and not anyway:
+            return Shipped(point, verdict, None, left_out)
         contents = {f.path: bundle.file(f).read_bytes() for f in bundle.manifest.files}
-        return point, verdict, write_bundle(out, contents, bundle.manifest, overwrite=overwrite)
+        written = write_bundle(out, contents, _noted(bundle, left_out), overwrite=overwrite)
+        return Shipped(point, verdict, written, left_out)
+
+
+def _noted(bundle: Bundle, left_out: Mapping[str, str]) -> Manifest:
+    notes = {"remark": "; ".join(f"no {layout} layout: {why}" for layout, why in left_out.items())} if left_out else {}
+    return replace(bundle.manifest, provenance={**bundle.manifest.provenance, **notes})
 
 
 def _calibrated(
-    bundle: Bundle, untouched: Source, rows: Rows, drop: float, margin: float, score: str,
+    bundle: Bundle, untouched: Source, rows: Rows, drop: float, score: str,
     guarantee: Guarantee | None, total: int, changed: bool,
 ) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
     """An operating point on the artifact that a device would take first, and the verdict on the third part."""
@@ -120,9 +132,9 @@ def _calibrated(
         for part in (rows.some("choose"), rows.some("certify"))
     )
     before = {part: (rows.answers == rows.truth)[rows.some(part)] for part in ("choose", "certify")} if changed else {}
-    wish: dict[str, Any] = {"accuracy_drop": max(drop - margin, 0.0)}
+    wish: dict[str, Any] = {"accuracy_drop": drop}  # cross-fitted, with a margin of its own
     if changed:
-        wish = {"accuracy": float(before["choose"].mean()) - max(drop - margin, 0.0)}
+        wish = {"accuracy": float(before["choose"].mean()) - drop}
     if guarantee is not None:
         wish = {"guarantee": guarantee}
     point = calibrate(
@@ -130,18 +142,21 @@ def _calibrated(
         temperatures=engine.artifact.temperatures, **wish,
     )  # fmt: skip
     asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
-    point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n, "margin": margin})
+    point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n})
     bundle = store_calibration(engine, held_out, engine.input_ranges(rows.inputs)).with_operating_point(point)
     verdict = judge(
-        point.policy, held_out, total, _allowed(point), time_ratios=_times(engine, untouched),
-        untouched=before.get("certify"), measure=rows.measure,
+        point.policy, held_out, total, _allowed(point), certified=guarantee is not None and not changed,
+        time_ratios=_times(engine, untouched), untouched=before.get("certify"), measure=rows.measure,
     )  # fmt: skip
     return point, verdict, bundle
 
 
-def _allowed(point: OperatingPoint) -> float:
-    """The loss that was asked for: as a drop, or as the bound of a guarantee."""
-    return float(point.asked.get("accuracy_drop", point.asked.get("alpha", 0.0)))
+def _allowed(point: OperatingPoint) -> float | None:
+    """The loss of accuracy that was asked for, as a drop or a guarantee's bound; None = that bounds something else."""
+    if point.promise is None:
+        return float(point.asked.get("accuracy_drop", 0.0))
+    what = str(point.promise["what"]).removeprefix("accumulated_")
+    return float(point.asked["alpha"]) if what in BOUND_ACCURACY else None
 
 
 def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:

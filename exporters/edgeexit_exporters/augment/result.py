@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeexit.bundle import Bundle
 from edgeexit.operating_point import OperatingPoint
@@ -33,8 +33,10 @@ class Tuned:
     """On the rows that certify, against the untouched network; None = the allowed loss was not kept."""
     text: str
     bundle: Bundle | None
-    """None = not written, as there is no such point."""
+    """None = not written, as there is no such point, or it is not worth it."""
     point: OperatingPoint | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Layout -> why the bundle has none of it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,20 @@ class Augmented:
     """Of every step."""
     tuned: Tuned | None = None
     """None = not asked for."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Layout -> why the bundle has none of it."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A network with exits, exported, calibrated and judged."""
+
+    point: OperatingPoint
+    verdict: Verdict
+    bundle: Bundle | None
+    """None = not worth it, so none was written."""
+    left_out: Mapping[str, str]
+    """Layout -> why the bundle has none of it."""
 
 
 @dataclass(frozen=True)

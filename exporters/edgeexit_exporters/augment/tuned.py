@@ -41,8 +41,9 @@ def tunable(source: Source) -> None:
 
 def fine_tuned(
     tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: Rows, out: Path,
-    *, drop: float, margin: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str],
-    class_names: Sequence[str] | None, preprocess: Mapping[str, Preprocess], overwrite: bool,
+    *, drop: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None,
+    class_names: Sequence[str] | None, preprocess: Mapping[str, Preprocess], overwrite: bool, tolerance: float | None,
+    anyway: bool,
 ) -> Tuned:  # fmt: skip
     """Train heads and backbone on, export, calibrate and judge against the network as it was.
 
@@ -69,13 +70,14 @@ def fine_tuned(
     network, trained = module.trained()
     grafted = graft(network, places, trained, pool)
     try:
-        point, verdict, bundle = shipped(
-            grafted, source, rows, out, drop=drop, margin=margin, score=score, guarantee=guarantee, total=total,
-            layouts=layouts, class_names=class_names, preprocess=preprocess, overwrite=overwrite, changed=True,
+        done = shipped(
+            grafted, source, rows, out, drop=drop, score=score, guarantee=guarantee, total=total,
+            layouts=layouts, class_names=class_names, preprocess=preprocess, overwrite=overwrite, tolerance=tolerance,
+            anyway=anyway, changed=True,
         )  # fmt: skip
     except Infeasible as e:
         return Tuned(None, f"Not worth it: {e}", None, None)
-    return Tuned(verdict, verdict.text, bundle, point)
+    return Tuned(done.verdict, done.verdict.text, done.bundle, done.point, done.left_out)
 
 
 def beside(out: Path) -> Path:

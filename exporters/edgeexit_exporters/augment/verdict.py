@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,7 +41,8 @@ class Verdict:
     """On rows that nothing was chosen on."""
 
     text: str
-    worth: bool
+    worth: bool | None
+    """None = undecided: too few rows to tell whether more was lost than allowed, or slower on this machine only."""
     n: int
     cost: float
     """Mean MACs as a fraction of the untouched model's, heads included."""
@@ -62,8 +64,9 @@ def judge(
     policy: Policy,
     rows: Records,
     total: float,
-    drop: float,
+    drop: float | None,
     *,
+    certified: bool = False,
     time_ratios: Sequence[Ratio] | None = None,
     untouched: NDArray[np.bool_] | None = None,
     measure: str | None = None,
@@ -74,7 +77,8 @@ def judge(
         policy: chosen on other rows.
         rows: outputs of the augmented network; its last exit is the untouched model, unless `untouched` is given.
         total: multiply-accumulates of the untouched model.
-        drop: the accuracy that was allowed to be lost.
+        drop: the accuracy that was allowed to be lost; None = what was asked for is no loss of accuracy.
+        certified: a bound of `drop` was proven on these rows, so their interval has nothing more to tell.
         time_ratios: `(exits,)` time to answer at each exit over the untouched model's; None = not measured.
         untouched: `(n,)` whether the untouched model was right; None = as the last exit.
         measure: what being right is called; None = as the rows say.
@@ -91,20 +95,23 @@ def judge(
     rates = found.exit_rates
     time = None if time_ratios is None else Ratio(*(float(r) for r in np.array(rates) @ np.array(time_ratios)))
     before = float(full.mean(dtype=np.float64))
-    text, worth = _words(measure or rows.measure, cost, mean, half, drop, time, statics, found.accuracy, before)
+    text, worth = _words(
+        measure or rows.measure, cost, mean, half, drop, certified, time, statics, found.accuracy, before, rows.n
+    )
     return Verdict(
         text, worth, rows.n, cost, found.accuracy, before, mean, mean - half, mean + half, rates, statics, time
     )
 
 
 def _words(
-    measure: str, cost: float, lost: float, half: float, drop: float, time: Ratio | None,
-    statics: Sequence[Static], accuracy: float, untouched: float,
-) -> tuple[str, bool]:  # fmt: skip
+    measure: str, cost: float, lost: float, half: float, drop: float | None, certified: bool, time: Ratio | None,
+    statics: Sequence[Static], accuracy: float, untouched: float, n: int,
+) -> tuple[str, bool | None]:  # fmt: skip
     saving = 1 - cost
+    allowed = "" if drop is None else f", {100 * drop:g} allowed"
     numbers = (
         f"{100 * saving:.0f} % fewer MACs, {measure} {100 * accuracy:.2f} % against {100 * untouched:.2f} % "
-        f"({-100 * lost:+.2f} ± {100 * half:.2f} points, {100 * drop:g} allowed)"
+        f"({-100 * lost:+.2f} ± {100 * half:.2f} points{allowed})"
     )
     if time is not None:
         less = 100 * (1 - time.median)
@@ -119,11 +126,22 @@ def _words(
             f"Not worth it: exit {best.exit} alone is as good for less ({100 * best.accuracy:.2f} % at "
             f"{100 * best.cost:.0f} % of the MACs); adaptive: {numbers}."
         ), False
-    if lost - half > drop:
+    if drop is not None and lost - half > drop:
         return f"Not worth it: more is lost on new rows than was allowed: {numbers}.", False
+    if drop is not None and lost + half > drop and not certified:
+        return f"Undecided: {_too_few(lost, half, drop, n)}: {numbers}.", None
     if time is not None and time.median >= 1:
         return (
-            f"Not worth it on this machine: the call overhead of the exits eats what they save: {numbers}. A slower "
-            "device or a larger network may tell otherwise."
-        ), False
+            f"Undecided: worth it by its MACs, but on this machine the call overhead of the exits eats what they save: "
+            f"{numbers}. A slower device or a larger network may tell otherwise; measure there (edgeexit bench)."
+        ), None
     return f"Worth it: {numbers}.", True
+
+
+def _too_few(lost: float, half: float, drop: float, n: int) -> str:
+    """Why the interval of the loss, which reaches from within what was allowed to beyond it, decides nothing."""
+    side = "more was lost than allowed" if lost > drop else "no more was lost than allowed"
+    distance = abs(drop - lost)
+    needed = n * (half / distance) ** 2 if distance > 0 else np.inf
+    about = f"about {round(needed, -int(math.log10(needed)) + 1):,.0f}" if needed < 1e7 else "far more"
+    return f"{side} on {n:,} rows, which are too few to tell ({about} such rows would)"

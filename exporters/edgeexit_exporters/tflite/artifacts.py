@@ -35,6 +35,7 @@ from edgeexit_exporters.tflite.quantize import Quantized, quantize_chain, quanti
 from edgeexit_exporters.tflite.signatures import Tensor, signatures
 from edgeexit_exporters.tflite.torch_pieces import Edge
 from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
+from edgeexit_exporters.tolerance import Tolerance, tolerance_for
 
 Arrays = Mapping[str, NDArray[Any]]
 LAYOUTS = ("fused", "chain", "prefix")
@@ -42,7 +43,7 @@ LAYOUTS = ("fused", "chain", "prefix")
 PRECISIONS = ("int8", "int16x8", "int8-dynamic", "weight-only")
 """Besides fp32."""
 _NHWC = (0, 2, 3, 1)
-_TOLERANCE = {"fp32": 1e-4, "int16x8": 1e-2}
+_TOLERANCE = {"int16x8": 1e-2}
 _KERNELS = 5e-2
 """Of the 8-bit precisions: between the kernels of two engines or processors, as a fraction of the largest output."""
 
@@ -58,6 +59,7 @@ def tflite_artifacts(
     stage_files: bool = False,
     allow_float: Sequence[str] = (),
     buckets: Sequence[int] = (),
+    tolerance: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Convert, quantize, fuse and check.
@@ -75,6 +77,7 @@ def tflite_artifacts(
         stage_files: the chain as one file per stage, for devices that never run the last stages.
         allow_float: operations that may stay float in int8 files.
         buckets: rising sizes for the one free axis of the inputs; see `buckets`.
+        tolerance: see `exporting.export`.
         progress: called with each step's name.
 
     Raises:
@@ -124,7 +127,9 @@ def tflite_artifacts(
         files = _files(found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float)
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             sizes = {axis: tuple(buckets)} if buckets else {}
-            _artifacts(made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, progress)
+            _artifacts(
+                made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, progress
+            )
     # The chain is made first, as the others are compared with it; a device should find `fused` first.
     made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
     return made
@@ -170,7 +175,7 @@ def _files(
 
 def _artifacts(
     made: Made, known: Survey, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
-    engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]],
+    engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]], tolerance: float | None,
     progress: Callable[[str], None],
 ) -> None:  # fmt: skip
     manifest = known.manifest
@@ -200,19 +205,27 @@ def _artifacts(
             )
         if layout not in wanted:
             continue
-        stated = _TOLERANCE.get(precision, _KERNELS)
-        near = stated if layout == "prefix" else min(stated, 1e-4)
-        errors = check.Comparison(name, manifest.exits, near, states=manifest.states)
+        allowed = _tolerance(precision, layout, known.rounding, tolerance)
+        errors = check.Comparison(name, manifest.exits, allowed, states=manifest.states)
         for answer in answers:
             outputs = _reference(driver, manifest)(answer.inputs)
             for k in range(len(manifest.exits)):
                 errors.add(k, outputs, answer)
+        errors.check()
         made.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
         spec = describe(vectors_path, made.contents[vectors_path])
-        made.artifacts.append(replace(draft, vectors=spec, check=Check(stated, tuple(errors.errors), errors.inputs)))
+        made.artifacts.append(replace(draft, vectors=spec, check=Check(allowed.stated, errors.errors, errors.inputs)))
         if counted:
             made.kernels[name] = [[c.quantized, c.total] for q in counted for c in q.counts]
         made.memory[name] = [_memory(m) for m in _memories(layout, contents)]
+
+
+def _tolerance(precision: str, layout: str, rounding: Sequence[float], asked: float | None) -> Tolerance:
+    """Files of one precision are compared with the source model in fp32, else with the quantized chain."""
+    if asked is not None or precision == "fp32":
+        return tolerance_for("fp32", rounding, asked)
+    stated = _TOLERANCE.get(precision, _KERNELS)
+    return Tolerance(stated, stated if layout == "prefix" else min(stated, 1e-4))
 
 
 def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[str, NDArray[Any]]]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeexit.errors import ModelError, first_line
-from edgeexit_exporters.join import JoinedExit
-from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name, value
+from edgeexit_exporters.join import JoinedExit, valid_of
+from edgeexit_exporters.output_kind import kind_of
 from edgeexit_exporters.torch_source import Exits, Parts, quiet
 
 Given = Sequence[Parts]
@@ -67,37 +67,20 @@ def check_exits(given: Given, names: Sequence[JoinedExit], module: str) -> None:
             )
 
 
-def exit_kinds(source: Exits, given: Given, example: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """ "probs" of an exit whose heads end in a softmax, else "logits".
+def exit_kinds(given: Given) -> tuple[str, ...]:
+    """ "probs" of an exit whose heads' rows sum to 1, else "logits"; of a single head it changes nothing.
 
     Raises:
         ModelError: an exit that mixes them.
     """
-    if all(len(exit.heads) == 1 for exit in given):
-        return ("logits",) * len(given)  # a single head is left as it is
-    graph = to_graph(source, example, type(source.module).__name__)
-    flat = iter(graph_outputs(graph.graph))
     kinds = []
-    for k, (heads, learned, lengths) in enumerate(given):
-        found = {"probs" if _ends_in_softmax(next(flat)) else "logits" for _ in heads}
-        for _ in (*learned, *lengths):
-            next(flat)
+    for k, (heads, _, lengths) in enumerate(given):
+        arrays = [h.numpy() if not lengths else valid_of(h.numpy(), lengths[0].numpy()) for h in heads]
+        found = {kind_of(f"exit{k}", [a])[0] for a in arrays}
         if len(found) > 1:
             raise ModelError(f"exit {k}: some heads end in a Softmax and some do not; give all of one kind")
         kinds.append(found.pop())
     return tuple(kinds)
-
-
-def _ends_in_softmax(node: fx.Node) -> bool:
-    while op_name(node) in {"view", "reshape", "squeeze", "flatten", "clone", "_to_copy"}:
-        source = node.args[0]
-        if not isinstance(source, fx.Node):
-            return False
-        node = source
-    found = value(node)
-    if op_name(node) not in {"softmax", "_softmax", "_safe_softmax"} or found is None:
-        return False
-    return node.args[1] in (-1, found.ndim - 1)
 
 
 def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.GraphModule:

@@ -56,7 +56,7 @@ def divide(
         inputs: in the order of `forward`; empty = the module's own `input_spec`.
         exits: the names that the exits' tensors get (`Source.exits`); None = exit0, exit1, ... with `_uncertainty` and
             `_score` behind them.
-        kinds: what the exits' heads give, "logits" or "probs" (`Joint.kinds`); None = probs where they end in one.
+        kinds: what the exits' heads give, "logits" or "probs" (`Joint.kinds`); None = probs where their rows sum to 1.
 
     Raises:
         ModelError: free axes besides the batch, a type that TFLite files do not get, state that forward changes, a
@@ -74,7 +74,7 @@ def divide(
         names = tuple(exits) if exits is not None else exit_names(given)
         check_exits(given, names, type(module).__name__)
         if kinds is None:
-            kinds = exit_kinds(source, given, example)
+            kinds = exit_kinds(given)
         whole = Joined(source, kinds)
         graph = to_graph(whole, example, type(module).__name__)
     finally:
