@@ -162,6 +162,8 @@ def export_source(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,
         speech=speech,
     )  # fmt: skip
+    for note in known.notes:
+        progress(f"note: {note}")
     wanted = forms or Forms()
     classes = known.manifest.exits[-1].answer.shape[-1]
     rows = wanted.rows(found, data, classes if isinstance(classes, int) else None)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeexit.errors import ModelError
+from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.onnx_graph import COMPUTE
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -44,7 +44,7 @@ def session(
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:
-        raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_line(e)}") from e
+        raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {first_line(e, 600)}") from e
 
 
 def run(
@@ -56,12 +56,15 @@ def run(
         ModelError: the model does not run on these inputs.
     """
     wanted = [o.name for o in model.get_outputs()] if outputs is None else list(outputs)
-    feed = {i.name: inputs[i.name] for i in model.get_inputs()}
+    needed = [i.name for i in model.get_inputs()]
+    if lacking := [n for n in needed if n not in inputs]:
+        raise ModelError(f"the model reads input {lacking[0]!r}, and there is no example of it")
+    feed = {n: inputs[n] for n in needed}
     try:
         found = model.run(wanted, feed)
     except Exception as e:
         shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in feed.items())
-        raise ModelError(f"the model does not run on example inputs ({shapes}): {_line(e)}") from e
+        raise ModelError(f"the model does not run on example inputs ({shapes}): {first_line(e, 600)}") from e
     return dict(zip(wanted, found, strict=True))
 
 
@@ -201,7 +204,3 @@ def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
     scale = float(np.max(np.abs(a), initial=0, where=np.isfinite(a))) or 1.0
     rounding = 1e-3 if a.dtype.itemsize > 2 else 5e-2
     return bool(np.allclose(a.astype(np.float64), b.astype(np.float64), rtol=0, atol=rounding * scale, equal_nan=True))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

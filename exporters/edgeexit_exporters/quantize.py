@@ -104,7 +104,7 @@ def quantize(
                 _dynamic(given, out, skipped, reduce_range, convolves)
             proto = onnx.load(out)
         except Exception as e:
-            raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)[:200]}") from e
+            raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)}") from e
     found = onnx_graph.prepare(proto, "the quantised network")
     float_heads(found, tensors)
     found = _tidy(found)

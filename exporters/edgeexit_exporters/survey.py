@@ -18,6 +18,7 @@ from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters import describe, onnx_graph
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import Answer, reference_answers
+from edgeexit_exporters.exit_order import check_order
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.probe import Probe, probe
@@ -38,6 +39,8 @@ class Survey:
     """Without artifacts."""
     answers: list[Answer]
     """What every artifact is compared with."""
+    notes: tuple[str, ...] = ()
+    """What its user should know: content that was left out, exits in an odd order."""
 
 
 def survey(
@@ -74,6 +77,7 @@ def survey(
     onnx_graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
     exits = describe.exits(source, parts, seen, costs)
+    notes = [*source.notes, *check_order(onnx_graph.view(source.model.graph), parts, exits, source.ordered)]
     if lacking := [e.name for e in exits if not e.gives(score)]:
         needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
         raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
@@ -93,11 +97,11 @@ def survey(
         tuple(seen.tensors[n] for n in cuts),
         (),
         labels=None if labels is None else tuple(labels),
-        provenance=_provenance(source, seen.note),
+        provenance=_provenance(source, seen.note, notes),
         speech=speech,
         min_sizes=sizes.least,
     )
-    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried))
+    return Survey(source, parts, seen, manifest, reference_answers(source, seen, data, sizes.tried), tuple(notes))
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:
@@ -114,10 +118,10 @@ def stages_of(source: Source) -> tuple[Stage, ...]:
     )
 
 
-def _provenance(source: Source, note: str | None) -> dict[str, Any]:
+def _provenance(source: Source, note: str | None, notes: Sequence[str]) -> dict[str, Any]:
     versions = {
         "edgeexit": edgeexit.__version__,
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
     }
-    return {**source.provenance, **versions, **({"batch_note": note} if note else {})}
+    return {**source.provenance, **versions, **({"batch_note": note} if note else {}), **({"notes": list(notes)} if notes else {})}

@@ -51,7 +51,7 @@ def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
     except TypeError as e:
         raise ModelError(f"{target}: calling {function}() without arguments failed: {e}") from e
     except Exception as e:
-        raise ModelError(f"{target}: making the network failed: {type(e).__name__}: {first_line(e)[:200]}") from e
+        raise ModelError(f"{target}: making the network failed: {type(e).__name__}: {first_line(e)}") from e
     finally:
         if here:
             sys.path.remove(here)
@@ -73,7 +73,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ModelError(f"{path}: not readable as plain weights: {first_line(e)[:160]}") from e
+        raise ModelError(f"{path}: not readable as plain weights: {first_line(e)}") from e
     if isinstance(state, Mapping) and not all(isinstance(v, Tensor) for v in state.values()):
         state = next((state[k] for k in ("state_dict", "model") if isinstance(state.get(k), Mapping)), state)
     if isinstance(state, Mapping) and state and all(str(k).startswith("module.") for k in state):
@@ -230,7 +230,7 @@ def from_torch(
             raise
         except Exception as e:
             shapes = ", ".join(f"{s.tensor.name} {list(a.shape)}" for s, a in zip(specs, example, strict=True))
-            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)[:200]}") from e
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)}") from e
         count = len(given)
         names = list(exits) if exits else [f"exit{k}" for k in range(count)]
         if len(names) != count:
@@ -256,7 +256,7 @@ def from_torch(
                 found = wrapped(*(torch.from_numpy(np.ascontiguousarray(arrays[s.tensor.name])) for s in specs))
         except Exception as e:
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in arrays.items())
-            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)[:200]}") from e
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)}") from e
         else:
             return {n: t.numpy() for n, t in zip(tensors, found, strict=True)}
         finally:
@@ -328,7 +328,7 @@ def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModul
             program = torch.export.export(wrapped, example, dynamic_shapes=(_free_sizes(specs),))
             found = program.run_decompositions({}).module()
         except Exception as e:
-            raise ModelError(f"torch cannot trace {type(module).__name__}: {first_line(e)[:200]}") from e
+            raise ModelError(f"torch cannot trace {type(module).__name__}: {first_line(e)}") from e
     return torch.fx.GraphModule(found, found.graph)
 
 
@@ -351,9 +351,9 @@ def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor
                 verbose=False,
             )
         except Exception as e:
-            cause = f" ({first_line(e.__cause__)[:200]})" if e.__cause__ and str(e.__cause__) else ""
+            cause = f" ({first_line(e.__cause__)})" if e.__cause__ and str(e.__cause__) else ""
             raise ModelError(
-                f"torch cannot export {type(module.module).__name__} to ONNX: {first_line(e)[:200]}{cause}"
+                f"torch cannot export {type(module.module).__name__} to ONNX: {first_line(e)}{cause}"
             ) from e
     assert program is not None
     return program.model_proto
