@@ -71,7 +71,10 @@ if TYPE_CHECKING:
 @click.option("--plot", type=click.Path(path_type=Path), help="A .png of the front, the exits alone and the results.")
 @click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="What decides.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
-@click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
+@click.option(
+    "--layouts", metavar="A,B", show_default="fused,chain,prefix,all",
+    help="Which forms to write; one that fails is an error if named here.",
+)  # fmt: skip
 @click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @threads_option
@@ -98,7 +101,7 @@ def augment(
     plot: Path | None,
     score: str,
     seed: int,
-    layouts: str,
+    layouts: str | None,
     labels: str | None,
     overwrite: bool,
     threads: int,
@@ -155,7 +158,7 @@ def augment(
         score=score,
         guarantee=None if guarantee is None else Guarantee.parse(guarantee),
         seed=seed,
-        layouts=names(layouts) or (),
+        layouts=names(layouts),
         threads=threads,
         class_names=class_names(labels),
         tune=_tuner(seed, threads) if finetune else None,

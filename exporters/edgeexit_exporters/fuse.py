@@ -294,7 +294,12 @@ def _one(value: ir.Value) -> ir.Value:
     return ir.Value(name=value.name, type=value.type, shape=ir.Shape([1, *shape[1:]]))
 
 
-def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
+def check_one_output(exits: Sequence[ExitSpec]) -> None:
+    """Whether one output tensor can hold what every exit gives.
+
+    Raises:
+        ModelError: exits of unlike shapes or types: they may answer unlike questions, and then are no exits.
+    """
     outputs = [e.answer for e in exits]
     for e, o in zip(exits, outputs, strict=True):
         if o.dtype not in _ONNX_NAMES:
@@ -302,8 +307,13 @@ def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
         if len(o.shape) != len(outputs[0].shape) or o.dtype != outputs[0].dtype or o.shape[-1] != outputs[0].shape[-1]:
             raise ModelError(
                 f"exit {e.name!r} gives {o.dtype} {list(o.shape)}, exit {exits[0].name!r} {outputs[0].dtype} "
-                f"{list(outputs[0].shape)}; a fused graph has one output for all exits: export --layouts chain,prefix"
+                f"{list(outputs[0].shape)}; a fused graph has one output for all exits: export --layouts chain,prefix, "
+                "or name with --exits those outputs that answer one question"
             )
+
+
+def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
+    check_one_output(exits)
     taken = _RESERVED & {v.name for v in model.graph.inputs}
     if taken:
         raise ModelError(f"a model input is named {sorted(taken)[0]!r}, a name the fused contract uses; rename it")

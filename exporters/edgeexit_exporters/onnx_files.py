@@ -40,18 +40,22 @@ def load_proto(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def refuse_missing(path: Path) -> None:
+def refuse_missing(path: Path, what: str = "file") -> None:
     """Whether there is a file at all, which holds more than the name of one.
+
+    Args:
+        path: the file.
+        what: it should be, for messages.
 
     Raises:
         ModelError: no file, a link to nothing, a folder, or a pointer that Git LFS left in place of the file.
     """
     if path.is_symlink() and not path.exists():
-        raise ModelError(f"{path}: is a link to {os.readlink(path)!r}, where nothing is: download the model again")
+        raise ModelError(f"{path}: is a link to {os.readlink(path)!r}, where nothing is: download the {what} again")
     if path.is_dir():
-        raise ModelError(f"{path}: is a folder, expected a file")
+        raise ModelError(f"{path}: is a folder, expected a {what}")
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: no such {what}")
     with path.open("rb") as stream:
         if stream.read(len(_LFS)) == _LFS:
             raise ModelError(f"{path}: holds a Git LFS pointer, not the file itself: run `git lfs pull`")
@@ -155,8 +159,8 @@ def _weight_file(path: Path, name: str, place: str) -> Path:
     target = there[0].resolve()
     if not any(target.is_relative_to(home) for home in homes):
         raise ModelError(
-            f"{path}: weight file {place!r:.120} is a link to {str(target)!r}, outside the model's folder: put the file "
-            f"itself there (cp --remove-destination {str(target)!r} {str(there[0])!r}), or name the model where its "
+            f"{path}: weight file {place!r:.120} is a link to {str(target)!r}, outside the model's folder: put the "
+            f"file itself there (cp --remove-destination {str(target)!r} {str(there[0])!r}), or name the model where its "
             "weights lie"
         )
     refuse_missing(there[0])

@@ -129,7 +129,7 @@ def dense(sparse: onnx.SparseTensorProto, tensor: str, name: str) -> onnx.Tensor
             if at.shape[1] != len(shape) or (at.size and not ((at >= 0) & (at < np.array(shape))).all()):
                 raise ValueError(f"coordinates that do not fit a tensor of {list(shape)}")
             at = np.ravel_multi_index(tuple(at.T), shape) if at.size else at[:, 0]
-        if at.size and not (0 <= at.min() and at.max() < count):
+        if at.size and not (at.min() >= 0 and at.max() < count):
             raise ValueError(f"indices up to {at.max()} for {count} numbers")
         flat = np.zeros(count, values.dtype)
         flat[at] = values.reshape(-1)

@@ -32,7 +32,7 @@ def all_names(graph: ir.Graph) -> set[str]:
 
 
 def rename_ours(graph: ir.Graph, keep: Collection[str]) -> None:
-    """Rename what a foreign graph calls as this toolkit calls its own: a graph that it wrote, read anew, has such names.
+    """Rename what a foreign graph calls as this toolkit calls its own: graphs that it wrote have such names.
 
     Args:
         graph: changed in place.

@@ -57,6 +57,8 @@ class Source:
     """What it carries from one call to the next; their inputs are among `inputs`."""
     notes: tuple[str, ...] = ()
     """What its user should know of how it was read: content of the file that was left out."""
+    picks: tuple[int, ...] | None = None
+    """Which of the torch module's exits these are, in order; None = an ONNX file."""
     ordered: bool = False
     """Whether its user named the exits in their order; else it is that of the file's outputs."""
 

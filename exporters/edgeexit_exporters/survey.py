@@ -124,4 +124,9 @@ def _provenance(source: Source, note: str | None, notes: Sequence[str]) -> dict[
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
     }
-    return {**source.provenance, **versions, **({"batch_note": note} if note else {}), **({"notes": list(notes)} if notes else {})}
+    return {
+        **source.provenance,
+        **versions,
+        **({"batch_note": note} if note else {}),
+        **({"notes": list(notes)} if notes else {}),
+    }

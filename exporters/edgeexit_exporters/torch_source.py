@@ -21,6 +21,8 @@ from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.inputs import InputSpec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
+from edgeexit_exporters.onnx_files import refuse_missing
+from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import State
 
@@ -63,8 +65,7 @@ def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file")
+    refuse_missing(path, "weights file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -95,11 +96,17 @@ class Parts(NamedTuple):
 
 
 class Exits(nn.Module):
-    """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
+    """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what.
 
-    def __init__(self, module: nn.Module, single: bool = False) -> None:
+    Args:
+        module: returns its exits.
+        single: a lone tensor is an exit, too.
+        picks: which of the exits, in which order; None = all as they come.
+    """
+
+    def __init__(self, module: nn.Module, single: bool = False, picks: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.module, self.single = module, single
+        self.module, self.single, self.picks = module, single, picks
         self.states = state_names(module)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -120,11 +127,23 @@ class Exits(nn.Module):
         Raises:
             ModelError: the module returned something else.
         """
+        exits, states = self.named(*inputs)
+        return list(exits.values()), states
+
+    def named(self, *inputs: Tensor) -> tuple[dict[str, Parts], list[Tensor]]:
+        """`given`, with the exits' own names: the keys of a mapping, else exit0, exit1, ...
+
+        Raises:
+            ModelError: the module returned something else.
+        """
         found = self.module(*inputs)
         states: list[Tensor] = []
         if self.states:
             found, states = self._parted(found)
-        values = list(found.values()) if isinstance(found, Mapping) else found
+        keys: list[str] = []
+        values = found
+        if isinstance(found, Mapping) and "output" not in found:
+            keys, values = [str(k) for k in found], list(found.values())
         if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and "output" in found):
             values = [found]
         exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
@@ -134,7 +153,10 @@ class Exits(nn.Module):
                 "order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
                 "and `score`, `lengths` or both. `edgeexit_models.attach` gives a network exits"
             )
-        return [e for e in exits if e is not None], states
+        if len(set(keys)) < len(exits):
+            keys = [f"exit{k}" for k in range(len(exits))]
+        named = {k: e for k, e in zip(keys, exits, strict=True) if e is not None}
+        return named if self.picks is None else {keys[i]: named[keys[i]] for i in self.picks}, states
 
     def _parted(self, found: Any) -> tuple[Any, list[Tensor]]:
         pair = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
@@ -208,7 +230,8 @@ def from_torch(
         module: evaluated in eval mode; its mode is put back.
         inputs: in the order of `forward`; empty = the module's own `input_spec`
             (``{"image": ("float32", ("batch", 3, 32, 32))}``).
-        exits: names for the exits, shallow to deep; None = exit0, exit1, ...
+        exits: which of the exits, shallow to deep, by the keys of the mapping that the module returns, or exit0,
+            exit1, ...; or new names for all of them. None = all in the order they are returned.
         provenance: what to note about the source.
         outputs: see `join`.
         single: a lone tensor is taken as the answer of a network without further exits.
@@ -225,17 +248,19 @@ def from_torch(
         example = [torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values()]
         try:
             with torch.no_grad():
-                given, after = wrapped.given(*example)
+                own, after = wrapped.named(*example)
         except ModelError:
             raise
         except Exception as e:
             shapes = ", ".join(f"{s.tensor.name} {list(a.shape)}" for s, a in zip(specs, example, strict=True))
             raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)}") from e
-        count = len(given)
-        names = list(exits) if exits else [f"exit{k}" for k in range(count)]
-        if len(names) != count:
-            raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
-        if count < 2 and len(given[0].heads) < 2 and not exits and not single:
+        names, wrapped.picks = exit_names(type(module).__name__, list(own), exits)
+        given = [list(own.values())[i] for i in wrapped.picks]
+        if taken := [n for n in names if n in {s.tensor.name for s in specs}]:
+            raise ModelError(
+                f"{type(module).__name__}: exit {taken[0]!r} is called as an input is; give it another name (--exits)"
+            )
+        if len(given) < 2 and len(given[0].heads) < 2 and not exits and not single:
             raise ModelError(
                 f"{type(module).__name__} has one exit with one head: name it with --exits to export it all the same; "
                 "`edgeexit_models.attach` gives a network exits"
@@ -264,15 +289,47 @@ def from_torch(
                 m.training = mode
 
     model = onnx_graph.prepare(proto, type(module).__name__)
+    joint = join(model, raw, outputs)
+    refuse_random(
+        model, [n for e in joint.exits for n in e.outputs] + [s.output for s in carried], type(module).__name__
+    )
     return Source(
         model,
-        join(model, raw, outputs),
+        joint,
         specs,
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
         module,
         states=carried,
+        ordered=bool(exits),
+        picks=tuple(wrapped.picks),
     )
+
+
+def exit_names(module: str, own: Sequence[str], asked: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """What a module's exits are called, and which of them these are.
+
+    Args:
+        module: the class, for messages.
+        own: the names that the exits have anyway.
+        asked: of these in any order, which selects and orders them; or a new name for every exit. None = all.
+
+    Raises:
+        ModelError: names that are neither.
+    """
+    if not asked:
+        return list(own), list(range(len(own)))
+    if len(set(asked)) < len(asked):
+        twice = next(n for n in asked if list(asked).count(n) > 1)
+        raise ModelError(f"exit {twice!r} is named twice")
+    if set(asked) <= set(own):
+        return list(asked), [list(own).index(n) for n in asked]
+    if len(asked) != len(own):
+        raise ModelError(
+            f"{len(asked)} exit names for a module with {len(own)} exits: {', '.join(asked)}; they are called "
+            f"{', '.join(own)}: name some of these in order, or give each a new name"
+        )
+    return list(asked), list(range(len(own)))
 
 
 def check_states(states: Sequence[State], specs: Sequence[InputSpec], after: Sequence[Tensor]) -> None:
@@ -307,7 +364,7 @@ def own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
     return tuple(examples.shaped(n, dtype, shape, f"input_spec of {n!r}") for n, (dtype, shape) in spec.items())
 
 
-def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModule:
+def traced(module: nn.Module, specs: Sequence[InputSpec], picks: Sequence[int] | None = None) -> torch.fx.GraphModule:
     """A network with one answer as a graph of torch operations that change nothing in place, in evaluation mode.
 
     It can be trained; batch norms keep their statistics and nothing is dropped out. Parameters are the module's own.
@@ -315,11 +372,12 @@ def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModul
     Args:
         module: as `from_torch` takes it.
         specs: its inputs.
+        picks: see `Exits`.
 
     Raises:
         ModelError: torch cannot trace it.
     """
-    wrapped = Exits(module, single=True)
+    wrapped = Exits(module, True, picks)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.eval()

@@ -25,7 +25,7 @@ from edgeexit_exporters.augment.measured import Rows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
-from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, open_source
+from edgeexit_exporters.exporting import check_wish, open_source
 from edgeexit_exporters.inputs import from_data, make_inputs
 from edgeexit_exporters.source import Source
 
@@ -100,7 +100,7 @@ def augment(
     guarantee: Guarantee | None = None,
     temperature: float = 1.0,
     seed: int = 0,
-    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    layouts: Sequence[str] | None = None,
     threads: int = 1,
     class_names: Sequence[str] | None = None,
     tune: Tune | None = None,

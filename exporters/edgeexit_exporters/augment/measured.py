@@ -75,7 +75,7 @@ class Rows:
 
 def shipped(
     grafted: Source, untouched: Source, rows: Rows, out: Path, *, drop: float, margin: float, score: str,
-    guarantee: Guarantee | None, total: int, layouts: Sequence[str], class_names: Sequence[str] | None,
+    guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None, class_names: Sequence[str] | None,
     overwrite: bool, changed: bool = False, tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
     """A network with exits as a bundle: exported, calibrated on what ships, judged on the third part; then written.

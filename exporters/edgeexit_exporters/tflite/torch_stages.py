@@ -48,6 +48,7 @@ def divide(
     inputs: Sequence[InputSpec] = (),
     exits: Sequence[JoinedExit] | None = None,
     kinds: Sequence[str] | None = None,
+    picks: Sequence[int] | None = None,
 ) -> TorchStages:
     """Divide a torch module that returns its exits in order (`torch_source.from_torch` says what an exit may be).
 
@@ -57,12 +58,13 @@ def divide(
         exits: the names that the exits' tensors get (`Source.exits`); None = exit0, exit1, ... with `_uncertainty` and
             `_score` behind them.
         kinds: what the exits' heads give, "logits" or "probs" (`Joint.kinds`); None = probs where they end in one.
+        picks: which of the module's exits they are (`Source.picks`); None = all as they come.
 
     Raises:
         ModelError: free axes besides the batch, a type that TFLite files do not get, state that forward changes, a
             module that torch cannot export; see also `stages.stages`.
     """
-    source = Exits(module, single=True)
+    source = Exits(module, True, picks)
     specs = one_at_a_time(tuple(inputs) or own_inputs(module), source.states)
     _check_inputs(specs)
     modes = {m: m.training for m in module.modules()}
