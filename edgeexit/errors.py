@@ -57,13 +57,13 @@ class BackendMissing(EdgeExitError):
 def first_line(error: BaseException, most: int = 300) -> str:
     """What an engine's or a converter's exception says, without its pages of detail: one statement in one line.
 
-    The first line; where that announces more (it ends in a colon or a comma), the next ones too. What is longer than
+    The first line; where that announces more (it ends in a colon, say), the next ones too. What is longer than
     `most` characters ends at a word, with three dots.
     """
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     for line in lines[1:]:
-        if not text.endswith((":", ",")) or len(text) >= most:
+        if not text.endswith((":", ",", "indices")) or len(text) >= most:
             break
         text = f"{text} {line}"
     if len(text) <= most:

@@ -75,8 +75,8 @@ def _nothing_saved(graph: GraphView, parts: Sequence[Stage], exits: Sequence[Exi
     at += "" if shared is None else f" tensors ({', '.join(makers[shared].inputs[:4])})"
     return (
         f"exit {exits[0].name!r}, the first, costs {100 * share:.4g} % of the last, {exits[-1].name!r}, so leaving "
-        f"early saves nothing{at}: give every exit a tensor of its own (no torch.stack or cat over exits), or name others "
-        "with --exits"
+        f"early saves nothing{at}: give every exit a tensor of its own (no torch.stack or cat over exits), or name "
+        "others with --exits"
     )
 
 

@@ -160,8 +160,8 @@ def _weight_file(path: Path, name: str, place: str) -> Path:
     if not any(target.is_relative_to(home) for home in homes):
         raise ModelError(
             f"{path}: weight file {place!r:.120} is a link to {str(target)!r}, outside the model's folder: put the "
-            f"file itself there (cp --remove-destination {str(target)!r} {str(there[0])!r}), or name the model where its "
-            "weights lie"
+            f"file itself there (cp --remove-destination {str(target)!r} {str(there[0])!r}), or name the model where "
+            "its weights lie"
         )
     refuse_missing(there[0])
     return target

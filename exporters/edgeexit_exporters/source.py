@@ -20,6 +20,7 @@ from edgeexit_exporters.inputs import InputSpec, from_data, make_spec, one_at_a_
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
 from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.stages import State, no_such_tensor
+from edgeexit_exporters.unstack import unstack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,6 +159,7 @@ def from_onnx(
             "A single-exit network needs exits attached and trained first"
         )
     raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
+    unstack(model, [n for e in raw for n in e.tensors])
     joint = join(model, raw, outputs)
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     known = onnx_graph.values(model.graph)

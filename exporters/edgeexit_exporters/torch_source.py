@@ -25,6 +25,7 @@ from edgeexit_exporters.onnx_files import refuse_missing
 from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import State
+from edgeexit_exporters.unstack import unstack
 
 
 def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
@@ -289,6 +290,7 @@ def from_torch(
                 m.training = mode
 
     model = onnx_graph.prepare(proto, type(module).__name__)
+    unstack(model, tensors)
     joint = join(model, raw, outputs)
     refuse_random(
         model, [n for e in joint.exits for n in e.outputs] + [s.output for s in carried], type(module).__name__

@@ -323,7 +323,9 @@ def test_an_existing_bundle_is_kept(tmp_path: Path) -> None:
     assert len(edgeexit.Bundle.open(tmp_path / "b").manifest.artifacts) == 4
 
 
-def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_one_of_the_default_set_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_the_default_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A converter bug is simulated where it would arise: in a stage's file."""
     from edgeexit_exporters import layouts
 

@@ -22,6 +22,7 @@ from edgeexit_exporters.tflite.torch_exits import check_exits, evaluate, exit_ki
 from edgeexit_exporters.tflite.torch_join import Joined
 from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name
 from edgeexit_exporters.tflite.torch_pieces import Builder, Edge, Piece, check_name, source_line
+from edgeexit_exporters.tflite.torch_unstack import check_heavy, unstack
 from edgeexit_exporters.torch_source import Exits, next_name, own_inputs
 
 
@@ -79,6 +80,7 @@ def divide(
             kinds = exit_kinds(source, given, example)
         whole = Joined(source, kinds)
         graph = to_graph(whole, example, type(module).__name__)
+        unstack(graph)
     finally:
         for m, mode in modes.items():
             m.training = mode
@@ -89,6 +91,7 @@ def divide(
     by_name = {v: k for k, v in (*taken.items(), *builder.answers.items())}
     groups = [[by_name[n] for n in e.outputs] for e in names]
     states = [State(by_name[n], by_name[next_name(n)]) for n in source.states]
+    check_heavy([builder.nodes[g[0]] for g in groups], [e.name for e in names], type(module).__name__)
     found = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups], states)
     carried = [[n for s in found[: k + 1] for n in s.carried] for k in range(len(found))]
     return TorchStages(
