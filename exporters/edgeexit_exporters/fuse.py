@@ -6,7 +6,7 @@ The contract (inputs, outputs, stopping rule) is written in `docs/bundle-format.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
 from edgeexit_exporters.layouts import finish, strip_shapes
 from edgeexit_exporters.onnx_graph import constant
+from edgeexit_exporters.onnx_names import FUSED, all_names, free_name
 from edgeexit_exporters.stages import Stage
 
 THRESHOLDS = "exit_thresholds"
 OUTPUT, INDEX, SCORE, UNCERTAINTY = "output", "exit_index", "exit_score", "exit_uncertainty"
 LENGTHS = "exit_lengths"
 TEMPERATURE = "edgeexit_temperature_"
-_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE, UNCERTAINTY, LENGTHS}
+_RESERVED = FUSED
 
 
 @dataclass
@@ -34,6 +35,8 @@ class _Body:
 
     name: str
     """Part of the names of what is added here: names are unique over all scopes."""
+    taken: Collection[str] = ()
+    """Names that the network has."""
     nodes: list[ir.Node] = field(default_factory=list)
     weights: list[ir.Value] = field(default_factory=list)
 
@@ -42,12 +45,12 @@ class _Body:
         node = ir.node(kind, list(inputs), attributes=attributes or None, num_outputs=outputs)
         node.name = f"edgeexit_{self.name}_{len(self.nodes)}_{kind}"
         for i, value in enumerate(node.outputs):
-            value.name = f"{node.name}_{i}"
+            value.name = free_name(f"{node.name}_{i}", self.taken)
         self.nodes.append(node)
         return node.outputs[0]
 
     def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
-        value = constant(name, array)
+        value = constant(free_name(name, self.taken), array)
         self.weights.append(value)
         return value
 
@@ -126,11 +129,11 @@ def _scope(
     names = _names(exits)
     last = k == len(stages) - 1
     if last:
-        return body, _results(body, given, names, k, spec, suffix="" if k == 0 else f"_{k}")
+        return body, _results(body, given, names, k, spec, suffix="" if k == 0 else f"{_tag(body.taken)}_{k}")
     position = body.weight(f"edgeexit_exit_{k}", np.array(k, np.int64))
     stop = body.op("GreaterOrEqual", sure, body.op("Gather", thresholds, position, axis=0))
-    then = _Body(f"exit_{k}")
-    then_outputs = _results(then, given, names, k, spec, suffix=f"_{k}")
+    then, tag = _Body(f"exit_{k}", body.taken), _tag(body.taken)
+    then_outputs = _results(then, given, names, k, spec, suffix=f"{tag}_{k}")
     other, other_outputs = _scope(model, stages, exits, score, k + 1, dict(scope), thresholds)
     branch = ir.node(
         "If",
@@ -145,7 +148,7 @@ def _scope(
         name=f"edgeexit_decision_{k}",
     )
     body.nodes.append(branch)
-    suffix = "" if k == 0 else f"_after_{k}"
+    suffix = "" if k == 0 else f"{tag}_after_{k}"
     for value, name, like in zip(branch.outputs, names, other_outputs, strict=True):
         value.name, value.type = name + suffix, like.type
         value.shape = _shape(exits) if name == OUTPUT else like.shape
@@ -159,7 +162,8 @@ def _stage(model: ir.Model, stage: Stage, answers: Sequence[str], scope: dict[st
     graph = ir.convenience.extract(model.graph, held, list(wanted))
     for value in list(graph.inputs):
         value.replace_all_uses_with(scope[value.name or ""], replace_graph_outputs=True)
-    body = _Body(f"stage_{k}")
+    taken = all_names(model.graph)
+    body = _Body(f"stage_{k}", taken)
     for name, value in sorted(graph.initializers.items()):
         if name in scope:
             value.replace_all_uses_with(scope[name], replace_graph_outputs=True)
@@ -174,7 +178,7 @@ def _stage(model: ir.Model, stage: Stage, answers: Sequence[str], scope: dict[st
         for value in node.outputs:
             name = value.name or ""
             if name in scope or name in _RESERVED:  # names are unique along a path, and ours are ours
-                value.name = f"{name}_stage_{k}"
+                value.name = free_name(f"{name}_stage_{k}", taken)
             if name:
                 scope.setdefault(name, value)
     body.nodes.extend(nodes)
@@ -270,6 +274,14 @@ def _results(
         value.type = ir.TensorType(ir.DataType[_ONNX_NAMES[spec.answer.dtype]] if name == OUTPUT else dtype)
         value.shape = {OUTPUT: _shape([spec]), LENGTHS: ir.Shape([1])}.get(name, ir.Shape([]))
     return found
+
+
+def _tag(taken: Collection[str]) -> str:
+    """What stands between the name of an output and a branch's number, so that no tensor of the network has it."""
+    tag = ""
+    while any(n.startswith(f"{name}{tag}_") for name in _RESERVED for n in taken):
+        tag += "_"
+    return tag
 
 
 def _names(exits: Sequence[ExitSpec]) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from edgeexit.errors import BundleError
+from edgeexit.json_fields import text
+
 OURS = "edgeexit_"
 """Begins the names of what this toolkit adds to a graph."""
 FUSED = {"exit_thresholds", "output", "exit_index", "exit_score", "exit_uncertainty", "exit_lengths"}
@@ -17,6 +20,14 @@ def free_name(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def is_text(name: str) -> bool:
+    """Whether a manifest can hold the name: 1 to 512 printable characters."""
+    try:
+        return bool(text(name, ""))
+    except BundleError:
+        return False
 
 
 def all_names(graph: ir.Graph) -> set[str]:
@@ -32,7 +43,9 @@ def all_names(graph: ir.Graph) -> set[str]:
 
 
 def rename_ours(graph: ir.Graph, keep: Collection[str]) -> None:
-    """Rename what a foreign graph calls as this toolkit calls its own: graphs that it wrote have such names.
+    """Rename what a foreign graph calls as this toolkit calls its own, or as no manifest can say.
+
+    Graphs that this toolkit wrote, read anew, have such names.
 
     Args:
         graph: changed in place.
@@ -41,18 +54,18 @@ def rename_ours(graph: ir.Graph, keep: Collection[str]) -> None:
     taken = {*all_names(graph), *keep}
 
     def other(name: str) -> str:
-        new = free_name(f"source_{name}", taken)
+        new = free_name(f"source_{name}" if is_text(name) else f"source_{len(taken)}", taken)
         taken.add(new)
         return new
 
     for inner in (graph, *graph.subgraphs()):
-        for name in [n for n in inner.initializers if (n.startswith(OURS) or n in FUSED) and n not in keep]:
+        for name in [n for n in inner.initializers if (n.startswith(OURS) or n in FUSED or not is_text(n))]:
             value = inner.initializers.pop(name)
             value.name = other(name)
             inner.register_initializer(value)
         for node in inner:
-            if (node.name or "").startswith(OURS):
-                node.name = other(node.name or "")
+            if node.name and (node.name.startswith(OURS) or not is_text(node.name)):
+                node.name = other(node.name)
             for value in node.outputs:
-                if value.name and value.name.startswith(OURS) and value.name not in keep:
+                if value.name and value.name not in keep and (value.name.startswith(OURS) or not is_text(value.name)):
                     value.name = other(value.name)

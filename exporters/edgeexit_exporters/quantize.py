@@ -32,6 +32,7 @@ from edgeexit_exporters.float_heads import float_heads, last_float_nodes
 from edgeexit_exporters.inputs import InputSpec
 from edgeexit_exporters.join import join
 from edgeexit_exporters.kernels import is_node
+from edgeexit_exporters.quantize_names import hide_names, restore_names
 from edgeexit_exporters.source import Quantized, Source
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -92,6 +93,8 @@ def quantize(
     if not any(n.op_type in onnx_graph.COMPUTE and n.name not in skipped for n in model.graph):
         raise ModelError("nothing to quantise: the network has no convolution or matrix product that is not excluded")
     convolves = any(n.op_type == "Conv" and n.name not in skipped for n in model.graph)
+    renamed = hide_names(model)
+    feeds = {old: new for new, old in renamed.items()}
     progress(f"quantising to {precision}")
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder, quiet():
         # By path: of a model in memory, onnxruntime moves the weights out, and does not bring them back.
@@ -99,13 +102,15 @@ def quantize(
         given.write_bytes(layouts.to_bytes(model, "the network"))
         try:
             if static:
-                _static(given, out, Rows(source.inputs, rows), skipped, method, percentile, reduce_range)
+                fed = {feeds.get(n, n): a for n, a in rows.items()}
+                _static(given, out, Rows(source.inputs, fed), skipped, method, percentile, reduce_range)
             else:
                 _dynamic(given, out, skipped, reduce_range, convolves)
             proto = onnx.load(out)
         except Exception as e:
             raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)}") from e
     found = onnx_graph.prepare(proto, "the quantised network")
+    restore_names(found, renamed)
     float_heads(found, tensors)
     found = _tidy(found)
     raw = ir.to_proto(found)

@@ -18,6 +18,7 @@ from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import measure, onnx_graph, onnx_reading
 from edgeexit_exporters.inputs import InputSpec, from_data, make_spec, one_at_a_time
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
+from edgeexit_exporters.onnx_names import is_text
 from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.stages import State, no_such_tensor
 from edgeexit_exporters.unstack import unstack
@@ -161,6 +162,13 @@ def from_onnx(
     raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
     unstack(model, [n for e in raw for n in e.tensors])
     joint = join(model, raw, outputs)
+    shown = [("input", v.name or "") for v in model.graph.inputs] + [("exit", n) for e in raw for n in e.tensors]
+    for what, name in shown:
+        if not is_text(name):
+            raise ModelError(
+                f"{path}: {what} {name!r:.80} cannot be called so: a bundle's tensors have names of 1 to 512 printable "
+                "characters; rename it in the source model"
+            )
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     known = onnx_graph.values(model.graph)
     for state in carried:

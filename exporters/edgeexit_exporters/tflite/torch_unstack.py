@@ -209,7 +209,7 @@ def _part_of(node: fx.Node) -> tuple[fx.Node, int, int, int, bool] | None:
     name = op_name(node)
     k: Any = 0
     if node.target is operator.getitem:
-        source, k = node.args  # type: ignore[assignment]
+        source, k = node.args
         node = source  # type: ignore[assignment]
         name = op_name(node)
     if not node.args or not isinstance(node.args[0], fx.Node):
