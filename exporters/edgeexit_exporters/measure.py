@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ def session(
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:
-        raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {first_line(e, 600)}") from e
+        raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_said(e)}") from e
 
 
 def run(
@@ -64,7 +65,7 @@ def run(
         found = model.run(wanted, feed)
     except Exception as e:
         shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in feed.items())
-        raise ModelError(f"the model does not run on example inputs ({shapes}): {first_line(e, 600)}") from e
+        raise ModelError(f"the model does not run on example inputs ({shapes}): {_said(e)}") from e
     return dict(zip(wanted, found, strict=True))
 
 
@@ -204,3 +205,11 @@ def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
     scale = float(np.max(np.abs(a), initial=0, where=np.isfinite(a))) or 1.0
     rounding = 1e-3 if a.dtype.itemsize > 2 else 5e-2
     return bool(np.allclose(a.astype(np.float64), b.astype(np.float64), rtol=0, atol=rounding * scale, equal_nan=True))
+
+
+_PLACE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ [^()]*\([^()]*\)( \[with [^\]]*\])? ?")
+
+
+def _said(error: BaseException) -> str:
+    """onnxruntime's message without its codes and places in its sources."""
+    return first_line(ModelError(_PLACE.sub("", str(error))), 600)

@@ -167,16 +167,7 @@ def _left_out(proto: onnx.ModelProto) -> list[str]:
     read |= {o.name for g in graphs(graph) for o in g.output}
     if names := [v.name for v in graph.input if v.name not in read | weights]:
         notes.append(f"no operation reads input {_some(names)}")
-    if names := [n.name or n.op_type for n in all_nodes(proto) if n.op_type == "BatchNormalization" and _trains(n)]:
-        notes.append(
-            f"{_some(names)} normalises by the batch (training_mode): an answer depends on its neighbours; export the "
-            "model in evaluation mode (model.eval())"
-        )
     return notes
-
-
-def _trains(node: onnx.NodeProto) -> bool:
-    return any(a.name == "training_mode" and a.i == 1 for a in node.attribute)
 
 
 def _some(names: Sequence[str]) -> str:

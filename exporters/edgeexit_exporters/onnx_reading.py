@@ -12,9 +12,12 @@ import onnx_ir as ir
 
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters import measure, onnx_graph
-from edgeexit_exporters.onnx_files import load_proto
+from edgeexit_exporters.onnx_files import all_nodes, load_proto
 from edgeexit_exporters.onnx_foreign import Adapted, adapt
 from edgeexit_exporters.onnx_names import rename_ours
+
+_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
+"""Whose operations onnxruntime has."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,17 @@ def _refuse_unrunnable(proto: onnx.ModelProto, path: Path) -> None:
     try:
         measure.session(raw, level="BASIC", quiet=True)
     except ModelError as e:
-        raise ModelError(f"{path}: not a valid ONNX model: {e}{_complaint(proto)}") from e
+        raise ModelError(f"{path}: not a valid ONNX model: {e}{_complaint(proto)}{_custom(proto)}") from e
+
+
+def _custom(proto: onnx.ModelProto) -> str:
+    """What to know of operations that are nobody's but the file's."""
+    own = {(f.domain, f.name) for f in proto.functions}
+    foreign = {(n.domain, n.op_type) for n in all_nodes(proto)} - own
+    names = sorted(f"{domain}:{kind}" for domain, kind in foreign if domain not in _DOMAINS)
+    if not names:
+        return ""
+    return f"; it has operations that are no part of ONNX ({', '.join(names[:4])}): export the model without them"
 
 
 def _complaint(proto: onnx.ModelProto) -> str:

@@ -32,6 +32,7 @@ from edgeexit_exporters.float_heads import float_heads, last_float_nodes
 from edgeexit_exporters.inputs import InputSpec
 from edgeexit_exporters.join import join
 from edgeexit_exporters.kernels import is_node
+from edgeexit_exporters.onnx_names import all_names, free_name
 from edgeexit_exporters.quantize_names import hide_names, restore_names
 from edgeexit_exporters.source import Quantized, Source
 
@@ -160,6 +161,7 @@ def prepared(source: Source) -> ir.Model:
 
 def _split_products(graph: ir.Graph) -> None:
     """Gemm that adds an activation becomes MatMul and Add again: int8 kernels add constants only."""
+    taken = all_names(graph)
     for node in [n for n in graph if n.op_type == "Gemm" and len(n.inputs) > 2]:
         plain = all(a.name in ("alpha", "beta") and a.as_float() == 1 for a in node.attributes.values() if a.value)
         a, b, c = node.inputs[:3]
@@ -168,7 +170,7 @@ def _split_products(graph: ir.Graph) -> None:
         product = ir.node("MatMul", [a, b], name=f"{node.name}_product")
         total = ir.node("Add", [product.outputs[0], c], name=f"{node.name}_sum")
         old, new = node.outputs[0], total.outputs[0]
-        product.outputs[0].name = f"{old.name}_product"
+        product.outputs[0].name = free_name(f"{old.name}_product", taken)
         product.outputs[0].type, product.outputs[0].shape = old.type, old.shape
         graph.insert_before(node, [product, total])
         old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -26,10 +26,16 @@ def refuse_random(model: ir.Model, tensors: Sequence[str], name: str) -> None:
         name: of the source, for messages.
 
     Raises:
-        ModelError: names the random operations above them, those in the bodies of If, Loop and Scan included.
+        ModelError: names the random operations above them, those in the bodies of If, Loop and Scan included; or a
+            batch norm that was left in training mode.
     """
-    found = [node for node in _above(model.graph, tensors) if is_random(node)]
-    if found:
+    above = _above(model.graph, tensors)
+    if batch := [n for n in above if n.op_type == "BatchNormalization" and _flag(n, "training_mode")]:
+        raise ModelError(
+            f"{name}: {_called(batch[0])} normalises by the batch at hand (training_mode), so an answer depends on its "
+            "neighbours; export the network in evaluation mode (model.eval(), training=False)"
+        )
+    if found := [node for node in above if is_random(node)]:
         several = len(found) > 1
         raise ModelError(
             f"{name}: its answers differ from run to run: {', '.join(_called(n) for n in found[:4])}"
@@ -45,6 +51,10 @@ def is_random(node: ir.Node) -> bool:
         place = _RATIO.get(node.op_type, 1)
         return _number(node, place + 1, 0.0) != 0 and _number(node, place, 0.5) != 0
     return node.op_type in RANDOM
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    return name in node.attributes and node.attributes[name].as_int() == 1
 
 
 def _number(node: ir.Node, place: int, default: float) -> float:
