@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -69,3 +69,26 @@ def rename_ours(graph: ir.Graph, keep: Collection[str]) -> None:
             for value in node.outputs:
                 if value.name and value.name not in keep and (value.name.startswith(OURS) or not is_text(value.name)):
                     value.name = other(value.name)
+
+
+def name_edges(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name a graph's inputs and outputs, whatever inner tensors are called.
+
+    Args:
+        graph: changed in place; inner tensors that have one of the names get others.
+        inputs, outputs: names in the graph's order.
+    """
+    edges = dict(zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True))
+    taken = {*all_names(graph), *inputs, *outputs}
+    for inner in (graph, *graph.subgraphs()):
+        for name in [n for n in inner.initializers if n in edges.values()]:
+            value = inner.initializers.pop(name)
+            value.name = free_name(f"inner_{name}", taken)
+            taken.add(value.name)
+            inner.register_initializer(value)
+        for value in (v for node in inner for v in node.outputs):
+            if value not in edges and value.name in edges.values():
+                value.name = free_name(f"inner_{value.name}", taken)
+                taken.add(value.name)
+    for value, name in edges.items():
+        value.name = name

@@ -22,6 +22,7 @@ from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.inputs import InputSpec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
 from edgeexit_exporters.onnx_files import refuse_missing
+from edgeexit_exporters.onnx_names import is_text, name_edges
 from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import State
@@ -143,9 +144,9 @@ class Exits(nn.Module):
             found, states = self._parted(found)
         keys: list[str] = []
         values = found
-        if isinstance(found, Mapping) and "output" not in found:
+        if isinstance(found, Mapping) and not _is_one_exit(found):
             keys, values = [str(k) for k in found], list(found.values())
-        if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and "output" in found):
+        if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and not keys):
             values = [found]
         exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
@@ -185,12 +186,17 @@ def parts(exit: Any) -> Parts | None:
     """What one exit gave; None = it is no exit."""
     learned: list[Any] = []
     lengths: list[Any] = []
-    if isinstance(exit, Mapping) and {"output"} < set(exit) <= {"output", "score", "lengths"}:
+    if isinstance(exit, Mapping) and _is_one_exit(exit):
         learned, lengths = ([exit[what]] if what in exit else [] for what in ("score", "lengths"))
         exit = exit["output"]
     heads = list(exit) if isinstance(exit, list | tuple) else [exit]
     found = Parts(heads, learned, lengths)
     return found if heads and all(isinstance(t, Tensor) for tensors in found for t in tensors) else None
+
+
+def _is_one_exit(found: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is an exit with its score or lengths; else its values are exits, and its keys their names."""
+    return {"output"} < set(found) <= {"output", "score", "lengths"}
 
 
 def _describe(found: Any) -> str:
@@ -261,6 +267,11 @@ def from_torch(
             raise ModelError(
                 f"{type(module).__name__}: exit {taken[0]!r} is called as an input is; give it another name (--exits)"
             )
+        if odd := [n for n in names if not is_text(n)]:
+            raise ModelError(
+                f"{type(module).__name__}: exit {odd[0]!r:.80} cannot be called so: names have 1 to 512 printable "
+                "characters; give it another one (--exits)"
+            )
         if len(given) < 2 and len(given[0].heads) < 2 and not exits and not single:
             raise ModelError(
                 f"{type(module).__name__} has one exit with one head: name it with --exits to export it all the same; "
@@ -269,7 +280,7 @@ def from_torch(
         raw = _raw_exits(given, names)
         check_states(carried, specs, after)
         tensors = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
-        proto = _to_onnx(wrapped, specs, example, tensors)
+        proto = _to_onnx(wrapped, specs, example, len(tensors))
     finally:
         for m, mode in training.items():
             m.training = mode
@@ -290,6 +301,7 @@ def from_torch(
                 m.training = mode
 
     model = onnx_graph.prepare(proto, type(module).__name__)
+    name_edges(model.graph, [s.tensor.name for s in specs], tensors)
     unstack(model, tensors)
     joint = join(model, raw, outputs)
     refuse_random(
@@ -398,15 +410,16 @@ def _free_sizes(specs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
     return tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
 
 
-def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
+def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], outputs: int) -> Any:
+    # Names that no tensor inside has: torch looks for none that are taken.
     with quiet():
         try:
             program = torch.onnx.export(
                 module,
                 tuple(example),
                 dynamo=True,
-                input_names=[s.tensor.name for s in specs],
-                output_names=names,
+                input_names=[f"edgeexit_input_{k}" for k in range(len(specs))],
+                output_names=[f"edgeexit_output_{k}" for k in range(outputs)],
                 dynamic_shapes=(_free_sizes(specs),),  # one entry: the tuple of positional inputs
                 verbose=False,
             )

@@ -53,16 +53,16 @@ def check_heavy(answers: Sequence[fx.Node], exits: Sequence[str], name: str) -> 
         name: of the module.
 
     Raises:
-        ModelError: the first exit needs every convolution and product.
+        ModelError: the first exit goes through a join and needs every convolution and product.
     """
     first, all_of_them = _above(answers[:1]), _above(answers)
     heavy = [n for n in first if op_name(n) in _HEAVY]
-    if len(answers) > 1 and len(heavy) > 1 and not any(op_name(n) in _HEAVY for n in all_of_them - first):
-        joins = sorted({op_name(n) for n in first} & {"stack", "cat"})
+    joins = sorted({op_name(n) for n in first} & {"stack", "cat"})
+    if joins and len(answers) > 1 and len(heavy) > 1 and not any(op_name(n) in _HEAVY for n in all_of_them - first):
         raise ModelError(
             f"{name}: in torch's own graph exit {exits[0]!r} needs all {len(heavy)} convolutions and products of the "
-            f"network{f' (it goes through {joins[-1]})' if joins else ''}, so TFLite files of it would never stop "
-            "early: return every exit's own tensor, not parts of a joined one"
+            f"network, as it goes through {joins[-1]}, so TFLite files of it would never stop early: return every "
+            "exit's own tensor, not parts of a joined one"
         )
 
 
