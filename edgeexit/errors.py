@@ -37,9 +37,6 @@ class DataError(EdgeExitError):
 class ModelError(EdgeExitError):
     """A source model cannot be exported as it is."""
 
-    layout: str | None = None
-    """The layout that failed, where others may not; None = the failure is no single layout's."""
-
 
 class ExportMismatch(ModelError):
     """An exported exit differs from the source model by more than the tolerance."""
@@ -57,6 +54,18 @@ class BackendMissing(EdgeExitError):
     """A library that this step needs is not installed; the message has the pip line."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an engine's or a converter's exception says, without its pages of detail."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_line(error: BaseException, most: int = 300) -> str:
+    """What an engine's or a converter's exception says, without its pages of detail: one statement in one line.
+
+    The first line; where that announces more (it ends in a colon, say), the next ones too. What is longer than
+    `most` characters ends at a word, with three dots.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    for line in lines[1:]:
+        if not text.endswith((":", ",", "indices")) or len(text) >= most:
+            break
+        text = f"{text} {line}"
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 4].rsplit(' ', 1)[0].rstrip(' ,:;(')} ..."

@@ -80,8 +80,8 @@ if TYPE_CHECKING:
 @click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="What decides.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
 @click.option(
-    "--layouts", metavar="L,M",
-    help="Forms to write, each of which must succeed. [default: those of fused, chain, prefix, all that do]",
+    "--layouts", metavar="A,B", show_default="those of fused,chain,prefix,all that can be made",
+    help="Which forms to write; one that fails is an error if named here.",
 )  # fmt: skip
 @click.option(
     "--tolerance", type=float,

@@ -105,7 +105,7 @@ def text(found: Augmented, tested: Tested | None = None) -> str:
 
 
 def _missing(which: str, left_out: Mapping[str, str]) -> list[str]:
-    return [f"warning: the{which} bundle has no {layout} layout: {why}" for layout, why in left_out.items()]
+    return [f"warning: the{which} bundle has no {artifact}: {why}" for artifact, why in left_out.items()]
 
 
 def _rounds(v: Verdict | None) -> int | None:

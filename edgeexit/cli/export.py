@@ -56,7 +56,10 @@ if TYPE_CHECKING:
     metavar="SPEC",
     help="NAME:DTYPE[AXES]; names are free axes, time=100 gives one an example size. Repeat for several inputs.",
 )
-@click.option("--layouts", default="fused,chain,prefix,all", show_default=True, help="Which forms to write.")
+@click.option(
+    "--layouts", metavar="A,B", show_default="fused,chain,prefix,all",
+    help="Which forms to write; one that fails is an error if named here.",
+)  # fmt: skip
 @click.option("--score", type=click.Choice(GRAPH), default="maxprob", show_default=True, help="Inside the fused graph.")
 @click.option(
     "--outputs",
@@ -122,7 +125,7 @@ def export(
     states: tuple[str, ...],
     weights: Path | None,
     inputs: tuple[str, ...],
-    layouts: str,
+    layouts: str | None,
     score: str,
     outputs: str,
     data: Path | None,
@@ -180,8 +183,8 @@ def export(
       edgeexit export net.onnx --preprocess size=96,scale=1/127.5,mean=1 --out net.edgeexit
       edgeexit export asr.onnx --exits p0,p1 --lengths n --speech speech.json --out asr.edgeexit
     """
-    wanted = names(layouts) or []
-    if not wanted or any(w not in NETWORK_LAYOUTS for w in wanted):
+    wanted = names(layouts)
+    if wanted is not None and (not wanted or any(w not in NETWORK_LAYOUTS for w in wanted)):
         raise EdgeExitError(f"--layouts {layouts}: choose from {', '.join(NETWORK_LAYOUTS)}")
     arrays = None if data is None else read_npz(data)
     classes = None if arrays is None or data is None else labels_of(arrays, data)
@@ -189,7 +192,7 @@ def export(
         names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files, keep_float, layers,
         buckets=_sizes(buckets),
     )  # fmt: skip
-    if c_array is not None and ("tflite" not in forms.formats or "fused" not in wanted):
+    if c_array is not None and ("tflite" not in forms.formats or "fused" not in (wanted or ("fused",))):
         raise EdgeExitError("--c-array writes a fused TFLite graph: ask for --format tflite and layout fused")
     measured: list[Refit] = []
     bundle = edgeexit.export(

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.join import JoinedExit
+from edgeexit_exporters.onnx_names import all_names, free_name
 from edgeexit_exporters.stages import stages
 
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -29,7 +30,7 @@ def channels_last_cuts(model: ir.Model, exits: Sequence[JoinedExit]) -> None:
         ModelError: see `stages`.
     """
     parts = stages(onnx_graph.view(model.graph), [e.answer for e in exits], [e.extras for e in exits])
-    known = onnx_graph.values(model.graph)
+    known, taken = onnx_graph.values(model.graph), all_names(model.graph)
     for name in dict.fromkeys(n for p in parts for n in p.cuts):
         value = known[name]
         readers = [u.node for u in value.uses()]
@@ -38,7 +39,9 @@ def channels_last_cuts(model: ir.Model, exits: Sequence[JoinedExit]) -> None:
             continue
         if not any(u.node.op_type == "Conv" and _is_2d(u.node) for r in readers for u in r.outputs[0].uses()):
             continue
-        turned = ir.node("Transpose", [value], attributes={"perm": list(_TO_LAST)}, name=f"{name}_channels_last")
+        turned = ir.node(
+            "Transpose", [value], attributes={"perm": list(_TO_LAST)}, name=free_name(f"{name}_channels_last", taken)
+        )
         back = ir.node(
             "Transpose",
             [turned.outputs[0]],

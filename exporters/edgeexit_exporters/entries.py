@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from edgeexit_exporters import onnx_graph
+from edgeexit_exporters.onnx_names import all_names, free_name
 from edgeexit_exporters.stages import Stage
 
 MOST = 6
@@ -33,11 +34,11 @@ def entries(model: ir.Model, stages: Sequence[Stage]) -> Iterator[ir.Model]:
     choices = itertools.chain.from_iterable(itertools.combinations(able, r) for r in range(1, len(able) + 1))
     for chosen in choices:
         found = model.clone()
-        nodes, values = list(found.graph), onnx_graph.values(found.graph)
+        nodes, values, taken = list(found.graph), onnx_graph.values(found.graph), all_names(found.graph)
         for k in chosen:
             readers = {nodes[i] for i in stages[k].nodes}
             for name in pictures[k]:
-                _enter(found.graph, values[name], readers, f"{name}_entry_{k}")
+                _enter(found.graph, values[name], readers, free_name(f"{name}_entry_{k}", taken))
         yield found
 
 

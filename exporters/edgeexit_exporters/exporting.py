@@ -21,6 +21,7 @@ from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters.forms import Forms, float_answers, make
 from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.inputs import InputSpec, parse_input
+from edgeexit_exporters.layout_failures import DEFAULT_LAYOUTS
 from edgeexit_exporters.preprocessing import declare, network_rows
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
 from edgeexit_exporters.source import Source, from_onnx
@@ -28,8 +29,6 @@ from edgeexit_exporters.survey import survey
 
 if TYPE_CHECKING:
     from torch import nn
-
-DEFAULT_LAYOUTS = ("fused", "chain", "prefix", "all")
 
 
 def export(
@@ -39,7 +38,7 @@ def export(
     exits: Sequence[str] | None = None,
     weights: Path | str | None = None,
     inputs: Sequence[str] = (),
-    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    layouts: Sequence[str] | None = None,
     score: str = "maxprob",
     scores: Sequence[str] | None = None,
     lengths: Sequence[str] | None = None,
@@ -67,7 +66,8 @@ def export(
             file's outputs); for torch names to give them.
         weights: state dict for a ``module:function`` source.
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
-        layouts: which of fused, chain, prefix, all to write.
+        layouts: which of fused, chain, prefix, all to write; a layout that fails is an error then. None = all four: one
+            that fails is left out, with a note that says why, as long as one that leaves early is there.
         score: the score inside the fused graph, one of `edgeexit.scores.GRAPH`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
@@ -125,7 +125,7 @@ def export(
     )
 
 
-def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -> None:
+def check_wish(out: Path, layouts: Sequence[str] | None, score: str, overwrite: bool) -> None:
     """Refuse before minutes of work what would be refused after them.
 
     Raises:
@@ -136,6 +136,7 @@ def check_wish(out: Path, layouts: Sequence[str], score: str, overwrite: bool) -
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
     if score not in GRAPH:
         raise ModelError(f"unknown score {score!r} for a graph; known: {', '.join(GRAPH)}")
+    layouts = DEFAULT_LAYOUTS if layouts is None else layouts
     if unknown := [w for w in layouts if w not in NETWORK_LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(NETWORK_LAYOUTS)}")
     if not layouts:
@@ -146,7 +147,7 @@ def export_source(
     found: Source,
     out: Path,
     *,
-    layouts: Sequence[str] = DEFAULT_LAYOUTS,
+    layouts: Sequence[str] | None = None,
     score: str = "maxprob",
     tolerance: float | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
@@ -171,10 +172,9 @@ def export_source(
     Raises:
         ModelError, BundleError: as `export`.
     """
+    named = layouts is not None
     layouts = _stateful_layouts(found, layouts, progress)
     found = replace(found, inputs=like_data(found.inputs, data or {}))
-    for note in found.joint.notes:
-        progress(f"note: {note}")
     progress("finding the stages")
     known = survey(
         found, name=name or out.name.removesuffix(".edgeexit"), task=task, labels=labels, data=data, score=score,
@@ -183,10 +183,14 @@ def export_source(
     known = replace(
         known, manifest=replace(known.manifest, preprocess=dict(preprocess or {}), ranges=_ranges(found, data))
     )
+    for note in known.notes:
+        progress(f"note: {note}")
     wanted = forms or Forms()
     classes = known.manifest.exits[-1].answer.shape[-1]
     rows = wanted.rows(found, data, classes if isinstance(classes, int) else None)
-    made = make(known, layouts, score, wanted, rows, tolerance=tolerance, exact=exact, progress=progress)
+    made = make(
+        known, layouts, score, wanted, rows, tolerance=tolerance, exact=exact, named=named, progress=progress
+    )  # fmt: skip
     manifest = made.into(known.manifest)
     if rows is None:
         progress("writing the bundle")
@@ -213,23 +217,25 @@ def _ranges(source: Source, data: Mapping[str, NDArray[Any]] | None) -> Mapping[
     return measure_all(list(there), list(there.values()))
 
 
-def _stateful_layouts(found: Source, layouts: Sequence[str], progress: Callable[[str], None]) -> Sequence[str]:
+def _stateful_layouts(
+    found: Source, layouts: Sequence[str] | None, progress: Callable[[str], None]
+) -> Sequence[str]:
     """The layouts that can hold the network: all of them, but for one with memory.
 
     Raises:
         ModelError: fused was asked for, and the network has states.
     """
-    if not found.states or "fused" not in layouts:
-        return layouts
+    if not found.states or (layouts is not None and "fused" not in layouts):
+        return DEFAULT_LAYOUTS if layouts is None else layouts
     names = ", ".join(s.input for s in found.states)
     why = (
         f"the network has states ({names}), and a fused graph that stops early would leave those of deeper stages "
         "behind for good; in a chain they catch up"
     )
-    if tuple(layouts) != DEFAULT_LAYOUTS:
+    if layouts is not None:
         raise ModelError(f"no fused layout: {why}. Ask for --layouts chain,prefix")
     progress(f"note: no fused layout: {why}")
-    return tuple(w for w in layouts if w != "fused")
+    return tuple(w for w in DEFAULT_LAYOUTS if w != "fused")
 
 
 def open_source(

@@ -142,6 +142,7 @@ def make(
     *,
     tolerance: float | None = None,
     exact: Sequence[int] = (),
+    named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Write and check them all.
@@ -150,6 +151,7 @@ def make(
         known: of the float network (or of one that its user quantized: then as it is, as ONNX).
         layouts, score, tolerance, exact: see `exporting.export_source`.
         wanted: formats and precisions.
+        named: the user named the layouts; see `LayoutFailures`.
         rows: None = nothing needs them.
         progress: called with each step's name.
 
@@ -173,7 +175,9 @@ def make(
                 held_out = {n: a[rows.parts.held_out] for n, a in rows.inputs.items()}
                 made.layers = layer_sensitivity(known.source, source, held_out, progress)
             this = survey(source, name=known.manifest.name, data=given, score=score, speech=known.manifest.speech)
-        files = onnx_artifacts(this, layouts, score, tolerance=tolerance, exact=exact, progress=progress)
+        files = onnx_artifacts(
+            this, layouts, score, tolerance=tolerance, exact=exact, named=named, progress=progress
+        )  # fmt: skip
         if (this.manifest.batch, known.manifest.batch) == ("one", "dynamic"):
             files.artifacts = [replace(a, batch="one") for a in files.artifacts]
         made.add(files)
@@ -187,6 +191,7 @@ def make(
             tflite_artifacts(
                 known, layouts, score, mine, given, ranges=ranges or "minmax", stage_files=wanted.stage_files,
                 allow_float=[n for n in wanted.keep_float if n.isupper()], buckets=wanted.buckets, tolerance=tolerance,
+                named=named,
                 progress=progress,
             )
         )  # fmt: skip

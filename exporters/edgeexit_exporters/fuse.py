@@ -6,7 +6,7 @@ The contract (inputs, outputs, stopping rule) is written in `docs/bundle-format.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
 from edgeexit_exporters.layouts import finish, strip_shapes
 from edgeexit_exporters.onnx_graph import constant
+from edgeexit_exporters.onnx_names import FUSED, all_names, free_name
 from edgeexit_exporters.stages import Stage
 
 THRESHOLDS = "exit_thresholds"
 OUTPUT, INDEX, SCORE, UNCERTAINTY = "output", "exit_index", "exit_score", "exit_uncertainty"
 LENGTHS = "exit_lengths"
 TEMPERATURE = "edgeexit_temperature_"
-_RESERVED = {THRESHOLDS, OUTPUT, INDEX, SCORE, UNCERTAINTY, LENGTHS}
+_RESERVED = FUSED
 
 
 @dataclass
@@ -34,6 +35,8 @@ class _Body:
 
     name: str
     """Part of the names of what is added here: names are unique over all scopes."""
+    taken: Collection[str] = ()
+    """Names that the network has."""
     nodes: list[ir.Node] = field(default_factory=list)
     weights: list[ir.Value] = field(default_factory=list)
 
@@ -42,12 +45,12 @@ class _Body:
         node = ir.node(kind, list(inputs), attributes=attributes or None, num_outputs=outputs)
         node.name = f"edgeexit_{self.name}_{len(self.nodes)}_{kind}"
         for i, value in enumerate(node.outputs):
-            value.name = f"{node.name}_{i}"
+            value.name = free_name(f"{node.name}_{i}", self.taken)
         self.nodes.append(node)
         return node.outputs[0]
 
     def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
-        value = constant(name, array)
+        value = constant(free_name(name, self.taken), array)
         self.weights.append(value)
         return value
 
@@ -126,11 +129,11 @@ def _scope(
     names = _names(exits)
     last = k == len(stages) - 1
     if last:
-        return body, _results(body, given, names, k, spec, suffix="" if k == 0 else f"_{k}")
+        return body, _results(body, given, names, k, spec, suffix="" if k == 0 else f"{_tag(body.taken)}_{k}")
     position = body.weight(f"edgeexit_exit_{k}", np.array(k, np.int64))
     stop = body.op("GreaterOrEqual", sure, body.op("Gather", thresholds, position, axis=0))
-    then = _Body(f"exit_{k}")
-    then_outputs = _results(then, given, names, k, spec, suffix=f"_{k}")
+    then, tag = _Body(f"exit_{k}", body.taken), _tag(body.taken)
+    then_outputs = _results(then, given, names, k, spec, suffix=f"{tag}_{k}")
     other, other_outputs = _scope(model, stages, exits, score, k + 1, dict(scope), thresholds)
     branch = ir.node(
         "If",
@@ -145,7 +148,7 @@ def _scope(
         name=f"edgeexit_decision_{k}",
     )
     body.nodes.append(branch)
-    suffix = "" if k == 0 else f"_after_{k}"
+    suffix = "" if k == 0 else f"{tag}_after_{k}"
     for value, name, like in zip(branch.outputs, names, other_outputs, strict=True):
         value.name, value.type = name + suffix, like.type
         value.shape = _shape(exits) if name == OUTPUT else like.shape
@@ -159,7 +162,8 @@ def _stage(model: ir.Model, stage: Stage, answers: Sequence[str], scope: dict[st
     graph = ir.convenience.extract(model.graph, held, list(wanted))
     for value in list(graph.inputs):
         value.replace_all_uses_with(scope[value.name or ""], replace_graph_outputs=True)
-    body = _Body(f"stage_{k}")
+    taken = all_names(model.graph)
+    body = _Body(f"stage_{k}", taken)
     for name, value in sorted(graph.initializers.items()):
         if name in scope:
             value.replace_all_uses_with(scope[name], replace_graph_outputs=True)
@@ -174,7 +178,7 @@ def _stage(model: ir.Model, stage: Stage, answers: Sequence[str], scope: dict[st
         for value in node.outputs:
             name = value.name or ""
             if name in scope or name in _RESERVED:  # names are unique along a path, and ours are ours
-                value.name = f"{name}_stage_{k}"
+                value.name = free_name(f"{name}_stage_{k}", taken)
             if name:
                 scope.setdefault(name, value)
     body.nodes.extend(nodes)
@@ -272,6 +276,14 @@ def _results(
     return found
 
 
+def _tag(taken: Collection[str]) -> str:
+    """What stands between the name of an output and a branch's number, so that no tensor of the network has it."""
+    tag = ""
+    while any(n.startswith(f"{name}{tag}_") for name in _RESERVED for n in taken):
+        tag += "_"
+    return tag
+
+
 def _names(exits: Sequence[ExitSpec]) -> tuple[str, ...]:
     """The graph's outputs."""
     told = (UNCERTAINTY,) if any(e.uncertainty is not None for e in exits) else ()
@@ -294,7 +306,12 @@ def _one(value: ir.Value) -> ir.Value:
     return ir.Value(name=value.name, type=value.type, shape=ir.Shape([1, *shape[1:]]))
 
 
-def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
+def check_one_output(exits: Sequence[ExitSpec]) -> None:
+    """Whether one output tensor can hold what every exit gives.
+
+    Raises:
+        ModelError: exits of unlike shapes or types: they may answer unlike questions, and then are no exits.
+    """
     outputs = [e.answer for e in exits]
     for e, o in zip(exits, outputs, strict=True):
         if o.dtype not in _ONNX_NAMES:
@@ -302,8 +319,13 @@ def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
         if len(o.shape) != len(outputs[0].shape) or o.dtype != outputs[0].dtype or o.shape[-1] != outputs[0].shape[-1]:
             raise ModelError(
                 f"exit {e.name!r} gives {o.dtype} {list(o.shape)}, exit {exits[0].name!r} {outputs[0].dtype} "
-                f"{list(outputs[0].shape)}; a fused graph has one output for all exits: export --layouts chain,prefix"
+                f"{list(outputs[0].shape)}; a fused graph has one output for all exits: export --layouts chain,prefix, "
+                "or name with --exits those outputs that answer one question"
             )
+
+
+def _check(model: ir.Model, exits: Sequence[ExitSpec]) -> None:
+    check_one_output(exits)
     taken = _RESERVED & {v.name for v in model.graph.inputs}
     if taken:
         raise ModelError(f"a model input is named {sorted(taken)[0]!r}, a name the fused contract uses; rename it")

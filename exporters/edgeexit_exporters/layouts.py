@@ -10,7 +10,9 @@ import onnx_ir as ir
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
 from edgeexit_exporters import sherpa
-from edgeexit_exporters.onnx_graph import MAX_WEIGHT_BYTES, weight_bytes
+from edgeexit_exporters.onnx_files import MAX_WEIGHT_BYTES
+from edgeexit_exporters.onnx_graph import weight_bytes
+from edgeexit_exporters.onnx_versions import LOWEST, ir_version
 from edgeexit_exporters.sherpa import Contract
 from edgeexit_exporters.source import Source
 from edgeexit_exporters.stages import Stage
@@ -152,7 +154,9 @@ def finish(source: ir.Model, graph: ir.Graph) -> ir.Model:
         node.doc_string = None
     graph.metadata_props.clear()
     graph.doc_string = None
-    return ir.Model(graph, ir_version=source.ir_version, producer_name="edgeexit")
+    model = ir.Model(graph, ir_version=LOWEST, producer_name="edgeexit")
+    model.ir_version = ir_version(model)
+    return model
 
 
 def strip_shapes(graph: ir.Graph, keep: Sequence[ir.Value]) -> None:

@@ -23,16 +23,21 @@ class Made:
     remarks: list[str] = field(default_factory=list)
     """What its user should know."""
 
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Artifact of the default layouts that failed -> why."""
+
     def add(self, other: Made) -> None:
         self.contents |= other.contents
         self.artifacts += other.artifacts
         self.kernels |= other.kernels
         self.memory |= other.memory
         self.remarks += other.remarks
+        self.left_out |= other.left_out
 
     def into(self, manifest: Manifest) -> Manifest:
         """A survey's manifest with these artifacts."""
         notes: dict[str, Any] = {"int8_kernels": self.kernels} if self.kernels else {}
         notes |= {"tflite_memory": self.memory} if self.memory else {}
         notes |= {"remark": "; ".join(self.remarks)} if self.remarks else {}
+        notes |= {"left_out": self.left_out} if self.left_out else {}
         return replace(manifest, artifacts=tuple(self.artifacts), provenance={**manifest.provenance, **notes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeexit.errors import ModelError
+from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.onnx_graph import COMPUTE
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -47,7 +48,7 @@ def session(
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:
-        raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_line(e)}") from e
+        raise ModelError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {_said(e)}") from e
 
 
 def run(
@@ -59,12 +60,15 @@ def run(
         ModelError: the model does not run on these inputs.
     """
     wanted = [o.name for o in model.get_outputs()] if outputs is None else list(outputs)
-    feed = {i.name: inputs[i.name] for i in model.get_inputs()}
+    needed = [i.name for i in model.get_inputs()]
+    if lacking := [n for n in needed if n not in inputs]:
+        raise ModelError(f"the model reads input {lacking[0]!r}, and there is no example of it")
+    feed = {n: inputs[n] for n in needed}
     try:
         found = model.run(wanted, feed)
     except Exception as e:
         shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in feed.items())
-        raise ModelError(f"the model does not run on example inputs ({shapes}): {_line(e)}") from e
+        raise ModelError(f"the model does not run on example inputs ({shapes}): {_said(e)}") from e
     return dict(zip(wanted, found, strict=True))
 
 
@@ -208,5 +212,9 @@ def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return bool(np.allclose(a.astype(np.float64), b.astype(np.float64), rtol=0, atol=rounding * scale, equal_nan=True))
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+_PLACE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ [^()]*\([^()]*\)( \[with [^\]]*\])? ?")
+
+
+def _said(error: BaseException) -> str:
+    """onnxruntime's message without its codes and places in its sources."""
+    return first_line(ModelError(_PLACE.sub("", str(error))), 600)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgeexit.bundle import describe
-from edgeexit.errors import ExportMismatch, ModelError
+from edgeexit.errors import ExportMismatch
 from edgeexit.manifest import NETWORK_LAYOUTS, Artifact, Check
 from edgeexit_exporters import check, kernels, sherpa
 from edgeexit_exporters import describe as describing
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import vectors
 from edgeexit_exporters.entries import entries
+from edgeexit_exporters.fuse import check_one_output
+from edgeexit_exporters.layout_failures import LayoutFailures
 from edgeexit_exporters.made import Made
 from edgeexit_exporters.sherpa import Contract
 from edgeexit_exporters.source import Source
@@ -28,6 +30,7 @@ def onnx_artifacts(
     *,
     tolerance: float | None = None,
     exact: Sequence[int] = (),
+    named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Write and check the layouts of one precision.
@@ -38,50 +41,52 @@ def onnx_artifacts(
         score: inside the fused graph.
         tolerance: see `exporting.export`.
         exact: exits that are computed as in the source model, so that they may differ in their last bits at most.
+        named: the user named the layouts, so that one that fails is an error; see `LayoutFailures`.
         progress: called with each step's name.
 
     Raises:
         ModelError: a layout cannot hold this network, or a stage would run in float where int8 was asked.
         ExportMismatch: an exit differs from the source model.
     """
+    if "fused" in layouts:
+        check_one_output(known.manifest.exits)
     source, exits = known.source, known.manifest.exits
     precision = describing.precision(source)
     allowed = tolerance_for(precision, known.rounding, tolerance)
     vectors_path = f"vectors/onnx-{precision}.npz"
     made = Made({vectors_path: vectors(source, known.manifest, score)})
     contract = _contract(known, progress) if "prefix" in layouts else None
+    failures = LayoutFailures(named)
     for layout in [w for w in NETWORK_LAYOUTS if w in layouts]:
         name = f"onnx-{layout}-{precision}"
         progress(f"writing and checking {name}")
-        comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)
-        own = contract if layout == "prefix" else None
-        try:
+        with failures.attempt(layout, name):
+            comparison = check.Comparison(name, exits, allowed, score, exact, known.manifest.states)
+            own = contract if layout == "prefix" else None
             files, comparison = _built(layout, known, comparison, own)
-        except ModelError as e:
-            e.layout = layout
-            raise
-        if source.quantized is not None:
-            ran = kernels.count_kernels(layout, files)
-            kernels.check_kernels(name, ran, source.quantized.kept)
-            made.kernels[name] = [[stage.quantized, stage.compute] for stage in ran]
-        made.contents.update({f"artifacts/{name}/{n}": raw for n, raw in files.items()})
-        described = [describe(f"artifacts/{name}/{n}", raw) for n, raw in files.items()]
-        made.artifacts.append(
-            Artifact(
-                name,
-                "onnx",
-                layout,
-                precision,
-                score if layout == "fused" else None,
-                (1.0,) * len(exits),
-                tuple(f for f in described if f.path.endswith(".onnx")),
-                tuple(f for f in described if not f.path.endswith(".onnx")),
-                vectors=describe(vectors_path, made.contents[vectors_path]),
-                check=Check(allowed.stated, comparison.errors, comparison.inputs),
-                cuts=None if source.quantized is None else known.manifest.cuts,
-                ports=() if own is None else own.ports(exits),
+            if source.quantized is not None:
+                ran = kernels.count_kernels(layout, files)
+                kernels.check_kernels(name, ran, source.quantized.kept)
+                made.kernels[name] = [[stage.quantized, stage.compute] for stage in ran]
+            made.contents.update({f"artifacts/{name}/{n}": raw for n, raw in files.items()})
+            described = [describe(f"artifacts/{name}/{n}", raw) for n, raw in files.items()]
+            made.artifacts.append(
+                Artifact(
+                    name,
+                    "onnx",
+                    layout,
+                    precision,
+                    score if layout == "fused" else None,
+                    (1.0,) * len(exits),
+                    tuple(f for f in described if f.path.endswith(".onnx")),
+                    tuple(f for f in described if not f.path.endswith(".onnx")),
+                    vectors=describe(vectors_path, made.contents[vectors_path]),
+                    check=Check(allowed.stated, comparison.errors, comparison.inputs),
+                    cuts=None if source.quantized is None else known.manifest.cuts,
+                    ports=() if own is None else own.ports(exits),
+                )
             )
-        )
+    made.left_out |= failures.check(progress)
     return made
 
 

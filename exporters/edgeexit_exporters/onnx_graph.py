@@ -1,10 +1,9 @@
-"""ONNX graphs: read one safely, and show it to the stage algorithm."""
+"""ONNX graphs: one form for surgery, and a view of it for the stage algorithm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError, first_line
 from edgeexit.manifest import TensorSpec
+from edgeexit_exporters.onnx_files import MAX_WEIGHT_BYTES
+from edgeexit_exporters.onnx_versions import ir_version
 from edgeexit_exporters.stages import GraphView, ViewNode
 
-MAX_WEIGHT_BYTES = (2 << 30) - (1 << 20)
-"""One protobuf file holds less than 2 GiB."""
 OLDEST_OPSET = 13
 
 JOIN = "edgeexit_join"
@@ -27,7 +26,7 @@ JOIN = "edgeexit_join"
 TURN_BACK = "edgeexit_channels_first"
 """Begins the names of nodes that turn a cut tensor back; see `channels_last`. Each stage repeats them."""
 
-_RANDOM = {
+RANDOM = {
     "RandomNormal",
     "RandomUniform",
     "RandomNormalLike",
@@ -48,35 +47,19 @@ _REPEATED = {"DequantizeLinear", "DynamicQuantizeLinear"}
 DequantizeLinear, Conv, QuantizeLinear only within one graph."""
 
 
-def read(path: Path | str, keep: Sequence[str] = ()) -> ir.Model:
-    """Read an ``.onnx`` file for surgery.
+def prepare(proto: onnx.ModelProto, name: str) -> ir.Model:
+    """Bring a model into the form that surgery needs.
 
-    Tensors that no output needs are dropped, but for those in `keep` and what these need. Functions are inlined,
-    Constant nodes become initializers, opsets below 13 are raised to 18.
+    Functions are inlined, Constant nodes become initializers, opsets below 13 are raised to 18, the IR version is one
+    that suits what the graph uses.
+
+    Args:
+        proto: a model that onnxruntime can load.
+        name: for messages.
 
     Raises:
-        ModelError: missing, not ONNX, invalid, with weights outside its folder, or of 2 GiB and more.
+        ModelError: an opset that cannot be raised, content that graph surgery cannot read, or 2 GiB of weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as e:  # protobuf raises its own classes; a text file raises DecodeError
-        raise ModelError(f"{path}: not an ONNX file: {first_line(e)[:120]}") from e
-    if not proto.graph.node or not proto.opset_import:
-        raise ModelError(f"{path}: not an ONNX model: it has no nodes or no opset")
-    _check_external(proto, path)
-    try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-        onnx.checker.check_model(proto)
-    except Exception as e:
-        raise ModelError(f"{path}: not a valid ONNX model: {first_line(e)[:200]}") from e
-    return prepare(proto, str(path), keep)
-
-
-def prepare(proto: onnx.ModelProto, name: str, keep: Sequence[str] = ()) -> ir.Model:
-    """Bring a model into the form that surgery needs; see `read`."""
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if version is not None and version < OLDEST_OPSET:
         try:
@@ -84,32 +67,35 @@ def prepare(proto: onnx.ModelProto, name: str, keep: Sequence[str] = ()) -> ir.M
         except Exception as e:
             raise ModelError(
                 f"{name}: opset {version}, at least {OLDEST_OPSET} is needed, and it could not be raised: "
-                f"{first_line(e)[:120]}; export the model with a newer opset"
+                f"{first_line(e)}; export the model with a newer opset"
             ) from e
-    model = ir.from_proto(proto)
-    inner = values(model.graph)
-    own = len(model.graph.outputs)
-    model.graph.outputs.extend(
-        inner[n] for n in dict.fromkeys(keep) if n in inner and inner[n] not in model.graph.outputs
-    )
-    for step in (
-        passes.InlinePass(),
-        passes.RemoveInitializersFromInputsPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.TopologicalSortPass(),
-        passes.NameFixPass(),
-        passes.RemoveUnusedNodesPass(),
-    ):
-        step(model)
-    while len(model.graph.outputs) > own:
-        model.graph.outputs.pop()
-    total = weight_bytes(model.graph.initializers.values())
+    try:
+        model = ir.from_proto(proto)
+        for step in (
+            passes.InlinePass(),
+            passes.RemoveInitializersFromInputsPass(),
+            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            passes.TopologicalSortPass(),
+            passes.NameFixPass(),
+            passes.RemoveUnusedNodesPass(),
+        ):
+            step(model)
+        total = weight_bytes(model.graph.initializers.values())
+        model.ir_version = ir_version(model)
+    except Exception as e:  # the libraries raise their own classes, several deep
+        raise ModelError(f"{name}: its graph cannot be read: {first_line(_cause(e))}") from e
     if total > MAX_WEIGHT_BYTES:
         raise ModelError(
             f"{name}: {total / 2**30:.1f} GiB of weights; a bundle's ONNX file holds less than 2 GiB: "
             "export it in half precision or smaller parts"
         )
     return model
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def weight_bytes(initializers: Iterable[ir.Value]) -> int:
@@ -143,7 +129,7 @@ def view(graph: ir.Graph) -> GraphView:
     for node in graph:
         reads = [v for v in read_by(node, graph) if not v.is_initializer()]
         is_free = (
-            node.op_type not in _RANDOM
+            node.op_type not in RANDOM
             and node.op_type not in COMPUTE | _SLOW
             and node.domain in ("", "ai.onnx")
             and not _subgraphs(node)
@@ -206,19 +192,3 @@ def read_by(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
         found.extend(v for v in reads if v.graph is graph)
         todo.extend(g for n in inner for g in _subgraphs(n))
     return list(dict.fromkeys(found))
-
-
-def _check_external(proto: onnx.ModelProto, path: Path) -> None:
-    """External weights must lie beside the model: a hostile file could name any file of this machine."""
-    home = path.parent.resolve()
-    for tensor in onnx.external_data_helper._get_all_tensors(proto):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        place = {e.key: e.value for e in tensor.external_data}.get("location", "")
-        target = (home / place).resolve()
-        if not place or not target.is_relative_to(home):
-            raise ModelError(f"{path}: weight {tensor.name!r} lies outside the model's folder ({place!r})")
-        if not target.is_file():
-            raise ModelError(f"{path}: weight file {place!r} is missing beside it")
-        if target.stat().st_size > MAX_WEIGHT_BYTES:
-            raise ModelError(f"{path}: weight file {place!r} is 2 GiB or more; a bundle's ONNX file holds less")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.onnx_graph import constant
+from edgeexit_exporters.onnx_names import all_names
 
 
 class Nodes:
@@ -25,7 +26,7 @@ class Nodes:
         self.graph = graph
         self.prefix = prefix
         self.count = 0
-        self._taken = {n.name for n in graph}
+        self._taken = all_names(graph)
 
     @property
     def opset(self) -> int:
@@ -40,7 +41,7 @@ class Nodes:
             name: of the output; None = made up.
             attributes: of the operation.
         """
-        while (node_name := f"{self.prefix}_{self.count}_{kind}") in self._taken:
+        while {node_name := f"{self.prefix}_{self.count}_{kind}", f"{node_name}_0"} & self._taken:
             self.count += 1
         self.count += 1
         node = ir.node(kind, list(inputs), attributes=attributes or None, name=node_name)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
-from edgeexit.manifest import TensorSpec
+from edgeexit.manifest import DTYPES, TensorSpec
 from edgeexit_exporters import inputs as examples
 from edgeexit_exporters import measure
 from edgeexit_exporters.inputs import InputSpec
@@ -49,6 +50,7 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
     names = list(dict.fromkeys(names))
     x = examples.make_inputs(source.inputs, 1, seed=0)
     one = measure.all_values(proto, names, x)
+    _refuse_odd(one)
     sizes = _other_sizes(source.inputs)
     free: dict[str, int] = {}
     other: Arrays = one
@@ -79,6 +81,25 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
         for n in names
     }
     return Probe(batch, note, tensors, {n: one[n] for n in names}, x, free)
+
+
+def _refuse_odd(found: Mapping[str, Any]) -> None:
+    """Exits and cuts are arrays of numbers: they go into files, and from stage to stage.
+
+    Raises:
+        ModelError: names one that is not.
+    """
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray):
+            what = "a sequence" if isinstance(value, list) else f"no tensor ({type(value).__name__})"
+        elif str(value.dtype) not in DTYPES:
+            what = "text" if value.dtype.kind in "OSU" else str(value.dtype)
+        else:
+            continue
+        raise ModelError(
+            f"tensor {name!r} is {what}, and an exit or what a stage hands to the next is a tensor of one of "
+            f"{', '.join(DTYPES)}: name exits with --exits between which no such value is carried"
+        )
 
 
 def _batch_axes(

@@ -32,6 +32,8 @@ from edgeexit_exporters.float_heads import float_heads, last_float_nodes
 from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.join import join
 from edgeexit_exporters.kernels import is_node
+from edgeexit_exporters.onnx_names import all_names, free_name
+from edgeexit_exporters.quantize_names import hide_names, restore_names
 from edgeexit_exporters.source import Quantized, Source
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -92,6 +94,8 @@ def quantize(
     if not any(n.op_type in onnx_graph.COMPUTE and n.name not in skipped for n in model.graph):
         raise ModelError("nothing to quantise: the network has no convolution or matrix product that is not excluded")
     convolves = any(n.op_type == "Conv" and n.name not in skipped for n in model.graph)
+    renamed = hide_names(model)
+    feeds = {old: new for new, old in renamed.items()}
     progress(f"quantising to {precision}")
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder, quiet():
         # By path: of a model in memory, onnxruntime moves the weights out, and does not bring them back.
@@ -99,13 +103,15 @@ def quantize(
         given.write_bytes(layouts.to_bytes(model, "the network"))
         try:
             if static:
-                _static(given, out, Rows(source.inputs, rows), skipped, method, percentile, reduce_range)
+                fed = {feeds.get(n, n): a for n, a in rows.items()}
+                _static(given, out, Rows(source.inputs, fed), skipped, method, percentile, reduce_range)
             else:
                 _dynamic(given, out, skipped, reduce_range, convolves)
             proto = onnx.load(out)
         except Exception as e:
-            raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)[:200]}") from e
+            raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)}") from e
     found = onnx_graph.prepare(proto, "the quantised network")
+    restore_names(found, renamed)
     float_heads(found, tensors)
     found = _tidy(found)
     raw = ir.to_proto(found)
@@ -154,6 +160,7 @@ def prepared(source: Source) -> ir.Model:
 
 def _split_products(graph: ir.Graph) -> None:
     """Gemm that adds an activation becomes MatMul and Add again: int8 kernels add constants only."""
+    taken = all_names(graph)
     for node in [n for n in graph if n.op_type == "Gemm" and len(n.inputs) > 2]:
         plain = all(a.name in ("alpha", "beta") and a.as_float() == 1 for a in node.attributes.values() if a.value)
         a, b, c = node.inputs[:3]
@@ -162,7 +169,7 @@ def _split_products(graph: ir.Graph) -> None:
         product = ir.node("MatMul", [a, b], name=f"{node.name}_product")
         total = ir.node("Add", [product.outputs[0], c], name=f"{node.name}_sum")
         old, new = node.outputs[0], total.outputs[0]
-        product.outputs[0].name = f"{old.name}_product"
+        product.outputs[0].name = free_name(f"{old.name}_product", taken)
         product.outputs[0].type, product.outputs[0].shape = old.type, old.shape
         graph.insert_before(node, [product, total])
         old.replace_all_uses_with(new, replace_graph_outputs=True)

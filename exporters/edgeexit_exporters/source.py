@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from edgeexit.errors import ModelError
 from edgeexit.files import sha256
 from edgeexit.manifest import DTYPES, TensorSpec
-from edgeexit_exporters import measure, onnx_graph
+from edgeexit_exporters import measure, onnx_graph, onnx_reading
 from edgeexit_exporters.input_roles import with_roles
 from edgeexit_exporters.inputs import InputSpec, from_data, make_inputs, make_spec, one_at_a_time
 from edgeexit_exporters.join import JoinedExit, Joint, RawExit, join
+from edgeexit_exporters.onnx_names import is_text
+from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.stages import State, no_such_tensor
+from edgeexit_exporters.unstack import unstack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +60,12 @@ class Source:
     """None = it is as the user gave it."""
     states: tuple[State, ...] = ()
     """What it carries from one call to the next; their inputs are among `inputs`."""
+    notes: tuple[str, ...] = ()
+    """What its user should know of how it was read: content of the file that was left out."""
+    picks: tuple[int, ...] | None = None
+    """Which of the torch module's exits these are, in order; None = an ONNX file."""
+    ordered: bool = False
+    """Whether its user named the exits in their order; else it is that of the file's outputs."""
 
     @property
     def exits(self) -> tuple[JoinedExit, ...]:
@@ -137,9 +146,11 @@ def from_onnx(
     """
     carried = tuple(State(i, o) for i, o in (states or {}).items())
     path = Path(path)
-    heads = [part.strip() for name in exits or () for part in (name, *name.split("+"))]
-    model = onnx_graph.read(path, [*heads, *(scores or ()), *(lengths or ()), *(s.output for s in carried)])
+    asked = [*(exits or ()), *(part.strip() for name in exits or () for part in name.split("+"))]
+    foreign = onnx_reading.read(path, {*asked, *(scores or ()), *(lengths or ()), *(states or {}).values()})
+    model, odd = foreign.model, foreign.adapted.odd_outputs
     outs = [o.name or "" for o in model.graph.outputs if o.name not in {s.output for s in carried}]
+    _refuse_odd(path, odd, outs, asked, single)
     names = list(exits) if exits else outs
     if single and len(names) > 1:
         raise ModelError(
@@ -152,28 +163,53 @@ def from_onnx(
             "A single-exit network needs exits attached and trained first"
         )
     raw = _raw_exits(names, scores, lengths, set(onnx_graph.values(model.graph)))
+    unstack(model, [n for e in raw for n in e.tensors])
+    shown = [("input", v.name or "") for v in model.graph.inputs] + [("exit", n) for e in raw for n in e.tensors]
+    for what, name in shown:
+        if not is_text(name):
+            raise ModelError(
+                f"{path}: {what} {name!r:.80} cannot be called so: a bundle's tensors have names of 1 to 512 printable "
+                "characters; rename it in the source model"
+            )
     specs = tuple(_input(v, path, inputs) for v in model.graph.inputs)
     known = onnx_graph.values(model.graph)
     for state in carried:
         if state.output not in known:
             raise no_such_tensor(state.output, list(known), "state")
     specs = with_roles(model.graph, one_at_a_time(specs, [s.input for s in carried]))
-    original = onnx.load(path)  # untouched by our passes: the reference must not share our mistakes
 
     wanted = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        return measure.all_values(original, wanted, arrays)
+        return measure.all_values(foreign.original, wanted, arrays)  # untouched: it must not share our mistakes
 
-    seen = samples(lambda x: measure.all_values(original, wanted, x, quiet=True), specs)
+    seen = samples(lambda x: measure.all_values(foreign.original, wanted, x, quiet=True), specs)
+    joint = join(model, raw, outputs, samples=seen)
+    refuse_random(model, [n for e in joint.exits for n in e.outputs] + [s.output for s in carried], str(path))
+    notes = [*foreign.notes, *joint.notes, *(f"output {n!r} is {said}; it is left out" for n, said in odd.items())]
+    if others := [n for n in outs if n not in (*asked, *(scores or ()), *(lengths or ()), *names)]:
+        notes.append(f"outputs that are no exits are left out: {', '.join(repr(n) for n in others[:6])}")
     return Source(
         model,
-        join(model, raw, outputs, samples=seen),
+        joint,
         specs,
         reference,
         {"source": path.name, "source_sha256": sha256(path), "onnx": onnx.__version__},
         states=carried,
+        notes=tuple(notes),
+        ordered=bool(exits),
     )
+
+
+def _refuse_odd(path: Path, odd: Mapping[str, str], outs: Sequence[str], asked: Sequence[str], single: bool) -> None:
+    """Outputs that are no tensors can be left out, but not in silence, and not where they are asked for."""
+    named = [n for n in odd if n in asked]
+    if not odd or (asked and not named):
+        return
+    name = named[0] if named else next(iter(odd))
+    how = "the answer with --output" if single else "the exits with --exits"
+    others = f" (tensors among the outputs: {', '.join(outs[:6])})" if outs else ""
+    raise ModelError(f"{path}: output {name!r} is {odd[name]}, and an exit is a tensor: name {how}{others}")
 
 
 def samples(run: Callable[[Arrays], Arrays], inputs: Sequence[InputSpec]) -> list[Arrays]:
@@ -201,18 +237,22 @@ def _raw_exits(
 
 def _input(value: ir.Value, path: Path, given: Sequence[InputSpec]) -> InputSpec:
     name = value.name or ""
-    if value.shape is None or value.dtype is None:
-        raise ModelError(f"{path}: input {name!r} states no type or shape; state them in the source model")
+    known = next((g for g in given if g.tensor.name == name), None)
+    if value.dtype is None:
+        raise ModelError(f"{path}: input {name!r} states no type; state it in the source model")
     dtype = {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
     if dtype not in DTYPES:
         raise ModelError(f"{path}: input {name!r} is {dtype}; supported are {', '.join(DTYPES)}")
+    if value.shape is None:
+        if known is None or known.tensor.dtype != dtype:
+            raise ModelError(f"{path}: input {name!r} states no shape: pass --input '{name}:{dtype}[batch,...]'")
+        value.shape = ir.Shape(list(known.tensor.shape))
     axes: list[int | str] = []
     for k, dim in enumerate(value.shape):
         if isinstance(dim, int):
             axes.append(dim)
         else:
             axes.append(str(dim.value) if dim.value is not None else ("batch" if k == 0 else f"{name}_{k}"))
-    known = next((g for g in given if g.tensor.name == name), None)
     sizes = dict(known.sizes) if known is not None else {}
     if known is not None:  # `--input image:float32[batch,time=100]` may name the axes as it likes
         for a, b in zip(axes, known.tensor.shape, strict=False):

@@ -18,6 +18,7 @@ from edgeexit.speech.spec import SpeechSpec
 from edgeexit_exporters import describe, onnx_graph
 from edgeexit_exporters import layouts as building
 from edgeexit_exporters.answers import Answer, reference_answers, valid_answer
+from edgeexit_exporters.exit_order import check_order
 from edgeexit_exporters.inputs import make_inputs
 from edgeexit_exporters.measure import node_costs
 from edgeexit_exporters.output_kind import check_kind
@@ -43,6 +44,8 @@ class Survey:
     rounding: tuple[float, ...] = ()
     """`(exits,)` how far the network's answers move under another order of summation, relative; empty where it is
     quantised, as integers are summed without rounding."""
+    notes: tuple[str, ...] = ()
+    """What its user should know: content that was left out, exits in an odd order."""
 
 
 def survey(
@@ -79,6 +82,7 @@ def survey(
     onnx_graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
     exits = describe.exits(source, parts, seen, costs)
+    notes = [*source.notes, *check_order(onnx_graph.view(source.model.graph), parts, exits, source.ordered)]
     if lacking := [e.name for e in exits if not e.gives(score)]:
         needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
         raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")
@@ -98,7 +102,7 @@ def survey(
         tuple(seen.tensors[n] for n in cuts),
         (),
         labels=None if labels is None else tuple(labels),
-        provenance=_provenance(source, seen.note),
+        provenance=_provenance(source, seen.note, notes),
         speech=speech,
         min_sizes=sizes.least,
     )
@@ -109,7 +113,7 @@ def survey(
             if spec.kind == "probs":
                 check_kind(exit.name, [valid_answer(a.outputs, exit) for a in answers])
     rounding = own_rounding(ir.to_proto(whole), source.exits, answers) if floats else ()
-    return Survey(source, parts, seen, manifest, answers, rounding)
+    return Survey(source, parts, seen, manifest, answers, rounding, tuple(notes))
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:
@@ -126,10 +130,15 @@ def stages_of(source: Source) -> tuple[Stage, ...]:
     )
 
 
-def _provenance(source: Source, note: str | None) -> dict[str, Any]:
+def _provenance(source: Source, note: str | None, notes: Sequence[str]) -> dict[str, Any]:
     versions = {
         "edgeexit": edgeexit.__version__,
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
     }
-    return {**source.provenance, **versions, **({"batch_note": note} if note else {})}
+    return {
+        **source.provenance,
+        **versions,
+        **({"batch_note": note} if note else {}),
+        **({"notes": list(notes)} if notes else {}),
+    }

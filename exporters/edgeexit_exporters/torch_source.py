@@ -22,8 +22,12 @@ from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.input_roles import with_roles
 from edgeexit_exporters.inputs import InputSpec, one_at_a_time
 from edgeexit_exporters.join import RawExit, join
+from edgeexit_exporters.onnx_files import refuse_missing
+from edgeexit_exporters.onnx_names import is_text, name_edges
+from edgeexit_exporters.random_nodes import refuse_random
 from edgeexit_exporters.source import Source, samples
 from edgeexit_exporters.stages import State
+from edgeexit_exporters.unstack import unstack
 
 
 def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
@@ -52,7 +56,7 @@ def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
     except TypeError as e:
         raise ModelError(f"{target}: calling {function}() without arguments failed: {e}") from e
     except Exception as e:
-        raise ModelError(f"{target}: making the network failed: {type(e).__name__}: {first_line(e)[:200]}") from e
+        raise ModelError(f"{target}: making the network failed: {type(e).__name__}: {first_line(e)}") from e
     finally:
         if here:
             sys.path.remove(here)
@@ -64,8 +68,7 @@ def load_module(target: str, weights: Path | str | None = None) -> nn.Module:
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file")
+    refuse_missing(path, "weights file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -74,7 +77,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ModelError(f"{path}: not readable as plain weights: {first_line(e)[:160]}") from e
+        raise ModelError(f"{path}: not readable as plain weights: {first_line(e)}") from e
     if isinstance(state, Mapping) and not all(isinstance(v, Tensor) for v in state.values()):
         state = next((state[k] for k in ("state_dict", "model") if isinstance(state.get(k), Mapping)), state)
     if isinstance(state, Mapping) and state and all(str(k).startswith("module.") for k in state):
@@ -96,11 +99,17 @@ class Parts(NamedTuple):
 
 
 class Exits(nn.Module):
-    """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what."""
+    """Positional inputs in, a flat tuple of tensors out; `exits` says which of them is what.
 
-    def __init__(self, module: nn.Module, single: bool = False) -> None:
+    Args:
+        module: returns its exits.
+        single: a lone tensor is an exit, too.
+        picks: which of the exits, in which order; None = all as they come.
+    """
+
+    def __init__(self, module: nn.Module, single: bool = False, picks: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.module, self.single = module, single
+        self.module, self.single, self.picks = module, single, picks
         self.states = state_names(module)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -121,12 +130,24 @@ class Exits(nn.Module):
         Raises:
             ModelError: the module returned something else.
         """
+        exits, states = self.named(*inputs)
+        return list(exits.values()), states
+
+    def named(self, *inputs: Tensor) -> tuple[dict[str, Parts], list[Tensor]]:
+        """`given`, with the exits' own names: the keys of a mapping, else exit0, exit1, ...
+
+        Raises:
+            ModelError: the module returned something else.
+        """
         found = self.module(*inputs)
         states: list[Tensor] = []
         if self.states:
             found, states = self._parted(found)
-        values = list(found.values()) if isinstance(found, Mapping) else found
-        if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and "output" in found):
+        keys: list[str] = []
+        values = found
+        if isinstance(found, Mapping) and not _is_one_exit(found):
+            keys, values = [str(k) for k in found], list(found.values())
+        if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and not keys):
             values = [found]
         exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
@@ -135,7 +156,10 @@ class Exits(nn.Module):
                 "order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
                 "and `score`, `lengths` or both. `edgeexit_models.attach` gives a network exits"
             )
-        return [e for e in exits if e is not None], states
+        if len(set(keys)) < len(exits):
+            keys = [f"exit{k}" for k in range(len(exits))]
+        named = {k: e for k, e in zip(keys, exits, strict=True) if e is not None}
+        return named if self.picks is None else {keys[i]: named[keys[i]] for i in self.picks}, states
 
     def _parted(self, found: Any) -> tuple[Any, list[Tensor]]:
         pair = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
@@ -163,12 +187,17 @@ def parts(exit: Any) -> Parts | None:
     """What one exit gave; None = it is no exit."""
     learned: list[Any] = []
     lengths: list[Any] = []
-    if isinstance(exit, Mapping) and {"output"} < set(exit) <= {"output", "score", "lengths"}:
+    if isinstance(exit, Mapping) and _is_one_exit(exit):
         learned, lengths = ([exit[what]] if what in exit else [] for what in ("score", "lengths"))
         exit = exit["output"]
     heads = list(exit) if isinstance(exit, list | tuple) else [exit]
     found = Parts(heads, learned, lengths)
     return found if heads and all(isinstance(t, Tensor) for tensors in found for t in tensors) else None
+
+
+def _is_one_exit(found: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is an exit with its score or lengths; else its values are exits, and its keys their names."""
+    return {"output"} < set(found) <= {"output", "score", "lengths"}
 
 
 def _describe(found: Any) -> str:
@@ -209,7 +238,8 @@ def from_torch(
         module: evaluated in eval mode; its mode is put back.
         inputs: in the order of `forward`; empty = the module's own `input_spec`
             (``{"image": ("float32", ("batch", 3, 32, 32))}``).
-        exits: names for the exits, shallow to deep; None = exit0, exit1, ...
+        exits: which of the exits, shallow to deep, by the keys of the mapping that the module returns, or exit0,
+            exit1, ...; or new names for all of them. None = all in the order they are returned.
         provenance: what to note about the source.
         outputs: see `join`.
         single: a lone tensor is taken as the answer of a network without further exits.
@@ -226,17 +256,24 @@ def from_torch(
         example = [torch.from_numpy(a) for a in examples.make_inputs(specs, 2, seed=0).values()]
         try:
             with torch.no_grad():
-                given, after = wrapped.given(*example)
+                own, after = wrapped.named(*example)
         except ModelError:
             raise
         except Exception as e:
             shapes = ", ".join(f"{s.tensor.name} {list(a.shape)}" for s, a in zip(specs, example, strict=True))
-            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)[:200]}") from e
-        count = len(given)
-        names = list(exits) if exits else [f"exit{k}" for k in range(count)]
-        if len(names) != count:
-            raise ModelError(f"{len(names)} exit names for a module with {count} exits: {', '.join(names)}")
-        if count < 2 and len(given[0].heads) < 2 and not exits and not single:
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)}") from e
+        names, wrapped.picks = exit_names(type(module).__name__, list(own), exits)
+        given = [list(own.values())[i] for i in wrapped.picks]
+        if taken := [n for n in names if n in {s.tensor.name for s in specs}]:
+            raise ModelError(
+                f"{type(module).__name__}: exit {taken[0]!r} is called as an input is; give it another name (--exits)"
+            )
+        if odd := [n for n in names if not is_text(n)]:
+            raise ModelError(
+                f"{type(module).__name__}: exit {odd[0]!r:.80} cannot be called so: names have 1 to 512 printable "
+                "characters; give it another one (--exits)"
+            )
+        if len(given) < 2 and len(given[0].heads) < 2 and not exits and not single:
             raise ModelError(
                 f"{type(module).__name__} has one exit with one head: name it with --exits to export it all the same; "
                 "`edgeexit_models.attach` gives a network exits"
@@ -244,7 +281,7 @@ def from_torch(
         raw = _raw_exits(given, names)
         check_states(carried, specs, after)
         tensors = [*(n for e in raw for n in e.tensors), *(s.output for s in carried)]
-        proto = _to_onnx(wrapped, specs, example, tensors)
+        proto = _to_onnx(wrapped, specs, example, len(tensors))
     finally:
         for m, mode in training.items():
             m.training = mode
@@ -257,7 +294,7 @@ def from_torch(
                 found = wrapped(*(torch.from_numpy(np.ascontiguousarray(arrays[s.tensor.name])) for s in specs))
         except Exception as e:
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in arrays.items())
-            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)[:200]}") from e
+            raise ModelError(f"{type(module).__name__} does not run on inputs ({shapes}): {first_line(e)}") from e
         else:
             return {n: t.numpy() for n, t in zip(tensors, found, strict=True)}
         finally:
@@ -265,16 +302,51 @@ def from_torch(
                 m.training = mode
 
     model = onnx_graph.prepare(proto, type(module).__name__)
+    name_edges(model.graph, [s.tensor.name for s in specs], tensors)
+    unstack(model, tensors)
     roles = with_roles(model.graph, specs)
+    joint = join(model, raw, outputs, samples=samples(reference, roles))
+    refuse_random(
+        model, [n for e in joint.exits for n in e.outputs] + [s.output for s in carried], type(module).__name__
+    )
     return Source(
         model,
-        join(model, raw, outputs, samples=samples(reference, roles)),
+        joint,
         roles,
         reference,
         {"source": type(module).__name__, **(provenance or {}), "torch": torch.__version__},
         module,
         states=carried,
+        notes=tuple(joint.notes),
+        ordered=bool(exits),
+        picks=tuple(wrapped.picks),
     )
+
+
+def exit_names(module: str, own: Sequence[str], asked: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """What a module's exits are called, and which of them these are.
+
+    Args:
+        module: the class, for messages.
+        own: the names that the exits have anyway.
+        asked: of these in any order, which selects and orders them; or a new name for every exit. None = all.
+
+    Raises:
+        ModelError: names that are neither.
+    """
+    if not asked:
+        return list(own), list(range(len(own)))
+    if len(set(asked)) < len(asked):
+        twice = next(n for n in asked if list(asked).count(n) > 1)
+        raise ModelError(f"exit {twice!r} is named twice")
+    if set(asked) <= set(own):
+        return list(asked), [list(own).index(n) for n in asked]
+    if len(asked) != len(own):
+        raise ModelError(
+            f"{len(asked)} exit names for a module with {len(own)} exits: {', '.join(asked)}; they are called "
+            f"{', '.join(own)}: name some of these in order, or give each a new name"
+        )
+    return list(asked), list(range(len(own)))
 
 
 def check_states(states: Sequence[State], specs: Sequence[InputSpec], after: Sequence[Tensor]) -> None:
@@ -309,7 +381,7 @@ def own_inputs(module: nn.Module) -> tuple[InputSpec, ...]:
     return tuple(examples.shaped(n, dtype, shape, f"input_spec of {n!r}") for n, (dtype, shape) in spec.items())
 
 
-def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModule:
+def traced(module: nn.Module, specs: Sequence[InputSpec], picks: Sequence[int] | None = None) -> torch.fx.GraphModule:
     """A network with one answer as a graph of torch operations that change nothing in place, in evaluation mode.
 
     It can be trained; batch norms keep their statistics and nothing is dropped out. Parameters are the module's own.
@@ -317,11 +389,12 @@ def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModul
     Args:
         module: as `from_torch` takes it.
         specs: its inputs.
+        picks: see `Exits`.
 
     Raises:
         ModelError: torch cannot trace it.
     """
-    wrapped = Exits(module, single=True)
+    wrapped = Exits(module, True, picks)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.eval()
@@ -330,7 +403,7 @@ def traced(module: nn.Module, specs: Sequence[InputSpec]) -> torch.fx.GraphModul
             program = torch.export.export(wrapped, example, dynamic_shapes=(_free_sizes(specs),))
             found = program.run_decompositions({}).module()
         except Exception as e:
-            raise ModelError(f"torch cannot trace {type(module).__name__}: {first_line(e)[:200]}") from e
+            raise ModelError(f"torch cannot trace {type(module).__name__}: {first_line(e)}") from e
     return torch.fx.GraphModule(found, found.graph)
 
 
@@ -340,22 +413,23 @@ def _free_sizes(specs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
     return tuple({k: dims[a] for k, a in enumerate(s.tensor.shape) if isinstance(a, str)} for s in specs)
 
 
-def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], names: list[str]) -> Any:
+def _to_onnx(module: nn.Module, specs: Sequence[InputSpec], example: list[Tensor], outputs: int) -> Any:
+    # Names that no tensor inside has: torch looks for none that are taken.
     with quiet():
         try:
             program = torch.onnx.export(
                 module,
                 tuple(example),
                 dynamo=True,
-                input_names=[s.tensor.name for s in specs],
-                output_names=names,
+                input_names=[f"edgeexit_input_{k}" for k in range(len(specs))],
+                output_names=[f"edgeexit_output_{k}" for k in range(outputs)],
                 dynamic_shapes=(_free_sizes(specs),),  # one entry: the tuple of positional inputs
                 verbose=False,
             )
         except Exception as e:
-            cause = f" ({first_line(e.__cause__)[:200]})" if e.__cause__ and str(e.__cause__) else ""
+            cause = f" ({first_line(e.__cause__)})" if e.__cause__ and str(e.__cause__) else ""
             raise ModelError(
-                f"torch cannot export {type(module.module).__name__} to ONNX: {first_line(e)[:200]}{cause}"
+                f"torch cannot export {type(module.module).__name__} to ONNX: {first_line(e)}{cause}"
             ) from e
     assert program is not None
     return program.model_proto

@@ -25,7 +25,7 @@ def test_every_layout_answers_like_the_source(data: st.DataObject, length: int, 
     names = [f"y{k}" for k in range(exits)]
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(names, {"x": x})
     with tempfile.TemporaryDirectory() as folder:
-        bundle = edgeexit.export(save(model, Path(folder)), Path(folder, "b.edgeexit"))
+        bundle = edgeexit.export(save(model, Path(folder)), Path(folder, "b.edgeexit"), exits=names)
         assert bundle.manifest.batch == "dynamic"
         for layout in ("chain", "fused", "prefix"):
             engine = edgeexit.load(bundle, artifact=layout, warmup=0)

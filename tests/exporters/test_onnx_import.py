@@ -323,7 +323,9 @@ def test_an_existing_bundle_is_kept(tmp_path: Path) -> None:
     assert len(edgeexit.Bundle.open(tmp_path / "b").manifest.artifacts) == 4
 
 
-def test_a_difference_refuses_the_bundle_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_the_default_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A converter bug is simulated where it would arise: in a stage's file."""
     from edgeexit_exporters import layouts
 
@@ -341,8 +343,34 @@ def test_a_difference_refuses_the_bundle_and_names_it(tmp_path: Path, monkeypatc
     monkeypatch.setattr(layouts, "to_bytes", wrong)
     path = save(two_exits().model({"x": ["batch", 4]}, SHAPES), tmp_path)
     with pytest.raises(ExportMismatch, match=r"onnx-chain-fp32: exit 'y1' \(tensor 'y1'\).*error 1\.\d+e-02"):
-        edgeexit.export(path, tmp_path / "b")
+        edgeexit.export(path, tmp_path / "b", layouts=["fused", "chain"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx"]
+    said: list[str] = []
+    bundle = edgeexit.export(path, tmp_path / "b", progress=said.append)
+    assert [a.layout for a in bundle.manifest.artifacts] == ["fused", "prefix", "all"]
+    (note,) = [line for line in said if line.startswith("note")]
+    assert note.startswith("note: no onnx-chain-fp32 in the bundle, the other layouts are: onnx-chain-fp32: exit 'y1'")
+    assert "no bundle was written" not in note
+    assert bundle.manifest.provenance["remark"] == note.removeprefix("note: ")
+    check(path, bundle, {"x": row(4)}, ["y0", "y1"])
+
+
+def test_a_bundle_without_a_layout_that_stops_early_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeexit_exporters import layouts
+
+    genuine = layouts.to_bytes
+
+    def fails(model, what):  # type: ignore[no-untyped-def]
+        if what.startswith(("chain", "fused")):
+            raise ModelError(f"{what} does not fit")
+        return genuine(model, what)
+
+    monkeypatch.setattr(layouts, "to_bytes", fails)
+    with pytest.raises(ModelError, match=r"fused/model.onnx does not fit"):
+        edgeexit.export(save(two_exits().model({"x": ["batch", 4]}, SHAPES), tmp_path), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_dynamic_keeps_products_of_activations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_any_graph_gives_the_same_bits_in_every_layout(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed).randint
-    source = source_of(random_dag(draw, 9, 3, seed), tmp_path)
+    source = source_of(random_dag(draw, 9, 3, seed), tmp_path, ["y0", "y1", "y2"])
     quantised = quantize(source, {"x": ROWS.reshape(-1, 4)[:64]})
     found = exporting.export_source(quantised, tmp_path / "b.edgeexit").manifest
     assert all(a.check is not None and max(a.check.max_error) == 0 for a in found.artifacts)

@@ -29,7 +29,7 @@ from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
 from edgeexit_exporters.describe import precision
-from edgeexit_exporters.exporting import DEFAULT_LAYOUTS, check_wish, open_source
+from edgeexit_exporters.exporting import check_wish, open_source
 from edgeexit_exporters.input_roles import like_data
 from edgeexit_exporters.inputs import from_data, make_inputs
 from edgeexit_exporters.output_kind import check_kind
@@ -164,7 +164,7 @@ def augment(
         Infeasible: nothing can be certified.
     """
     out = Path(out)
-    check_wish(out, DEFAULT_LAYOUTS if layouts is None else layouts, score, overwrite)
+    check_wish(out, layouts, score, overwrite)
     if layouts is not None and not set(layouts) & set(RUN_LAYOUTS):
         raise ModelError(
             f"layouts {', '.join(layouts)}: none of them decides where to stop, so there is nothing to calibrate; add "
@@ -177,9 +177,9 @@ def augment(
         source = open_source(source, outputs=outputs, single=True)
     if tune is not None:
         tunable(source)
-        check_wish(beside(out), layouts or DEFAULT_LAYOUTS, score, overwrite)
+        check_wish(beside(out), layouts, score, overwrite)
     clock = _Clock(progress)
-    for note in source.joint.notes:
+    for note in source.notes:
         progress(f"note: {note}")
     clock("looking for places")
     places, total = places_of(source, candidates, aside, mask)

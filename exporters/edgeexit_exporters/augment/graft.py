@@ -60,6 +60,8 @@ def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: 
             "pool": pool,
             **({"mask": mask} if mask else {}),
         },
+        notes=source.notes,
+        ordered=True,
     )
 
 

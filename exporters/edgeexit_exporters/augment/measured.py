@@ -22,7 +22,6 @@ from edgeexit.checks import data_inputs
 from edgeexit.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.loading import load
-from edgeexit.manifest import Manifest
 from edgeexit.operating_point import OperatingPoint
 from edgeexit.policy import fixed_exit
 from edgeexit.preprocess import Preprocess
@@ -101,23 +100,24 @@ def shipped(
     """
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # a guarantee may yet be refused
         tell("writing and checking the bundle")
-        bundle, left_out = export_exits(
+        bundle = export_exits(
             grafted, Path(folder, "a.edgeexit"), out, layouts=layouts, score=score, labels=class_names,
             data=rows_of(rows.inputs, evenly(rows.parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
-            exact=(len(grafted.exits) - 1,), preprocess=preprocess, tolerance=tolerance, tell=tell,
+            exact=(len(grafted.exits) - 1,), preprocess=preprocess, tolerance=tolerance, progress=_warnings(tell),
         )  # fmt: skip
+        left_out = bundle.manifest.provenance.get("left_out", {})
         tell("calibrating what ships")
         point, verdict, bundle = _calibrated(bundle, untouched, rows, drop, score, guarantee, total, changed)
         if verdict.worth is False and not anyway:
             return Shipped(point, verdict, None, left_out)
         contents = {f.path: bundle.file(f).read_bytes() for f in bundle.manifest.files}
-        written = write_bundle(out, contents, _noted(bundle, left_out), overwrite=overwrite)
+        written = write_bundle(out, contents, bundle.manifest, overwrite=overwrite)
         return Shipped(point, verdict, written, left_out)
 
 
-def _noted(bundle: Bundle, left_out: Mapping[str, str]) -> Manifest:
-    notes = {"remark": "; ".join(f"no {layout} layout: {why}" for layout, why in left_out.items())} if left_out else {}
-    return replace(bundle.manifest, provenance={**bundle.manifest.provenance, **notes})
+def _warnings(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass on what went wrong; what every step is called would be too much here."""
+    return lambda text: tell(text) if text.startswith("warning:") else None
 
 
 def _calibrated(

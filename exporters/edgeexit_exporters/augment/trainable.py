@@ -55,7 +55,7 @@ class Trainable(nn.Module):
         self._probabilities = source.joint.kinds[0] == "probs"
         inputs = [torch.from_numpy(np.ascontiguousarray(example[s.tensor.name])) for s in source.inputs]
         tensors = [t for p in places for t in p.tensors]
-        graph = traced(self.network, source.inputs)
+        graph = traced(self.network, source.inputs, source.picks)
         few = {s.tensor.name: t[:2].numpy() for s, t in zip(source.inputs, inputs, strict=True)}
         wanted = measure.all_values(ir.to_proto(source.model), tensors, few)
         self.backbone = _with_outputs(graph, tensors, wanted, [t[:2] for t in inputs])
@@ -78,7 +78,8 @@ class Trainable(nn.Module):
         """The network as it is now, exported anew, and its heads."""
         network = copy.deepcopy(self.network).eval()
         notes = {k: v for k, v in self._source.provenance.items() if k != "torch"}
-        source = from_torch(network, self._source.inputs, None, {**notes, "fine_tuned": True}, single=True)
+        names = [e.name for e in self._source.exits]
+        source = from_torch(network, self._source.inputs, names, {**notes, "fine_tuned": True}, single=True)
         return source, [h.fitted() for h in self.heads]  # type: ignore[operator]
 
 

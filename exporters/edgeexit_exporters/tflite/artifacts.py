@@ -18,6 +18,7 @@ from edgeexit.layouts import Driver, drive
 from edgeexit.manifest import Artifact, Check, Manifest, Port, TensorSpec
 from edgeexit_exporters import check
 from edgeexit_exporters.answers import Answer, vectors
+from edgeexit_exporters.layout_failures import LayoutFailures
 from edgeexit_exporters.made import Made
 from edgeexit_exporters.survey import Survey
 from edgeexit_exporters.tflite import flatbuffer
@@ -60,6 +61,7 @@ def tflite_artifacts(
     allow_float: Sequence[str] = (),
     buckets: Sequence[int] = (),
     tolerance: float | None = None,
+    named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Convert, quantize, fuse and check.
@@ -78,6 +80,7 @@ def tflite_artifacts(
         allow_float: operations that may stay float in int8 files.
         buckets: rising sizes for the one free axis of the inputs; see `buckets`.
         tolerance: see `exporting.export`.
+        named: the user named the layouts, so that one that fails is an error; see `LayoutFailures`.
         progress: called with each step's name.
 
     Raises:
@@ -105,7 +108,9 @@ def tflite_artifacts(
     engine = backends.get("tflite")
     progress("dividing the torch module into stages")
     by_size = divide_buckets(source, axis, buckets)
-    found = by_size[0] if buckets else divide(source.module, source.inputs, source.exits, source.joint.kinds)
+    found = (
+        by_size[0] if buckets else divide(source.module, source.inputs, source.exits, source.joint.kinds, source.picks)
+    )
     progress("converting to TFLite")
     if buckets:
         one = [convert_buckets(by_size, axis, buckets)]
@@ -124,12 +129,17 @@ def tflite_artifacts(
     for precision in precisions:
         progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
         fused = one if "fused" in wanted else []
-        files = _files(found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float)
+        failures = LayoutFailures(named)
+        files = _files(
+            found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float, failures
+        )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             sizes = {axis: tuple(buckets)} if buckets else {}
             _artifacts(
-                made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, progress
-            )
+                made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, failures,
+                progress,
+            )  # fmt: skip
+        made.left_out |= failures.check(progress)
     # The chain is made first, as the others are compared with it; a device should find `fused` first.
     made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
     return made
@@ -152,7 +162,7 @@ Files = dict[str, tuple[list[bytes], list[Quantized]]]
 
 def _files(
     found: TorchStages, manifest: Manifest, one: list[bytes], chain: list[bytes], prefixes: list[bytes],
-    precision: str, score: str, rows: Arrays | None, ranges: str, allow: Sequence[str],
+    precision: str, score: str, rows: Arrays | None, ranges: str, allow: Sequence[str], failures: LayoutFailures,
 ) -> Files:  # fmt: skip
     """Layout -> files, and how much of them is quantized."""
     counted: Files = {"chain": (chain, []), "prefix": (prefixes, [])}
@@ -168,15 +178,17 @@ def _files(
         counted["fused"] = ([], joined)
     if one:
         kinds: list[Any] = [e.kind for e in manifest.exits]
-        fused = fuse(one[0], [e.answer.name for e in manifest.exits], score, kinds=kinds)
-        counted["fused"] = ([fused], counted.get("fused", ([], []))[1])
+        quantized = counted.pop("fused", ([], []))[1]
+        with failures.attempt("fused", f"tflite-fused-{precision}"):
+            fused = fuse(one[0], [e.answer.name for e in manifest.exits], score, kinds=kinds)
+            counted["fused"] = ([fused], quantized)
     return counted
 
 
 def _artifacts(
     made: Made, known: Survey, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
     engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]], tolerance: float | None,
-    progress: Callable[[str], None],
+    failures: LayoutFailures, progress: Callable[[str], None],
 ) -> None:  # fmt: skip
     manifest = known.manifest
     cuts = _cuts(files["chain"][0], manifest)
@@ -185,39 +197,41 @@ def _artifacts(
     for axis, buckets in sizes.items():
         answers = bucket_answers(known.source, manifest, known.answers, axis, buckets)
     vectors_path = f"vectors/tflite-{precision}.npz"
-    for layout in ("chain", *(w for w in wanted if w != "chain")):
+    for layout in ("chain", *(w for w in wanted if w != "chain" and w in files)):
         name = f"tflite-{layout}-{precision}"
         progress(f"checking {name}")
-        contents, counted = files[layout]
-        paths = _written(folder / layout, contents, layout)
-        draft = Artifact(
-            name, "tflite", layout, precision, score if layout == "fused" else None, (1.0,) * len(manifest.exits),
-            tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=cuts,
-            ports=_ports(contents, found, manifest, layout), sizes=sizes,
-        )  # fmt: skip
-        driver = drive(manifest, draft, paths, engine)
-        if reference is None:
-            reference = _reference(driver, manifest)
-            if precision != "fp32":
-                answers = [Answer(a.inputs, reference(a.inputs), 1) for a in answers]
-            made.contents[vectors_path] = vectors(
-                known.source, manifest, score, reference if precision != "fp32" else None
-            )
-        if layout not in wanted:
-            continue
-        allowed = _tolerance(precision, layout, known.rounding, tolerance)
-        errors = check.Comparison(name, manifest.exits, allowed, states=manifest.states)
-        for answer in answers:
-            outputs = _reference(driver, manifest)(answer.inputs)
-            for k in range(len(manifest.exits)):
-                errors.add(k, outputs, answer)
-        errors.check()
-        made.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
-        spec = describe(vectors_path, made.contents[vectors_path])
-        made.artifacts.append(replace(draft, vectors=spec, check=Check(allowed.stated, errors.errors, errors.inputs)))
-        if counted:
-            made.kernels[name] = [[c.quantized, c.total] for q in counted for c in q.counts]
-        made.memory[name] = [_memory(m) for m in _memories(layout, contents)]
+        with failures.attempt(layout, name, needed=layout == "chain"):
+            contents, counted = files[layout]
+            paths = _written(folder / layout, contents, layout)
+            draft = Artifact(
+                name, "tflite", layout, precision, score if layout == "fused" else None, (1.0,) * len(manifest.exits),
+                tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=cuts,
+                ports=_ports(contents, found, manifest, layout), sizes=sizes,
+            )  # fmt: skip
+            driver = drive(manifest, draft, paths, engine)
+            if reference is None:
+                reference = _reference(driver, manifest)
+                if precision != "fp32":
+                    answers = [Answer(a.inputs, reference(a.inputs), 1) for a in answers]
+                made.contents[vectors_path] = vectors(
+                    known.source, manifest, score, reference if precision != "fp32" else None
+                )
+            if layout not in wanted:
+                continue
+            allowed = _tolerance(precision, layout, known.rounding, tolerance)
+            errors = check.Comparison(name, manifest.exits, allowed, states=manifest.states)
+            for answer in answers:
+                outputs = _reference(driver, manifest)(answer.inputs)
+                for k in range(len(manifest.exits)):
+                    errors.add(k, outputs, answer)
+            errors.check()
+            made.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
+            spec = describe(vectors_path, made.contents[vectors_path])
+            compared = Check(allowed.stated, errors.errors, errors.inputs)
+            made.artifacts.append(replace(draft, vectors=spec, check=compared))
+            if counted:
+                made.kernels[name] = [[c.quantized, c.total] for q in counted for c in q.counts]
+            made.memory[name] = [_memory(m) for m in _memories(layout, contents)]
 
 
 def _tolerance(precision: str, layout: str, rounding: Sequence[float], asked: float | None) -> Tolerance:

@@ -57,7 +57,9 @@ def divide_buckets(source: Source, axis: str, sizes: Sequence[int]) -> list[Torc
     """The stages at every size. Raises as `divide`."""
     assert source.module is not None
     return [
-        divide(source.module, [_fixed(s, axis, n) for s in source.inputs], source.exits, source.joint.kinds)
+        divide(
+            source.module, [_fixed(s, axis, n) for s in source.inputs], source.exits, source.joint.kinds, source.picks
+        )
         for n in sizes
     ]
 

@@ -244,7 +244,7 @@ def _stages(model: Model, exits: Sequence[str]) -> list[Signature]:
 
 def _check_inputs(stage: Signature, known: dict[str, Tensor]) -> None:
     for name, tensor in stage.inputs.items():
-        if name == THRESHOLDS:
+        if name == THRESHOLDS or (name in OUTPUTS and name not in known):
             raise ModelError(f"{stage.name} reads {name!r}, a name the fused contract uses; rename it")
         if any(a < 0 for a in tensor.shape):
             raise ModelError(

@@ -30,7 +30,7 @@ def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
     except Exception as e:
         shapes = ", ".join(str(list(t.shape)) for t in example)
         raise ModelError(
-            f"{type(source.module).__name__} does not run on inputs of {shapes}: {first_line(e)[:200]}; TFLite files "
+            f"{type(source.module).__name__} does not run on inputs of {shapes}: {first_line(e)}; TFLite files "
             "are made with batch 1"
         ) from e
 
@@ -95,7 +95,7 @@ def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.Gr
             changed = sorted(set(program.graph_signature.buffers_to_mutate.values()))
             found = program.module()
         except Exception as e:
-            raise ModelError(f"torch cannot export {name}: {first_line(e)[:200]}") from e
+            raise ModelError(f"torch cannot export {name}: {first_line(e)}") from e
     if changed:
         raise ModelError(
             f"{name}: forward changes {changed[0].removeprefix('exits.module.')!r}; TFLite files carry no memory: make "

@@ -22,6 +22,7 @@ from edgeexit_exporters.tflite.torch_exits import check_exits, evaluate, exit_ki
 from edgeexit_exporters.tflite.torch_join import Joined
 from edgeexit_exporters.tflite.torch_layout import graph_outputs, op_name
 from edgeexit_exporters.tflite.torch_pieces import Builder, Edge, Piece, check_name, source_line
+from edgeexit_exporters.tflite.torch_unstack import check_heavy, unstack
 from edgeexit_exporters.torch_source import Exits, next_name, own_inputs
 
 
@@ -48,6 +49,7 @@ def divide(
     inputs: Sequence[InputSpec] = (),
     exits: Sequence[JoinedExit] | None = None,
     kinds: Sequence[str] | None = None,
+    picks: Sequence[int] | None = None,
 ) -> TorchStages:
     """Divide a torch module that returns its exits in order (`torch_source.from_torch` says what an exit may be).
 
@@ -57,12 +59,13 @@ def divide(
         exits: the names that the exits' tensors get (`Source.exits`); None = exit0, exit1, ... with `_uncertainty` and
             `_score` behind them.
         kinds: what the exits' heads give, "logits" or "probs" (`Joint.kinds`); None = probs where their rows sum to 1.
+        picks: which of the module's exits they are (`Source.picks`); None = all as they come.
 
     Raises:
         ModelError: free axes besides the batch, a type that TFLite files do not get, state that forward changes, a
             module that torch cannot export; see also `stages.stages`.
     """
-    source = Exits(module, single=True)
+    source = Exits(module, True, picks)
     specs = one_at_a_time(tuple(inputs) or own_inputs(module), source.states)
     _check_inputs(specs)
     modes = {m: m.training for m in module.modules()}
@@ -77,6 +80,7 @@ def divide(
             kinds = exit_kinds(given)
         whole = Joined(source, kinds)
         graph = to_graph(whole, example, type(module).__name__)
+        unstack(graph)
     finally:
         for m, mode in modes.items():
             m.training = mode
@@ -87,6 +91,7 @@ def divide(
     by_name = {v: k for k, v in (*taken.items(), *builder.answers.items())}
     groups = [[by_name[n] for n in e.outputs] for e in names]
     states = [State(by_name[n], by_name[next_name(n)]) for n in source.states]
+    check_heavy([builder.nodes[g[0]] for g in groups], [e.name for e in names], type(module).__name__)
     found = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups], states)
     carried = [[n for s in found[: k + 1] for n in s.carried] for k in range(len(found))]
     return TorchStages(
