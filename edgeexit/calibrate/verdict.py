@@ -240,10 +240,7 @@ def _sentence(rows: Rows, k: int, c: Comparison) -> tuple[bool | None, str]:
         return False, f"Adaptive exits do not pay here: {close} (difference {_points(what, c.gain, wide)}, {n})."
     beyond = ""
     if c.rival_exit is not None and c.gain is not None and c.gain_high is not None:
-        beyond = (
-            f", and {_points(what, c.gain, c.gain_high - c.gain)} against exit {c.rival_exit} alone, the best that "
-            "costs no more"
-        )
+        beyond = f" Exit {c.rival_exit} alone, the best that costs no more, is {_worse(c.gain, c.gain_high)}."
     share, last = "", float(rows.relative_static_cost[-1])
     if c.equal_exit != rows.exits - 1 and c.cost < last:
         share = (
@@ -253,13 +250,13 @@ def _sentence(rows: Rows, k: int, c: Comparison) -> tuple[bool | None, str]:
     if half > _OPEN:
         return True, (
             f"Adaptive exits seem to pay, but {rows.n:,} rows are few: {_less(saved)} cost than exit {c.equal_exit} "
-            f"alone at {article(what)} that may be equal {numbers}{beyond}.{share}"
+            f"alone at {article(what)} that may be equal {numbers}.{beyond}{share}"
         )
     better = "lower" if is_error(what) else "higher"
     level = better if c.difference_low > 0 else "equal"
     return True, (
         f"Adaptive exits pay: {_less(saved)} cost than exit {c.equal_exit} alone at {level} {what} "
-        f"{numbers}{beyond}.{share}"
+        f"{numbers}.{beyond}{share}"
     )
 
 
@@ -270,7 +267,7 @@ def _drop_sentence(rows: Rows, k: int, c: Comparison) -> str:
     if c.beaten:
         return f"{text}, but exit {c.rival_exit} alone costs no more and is as good."
     if c.rival_exit is not None and c.gain is not None and c.gain_high is not None:
-        text += f", {_points(what, c.gain, c.gain_high - c.gain)} against exit {c.rival_exit} alone"
+        text += f"; exit {c.rival_exit} alone is {_worse(c.gain, c.gain_high)}"
         text += "" if c.clear else ", which is not clear"
     return f"{text}."
 
@@ -286,6 +283,13 @@ def _against(measure: str, *accuracies: float) -> str:
 def _points(measure: str, mean: float, half: float) -> str:
     digits = 1 if half > 0.005 else 2
     return f"{_signed(measure, mean, digits)} ± {100 * half:.{digits}f} points"
+
+
+def _worse(gain: float, high: float) -> str:
+    """How far a single exit is behind, with the interval that holds for all exits."""
+    half = high - gain
+    digits = 1 if half > 0.005 else 2
+    return f"{100 * gain:.{digits}f} ± {100 * half:.{digits}f} points worse"
 
 
 def _signed(measure: str, mean: float, digits: int = 1) -> str:

@@ -28,7 +28,7 @@ from edgeexit.report.words import (
     terms,
     time_cell,
     time_head,
-    verdict_line,
+    verdict_parts,
 )
 from edgeexit.sweep import Row, Sweep
 
@@ -45,9 +45,11 @@ def sweep_html(sweep: Sweep) -> str:
     data["lines"] = [
         {"policy": p, "colour": colour(sweep, p), "dashed": dashed(p)} for p in sweep.policies if p != "fixed"
     ]
+    headline, more = verdict_parts(sweep)
     parts = {
         "hash": base64.b64encode(digest).decode(),
-        "verdict": escape(verdict_line(sweep)),
+        "verdict": escape(headline),
+        "more": f'<p class="lead">{escape(more)}</p>' if more else "",
         "environment": escape(environment_line(sweep)),
         "origin": escape(data_line(sweep)),
         "terms": escape(terms(sweep)),

@@ -19,7 +19,7 @@ from edgeexit.report.words import (
     environment_line,
     interval,
     real_time,
-    verdict_line,
+    verdict_parts,
 )
 from edgeexit.sweep import Row, Static, Sweep
 
@@ -119,7 +119,7 @@ def _lines(axes: Any, sweep: Sweep, along: _Along) -> None:
                 color=colour(sweep, policy),
                 alpha=0.13,
                 linewidth=0,
-                label=f"95 % interval of {_short(policy)}",
+                label="95 % interval",
             )
 
 
@@ -192,8 +192,11 @@ def _frame(axes: Any, sweep: Sweep, along: _Along) -> None:
 
 
 def _print(figure: Any, axes: Any, sweep: Sweep, width: int) -> None:
-    title = textwrap.wrap(verdict_line(sweep), max(30, width // 11), max_lines=3, placeholder=" ...")
-    figure.text(0.02, 0.975, "\n".join(title), fontsize=12.5, weight="bold", va="top", ha="left")
+    headline, more = verdict_parts(sweep)
+    title = textwrap.wrap(headline, max(30, width // 11), max_lines=3, placeholder=" ...")
+    figure.text(0.02, 0.98, "\n".join(title), fontsize=12.5, weight="bold", va="top", ha="left")
+    rest = textwrap.wrap(more, max(30, width // 8), max_lines=4 - len(title), placeholder=" ...")
+    figure.text(0.02, 0.975 - 0.0285 * len(title), "\n".join(rest), fontsize=9.5, va="top", ha="left")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10)
     small = [f"Data: {data_line(sweep)}.", f"Environment: {environment_line(sweep)}."]
     if sweep.data.get("static_cost_known") is False:

@@ -107,6 +107,12 @@ def verdict_line(sweep: Sweep) -> str:
     return _one_line(sweep.verdict.text)
 
 
+def verdict_parts(sweep: Sweep) -> tuple[str, str]:
+    """The first line as a headline, its first sentence, and the rest."""
+    headline, stop, more = verdict_line(sweep).partition(". ")
+    return headline + stop.strip(), more
+
+
 def colour(sweep: Sweep, policy: str) -> str:
     """``#rrggbb`` of a policy's line."""
     plain = policy.removeprefix("shared-")

@@ -83,7 +83,8 @@ def test_the_verdict_comes_first_and_the_numbers_need_no_script() -> None:
     s = ordinary()
     page = sweep_html(s)
     body = page.split("<body>")[1]
-    assert body.lstrip().startswith(f"<h1>{html.escape(s.verdict.text)}</h1>")
+    headline, _, more = s.verdict.text.partition(". ")
+    assert body.lstrip().startswith(f'<h1>{html.escape(headline)}.</h1>\n<p class="lead">{html.escape(more)}</p>')
     assert "<noscript>" in page and page.count("<tr data-i=") == len(s.rows)
     assert "device a board, threads 1" in page and "out of reach" in page
     assert page.index("One exit for every input") < page.index("All operating points")
