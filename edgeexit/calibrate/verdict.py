@@ -127,7 +127,9 @@ def judge(design: Rows, held_out: Rows, paths: Mapping[str, Path]) -> Verdict:
         return Verdict(text, False if paths else None, *static)
     # Where every row was timed, what looks at the answers must not take longer than it saves.
     quick = [named for named in reaching if _in_time(named[1], design, k)]
-    name, point = _cheapest(quick or reaching, design, k, 0.0)
+    # One that never leaves early is surely equal and saves nothing.
+    saving = [named for named in quick or reaching if named[1].cost < static_cost - 1e-12]
+    name, point = _cheapest(saving or quick or reaching, design, k, 0.0)
     equal = _compare(name, point, held_out)
     pays, text = _sentence(held_out, k, equal)
     if not quick:
@@ -138,7 +140,7 @@ def judge(design: Rows, held_out: Rows, paths: Mapping[str, Path]) -> Verdict:
     losing = [named for named in points if right[k] - DROP <= named[1].accuracy and named[1].cost < below]
     if losing and _ahead(_cheapest(losing, design, k, DROP)[1], design, k, DROP):
         at_drop = _compare(*_cheapest(losing, design, k, DROP), held_out)
-        text += " " + _drop_sentence(held_out, k, at_drop)
+        text += " " + _drop_sentence(held_out, equal.equal_exit, at_drop)
     return Verdict(text, pays, *static, equal, at_drop)
 
 
@@ -263,7 +265,10 @@ def _sentence(rows: Rows, k: int, c: Comparison) -> tuple[bool | None, str]:
 def _drop_sentence(rows: Rows, k: int, c: Comparison) -> str:
     what, less = rows.measure, round(1 - c.cost / float(rows.relative_static_cost[k]), 2)
     lost = _signed(what, c.accuracy - float(rows.correct[k].mean(dtype=np.float64)))
-    text = f"With {100 * DROP:g} point of {what} allowed: {_less(less)} cost than exit {k} alone at {lost} points"
+    text = f"With {100 * DROP:g} point of {what} allowed"
+    if less <= 0:
+        return f"{text}, too, no policy costs less than exit {k} alone."
+    text += f": {_less(less)} cost than exit {k} alone at {lost} points"
     if c.beaten:
         return f"{text}, but exit {c.rival_exit} alone costs no more and is as good."
     if c.rival_exit is not None and c.gain is not None and c.gain_high is not None:

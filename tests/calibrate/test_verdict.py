@@ -17,7 +17,7 @@ def test_easy_rows_that_are_known_to_be_easy_pay() -> None:
     assert v.pays and v.static_exit == 3 and v.static_cost == pytest.approx(100 / 105)
     assert v.saving is not None and v.saving > 0.2 and v.cost == pytest.approx((1 - v.saving) * v.static_cost)
     assert v.text.startswith(f"Adaptive exits pay: {round(100 * v.saving)} % less cost than exit 3 alone at ")
-    assert "n = 4,000, policy maxprob). Exit 1 alone, the best that costs no more, is " in v.text
+    assert "n = 4,000, policy maxprob). Exit 2 alone, the best that costs no more, is " in v.text
     assert "With 1 point of accuracy allowed: " in v.text and v.at_drop is not None and v.at_drop.cost < v.cost
 
 

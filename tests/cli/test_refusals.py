@@ -184,7 +184,7 @@ TARGETS: list[tuple[tuple[Any, ...], str]] = [
     (("--budget", 0.5, "--pass-rate", 0.2), "--pass-rate goes with --policy window"),
     (("--budget", 0.5, "--policy", "window", "--artifact", "chain"), "go together"),
     (("--selective", "cov@0.1"), "go together"),
-    (("--budget", 0.5, "--mode", "paper"), "--mode goes with --policy eero"),
+    (("--budget", 0.5, "--mode", "paper", "--policy", "shared"), "--mode goes with --policy eero"),
     (("--budget", 0.5, "--policy", "eero", "--beta", 0), "beta must be a positive number"),
     (("--budget", 0.01), "the least feasible budget is 0.2"),
     (("--accuracy", 1.5), "a fraction in (0, 1]"),
@@ -211,7 +211,7 @@ def test_targets(cli: Cli, copy: Path, data: Path, recorded: Path, options: tupl
 
 def test_accuracy_out_of_reach(cli: Cli, copy: Path, data: Path, recorded: Path) -> None:
     found = cli("calibrate", copy, "--data", data, "--accuracy", 0.999).error
-    assert "accuracy of 0.999 is out of reach on the design rows; the best reachable is" in found
+    assert "accuracy of 0.999 is out of reach on 30 design rows; the best reachable, one standard" in found
     assert "out of reach" in cli("calibrate", "--records", recorded, "--accuracy", 1).error
 
 

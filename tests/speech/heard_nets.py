@@ -54,15 +54,17 @@ def make(folder: Path, time: int | str = "time", deaf: bool = True) -> Path:
             weight = torch.zeros(2, SPEECH.features.bins)
             weight[0, :8], weight[1, 12:] = 1 / 8, 1 / 8
             self.register_buffer("weight", weight)
+            self.register_buffer("same", torch.eye(2))  # the second stage's computation
 
         def forward(self, x, x_lens):  # type: ignore[no-untyped-def]
             frames = torch.nn.functional.avg_pool1d(x.transpose(1, 2), 7, 4).transpose(1, 2)
             heard = 4 * (frames @ self.weight.T + 5.0)  # about ln(power) of the low and of the high bands
             lengths = torch.div(torch.clamp(x_lens - 3, min=0), 4, rounding_mode="trunc")
-            low, high = heard[..., 0], heard[..., 1]
-            nothing = torch.zeros_like(low)
             found = []
             for scale in (0.0 if deaf else 1.0, 1.0):
+                heard = heard @ self.same if found else heard
+                low, high = heard[..., 0], heard[..., 1]
+                nothing = torch.zeros_like(low)
                 above = torch.stack([nothing, low, scale * high + (scale - 1) * 40, nothing - 90], -1)
                 found.append({"output": torch.log_softmax(above, -1), "lengths": lengths})
             return found

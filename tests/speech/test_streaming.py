@@ -208,5 +208,7 @@ def test_a_streaming_bundle_is_calibrated_and_evaluated(
     pytest.importorskip("jiwer", reason="counts errors")
     bundle, data = shutil.copytree(bundles[1], tmp_path / "stream.edgeexit"), utterances(tmp_path)
     assert len(cli("evaluate", bundle, data, "--json").json["exits"]) == 3
+    many = [sound(1.1 + i % 5 / 3, i) for i in range(44)]
+    data = write_speech(tmp_path / "many.npz", many, ["a b c"] * len(many), RATE)
     assert cli("calibrate", bundle, "--data", data, "--accuracy-drop", "0.05", "--name", "near").code == 0
     assert edgeexit.load(bundle, policy="near").policy == edgeexit.Bundle.open(bundle).operating_point("near").policy
