@@ -22,7 +22,9 @@ class OperatingPoint:
     """The artifact whose scores it was calibrated on; it may run on no other. None = recorded outputs."""
     expected: Mapping[str, Any] = field(default_factory=dict)
     """What to expect: `exit_rates` (exits,), `cost` as a fraction of the last exit's, `accuracy`,
-    `agreement`, `WER` or `CER`, `n` rows it was measured on, `measured_on` in words."""
+    `agreement`, `WER` or `CER` with the ends of its 95 % interval (`accuracy_low`, `accuracy_high`) and the last exit's
+    own (`last_exit_accuracy`), what is lost against that (`drop`, `drop_low`, `drop_high`), `n` rows it was measured
+    on, `measured_on` in words."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """The target: `budget`, `accuracy` or `accuracy_drop`."""
     promise: Mapping[str, Any] | None = None
