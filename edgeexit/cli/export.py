@@ -151,8 +151,8 @@ def export(
     SOURCE is a multi-output .onnx file (needs no torch), or package.module:function returning a torch module
     that gives its exits in order: tensors, tuples of tensors (heads that answer together: their mean answers, their
     spread is the uncertainty), or dicts of output, score (a learned score in [0, 1]) and lengths (of sequences with
-    padding, how many positions are valid). Every layout is compared with the source model at every exit; a difference
-    above the tolerance refuses the bundle.
+    padding, how many positions are valid). Every layout is compared with the source model at every exit; one that
+    differs by more than the tolerance is left out with a note, or is an error where --layouts names it.
 
     With --precision int8, a quarter of --data gives the ranges, the rest chooses and measures: accuracy of every exit
     in float and int8, and exit rates with the float network's thresholds and with its own, which are stored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edgeexit.errors import ModelError
 from edgeexit.manifest import ExitSpec
@@ -15,7 +15,7 @@ ALL = 0.999
 
 
 def check_order(
-    graph: GraphView, parts: Sequence[Stage], exits: Sequence[ExitSpec], ordered: bool, how: str = "--exits"
+    graph: GraphView, parts: Sequence[Stage], exits: Sequence[ExitSpec], ordered: bool, joins: Collection[str] = ()
 ) -> list[str]:
     """Whether exits stand from shallow to deep, and whether the first saves anything.
 
@@ -23,13 +23,14 @@ def check_order(
         graph, parts, exits: of the network; nothing is said where multiply-accumulates are unknown or none.
         ordered: the user named the exits in this order: what contradicts it is noted. Else, where an exit is both
             cheaper and shallower than one before it, the order is refused.
-        how: what names the exits in order.
+        joins: tensors that join others along an axis.
 
     Returns:
         Sentences about what looks wrong and was not refused.
 
     Raises:
-        ModelError: a wrong order that nobody asked for, or a first exit that costs as much as the last.
+        ModelError: a wrong order that nobody asked for; or a first exit that costs as much as the last, where nobody
+            asked for that one, or where all exits are parts of one joined tensor.
     """
     if len(exits) < 2:
         return []
@@ -50,13 +51,17 @@ def check_order(
             if reach[k] < reach[i] and not ordered:
                 raise ModelError(
                     f"{text}: an exit that is listed later has to be deeper. Name them from shallow to deep: "
-                    f"{how} {right} (or {how} {','.join(e.name for e in exits)} to keep this order)"
+                    f"--exits {right} (or --exits {','.join(e.name for e in exits)} to keep this order)"
                 )
             notes.append(f"{text}; from cheap to dear they are {right}")
     costs = [e.macs for e in exits]
     first, last = costs[0], costs[-1]
     if first is not None and last and first >= ALL * last:
-        raise ModelError(_nothing_saved(graph, parts, exits, first / last))
+        shared = _shared(graph, parts, joins)
+        text = _nothing_saved(exits, first / last, shared)
+        if shared is not None or not ordered:
+            raise ModelError(text)
+        notes.append(text)
     for k in range(1, len(exits)):
         before, here = costs[k - 1], costs[k]
         if before is not None and here is not None and last and here - before < (1 - ALL) * last:
@@ -67,17 +72,38 @@ def check_order(
     return list(dict.fromkeys(notes))
 
 
-def _nothing_saved(graph: GraphView, parts: Sequence[Stage], exits: Sequence[ExitSpec], share: float) -> str:
-    """The refusal of a first exit that needs everything, with the tensor where all comes together, if there is one."""
-    makers = {out: node for node in graph.nodes for out in node.outputs}
-    shared = next((t for t in parts[0].cuts if len({*makers[t].inputs}) > 1), None)
-    at = "" if shared is None else f"; all of it goes through {shared!r}, which waits for {len(makers[shared].inputs)}"
-    at += "" if shared is None else f" tensors ({', '.join(makers[shared].inputs[:4])})"
-    return (
+def _nothing_saved(exits: Sequence[ExitSpec], share: float, shared: tuple[str, tuple[str, ...]] | None) -> str:
+    """What to say of a first exit that needs everything."""
+    text = (
         f"exit {exits[0].name!r}, the first, costs {100 * share:.4g} % of the last, {exits[-1].name!r}, so leaving "
-        f"early saves nothing{at}: give every exit a tensor of its own (no torch.stack or cat over exits), or name "
+        "early saves nothing"
+    )
+    if shared is None:
+        names = ",".join(e.name for e in exits)
+        return f"{text}: name others with --exits (--exits {names} takes these all the same)"
+    tensor, joined = shared
+    return (
+        f"{text}: all exits go through {tensor!r}, which joins {len(joined)} tensors ({', '.join(joined[:4])}) and "
+        "waits for all of them; give every exit a tensor of its own (no torch.stack or cat over exits), or name "
         "others with --exits"
     )
+
+
+def _shared(graph: GraphView, parts: Sequence[Stage], joins: Collection[str]) -> tuple[str, tuple[str, ...]] | None:
+    """The last joined tensor that all exits are computed from, and what it joins; None = there is none."""
+    makers = {out: node for node in graph.nodes for out in node.outputs}
+    common: set[str] | None = None
+    for part in parts:
+        above: set[str] = set()
+        todo = [part.exit]
+        while todo:
+            name = todo.pop()
+            if name not in above and name in makers:
+                above.add(name)
+                todo.extend(makers[name].inputs)
+        common = above if common is None else common & above
+    found = [n for node in graph.nodes for n in node.outputs if n in joins and n in (common or ())]
+    return (found[-1], makers[found[-1]].inputs) if found else None
 
 
 def _depths(graph: GraphView) -> dict[str, int]:

@@ -96,4 +96,5 @@ def _called(node: ir.Node) -> str:
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.metadata_props.get(_TRACE, ""))
     own = [(f, n) for f, n in lines if "site-packages" not in f and "edgeexit_exporters" not in f and f[:1] != "<"]
     at = f" at {PurePath(own[-1][0]).name}:{own[-1][1]}" if own else ""
-    return f"node {node.name or (node.outputs[0].name if node.outputs else '')!r} ({node.op_type}{at})"
+    out = node.outputs[0].name if node.outputs else ""
+    return f"node {node.name or out!r} ({node.op_type} of tensor {out!r}{at})"

@@ -82,7 +82,8 @@ def survey(
     onnx_graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
     exits = describe.exits(source, parts, seen, costs)
-    notes = [*source.notes, *check_order(onnx_graph.view(source.model.graph), parts, exits, source.ordered)]
+    joins = [n.outputs[0].name or "" for n in source.model.graph if n.op_type in ("Concat", "ConcatFromSequence")]
+    notes = [*source.notes, *check_order(onnx_graph.view(source.model.graph), parts, exits, source.ordered, joins)]
     if lacking := [e.name for e in exits if not e.gives(score)]:
         needed = "a learned score of every exit" if score == "learned" else "several heads at every exit"
         raise ModelError(f"score {score!r} needs {needed}; exit {lacking[0]!r} has none: choose another --score")

@@ -380,10 +380,10 @@ def noise_in_a_branch(model: ModelProto) -> None:
         (a_sequence_as_input, "input 's' is a sequence"),
         (a_map_as_input, "input 'm' is a map"),
         (an_optional_output, "output 'maybe' is an optional"),
-        (trained_batch_norm, r"node 'bn' \(BatchNormalization\) normalises by the batch at hand"),
-        (dropout_in_training, r"net\.onnx: its answers differ from run to run: node 'drop' \(Dropout\) is random"),
-        (noise_in_a_function, r"node '.*dice.*' \(RandomUniformLike\) is random"),
-        (noise_in_a_branch, r"node 'dice' \(RandomNormalLike\) is random"),
+        (trained_batch_norm, r"node 'bn' \(BatchNormalization of tensor 'f0'\) normalises by the batch at hand"),
+        (dropout_in_training, r"differ from run to run: node 'drop' \(Dropout of tensor 'f0'\) is random"),
+        (noise_in_a_function, r"node '.*dice.*' \(RandomUniformLike of tensor '.*'\) is random"),
+        (noise_in_a_branch, r"node 'dice' \(RandomNormalLike of tensor 't'\) is random"),
     ],
 )
 def test_what_cannot_be_exported_is_named(tmp_path: Path, change: Callable[[ModelProto], None], words: str) -> None:
