@@ -71,7 +71,7 @@ def kind_of(
     written, quantized = (False, False) if value is None else ends_in_softmax(value)
     if rows or (written and (not finite or (quantized and unit))):
         return "probs", None
-    if unit or _constant_sums(finite):
+    if any(a.any() for a in finite) and (unit or _constant_sums(finite)):  # nothing but zeros say nothing
         return "logits", (
             f"exit {name!r} gives {shown}: taken for logits. If these are probabilities, say --outputs probs; better, "
             "name the tensor before the last activation"
