@@ -348,10 +348,10 @@ def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_
     said: list[str] = []
     bundle = edgeexit.export(path, tmp_path / "b", progress=said.append)
     assert [a.layout for a in bundle.manifest.artifacts] == ["fused", "prefix", "all"]
-    (note,) = [line for line in said if line.startswith("note")]
-    assert note.startswith("note: no onnx-chain-fp32 in the bundle, the other layouts are: onnx-chain-fp32: exit 'y1'")
-    assert "no bundle was written" not in note
-    assert bundle.manifest.provenance["remark"] == note.removeprefix("note: ")
+    (note,) = [line for line in said if line.startswith("warning")]
+    start = "warning: no onnx-chain-fp32 in the bundle, the other layouts are: "
+    assert note.startswith(f"{start}onnx-chain-fp32: exit 'y1'") and "no bundle was written" not in note
+    assert bundle.manifest.provenance["left_out"] == {"onnx-chain-fp32": note.removeprefix(start)}
     check(path, bundle, {"x": row(4)}, ["y0", "y1"])
 
 
