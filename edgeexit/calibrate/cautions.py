@@ -24,8 +24,8 @@ def cautions(point: OperatingPoint) -> list[str]:
     asked = point.asked.get("accuracy_drop")
     if asked and point.promise is None and (rows := point.data.get("design_rows", n)) < 1 / asked - 1e-9:
         sentences.append(
-            f"{rows:,} rows to choose on cannot show a loss of {100 * asked:g} points, so the last exit answers; at "
-            f"least {math.ceil(1 / asked - 1e-9):,} are needed"
+            f"{rows:,} rows to choose on cannot show a loss of {_points(asked)}, so the last exit answers; at least "
+            f"{math.ceil(1 / asked - 1e-9):,} are needed"
         )
     elif e["cost"] >= _SAVES_NOTHING:
         sentences.append(
@@ -35,7 +35,7 @@ def cautions(point: OperatingPoint) -> list[str]:
         )
     if asked and half > max(asked, 0.005):
         sentences.append(
-            f"{n:,} rows measure the drop to ±{100 * half:.1f} points only, {100 * asked:g} were asked for; about "
+            f"{n:,} rows measure the drop to ±{100 * half:.1f} points only, {_points(asked)} asked for; about "
             f"{_rounded(n * (half / max(asked, 0.005)) ** 2):,} rows to measure on would do"
         )
     elif asked is None and (width := (e[f"{measure}_high"] - e[f"{measure}_low"]) / 2) > _WIDE:
@@ -46,9 +46,13 @@ def cautions(point: OperatingPoint) -> list[str]:
     if asked is not None and e["drop_low"] > asked:
         sentences.append(
             f"on the rows that measured it, it loses {100 * e['drop']:.1f} points of {what}, clearly more than the "
-            f"{100 * asked:g} asked for: were the rows that chose it of another kind?"
+            f"{_points(asked)} asked for: were the rows that chose it of another kind?"
         )
     return sentences
+
+
+def _points(share: float) -> str:
+    return "1 point" if share == 0.01 else f"{100 * share:g} points"
 
 
 def _rounded(n: float) -> int:

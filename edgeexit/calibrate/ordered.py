@@ -68,9 +68,7 @@ def ordered_candidates(design: Rows, policy: str | None, family: CandidateFamily
     return OrderedCandidates.starting_at(policies, np.linspace(0, len(policies), _STARTS + 1).astype(int)[:-1].tolist())
 
 
-def by_level(
-    design: Rows, score: str = "maxprob", temperatures: tuple[float, ...] | None = None
-) -> OrderedCandidates:
+def by_level(design: Rows, score: str = "maxprob", temperatures: tuple[float, ...] | None = None) -> OrderedCandidates:
     """Thresholds per exit that keep the accumulated disagreement below a level, from strict to loose. Needs no labels.
 
     Raises:

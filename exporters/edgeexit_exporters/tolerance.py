@@ -103,9 +103,7 @@ def relative_errors(differences: Sequence[tuple[float, float]]) -> list[float]:
     return [difference / max(scale, usual, LEAST_SCALE) for difference, scale in differences]
 
 
-def own_rounding(
-    proto: onnx.ModelProto, exits: Sequence[JoinedExit], answers: Sequence[Answer]
-) -> tuple[float, ...]:
+def own_rounding(proto: onnx.ModelProto, exits: Sequence[JoinedExit], answers: Sequence[Answer]) -> tuple[float, ...]:
     """Measure how far a network's answers move when the engine computes them in another order.
 
     Args:

@@ -55,7 +55,7 @@ def test_few_rows_ask_for_more_and_say_so() -> None:
 
     point = calibrate(graded(60, 3), accuracy_drop=0.01, held_out=graded(60, 4))
     assert point.policy == fixed_exit(3, 4)
-    assert cautions(point)[0].startswith("60 rows to choose on cannot show a loss of 1 points, so the last exit")
+    assert cautions(point)[0].startswith("60 rows to choose on cannot show a loss of 1 point, so the last exit")
     assert calibrate(graded(100, 3), accuracy_drop=0.01, held_out=graded(60, 4)).policy != fixed_exit(3, 4)
     enough = calibrate(graded(3000, 3), accuracy_drop=0.02, held_out=graded(3000, 4))
     assert cautions(enough) == []
