@@ -217,12 +217,12 @@ def read_file(path: str | os.PathLike[str]) -> Pixels:
         DataError: not a readable picture of `FORMATS`, or of more than `MOST_PIXELS`.
         BackendMissing: Pillow is not installed.
     """
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such file")
     try:
         from PIL import Image
     except ImportError as e:
         raise BackendMissing(f"reading pictures needs Pillow ({e}): pip install pillow") from e
-    if not os.path.isfile(path):
-        raise DataError(f"{path}: no such file")
     Image.init()
     try:
         with warnings.catch_warnings():
