@@ -18,8 +18,8 @@ from edgeexit.rows import Rows
 
 FAMILIES = ("threshold", "shared", "eero", "window", "qute", "qexit", "patience", "fixed")
 DEFAULT_FAMILY = "eero"
-"""The family of fewest numbers that costs least: its thresholds follow from exit rates, one number along the path.
-Measured in docs/decisions/few-rows.md."""
+"""Its thresholds follow from exit rates, one number along the path, so that few rows are enough; with thousands of rows
+"threshold" can cost less. Measured in docs/decisions/few-rows.md."""
 _BUDGETS = 60
 _RATES: Mapping[str, Any] = {"mode": "survivors", "prior": "uniform", "beta": BETA}
 """EERO's options along a path: budgets are used fully, and nothing but the exits' error rates is fitted."""
