@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from edgeexit.errors import BundleError
@@ -63,6 +63,20 @@ class Reader:
         if not isinstance(value, list) or not least <= len(value) <= most:
             raise self.fail(key, f"a list of {least} to {most}")
         return tuple(read(v, f"{self.at}.{key}[{i}]") for i, v in enumerate(value))
+
+
+def check_fields(data: Any, known: Sequence[str], at: str, optional: Sequence[str] = ()) -> None:
+    """Refuse what is no object of exactly these fields: one that is not known might change what the others mean.
+
+    Raises:
+        BundleError: another type, a field that is not known, or one that is missing and not `optional`.
+    """
+    if not isinstance(data, Mapping):
+        raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
+    if strange := [k for k in data if k not in known]:
+        raise BundleError(f"{at}: {strange[0]!r:.60} is no field this version knows; known: {', '.join(known)}")
+    if lacking := [k for k in known if k not in data and k not in optional]:
+        raise BundleError(f"{at}: {lacking[0]!r} is missing")
 
 
 def number(value: Any, at: str) -> float:

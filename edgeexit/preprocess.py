@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from edgeexit.errors import BundleError, DataError
+from edgeexit.json_fields import check_fields
 from edgeexit.resample import INTERPOLATIONS
 
 LAYOUTS = ("NCHW", "NHWC", "NHW")
@@ -136,13 +137,7 @@ class Preprocess:
         Raises:
             BundleError: a missing, strange or unknown field; `at` names the place in the message.
         """
-        if not isinstance(data, Mapping):
-            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
-        known = [f.name for f in fields(cls)]
-        if strange := [k for k in data if k not in known]:
-            raise BundleError(f"{at}: {strange[0]!r:.60} is no field this version knows; known: {', '.join(known)}")
-        if lacking := [k for k in known if k not in data]:
-            raise BundleError(f"{at}: {lacking[0]!r} is missing")
+        check_fields(data, [f.name for f in fields(cls)], at)
         try:
             return cls(**data)
         except DataError as e:

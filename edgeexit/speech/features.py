@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import BundleError, DataError
+from edgeexit.json_fields import check_fields
 
 WINDOWS = ("povey", "hanning", "hamming", "rectangular")
 LOUDEST = 1e6
@@ -123,13 +123,7 @@ class FeatureSpec:
         Raises:
             BundleError: a missing, strange or unknown field; `at` names the place in the message.
         """
-        if not isinstance(data, Mapping):
-            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
-        known = [f.name for f in fields(cls)]
-        if strange := [k for k in data if k not in known]:
-            raise BundleError(f"{at}: {strange[0]!r:.60} is no setting this version knows; known: {', '.join(known)}")
-        if lacking := [k for k in known if k not in data]:
-            raise BundleError(f"{at}: {lacking[0]!r} is missing")
+        check_fields(data, [f.name for f in fields(cls)], at)
         try:
             return cls(**data)
         except DataError as e:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edgeexit.errors import BundleError, DataError
+from edgeexit.json_fields import check_fields
 from edgeexit.speech.features import FeatureSpec
 
 MOST_TOKENS = 1 << 16
@@ -83,12 +83,7 @@ class SpeechSpec:
         Raises:
             BundleError: a missing, strange or unknown field; `at` names the place in the message.
         """
-        if not isinstance(data, Mapping):
-            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
-        if strange := [k for k in data if k not in _FIELDS]:
-            raise BundleError(f"{at}: {strange[0]!r:.60} is no field this version knows; known: {', '.join(_FIELDS)}")
-        if lacking := [k for k in _FIELDS if k not in data and k != "least_frames"]:
-            raise BundleError(f"{at}: {lacking[0]!r} is missing")
+        check_fields(data, _FIELDS, at, optional=("least_frames",))
         for key in ("tokens", "drop"):
             if not isinstance(data[key], list) or len(data[key]) > MOST_TOKENS:
                 raise BundleError(f"{at}.{key}: expected a list of at most {MOST_TOKENS}, found {data[key]!r:.60}")

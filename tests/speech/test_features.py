@@ -137,7 +137,7 @@ def test_round_trip_and_digest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dither": 1.0}, "'dither' is no setting"),
+        ({"dither": 1.0}, "'dither' is no field"),
         ({"bins": None}, "bins: expected a whole number"),
         ({"bins": 40.0}, "bins: expected a whole number"),
         ({"bins": 10**400}, "bins: expected a whole number"),
