@@ -145,12 +145,17 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
             for r in rows
         ]
         click.echo(table([head, *shown], right=(1, 2, 3)) + "\n")
+    expected = point.expected
+    click.echo(
+        f"thresholds chosen for a drop of at most {100 * accuracy_drop:g} points; on the held-out rows "
+        f"{100 * expected['drop']:.1f} ({100 * expected['drop_low']:.1f} to {100 * expected['drop_high']:.1f})"
+    )
     click.echo(
         f"n = {len(measured_on)} and {len(data.x_test)}, seed {seed}, one call per picture, {environment_line(where)}. "
         "What was calibrated or promised holds for data like the calibration rows: the same writers.\n"
     )
-    for path in paths.values():
-        click.echo(f"wrote {path}")
+    for written in (*paths.values(), out / "val.npz", out / "test.npz"):
+        click.echo(f"wrote {written}")
     click.echo(f"({seconds:.0f} s)  next: edgeexit run {out / 'digits.edgeexit'} --input {out / 'test.npz'} --row 7")
 
 
