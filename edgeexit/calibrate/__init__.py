@@ -3,18 +3,19 @@
 numpy and the standard library only.
 """
 
+from edgeexit.calibrate.candidates import CandidateFamily
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.path import Path, Point
-from edgeexit.calibrate.search import fixed_path, pareto, patience_path
+from edgeexit.calibrate.search import pareto, patience_path
 from edgeexit.calibrate.temperature import fit_temperature, fit_temperatures
 
 __all__ = [
+    "CandidateFamily",
     "Path",
     "Point",
     "calibrate",
     "fit_temperature",
     "fit_temperatures",
-    "fixed_path",
     "pareto",
     "patience_path",
 ]

@@ -1,4 +1,4 @@
-"""Paths of policies on design rows: per-exit thresholds, one shared threshold, patience, fixed exits."""
+"""Pareto fronts of policies on design rows: per-exit thresholds, one shared threshold, patience, Q-exit."""
 
 from __future__ import annotations
 
@@ -57,12 +57,6 @@ def qexit_path(records: Rows, score: str = "maxprob", *, temperatures: tuple[flo
 def patience_path(records: Rows) -> Path:
     """`Patience` of 1 to exits - 1 (the last never stops early)."""
     return Path.of("patience", records.measure, measured((Patience(p) for p in range(1, records.exits)), records))
-
-
-def fixed_path(records: Rows, score: str) -> Path:
-    """Always the same exit of the adaptive network; `score` is what is reported beside the answer."""
-    fixed = (fixed_exit(k, records.exits, score) for k in range(records.exits))
-    return Path.of("fixed exits", records.measure, measured(fixed, records))
 
 
 def measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded, tiny
-from edgeexit.calibrate import Path, fixed_path, pareto, patience_path
+from edgeexit.calibrate import CandidateFamily, Path, pareto, patience_path
 from edgeexit.errors import PolicyError
 from edgeexit.policy import Threshold
 from edgeexit.records import Records, outcome, replay
@@ -50,7 +50,7 @@ def test_equals_brute_force_on_the_hull(seed: int, exits: int) -> None:
 @given(seeds, st.integers(2, 6), st.integers(1, 60), st.integers(1, 12))
 def test_never_worse_than_fixed_exits_or_a_shared_threshold(seed: int, exits: int, n: int, levels: int) -> None:
     records = tiny(seed, exits, n, levels)
-    path, shared, fixed = pareto(records), pareto(records, shared=True), fixed_path(records, "maxprob")
+    path, shared, fixed = pareto(records), pareto(records, shared=True), CandidateFamily("fixed").front(records)
     for other in (*shared.points, *fixed.points):
         assert path.for_budget(min(1.0, other.cost)).accuracy >= other.accuracy - 1e-12
 
