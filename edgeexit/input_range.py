@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,25 +54,36 @@ class InputRange:
         """
         if self.rows < LEAST_ROWS or not row.size:
             return None
+        least, most, flat, mean_least, mean_most = self._bounds
         low, high = float(np.minimum.reduce(row, None)), float(np.maximum.reduce(row, None))
-        width = (self.high - self.low) or abs(self.high)
-        known = f"on {self.rows} calibration rows they are from {self.low:g} to {self.high:g}"
-        if width and not (low >= self.low - width and high <= self.high + width):
-            return f"its numbers are from {low:g} to {high:g}; {known}"
-        if high - low < FLAT * self.span:
+        if not (low >= least and high <= most):
+            return self._numbers(low, high)
+        if high - low < flat:
             return (
-                f"its numbers are from {low:g} to {high:g}; {known}, and in every row the largest is at least "
-                f"{self.span:g} above the smallest"
+                f"{self._numbers(low, high)}, and in every row the largest is at least {self.span:g} above the smallest"
             )
         mean = float(np.add.reduce(row, None, np.float32 if row.itemsize < 4 else None)) / row.size
+        if mean_least <= mean <= mean_most:
+            return None
+        mirrored = mean_least <= self.low + self.high - mean <= mean_most
+        return (
+            f"its mean is {mean:g}; on {self.rows} calibration rows it is from {self.mean_low:g} to "
+            f"{self.mean_high:g}" + (" (dark and light inverted?)" if mirrored else "")
+        )
+
+    @cached_property
+    def _bounds(self) -> tuple[float, float, float, float, float]:
+        """What a row's smallest and largest number, span and mean are compared with: once, not once per input."""
+        width = (self.high - self.low) or abs(self.high)
         reach = max((self.mean_high - self.mean_low) / 2, width / 20)
-        if not self.mean_low - reach <= mean <= self.mean_high + reach:
-            mirrored = self.mean_low - reach <= self.low + self.high - mean <= self.mean_high + reach
-            return (
-                f"its mean is {mean:g}; on {self.rows} calibration rows it is from {self.mean_low:g} to "
-                f"{self.mean_high:g}" + (" (dark and light inverted?)" if mirrored else "")
-            )
-        return None
+        beyond = width or math.inf
+        return self.low - beyond, self.high + beyond, FLAT * self.span, self.mean_low - reach, self.mean_high + reach
+
+    def _numbers(self, low: float, high: float) -> str:
+        return (
+            f"its numbers are from {low:g} to {high:g}; on {self.rows} calibration rows they are from {self.low:g} to "
+            f"{self.high:g}"
+        )
 
     def __str__(self) -> str:
         """One line for people."""

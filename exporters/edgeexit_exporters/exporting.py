@@ -67,7 +67,7 @@ def export(
         weights: state dict for a ``module:function`` source.
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
         layouts: which of fused, chain, prefix, all to write; a layout that fails is an error then. None = all four: one
-            that fails is left out, with a note that says why, as long as one that leaves early is there.
+            that fails is left out, with a warning that says why, as long as one that leaves early is there.
         score: the score inside the fused graph, one of `edgeexit.scores.GRAPH`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
