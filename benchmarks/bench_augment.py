@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.common import finish, parser
-from edgeexit_exporters import measure
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.flow import places_of
 from edgeexit_exporters.exporting import open_source
+from edgeexit_exporters.onnx import measure
 
 BATCH = 256
 

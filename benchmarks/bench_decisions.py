@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.common import finish, parser
-from edgeexit.calibrate.eero import eero
-from edgeexit.calibrate.ordered import OrderedCandidates
-from edgeexit.calibrate.risk import Guarantee, certify
-from edgeexit.drift import DriftMonitor, DriftRegime
-from edgeexit.policy import Threshold
-from edgeexit.records import Records
+from edgeexit.calibrate.guarantees.ordered import OrderedCandidates
+from edgeexit.calibrate.guarantees.risk import Guarantee, certify
+from edgeexit.calibrate.search.eero import eero
+from edgeexit.policy.drift import DriftMonitor, DriftRegime
+from edgeexit.policy.policies import Threshold
+from edgeexit.records.classification import Records
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 import edgeexit
 from benchmarks.common import finish, parser, ratios, time_together
 from benchmarks.single_exit import references
-from edgeexit.engine import Engine
-from edgeexit.manifest import Artifact
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import fixed_exit
+from edgeexit.bundle.manifest import Artifact
+from edgeexit.engine.engine import Engine
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import fixed_exit
 
 TARGETS = {("onnx", "fp32"): 1.10, ("onnx", "int8"): 1.20, ("tflite", "fp32"): 1.05, ("tflite", "int8"): 1.10}
 _BARE = "whole, no score"

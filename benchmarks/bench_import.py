@@ -1,4 +1,4 @@
-"""Start-up: `import edgeexit`, and `import edgeexit.engine` (what `load` needs), over `import numpy`.
+"""Start-up: `import edgeexit`, and `import edgeexit.engine.engine` (what `load` needs), over `import numpy`.
 
 Target: `import edgeexit` at most 10 ms over `import numpy`.
 """

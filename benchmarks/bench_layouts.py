@@ -15,7 +15,7 @@ import numpy as np
 
 import edgeexit
 from benchmarks.common import finish, parser, ratios, time_together
-from edgeexit.policy import fixed_exit
+from edgeexit.policy.policies import fixed_exit
 
 
 def main() -> None:

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import finish, parser
-from edgeexit.lm.bits import record
 from edgeexit.lm.costs import Costs
-from edgeexit.lm.generating import Answer, Generation
+from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.simulate import Sheet, simulate
-from edgeexit.lm.studying import cut
-from edgeexit.lm.text import text_of
-from edgeexit.lm.verdict import Verdict, decide
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import text_of
+from edgeexit.lm.tuning.measure_costs import measure
+from edgeexit.lm.tuning.simulate import Sheet, simulate
+from edgeexit.lm.tuning.traces import record
+from edgeexit.lm.tuning.tune import cut
+from edgeexit.lm.tuning.verdict import Verdict, decide
 
 
 def chosen(verdict: Verdict) -> dict[str, Setting]:

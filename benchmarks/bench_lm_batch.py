@@ -15,12 +15,12 @@ import numpy as np
 
 from benchmarks.common import finish, parser
 from edgeexit.lm.batch import Batch
-from edgeexit.lm.generating import Generation
+from edgeexit.lm.generate import Generation
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.studying import cut
-from edgeexit.lm.text import text_of
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import text_of
+from edgeexit.lm.tuning.tune import cut
 
 
 def decoded(

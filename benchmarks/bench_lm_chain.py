@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import finish, parser, ratios
-from edgeexit import backends
-from edgeexit.backends import Runnable
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.lm_spec import DecoderFiles
+from edgeexit.engine import backends
+from edgeexit.engine.backends import Runnable
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import Array, LanguageModel
 from edgeexit.lm.positions import TOLD
-from edgeexit.lm.spec import DecoderFiles
 
 TOKENS = 6
 """In a row."""

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 import edgeexit
-import edgeexit.stream
+import edgeexit.engine.stream
 from benchmarks.common import finish, parser, ratios, time_together
-from edgeexit.policy import fixed_exit
+from edgeexit.policy.policies import fixed_exit
 from edgeexit.speech.features import log_mel
-from edgeexit.speech.transcribe import Transcriber
+from edgeexit.speech.offline import Transcriber
 
 _PEAK = """
 import resource, sys, numpy as np, edgeexit
-from edgeexit.speech.transcribe import Transcriber
+from edgeexit.speech.offline import Transcriber
 engine = edgeexit.load(sys.argv[1], artifact="chain", exit=-1, warmup=0)
 seconds, window = float(sys.argv[2]), float(sys.argv[3])
 rate = engine.bundle.manifest.speech.features.sample_rate
@@ -105,7 +105,7 @@ def _chunks(engine: edgeexit.Engine, n: int) -> list[dict[str, Any]]:
     x["x_lens"] = np.array([frames])
     seconds = frames * manifest.speech.features.shift_ms / 1000
 
-    def step(stream: edgeexit.stream.Stream, k: int) -> None:
+    def step(stream: edgeexit.engine.stream.Stream, k: int) -> None:
         if stream.steps >= 30:  # utterances of 19 s: chunks that left early wait, and none catches up
             stream.reset()
         stream.step(x, exit=k)

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.common import finish, parser
 from edgeexit import Records
-from edgeexit.sweep import ADAPTIVE, BASELINES, sweep
+from edgeexit.calibrate.sweep import ADAPTIVE, BASELINES, sweep
 
 
 def records(n: int, exits: int, seed: int) -> Records:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.bench import interleaved
-from edgeexit.environment import environment, environment_line
+from edgeexit.bench.bench import interleaved
+from edgeexit.common.environment import environment, environment_line
 
 ROOT = Path(__file__).resolve().parent.parent
 

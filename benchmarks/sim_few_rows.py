@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.common import finish, parser
 from edgeexit.calibrate import calibrate
-from edgeexit.rows import Rows, outcome, replay
-from edgeexit.sequences import load_rows
+from edgeexit.records.base import Rows, outcome, replay
+from edgeexit.records.transcripts import load_rows
 
 
 def over_splits(rows: Rows, n: int, splits: int, drop: float, policy: str | None) -> dict[str, float]:

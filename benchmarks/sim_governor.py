@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.common import finish, parser
 from edgeexit import fixed_exit
-from edgeexit.bundle import Bundle
-from edgeexit.engine import Engine
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.engine.engine import Engine
 from edgeexit.governor import Governor, Ladder, Settings
 from edgeexit.testing import FakeClock, PacedBackend, ThermalBoard
 from edgeexit_runtimes.onnx import OnnxBackend

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.layouts.ports import into, out_of
-from edgeexit.manifest import Manifest, Port
+from edgeexit.bundle.manifest import Manifest, Port
+from edgeexit.engine.layouts.ports import into, out_of
 
 Array = NDArray[Any]
 _ORDER = {4: (0, 2, 3, 1)}

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from edgeexit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from edgeexit.bundle import Bundle
+    from edgeexit.bench.profile import use_profile
+    from edgeexit.bundle.bundle import Bundle
     from edgeexit.calibrate.on_device import solve_budget
-    from edgeexit.decision import Batch, Decision
-    from edgeexit.engine import Engine
+    from edgeexit.engine.decision import Batch, Decision
+    from edgeexit.engine.engine import Engine
+    from edgeexit.engine.loading import load
     from edgeexit.errors import (
         BackendMissing,
         BundleError,
@@ -33,11 +35,9 @@ if TYPE_CHECKING:
         ModelError,
         PolicyError,
     )
-    from edgeexit.loading import load
-    from edgeexit.operating_point import OperatingPoint
-    from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
-    from edgeexit.profile import use_profile
-    from edgeexit.records import Records, replay
+    from edgeexit.policy.operating_point import OperatingPoint
+    from edgeexit.policy.policies import Patience, Policy, Threshold, fixed_exit
+    from edgeexit.records.classification import Records, replay
     from edgeexit_exporters import export as export
     from edgeexit_exporters.augment.flow import augment as augment
 
@@ -74,15 +74,15 @@ __all__ = [
 _WORKSTATION = {"export": "edgeexit_exporters", "augment": "edgeexit_exporters.augment.flow"}
 """Doorways that bring onnx along, so that `import *` leaves them out."""
 _HOMES = {
-    "edgeexit.engine": ("Engine",),
-    "edgeexit.loading": ("load",),
-    "edgeexit.bundle": ("Bundle",),
-    "edgeexit.decision": ("Batch", "Decision"),
-    "edgeexit.operating_point": ("OperatingPoint",),
-    "edgeexit.policy": ("Patience", "Policy", "Threshold", "fixed_exit"),
+    "edgeexit.engine.engine": ("Engine",),
+    "edgeexit.engine.loading": ("load",),
+    "edgeexit.bundle.bundle": ("Bundle",),
+    "edgeexit.engine.decision": ("Batch", "Decision"),
+    "edgeexit.policy.operating_point": ("OperatingPoint",),
+    "edgeexit.policy.policies": ("Patience", "Policy", "Threshold", "fixed_exit"),
     "edgeexit.calibrate.on_device": ("solve_budget",),
-    "edgeexit.profile": ("use_profile",),
-    "edgeexit.records": ("Records", "replay"),
+    "edgeexit.bench.profile": ("use_profile",),
+    "edgeexit.records.classification": ("Records", "replay"),
     "edgeexit.errors": (
         "BackendMissing",
         "BundleError",

@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeexit.backends import Backend, Runnable
+from edgeexit.engine.backends import Backend, Runnable
 from edgeexit.monitor import Reading
 
 __all__ = ["FakeClock", "FakeReader", "PacedBackend", "ThermalBoard"]

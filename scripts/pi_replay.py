@@ -1,7 +1,7 @@
 """Replay a bundle's vectors with one engine: `pi_replay.py BUNDLE FORMAT OUT.npz`. Both sides of `test_pi.py` run it.
 
-Prints one JSON object (versions, peak memory, what `edgeexit.verify` says of every artifact of that format) and saves
-what every exit gave as `OUT.npz`: arrays `<artifact>/<exit>` of shape `(n, ...)`.
+Prints one JSON object (versions, peak memory, what `edgeexit.bench.verify` says of every artifact of that format) and
+saves what every exit gave as `OUT.npz`: arrays `<artifact>/<exit>` of shape `(n, ...)`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit import backends
-from edgeexit.bundle import Bundle
-from edgeexit.loading import load
-from edgeexit.manifest import Artifact
-from edgeexit.verify import verify
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.manifest import Artifact
+from edgeexit.engine import backends
+from edgeexit.engine.loading import load
 
 SHIFTS = 8
 """int8 chains also get every shipped input turned by 1..7 places along its last axis: more inputs, and moving numbers

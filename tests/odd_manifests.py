@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import edgeexit
+from edgeexit.bundle.codec import from_json
 from edgeexit.errors import BundleError
-from edgeexit.manifest_json import from_json
 
-SCHEMA = Path(edgeexit.__file__).parent / "bundle.schema.json"
+SCHEMA = Path(edgeexit.__file__).parent / "bundle" / "schema.json"
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2, 1.5, -0.5, 10**30, 10**400, 1e308, "", "x", "x\n", "../x", "/etc/passwd",
     "a//b", "x" * 600, "\x1b[2J", "\ud800", "a b", "manifest.json", "chain", "fused", "maxprob", [], {}, [[]],

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgeexit
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.speech.features import FeatureSpec
-from edgeexit.speech.spec import SpeechSpec
 
 BINS, WIDTH, EXITS = 8, 12, 3
 SPEECH = SpeechSpec(

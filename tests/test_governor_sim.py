@@ -9,10 +9,10 @@ import pytest
 
 import edgeexit
 from benchmarks.sim_governor import simulate
-from edgeexit.events import EventLog, read_events
 from edgeexit.governor import Settings
+from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.soak import settled_after, soak
 from edgeexit.monitor import Reading
-from edgeexit.soak import settled_after, soak
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +59,7 @@ def test_a_soak_with_and_without_the_governor(tmp_path: Path) -> None:
     events = read_events(tmp_path / "e.jsonl")
     assert sum(e["n"] for e in events if e["event"] == "window") == sum(s.n for s in spans)
     assert any(e["event"] == "move" for e in events)
-    from edgeexit.report.events_png import events_png
+    from edgeexit.report.plots.events import events_png
 
     assert events_png(events, "digits", "here").startswith(b"\x89PNG")
 

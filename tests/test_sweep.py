@@ -5,12 +5,12 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.promises import ALPHAS, promises
-from edgeexit.calibrate.rejection import rejections
+from edgeexit.calibrate.guarantees.promises import ALPHAS, promises
+from edgeexit.calibrate.rejection.comparison import rejections
+from edgeexit.calibrate.sweep import ADAPTIVE, BASELINES, Row, default_budgets, sweep
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import Patience, Policy, QExit, Threshold
-from edgeexit.records import Records, outcome, replay
-from edgeexit.sweep import ADAPTIVE, BASELINES, Row, default_budgets, sweep
+from edgeexit.policy.policies import Patience, Policy, QExit, Threshold
+from edgeexit.records.classification import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(1500, 0, "design"), graded(2500, 1, "held")
 BUDGETS = (0.05, 0.2, 0.4, 0.6, 1.0)

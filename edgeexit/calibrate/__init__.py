@@ -3,10 +3,10 @@
 numpy and the standard library only.
 """
 
-from edgeexit.calibrate.candidates import CandidateFamily
 from edgeexit.calibrate.choose import calibrate
-from edgeexit.calibrate.path import Path, Point
-from edgeexit.calibrate.search import pareto, patience_path
+from edgeexit.calibrate.search.candidates import CandidateFamily
+from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.pareto import pareto, patience_path
 from edgeexit.calibrate.temperature import fit_temperature, fit_temperatures
 
 __all__ = [

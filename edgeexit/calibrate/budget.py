@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.rows import R
+from edgeexit.records.base import R
 
 _UNITS = {
     "": ("fraction", 1.0),

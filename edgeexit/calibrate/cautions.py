@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from edgeexit.measures import MEASURES, inside
-from edgeexit.operating_point import OperatingPoint
+from edgeexit.common.measures import MEASURES, inside
+from edgeexit.policy.operating_point import OperatingPoint
 
 _SAVES_NOTHING = 0.995
 """Mean cost from which an operating point is said to save nothing."""

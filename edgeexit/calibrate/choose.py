@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.calibrate.candidates import DEFAULT_FAMILY, CandidateFamily
-from edgeexit.calibrate.conformal import conformal_sets, measure_sets
-from edgeexit.calibrate.cross_fit import for_accuracy, for_drop
-from edgeexit.calibrate.eero import eero_policy
-from edgeexit.calibrate.intervals import paired, wilson
-from edgeexit.calibrate.ordered import ordered_candidates
-from edgeexit.calibrate.qute import qute_policy
-from edgeexit.calibrate.regime import regime_of
-from edgeexit.calibrate.risk import Certificate, Guarantee, certify
+from edgeexit.calibrate.guarantees.conformal import conformal_sets, measure_sets
+from edgeexit.calibrate.guarantees.ordered import ordered_candidates
+from edgeexit.calibrate.guarantees.regime import regime_of
+from edgeexit.calibrate.guarantees.risk import Certificate, Guarantee, certify
+from edgeexit.calibrate.metrics.intervals import paired, wilson
+from edgeexit.calibrate.rejection.qute import qute_policy
+from edgeexit.calibrate.rejection.selective import parse_target, selected
+from edgeexit.calibrate.rejection.window import window_policy
 from edgeexit.calibrate.rows import check_pair, need_exits, need_rows, need_tellable
-from edgeexit.calibrate.selective import parse_target, selected
-from edgeexit.calibrate.window import window_policy
+from edgeexit.calibrate.search.candidates import DEFAULT_FAMILY, CandidateFamily
+from edgeexit.calibrate.search.cross_fit import for_accuracy, for_drop
+from edgeexit.calibrate.search.eero import eero_policy
+from edgeexit.common.measures import shown, shown_range
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.measures import shown, shown_range
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Policy
-from edgeexit.records import class_outputs
-from edgeexit.rows import Rows, outcome, replay
-from edgeexit.sets import SetMode
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Policy
+from edgeexit.policy.sets import SetMode
+from edgeexit.records.base import Rows, outcome, replay
+from edgeexit.records.classification import class_outputs
 
 REJECTING = ("window", "qute")
 """Families whose answers the application may reject."""
@@ -57,7 +57,7 @@ def calibrate(
             per exit, searched), "shared" (one for all), "window" (for applications that reject), "qute" (the same on an
             ensemble's uncertainty, one exit is enough), "qexit", "patience" or "fixed". None = eero, and under a
             guarantee a threshold per exit, see `ordered`.
-        score: what thresholds compare; of `edgeexit.scores.NAMES`. None = maxprob, of transcripts
+        score: what thresholds compare; of `edgeexit.policy.scores.NAMES`. None = maxprob, of transcripts
             ctc_sequence_logprob; for "qute", what ranks errors best.
         budget: mean cost allowed, as a fraction of the last exit's, in (0, 1].
         accuracy: accuracy wanted (agreement with the last exit where there are no labels; 1 less the error rate of
@@ -69,7 +69,7 @@ def calibrate(
             `window.window_policy` and `qute.qute_policy`.
         held_out: other rows, for `expected`; None = the design rows, whose estimates are optimistic.
         sets: share of prediction sets that may miss the true class, in (0, 1); calibrated on the held-out rows.
-        set_mode: see `edgeexit.sets.ConformalSets`.
+        set_mode: see `edgeexit.policy.sets.ConformalSets`.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
         name: of the operating point; None = made of the target, such as "budget-0.3".
         artifact: the artifact the outputs were recorded on; None = unknown.

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.bundle import Bundle, Change, calibration_arrays, describe
+from edgeexit.bundle.bundle import Bundle, Change, calibration_arrays, describe
+from edgeexit.bundle.input_range import InputRange
+from edgeexit.bundle.merging import check_unchanged
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_device import exit_seconds
-from edgeexit.engine import Engine
-from edgeexit.files import npz_bytes
-from edgeexit.input_range import InputRange
-from edgeexit.merging import check_unchanged
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.rows import Rows
+from edgeexit.common.files import npz_bytes
+from edgeexit.engine.engine import Engine
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.records.base import Rows
 
 
 def calibrate_artifact(

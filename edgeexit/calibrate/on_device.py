@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.budget import Budget
-from edgeexit.calibrate.eero import eero
-from edgeexit.engine import Engine
+from edgeexit.calibrate.search.eero import eero
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.policy import Threshold
+from edgeexit.policy.policies import Threshold
 
 
 def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -> Threshold:

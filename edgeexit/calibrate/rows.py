@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from edgeexit.errors import DataError
-from edgeexit.records import Records
-from edgeexit.rows import Rows
+from edgeexit.records.base import Rows
+from edgeexit.records.classification import Records
 
 LEAST_ROWS = 20
 """In each part, below which nothing is chosen or measured: a share of 20 rows has an interval of 20 points and more."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.reliability import reliability_per_exit
+from edgeexit.calibrate.metrics.reliability import reliability_per_exit
 from edgeexit.errors import DataError
-from edgeexit.records import Records
-from edgeexit.scores import Kind, tempered
+from edgeexit.policy.scores import Kind, tempered
+from edgeexit.records.classification import Records
 
 NEAR_ONE = 0.1
 """A temperature with |ln T| below this changes no probability by more than a few hundredths, and costs a division."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeexit.calibrate.intervals import paired
-from edgeexit.calibrate.path import Path, Point
-from edgeexit.measures import article, is_error, shown
-from edgeexit.rows import Rows, outcome, replay
+from edgeexit.calibrate.metrics.intervals import paired
+from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.common.measures import article, is_error, shown
+from edgeexit.records.base import Rows, outcome, replay
 
 DROP = 0.01
 """Accuracy that the verdict's second comparison may lose: what people ask for when equal accuracy saves little."""

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import edgeexit
+from edgeexit.bundle.input_range import UnusualInput
 from edgeexit.cli.augment import augment
 from edgeexit.cli.bench import bench
 from edgeexit.cli.calibrate import calibrate
@@ -28,7 +29,6 @@ from edgeexit.cli.soak import report, soak
 from edgeexit.cli.sweep import sweep
 from edgeexit.cli.transcribe import transcribe
 from edgeexit.errors import EdgeExitError
-from edgeexit.input_range import UnusualInput
 
 
 @click.group(

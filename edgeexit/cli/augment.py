@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeexit.calibrate.risk import Guarantee
+from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.cli import augment_shown as shown
 from edgeexit.cli.common import about, json_option, labels_of, names, print_json, say, threads_option
 from edgeexit.cli.export import class_names
 from edgeexit.cli.pictures import asked_preprocess, preprocess_option
+from edgeexit.common.files import read_npz, write_atomic
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit.files import read_npz, write_atomic
-from edgeexit.scores import SCORES
+from edgeexit.policy.scores import SCORES
 
 if TYPE_CHECKING:
     from edgeexit_exporters.augment.tuned import Tune

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeexit import backends
 from edgeexit.cli.common import count, percent, table
-from edgeexit.environment import environment, environment_line
+from edgeexit.common.environment import environment, environment_line
+from edgeexit.engine import backends
 
 if TYPE_CHECKING:
-    from edgeexit.bundle import Bundle
+    from edgeexit.bundle.bundle import Bundle
     from edgeexit_exporters.augment.places import Place
     from edgeexit_exporters.augment.result import Augmented, Tested
     from edgeexit_exporters.augment.verdict import Verdict
@@ -166,7 +166,7 @@ def document(found: Augmented) -> dict[str, Any]:
 
 def plot(found: Augmented, tested: Tested | None) -> bytes:
     """The front on the rows to choose on, and what came of it, as a PNG."""
-    from edgeexit.report.curve_png import Curve, curve_png
+    from edgeexit.report.plots.curve import Curve, curve_png
 
     n = found.rows["choose"]
     curves = [Curve(f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in found.found.front])]

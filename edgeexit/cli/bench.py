@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from edgeexit import backends
-from edgeexit.bench import LAYOUTS
-from edgeexit.bench import bench as bench_bundle
-from edgeexit.bundle import Bundle
+from edgeexit.bench.bench import LAYOUTS
+from edgeexit.bench.bench import bench as bench_bundle
+from edgeexit.bench.profile import profile_document, to_text
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.cli.common import bundle_argument, json_option, milliseconds, print_json, steps, table, threads_option
-from edgeexit.environment import environment, environment_line
-from edgeexit.files import write_atomic
-from edgeexit.profile import profile_document, to_text
+from edgeexit.common.environment import environment, environment_line
+from edgeexit.common.files import write_atomic
+from edgeexit.engine import backends
 
 
 @click.command()

@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.calibrate import calibrate as calibrate_records
 from edgeexit.calibrate.budget import Budget
-from edgeexit.calibrate.candidates import DEFAULT_FAMILY, FAMILIES
 from edgeexit.calibrate.cautions import cautions
-from edgeexit.calibrate.eero import EERO_SCORE, MODES
+from edgeexit.calibrate.guarantees.risk import METHODS, Guarantee, Method
 from edgeexit.calibrate.on_bundle import calibrate_artifact, calibrate_rows
-from edgeexit.calibrate.risk import METHODS, Guarantee, Method
+from edgeexit.calibrate.search.candidates import DEFAULT_FAMILY, FAMILIES
+from edgeexit.calibrate.search.eero import EERO_SCORE, MODES
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.cli.common import (
     about,
@@ -37,17 +37,17 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.speech import error_option, hears, record_sound
-from edgeexit.engine import Engine
+from edgeexit.common.files import write_atomic
+from edgeexit.common.measures import MEASURES
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.loading import load
 from edgeexit.errors import BackendMissing, DataError, PolicyError
-from edgeexit.files import write_atomic
-from edgeexit.loading import load
-from edgeexit.measures import MEASURES
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Patience, Policy, QExit, Threshold, Window, fixed_exit
-from edgeexit.records import Records, class_outputs
-from edgeexit.scores import NAMES
-from edgeexit.sequences import load_rows
-from edgeexit.sets import SET_MODES, ConformalSets, SetMode
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, Window, fixed_exit
+from edgeexit.policy.scores import NAMES
+from edgeexit.policy.sets import SET_MODES, ConformalSets, SetMode
+from edgeexit.records.classification import Records, class_outputs
+from edgeexit.records.transcripts import load_rows
 
 
 @click.command()

@@ -14,12 +14,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.checks import data_inputs
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.cli.pictures import check_pictures
-from edgeexit.engine import Engine
+from edgeexit.common.files import read_npz, sha256
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.inputs import data_inputs
 from edgeexit.errors import DataError
-from edgeexit.files import read_npz, sha256
-from edgeexit.manifest import Manifest
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))

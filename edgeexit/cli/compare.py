@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from edgeexit.bundle import Bundle
+from edgeexit.bench.compare import Figures
+from edgeexit.bench.compare import compare as compare_networks
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.cli.common import count, json_option, percent, print_json, read_data, steps, table, threads_option
-from edgeexit.compare import Figures
-from edgeexit.compare import compare as compare_networks
-from edgeexit.engine import Engine
-from edgeexit.environment import environment, environment_line
+from edgeexit.common.environment import environment, environment_line
+from edgeexit.common.files import write_atomic
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.loading import load
 from edgeexit.errors import DataError
-from edgeexit.files import write_atomic
-from edgeexit.loading import load
 
 
 @click.command()

@@ -10,18 +10,18 @@ import click
 import numpy as np
 
 import edgeexit
+from edgeexit.bench.verify import verify
 from edgeexit.calibrate.on_bundle import calibrate_rows
+from edgeexit.calibrate.sweep import sweep
 from edgeexit.cli.common import json_option, milliseconds, percent, print_json, say, table, threads_option
 from edgeexit.cli.inspect import exits_table
-from edgeexit.engine import Engine
-from edgeexit.environment import environment, environment_line
+from edgeexit.common.environment import environment, environment_line
+from edgeexit.common.files import npz_bytes, write_atomic
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.loading import load
 from edgeexit.errors import BackendMissing, BundleError
-from edgeexit.files import npz_bytes, write_atomic
-from edgeexit.loading import load
-from edgeexit.policy import fixed_exit
+from edgeexit.policy.policies import fixed_exit
 from edgeexit.report import write_report
-from edgeexit.sweep import sweep
-from edgeexit.verify import verify
 
 EPOCHS = 20
 POINT = "balanced"

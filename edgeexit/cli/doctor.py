@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgeexit.cli.common import json_option, print_json, table
-from edgeexit.environment import environment, environment_line
+from edgeexit.common.environment import environment, environment_line
 
 PARTS = (
     # module, what for, extra

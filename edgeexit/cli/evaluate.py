@@ -20,12 +20,12 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.speech import error_option, record_sound
-from edgeexit.environment import environment, environment_line
-from edgeexit.evaluate import DROP, Evaluation
-from edgeexit.evaluate import evaluate as evaluate_rows
-from edgeexit.files import write_atomic
-from edgeexit.loading import load
+from edgeexit.common.environment import environment, environment_line
+from edgeexit.common.files import write_atomic
+from edgeexit.engine.loading import load
 from edgeexit.report import sweep_json, sweep_png, write_report
+from edgeexit.speech.evaluate import DROP, Evaluation
+from edgeexit.speech.evaluate import evaluate as evaluate_rows
 from edgeexit.speech.record import Recording
 
 

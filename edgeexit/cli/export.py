@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edgeexit
+from edgeexit.bundle.manifest import NETWORK_LAYOUTS
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.cli.common import json_option, labels_of, names, print_json, say
 from edgeexit.cli.inspect import describe, exits_table
 from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.cli.refit_shown import refit_text
+from edgeexit.common.files import read_json, read_npz, write_atomic
 from edgeexit.errors import BackendMissing, EdgeExitError
-from edgeexit.files import read_json, read_npz, write_atomic
-from edgeexit.manifest import NETWORK_LAYOUTS
-from edgeexit.scores import GRAPH
-from edgeexit.speech.spec import SpeechSpec
+from edgeexit.policy.scores import GRAPH
 
 if TYPE_CHECKING:
-    from edgeexit.bundle import Bundle
+    from edgeexit.bundle.bundle import Bundle
     from edgeexit_exporters.refit import Refit
 
 
@@ -251,7 +251,7 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 def _exporters() -> Any:
     try:
-        from edgeexit_exporters import forms
+        from edgeexit_exporters import plan as forms
     except ImportError as e:
         raise BackendMissing(f"exporting needs the workstation extras ({e}): pip install 'edgeexit[export]'") from e
     return forms

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from edgeexit.bundle.codec import to_json
 from edgeexit.cli.common import json_option, names, print_json, read_text, say
 from edgeexit.cli.lm_shown import lm_text
 from edgeexit.errors import BackendMissing, EdgeExitError
-from edgeexit.manifest_json import to_json
 
 
 @click.command("export-lm")

@@ -10,23 +10,23 @@ from typing import Any
 
 import click
 
+from edgeexit.bundle.lm_spec import unproved
 from edgeexit.cli.common import bundle_argument, json_option, percent, print_json, read_text, say, shown, threads_option
 from edgeexit.cli.generate_batch import answer_all, prompts_of
 from edgeexit.cli.probing import ids_of, probe_of, probe_options, probe_text, unescaped
-from edgeexit.environment import environment
+from edgeexit.common.environment import environment
+from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.files import read_json
 from edgeexit.lm.batch import Batch
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
-from edgeexit.lm.generating import Answer, Generation
+from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import chooser
-from edgeexit.lm.setting import CONFIDENCES, METHODS, Setting
-from edgeexit.lm.spec import unproved
-from edgeexit.lm.text import Text, encoded, text_of
+from edgeexit.lm.settings import CONFIDENCES, METHODS, Setting
+from edgeexit.lm.text.tokenizer import Text, encoded, text_of
+from edgeexit.lm.tuning.measure_costs import measure
 
 decoder_option = click.option(
     "--artifact", metavar="NAME", help="Decoder artifact or precision. [default: the first that can run here]"

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from edgeexit.cli.common import print_json, say, shown
-from edgeexit.environment import environment
+from edgeexit.common.environment import environment
+from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.files import read_json
 from edgeexit.lm.batch import Batch
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.text import Text, encoded
+from edgeexit.lm.text.tokenizer import Text, encoded
 
 
 def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list[int]]:

@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
-from edgeexit.bundle import Bundle
+from edgeexit.bench.verify import verify as verify_bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.codec import to_json
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.cli.common import (
     artifact_option,
     bundle_argument,
@@ -22,12 +25,9 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.lm_shown import lm_text
-from edgeexit.environment import environment, environment_line
+from edgeexit.common.environment import environment, environment_line
+from edgeexit.common.measures import MEASURES
 from edgeexit.errors import BundleError
-from edgeexit.manifest import Manifest
-from edgeexit.manifest_json import to_json
-from edgeexit.measures import MEASURES
-from edgeexit.verify import verify as verify_bundle
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgeexit.bundle.lm_spec import LmProof
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.cli.common import count, percent, table
-from edgeexit.lm.spec import LmProof
-from edgeexit.manifest import Manifest
 
 
 def lm_text(m: Manifest) -> str:

@@ -9,12 +9,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.engine import Engine
+from edgeexit.bundle.manifest import Manifest, TensorSpec
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
-from edgeexit.manifest import Manifest, TensorSpec
-from edgeexit.pictures import PictureInput
-from edgeexit.preprocess import Preprocess, picture_fields
-from edgeexit.preprocess_text import parse
+from edgeexit.pictures.convert import PictureInput
+from edgeexit.pictures.preprocess import Preprocess, picture_fields
+from edgeexit.pictures.preprocess_text import parse
 
 _FEW = 64
 """Rows of a file that are looked at."""

@@ -10,7 +10,7 @@ import click
 from edgeexit.errors import DataError
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.text import Text
+from edgeexit.lm.text.tokenizer import Text
 
 
 def probe_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,6 +11,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bench.profile import use_profile
+from edgeexit.bundle.input_range import UnusualInput
 from edgeexit.cli.common import (
     about,
     bundle_argument,
@@ -25,12 +27,10 @@ from edgeexit.cli.common import (
 )
 from edgeexit.cli.pictures import check_pictures, read_picture, use_preprocess
 from edgeexit.cli.stream_shown import stream_shown
-from edgeexit.engine import Engine
+from edgeexit.common.files import read_npz
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.loading import load
 from edgeexit.errors import DataError
-from edgeexit.files import read_npz
-from edgeexit.input_range import UnusualInput
-from edgeexit.loading import load
-from edgeexit.profile import use_profile
 
 
 @click.command()

@@ -24,18 +24,18 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.generate import costs_option, decoder_option, setting_arguments
-from edgeexit.environment import environment_line
+from edgeexit.common.environment import environment_line
+from edgeexit.common.files import read_json, write_atomic
 from edgeexit.errors import DataError
-from edgeexit.files import read_json, write_atomic
-from edgeexit.lm.bits import Trace
-from edgeexit.lm.consistency import Consistency, certify
 from edgeexit.lm.costs import BUSY, Costs
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.studying import Study, cut, study
-from edgeexit.lm.text import text_of
-from edgeexit.lm.verdict import Predicted
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import text_of
+from edgeexit.lm.tuning.consistency import Consistency, certify
+from edgeexit.lm.tuning.traces import Trace
+from edgeexit.lm.tuning.tune import Study, cut, study
+from edgeexit.lm.tuning.verdict import Predicted
 
 PROMPT_LETTERS, PROMPT_TOKENS = 40, 12
 """Of the prompt in the command that is shown, at most."""
@@ -105,7 +105,7 @@ def simulate(
     if save_costs is not None:
         write_atomic(save_costs, json.dumps(found.costs.to_dict()) + "\n")
     if plot is not None:
-        from edgeexit.report.exits_png import exits_png
+        from edgeexit.report.plots.exits import exits_png
 
         write_atomic(plot, exits_png(found, model.name))
     consistent = None

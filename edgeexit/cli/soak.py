@@ -9,7 +9,6 @@ from typing import Any
 import click
 import numpy as np
 
-from edgeexit.checks import data_inputs
 from edgeexit.cli.common import (
     about,
     bundle_argument,
@@ -25,14 +24,15 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.run import open_engine
-from edgeexit.environment import environment_line
+from edgeexit.common.environment import environment_line
+from edgeexit.common.files import read_npz, write_atomic
+from edgeexit.engine.inputs import data_inputs
 from edgeexit.errors import DataError
-from edgeexit.events import EventLog, read_events
-from edgeexit.files import read_npz, write_atomic
 from edgeexit.governor import DEFAULT_CURVES, Settings, read_curves
+from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.soak import Span, check_soak
+from edgeexit.governor.soak import soak as run_soak
 from edgeexit.monitor import default_reader
-from edgeexit.soak import Span, check_soak
-from edgeexit.soak import soak as run_soak
 
 
 @click.command()
@@ -166,7 +166,7 @@ def report(events: Path, out: Path | None, as_json: bool) -> None:
 
 
 def _draw(lines: list[dict[str, Any]], path: Path) -> None:
-    from edgeexit.report.events_png import events_png
+    from edgeexit.report.plots.events import events_png
 
     first = lines[0]
     where = first.get("environment")

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from edgeexit.cli.common import about, say, steps
-from edgeexit.engine import Engine
-from edgeexit.measures import ERROR_RATES
+from edgeexit.common.measures import ERROR_RATES
+from edgeexit.engine.engine import Engine
 from edgeexit.speech.data import is_speech_data, read_speech
 from edgeexit.speech.record import Recording, record_speech
 

@@ -10,11 +10,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.input_range import UnusualInput
 from edgeexit.cli.common import decided_by, milliseconds, print_json, say
-from edgeexit.input_range import UnusualInput
 
 if TYPE_CHECKING:
-    from edgeexit.engine import Engine
+    from edgeexit.engine.engine import Engine
 
 
 def stream_shown(

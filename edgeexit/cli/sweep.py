@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgeexit.calibrate.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
+from edgeexit.calibrate.sweep import sweep as sweep_records
 from edgeexit.cli.common import (
     about,
     artifact_option,
@@ -20,15 +22,13 @@ from edgeexit.cli.common import (
     threads_option,
 )
 from edgeexit.cli.speech import error_option, hears, record_sound
-from edgeexit.engine import Engine
-from edgeexit.environment import environment
-from edgeexit.loading import load
-from edgeexit.records import Records
+from edgeexit.common.environment import environment
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.loading import load
+from edgeexit.records.base import Rows
+from edgeexit.records.classification import Records
+from edgeexit.records.transcripts import SequenceRecords, load_rows
 from edgeexit.report import sweep_json, sweep_text, write_report
-from edgeexit.rows import Rows
-from edgeexit.sequences import SequenceRecords, load_rows
-from edgeexit.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
-from edgeexit.sweep import sweep as sweep_records
 
 POLICIES = (
     f"Of {', '.join((*ADAPTIVE, *BASELINES))}; and learned, ensemble (shared- too) where the exits give such scores. "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from edgeexit.bench.profile import use_profile
 from edgeexit.cli.common import (
     bundle_argument,
     decided_by,
@@ -23,11 +24,10 @@ from edgeexit.cli.common import (
 from edgeexit.cli.run import open_engine
 from edgeexit.cli.transcribe_stream import transcribe_stream
 from edgeexit.errors import DataError
-from edgeexit.profile import use_profile
-from edgeexit.speech.audio import WavFile
 from edgeexit.speech.live import Heard, listen, microphone
-from edgeexit.speech.streaming import ExitPer, streams
-from edgeexit.speech.transcribe import LONGEST_S, Part, Transcriber, Transcript
+from edgeexit.speech.offline import LONGEST_S, Part, Transcriber, Transcript
+from edgeexit.speech.online import ExitPer, streams
+from edgeexit.speech.wav import WavFile
 
 
 @click.command()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeexit.cli.common import decided_by, milliseconds, print_json, printable, say
-from edgeexit.speech.audio import audio_blocks
 from edgeexit.speech.live import microphone
-from edgeexit.speech.streaming import ExitPer, Heard, StreamTranscriber
+from edgeexit.speech.online import ExitPer, Heard, StreamTranscriber
+from edgeexit.speech.wav import audio_blocks
 
 if TYPE_CHECKING:
-    from edgeexit.engine import Engine
+    from edgeexit.engine.engine import Engine
     from edgeexit.speech.features import Samples
 
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from edgeexit.common.files import MAX_JSON_BYTES, read_json
 from edgeexit.errors import BackendMissing, PolicyError
-from edgeexit.files import MAX_JSON_BYTES, read_json
 
 SIGNALS = (
     "temperature_c",

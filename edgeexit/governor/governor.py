@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 import numpy as np
 
 from edgeexit.calibrate.on_device import exit_seconds
-from edgeexit.decision import Decision
-from edgeexit.engine import Engine
+from edgeexit.engine.decision import Decision
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.governor.ladder import Ladder, Rung
 from edgeexit.governor.loop import Loop

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.on_device import exit_seconds, solve_budget
-from edgeexit.engine import Engine, check_artifact
+from edgeexit.engine.engine import Engine, check_artifact
 from edgeexit.errors import Infeasible, PolicyError
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Policy, fixed_exit
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Policy, fixed_exit
 
 STEPS = 24
 

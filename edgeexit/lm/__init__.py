@@ -16,19 +16,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeexit.bundle.lm_spec import LmProof, LmSpec
     from edgeexit.lm.batch import Batch
-    from edgeexit.lm.consistency import certify
     from edgeexit.lm.costs import Costs
     from edgeexit.lm.decoding import AnswerProbe
-    from edgeexit.lm.generating import Answer, Generation, Piece, answer
+    from edgeexit.lm.generate import Answer, Generation, Piece, answer
     from edgeexit.lm.loading import load_lm
-    from edgeexit.lm.measuring import measure
     from edgeexit.lm.model import LanguageModel
     from edgeexit.lm.sampling import Sampler
     from edgeexit.lm.session import Session
-    from edgeexit.lm.setting import Setting
-    from edgeexit.lm.spec import LmProof, LmSpec
-    from edgeexit.lm.studying import study
+    from edgeexit.lm.settings import Setting
+    from edgeexit.lm.tuning.consistency import certify
+    from edgeexit.lm.tuning.measure_costs import measure
+    from edgeexit.lm.tuning.tune import study
 
 __all__ = [
     # the doorway
@@ -56,19 +56,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "batch": ("Batch",),
-    "consistency": ("certify",),
-    "costs": ("Costs",),
-    "decoding": ("AnswerProbe",),
-    "generating": ("Answer", "Generation", "Piece", "answer"),
-    "loading": ("load_lm",),
-    "measuring": ("measure",),
-    "model": ("LanguageModel",),
-    "sampling": ("Sampler",),
-    "session": ("Session",),
-    "setting": ("Setting",),
-    "spec": ("LmProof", "LmSpec"),
-    "studying": ("study",),
+    "edgeexit.lm.batch": ("Batch",),
+    "edgeexit.lm.tuning.consistency": ("certify",),
+    "edgeexit.lm.costs": ("Costs",),
+    "edgeexit.lm.decoding": ("AnswerProbe",),
+    "edgeexit.lm.generate": ("Answer", "Generation", "Piece", "answer"),
+    "edgeexit.lm.loading": ("load_lm",),
+    "edgeexit.lm.tuning.measure_costs": ("measure",),
+    "edgeexit.lm.model": ("LanguageModel",),
+    "edgeexit.lm.sampling": ("Sampler",),
+    "edgeexit.lm.session": ("Session",),
+    "edgeexit.lm.settings": ("Setting",),
+    "edgeexit.bundle.lm_spec": ("LmProof", "LmSpec"),
+    "edgeexit.lm.tuning.tune": ("study",),
 }
 
 
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> Any:
 
     for module, names in _HOMES.items():
         if name in names:
-            found = getattr(importlib.import_module(f"edgeexit.lm.{module}"), name)
+            found = getattr(importlib.import_module(module), name)
             globals()[name] = found
             return found
     raise AttributeError(f"module 'edgeexit.lm' has no attribute {name!r}")

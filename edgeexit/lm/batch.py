@@ -14,12 +14,12 @@ import numpy as np
 from edgeexit.errors import DataError
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.decoding import Schedule
-from edgeexit.lm.generating import Generation, Piece, Reason
+from edgeexit.lm.generate import Generation, Piece, Reason
 from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.text import Text, Writing
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import Text, Writing
 
 METHODS = ("greedy", "skip")
 MOST = 1024

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.errors import DataError
-from edgeexit.lm.spec import LmSpec
 
 Array = NDArray[Any]
 PAGE = 32

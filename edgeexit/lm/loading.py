@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit import backends
-from edgeexit.backends import Backend, Runnable
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.lm_spec import DecoderFiles
+from edgeexit.bundle.manifest import Artifact
+from edgeexit.common.files import FileSpec
+from edgeexit.engine import backends
+from edgeexit.engine.backends import Backend, Runnable
 from edgeexit.errors import BundleError
-from edgeexit.files import FileSpec
 from edgeexit.lm.model import LanguageModel, Parts
-from edgeexit.lm.spec import DecoderFiles
-from edgeexit.manifest import Artifact
 
 
 def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: int = 1) -> LanguageModel:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.backends import Runnable
+from edgeexit.bundle.lm_spec import LmProof, LmSpec, proved
+from edgeexit.engine.backends import Runnable
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.positions import TOLD, Positions
-from edgeexit.lm.spec import LmProof, LmSpec, proved
 
 Array = NDArray[Any]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.lm_spec import LmProof
 from edgeexit.errors import DataError
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.spec import LmProof
 
 Array = NDArray[np.float32]
 

@@ -4,11 +4,11 @@ Every form begins with the verdict and carries the static baselines; promises ha
 matplotlib is needed for the figures only.
 """
 
-from edgeexit.report.html import sweep_html
-from edgeexit.report.png import sweep_png
-from edgeexit.report.promises import promises_csv
-from edgeexit.report.promises_png import promises_png
-from edgeexit.report.table import sweep_csv, sweep_json, sweep_text
+from edgeexit.report.html.page import sweep_html
+from edgeexit.report.plots.promises import promises_png
+from edgeexit.report.plots.sweep import sweep_png
+from edgeexit.report.text.promises import promises_csv
+from edgeexit.report.text.table import sweep_csv, sweep_json, sweep_text
 from edgeexit.report.write import write_report
 
 __all__ = [

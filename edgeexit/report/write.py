@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgeexit.files import write_atomic
-from edgeexit.report.html import sweep_html
-from edgeexit.report.png import sweep_png
-from edgeexit.report.promises import promises_csv
-from edgeexit.report.promises_png import promises_png
-from edgeexit.report.table import sweep_csv, sweep_json
-from edgeexit.sweep import Sweep
+from edgeexit.calibrate.sweep import Sweep
+from edgeexit.common.files import write_atomic
+from edgeexit.report.html.page import sweep_html
+from edgeexit.report.plots.promises import promises_png
+from edgeexit.report.plots.sweep import sweep_png
+from edgeexit.report.text.promises import promises_csv
+from edgeexit.report.text.table import sweep_csv, sweep_json
 
 
 def write_report(sweep: Sweep, folder: Path | str) -> dict[str, Path]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.common.files import read_npz
 from edgeexit.errors import DataError
-from edgeexit.files import read_npz
-from edgeexit.speech.audio import Notice, read_wav
+from edgeexit.speech.wav import Notice, read_wav
 
 _MOST_BYTES = 64 << 20
 """Of a list of files."""

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.common.json_fields import check_fields
 from edgeexit.errors import BundleError, DataError
-from edgeexit.json_fields import check_fields
 
 WINDOWS = ("povey", "hanning", "hamming", "rectangular")
 LOUDEST = 1e6

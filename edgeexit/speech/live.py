@@ -10,7 +10,7 @@ import numpy as np
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.speech.endpoint import End, EndpointRules
 from edgeexit.speech.features import Samples, checked
-from edgeexit.speech.transcribe import Part, Transcriber
+from edgeexit.speech.offline import Part, Transcriber
 
 
 class Heard(NamedTuple):

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.edits import edit_distance
-from edgeexit.engine import Engine
+from edgeexit.common.edit_distance import edit_distance
+from edgeexit.common.measures import ERROR_RATES
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
-from edgeexit.measures import ERROR_RATES
-from edgeexit.scores import SEQUENCE
-from edgeexit.sequences import SequenceRecords, text_number, units_of
-from edgeexit.speech.audio import Notice, at_rate
+from edgeexit.policy.scores import SEQUENCE
+from edgeexit.records.transcripts import SequenceRecords, text_number, units_of
 from edgeexit.speech.data import SpeechData
 from edgeexit.speech.endpoint import EndpointRules
+from edgeexit.speech.offline import Transcriber
+from edgeexit.speech.online import StreamTranscriber, streams
 from edgeexit.speech.scorer import Scorer
-from edgeexit.speech.streaming import StreamTranscriber, streams
-from edgeexit.speech.transcribe import Transcriber
+from edgeexit.speech.wav import Notice, at_rate
 
 LONGEST_S = 120.0
 """Seconds of one utterance: it goes through the network whole, unlike what is transcribed."""
@@ -62,7 +62,7 @@ def record_speech(
     Args:
         engine: of a bundle with `speech`.
         data: the utterances.
-        error: what to count: a key of `edgeexit.measures.ERROR_RATES`.
+        error: what to count: a key of `edgeexit.common.measures.ERROR_RATES`.
         scores: to be recorded; `nbest_posterior` takes a beam search at every exit.
         progress: called with utterances done and in all.
         notice: is told when sound is resampled; without it, another rate is refused.

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.scores import Kind, tempered
+from edgeexit.bundle.speech_spec import SpeechSpec
+from edgeexit.policy.scores import Kind, tempered
 from edgeexit.speech import scores
 from edgeexit.speech.ctc import greedy, normalised
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
 
 _OFF = 1e-3
@@ -48,7 +48,7 @@ class Scorer:
         self._heard = [_Heard(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
 
     def score(self, name: str) -> NDArray[np.float32]:
-        """`(n,)` scores of the latest exit, of `edgeexit.scores.SEQUENCE`; NaN where an answer holds NaN."""
+        """`(n,)` scores of the latest exit, of `edgeexit.policy.scores.SEQUENCE`; NaN where an answer holds NaN."""
         if name == "agreement":
             found = [self._agreement(i, heard.ids) for i, heard in enumerate(self._heard)]
         else:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.edits import edit_distance
+from edgeexit.common.edit_distance import edit_distance
 from edgeexit.errors import DataError
 from edgeexit.speech.ctc import checked, greedy, prefix_beam, sequence_logprob
 

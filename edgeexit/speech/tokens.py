@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeexit.bundle.speech_spec import LONGEST_TOKEN, MOST_TOKENS, SpeechSpec
 from edgeexit.errors import DataError
-from edgeexit.speech.spec import LONGEST_TOKEN, MOST_TOKENS, SpeechSpec
 
 BLANKS = ("<blk>", "<eps>", "<blank>")
 """Names of the blank, the first that is there counts."""

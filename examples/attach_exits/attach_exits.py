@@ -13,7 +13,7 @@ from torch import nn
 
 import edgeexit
 from edgeexit.calibrate.on_bundle import calibrate_artifact
-from edgeexit.sweep import sweep
+from edgeexit.calibrate.sweep import sweep
 from edgeexit_models import WeightedSum, attach, evaluate, fit
 from edgeexit_models.optdigits import load_optdigits
 

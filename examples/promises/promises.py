@@ -8,8 +8,8 @@ import numpy as np
 
 import edgeexit
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.risk import Guarantee
-from edgeexit.drift import DriftMonitor, DriftRegime
+from edgeexit.calibrate.guarantees.risk import Guarantee
+from edgeexit.policy.drift import DriftMonitor, DriftRegime
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import edgeexit
+from edgeexit.calibrate.sweep import sweep
 from edgeexit.report import write_report
-from edgeexit.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 

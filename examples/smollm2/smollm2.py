@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeexit import lm
 from edgeexit.cli.lm_shown import lm_text
-from edgeexit.lm.text import encoded, text_of
+from edgeexit.lm.text.tokenizer import encoded, text_of
 from edgeexit_exporters.lm import LmWish, export_lm
 
 PROMPT = "To be, or not to be, that is the question: whether"

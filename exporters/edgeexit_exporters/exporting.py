@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from edgeexit.bundle import Bundle, write_bundle
+from edgeexit.bundle.bundle import Bundle, write_bundle
+from edgeexit.bundle.input_range import InputRange, measure_all
+from edgeexit.bundle.manifest import NETWORK_LAYOUTS
+from edgeexit.bundle.speech_spec import SpeechSpec
+from edgeexit.common.files import sha256
 from edgeexit.errors import BackendMissing, BundleError, ModelError
-from edgeexit.files import sha256
-from edgeexit.input_range import InputRange, measure_all
-from edgeexit.manifest import NETWORK_LAYOUTS
-from edgeexit.preprocess import Preprocess
-from edgeexit.scores import GRAPH
-from edgeexit.speech.spec import SpeechSpec
-from edgeexit_exporters.forms import Forms, float_answers, make
-from edgeexit_exporters.input_roles import like_data
-from edgeexit_exporters.inputs import InputSpec, parse_input
-from edgeexit_exporters.layout_failures import DEFAULT_LAYOUTS
-from edgeexit_exporters.preprocessing import declare, network_rows
+from edgeexit.pictures.preprocess import Preprocess
+from edgeexit.policy.scores import GRAPH
+from edgeexit_exporters.analysis.analysis import survey
+from edgeexit_exporters.layouts.failures import DEFAULT_LAYOUTS
+from edgeexit_exporters.plan import Forms, float_answers, make
 from edgeexit_exporters.refit import Refit, refit, refuse_drop
-from edgeexit_exporters.source import Source, from_onnx
-from edgeexit_exporters.survey import survey
+from edgeexit_exporters.source.input_roles import like_data
+from edgeexit_exporters.source.inputs import InputSpec, parse_input
+from edgeexit_exporters.source.preprocessing import declare, network_rows
+from edgeexit_exporters.source.source import Source, from_onnx
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,7 @@ def export(
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
         layouts: which of fused, chain, prefix, all to write; a layout that fails is an error then. None = all four: one
             that fails is left out, with a warning that says why, as long as one that leaves early is there.
-        score: the score inside the fused graph, one of `edgeexit.scores.GRAPH`.
+        score: the score inside the fused graph, one of `edgeexit.policy.scores.GRAPH`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
@@ -217,9 +217,7 @@ def _ranges(source: Source, data: Mapping[str, NDArray[Any]] | None) -> Mapping[
     return measure_all(list(there), list(there.values()))
 
 
-def _stateful_layouts(
-    found: Source, layouts: Sequence[str] | None, progress: Callable[[str], None]
-) -> Sequence[str]:
+def _stateful_layouts(found: Source, layouts: Sequence[str] | None, progress: Callable[[str], None]) -> Sequence[str]:
     """The layouts that can hold the network: all of them, but for one with memory.
 
     Raises:
@@ -274,7 +272,7 @@ def open_source(
                 f"--{what} names tensors of an .onnx file; a torch module returns its {what} with its exits"
             )
     try:
-        from edgeexit_exporters import torch_source
+        from edgeexit_exporters.source import torch_source
     except ImportError as e:
         raise BackendMissing(f"exporting a torch module needs torch ({e}): pip install 'edgeexit[export]'") from e
     notes: dict[str, Any] = {}
@@ -282,7 +280,7 @@ def open_source(
         notes["source"] = source
         source = torch_source.load_module(source, weights)
     if single and exits:
-        from edgeexit_exporters.torch_answer import Answer
+        from edgeexit_exporters.source.torch_answer import Answer
 
         notes.setdefault("source", type(source).__name__)
         source = Answer(source, exits[0])

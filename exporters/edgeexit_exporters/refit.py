@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.manifest import Artifact
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
-from edgeexit.engine import RUN_LAYOUTS
+from edgeexit.engine.engine import RUN_LAYOUTS
+from edgeexit.engine.loading import load
 from edgeexit.errors import DataError, ExportMismatch, Infeasible
-from edgeexit.loading import load
-from edgeexit.manifest import Artifact
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Policy
-from edgeexit.records import Records, outcome, replay
-from edgeexit_exporters.calibration import LEAST_ROWS
-from edgeexit_exporters.sensitivity import LayerSensitivity
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Policy
+from edgeexit.records.classification import Records, outcome, replay
+from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.int8.sensitivity import LayerSensitivity
 
 Arrays = Mapping[str, NDArray[Any]]
 MOST_RANGES = 512

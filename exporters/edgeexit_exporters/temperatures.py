@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgeexit.bundle import Bundle, describe
+from edgeexit.bundle.bundle import Bundle, describe
+from edgeexit.bundle.manifest import Artifact
 from edgeexit.errors import BackendMissing, ModelError
-from edgeexit.manifest import Artifact
-from edgeexit_exporters.fuse import set_temperatures
+from edgeexit_exporters.layouts.fuse import set_temperatures
 
 
 def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[float]) -> Bundle:

@@ -139,7 +139,8 @@ def corrupted_stream(
     """Every picture once, a fifth of them at each severity: QUTE's corrupted stream (Ghanathe & Wilton, ICML 2025).
 
     Pictures keep their order, so `y` comes back as it was; severities are spread over them at random. Where five does
-    not divide n, parts differ by one. `edgeexit.calibrate.uncertainty.accuracy_drop` takes what a network says to it.
+    not divide n, parts differ by one. `edgeexit.calibrate.metrics.uncertainty.accuracy_drop` takes
+    what a network says to it.
 
     Args:
         x: as `corrupt`, at least five.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeexit.preprocess import Preprocess
+from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_models.heads import AvgMaxPoolLinear
 from edgeexit_models.layers import ConvNorm, init_weights
 from edgeexit_models.protocol import InputSpec

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeexit.errors import ModelError
-from edgeexit.preprocess import Preprocess
+from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_models.ensembles import Group
 from edgeexit_models.heads import PoolLinear
 from edgeexit_models.layers import init_weights

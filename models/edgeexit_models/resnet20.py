@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeexit.preprocess import Preprocess
+from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_models.protocol import InputSpec
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeexit.preprocess import Preprocess
+from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_models.heads import GridPoolLinear
 from edgeexit_models.layers import ConvNorm, SameConv2d, Size, init_weights, same_size
 from edgeexit_models.protocol import InputSpec

@@ -1,1 +1,1 @@
-"""Engines that run artifacts; `edgeexit.backends` imports one when a bundle needs it."""
+"""Engines that run artifacts; `edgeexit.engine.backends` imports one when a bundle needs it."""

@@ -93,7 +93,7 @@ fi
 # --- does it run?
 for engine in ${extra//,/ }; do
     code=0
-    "$venv/bin/python" -c "from edgeexit import backends; print(backends.get('$engine').version())" || code=$?
+    "$venv/bin/python" -c "from edgeexit.engine import backends; print(backends.get('$engine').version())" || code=$?
     [ $code != 132 ] || die "$engine died of an illegal instruction: this build is not for this processor (README, 'onnxruntime')"
     [ $code = 0 ] || die "$engine does not start: see above"
 done

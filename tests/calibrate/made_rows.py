@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from edgeexit.records import Records
+from edgeexit.records.classification import Records
 from shared_data import data_dir, trecx_probs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeexit.scores import SEQUENCE
-from edgeexit.sequences import SequenceRecords
+from edgeexit.policy.scores import SEQUENCE
+from edgeexit.records.transcripts import SequenceRecords
 
 
 def transcripts(n: int, seed: int = 0, name: str = "made", *, timed: bool = True) -> SequenceRecords:

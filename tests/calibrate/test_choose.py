@@ -9,8 +9,8 @@ import pytest
 from calibrate.made_rows import graded
 from edgeexit.calibrate import calibrate
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.records.classification import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(800, 0, "design"), graded(1200, 1, "held")
 

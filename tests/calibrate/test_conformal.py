@@ -12,12 +12,12 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, graded, tiny
 from edgeexit.calibrate import pareto
-from edgeexit.calibrate.conformal import conformal_rank, conformal_sets, measure_sets, set_masks
+from edgeexit.calibrate.guarantees.conformal import conformal_rank, conformal_sets, measure_sets, set_masks
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
-from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
-from edgeexit.records import Records, replay
-from edgeexit.scores import probabilities
-from edgeexit.sets import ConformalSets
+from edgeexit.policy.policies import Patience, Policy, Threshold, fixed_exit
+from edgeexit.policy.scores import probabilities
+from edgeexit.policy.sets import ConformalSets
+from edgeexit.records.classification import Records, replay
 from shared_data import data_dir
 
 NESTED = ConformalSets("nested", (0.1, 0.2), 0.1, 50, (1.0, 1.0), "probs")

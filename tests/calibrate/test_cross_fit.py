@@ -5,10 +5,10 @@ import pytest
 
 from calibrate.made_rows import graded, recorded_networks
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.candidates import CandidateFamily
-from edgeexit.calibrate.cross_fit import cross_fit, drop_of, for_drop
-from edgeexit.policy import fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.calibrate.search.candidates import CandidateFamily
+from edgeexit.calibrate.search.cross_fit import cross_fit, drop_of, for_drop
+from edgeexit.policy.policies import fixed_exit
+from edgeexit.records.classification import Records, outcome, replay
 
 POOL = graded(12_000, 5)
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.calibrate.cuts import place_cuts, reached
+from edgeexit.calibrate.search.thresholds import place_cuts, reached
 
 scores32 = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40).map(lambda v: np.array(v, np.float32))
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgeexit.calibrate import pareto
-from edgeexit.calibrate.regime import regime_of
-from edgeexit.drift import CEILING, KAPPA, DriftMonitor, DriftRegime
-from edgeexit.policy import Policy
-from edgeexit.records import Records, replay
+from edgeexit.calibrate.guarantees.regime import regime_of
+from edgeexit.policy.drift import CEILING, KAPPA, DriftMonitor, DriftRegime
+from edgeexit.policy.policies import Policy
+from edgeexit.records.classification import Records, replay
 from shared_data import data_dir
 
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, tiny
-from edgeexit.calibrate.eero import eero, eero_policy, exit_rates, thresholds_for
+from edgeexit.calibrate.search.eero import eero, eero_policy, exit_rates, thresholds_for
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
-from edgeexit.policy import Threshold
-from edgeexit.records import exits_taken, outcome, replay
+from edgeexit.policy.policies import Threshold
+from edgeexit.records.classification import exits_taken, outcome, replay
 
 ERROR, COST = [0.4, 0.3, 0.2, 0.1], [1.0, 2.0, 4.0, 8.0]
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeexit.calibrate.intervals import paired, wilson
+from edgeexit.calibrate.metrics.intervals import paired, wilson
 
 
 def test_wilson_as_in_the_books() -> None:

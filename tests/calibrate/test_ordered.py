@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import graded, recorded_networks
-from edgeexit.calibrate.candidates import CandidateFamily
-from edgeexit.calibrate.losses import LOSSES
-from edgeexit.calibrate.ordered import OrderedCandidates, by_level, ordered_candidates
-from edgeexit.calibrate.risk import Guarantee, certify
+from edgeexit.calibrate.guarantees.losses import LOSSES
+from edgeexit.calibrate.guarantees.ordered import OrderedCandidates, by_level, ordered_candidates
+from edgeexit.calibrate.guarantees.risk import Guarantee, certify
+from edgeexit.calibrate.search.candidates import CandidateFamily
 from edgeexit.errors import Infeasible
-from edgeexit.policy import fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.policies import fixed_exit
+from edgeexit.records.classification import Records, outcome, replay
 
 ALPHAS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1)
 

@@ -4,7 +4,7 @@ import pytest
 
 from edgeexit.calibrate import Path, Point
 from edgeexit.errors import Infeasible, PolicyError
-from edgeexit.policy import Patience
+from edgeexit.policy.policies import Patience
 
 POINTS = [(0.2, 0.6), (0.5, 0.8), (0.7, 0.75), (0.7, 0.81), (0.9, 0.81)]
 PATH = Path.of("made", "accuracy", [Point(Patience(1), cost, share) for cost, share in reversed(POINTS)])

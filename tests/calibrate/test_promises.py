@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
-from edgeexit.calibrate.losses import LOSSES
-from edgeexit.calibrate.ordered import OrderedCandidates, by_level
-from edgeexit.calibrate.promises import ALPHAS, GUARANTEES, ORDERING_SHARE, Promise, promises
-from edgeexit.calibrate.risk import Guarantee, certify, rows_needed
+from edgeexit.calibrate.guarantees.losses import LOSSES
+from edgeexit.calibrate.guarantees.ordered import OrderedCandidates, by_level
+from edgeexit.calibrate.guarantees.promises import ALPHAS, GUARANTEES, ORDERING_SHARE, Promise, promises
+from edgeexit.calibrate.guarantees.risk import Guarantee, certify, rows_needed
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import Threshold, fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.policies import Threshold, fixed_exit
+from edgeexit.records.classification import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(1200, 0, "design"), graded(2000, 1, "held")
 FOUND = promises(DESIGN, HELD_OUT, (0.02, 0.1), 0.1)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.qute import best_score, qute_policy
-from edgeexit.calibrate.selective import answered, coverage_at_risk, selected
+from edgeexit.calibrate.rejection.qute import best_score, qute_policy
+from edgeexit.calibrate.rejection.selective import answered, coverage_at_risk, selected
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.policy import Window
-from edgeexit.records import Records, replay
+from edgeexit.policy.policies import Window
+from edgeexit.records.classification import Records, replay
 
 CLASSES = 5
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
-from edgeexit.calibrate.rejection import RISKS, RULES, rejections
-from edgeexit.calibrate.selective import selected
-from edgeexit.calibrate.window import window_policy
+from edgeexit.calibrate.rejection.comparison import RISKS, RULES, rejections
+from edgeexit.calibrate.rejection.selective import selected
+from edgeexit.calibrate.rejection.window import window_policy
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.policies import fixed_exit
+from edgeexit.records.classification import Records, outcome, replay
 
 DESIGN, HELD_OUT = graded(1500, 0, "design"), graded(2500, 1, "held")
 FOUND = rejections(DESIGN, HELD_OUT, (0.05, 0.02))

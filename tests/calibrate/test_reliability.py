@@ -8,10 +8,10 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import fit_temperatures
-from edgeexit.calibrate.reliability import reliability, reliability_per_exit
+from edgeexit.calibrate.metrics.reliability import reliability, reliability_per_exit
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.records import Records
+from edgeexit.records.classification import Records
 
 P = np.array([[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.4, 0.6]])
 Y = np.array([0, 1, 0, 1])

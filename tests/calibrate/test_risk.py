@@ -7,14 +7,14 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.bounds import Betting, Binomial, HoeffdingBentkus, binomial_cdf, least_rows, shuffled
-from edgeexit.calibrate.losses import LOSSES
-from edgeexit.calibrate.ordered import OrderedCandidates, by_level
-from edgeexit.calibrate.risk import Certificate, Guarantee, certify
+from edgeexit.calibrate.guarantees.bounds import Betting, Binomial, HoeffdingBentkus, binomial_cdf, least_rows, shuffled
+from edgeexit.calibrate.guarantees.losses import LOSSES
+from edgeexit.calibrate.guarantees.ordered import OrderedCandidates, by_level
+from edgeexit.calibrate.guarantees.risk import Certificate, Guarantee, certify
 from edgeexit.errors import DataError, Infeasible, PolicyError
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Policy, Threshold
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Policy, Threshold
+from edgeexit.records.classification import Records, outcome, replay
 
 
 def in_order(*policies: Policy) -> OrderedCandidates:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from calibrate.made_rows import fashion_mnist, from_scores, graded, tiny
 from edgeexit.calibrate import CandidateFamily, Path, pareto, patience_path
 from edgeexit.errors import PolicyError
-from edgeexit.policy import Threshold
-from edgeexit.records import Records, outcome, replay
-from edgeexit.scores import SCORES
+from edgeexit.policy.policies import Threshold
+from edgeexit.policy.scores import SCORES
+from edgeexit.records.classification import Records, outcome, replay
 
 seeds = st.integers(0, 10**6)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, tiny
-from edgeexit.calibrate.selective import (
+from edgeexit.calibrate.rejection.selective import (
     answered,
     aurc,
     coverage_at_risk,
@@ -18,8 +18,8 @@ from edgeexit.calibrate.selective import (
     selected,
 )
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import Patience, Threshold, fixed_exit
-from edgeexit.records import Records
+from edgeexit.policy.policies import Patience, Threshold, fixed_exit
+from edgeexit.records.classification import Records
 
 SCORE = np.float32([0.9, 0.8, 0.8, 0.7, 0.6])
 CORRECT = np.array([1, 1, 0, 1, 0])

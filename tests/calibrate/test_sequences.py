@@ -14,20 +14,20 @@ import pytest
 
 from calibrate.made_transcripts import transcripts
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.eero import eero_policy
-from edgeexit.calibrate.intervals import wilson
-from edgeexit.calibrate.losses import LOSSES, loss_of
-from edgeexit.calibrate.ordered import OrderedCandidates
-from edgeexit.calibrate.risk import Guarantee, certify
-from edgeexit.calibrate.search import pareto
+from edgeexit.calibrate.guarantees.losses import LOSSES, loss_of
+from edgeexit.calibrate.guarantees.ordered import OrderedCandidates
+from edgeexit.calibrate.guarantees.risk import Guarantee, certify
+from edgeexit.calibrate.metrics.intervals import wilson
+from edgeexit.calibrate.search.eero import eero_policy
+from edgeexit.calibrate.search.pareto import pareto
+from edgeexit.calibrate.sweep import sweep
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
-from edgeexit.policy import Patience, Policy, Threshold, fixed_exit
-from edgeexit.records import Records, class_outputs, outcome, replay
+from edgeexit.policy.policies import Patience, Policy, Threshold, fixed_exit
+from edgeexit.policy.scores import SEQUENCE
+from edgeexit.records.classification import Records, class_outputs, outcome, replay
+from edgeexit.records.transcripts import SequenceRecords, load_rows, text_number, units_of
 from edgeexit.report import sweep_csv, sweep_html, sweep_json, sweep_text
-from edgeexit.scores import SEQUENCE
-from edgeexit.sequences import SequenceRecords, load_rows, text_number, units_of
 from edgeexit.speech.scores import edit_distance
-from edgeexit.sweep import sweep
 
 DESIGN, HELD_OUT = transcripts(600, 0, "design"), transcripts(800, 1, "held out")
 

@@ -8,8 +8,8 @@ import pytest
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import fit_temperature, fit_temperatures
 from edgeexit.errors import DataError
-from edgeexit.records import Records
-from edgeexit.scores import probabilities
+from edgeexit.policy.scores import probabilities
+from edgeexit.records.classification import Records
 
 
 def honest(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.calibrate.uncertainty import accuracy_drop, auroc, average_precision, ensemble
+from edgeexit.calibrate.metrics.uncertainty import accuracy_drop, auroc, average_precision, ensemble
 from edgeexit.errors import DataError
 
 Rows = list[tuple[int, bool]]

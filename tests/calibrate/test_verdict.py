@@ -5,10 +5,10 @@ import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
 from edgeexit.calibrate import Path, Point, pareto, patience_path
+from edgeexit.calibrate.sweep import sweep
 from edgeexit.calibrate.verdict import judge
-from edgeexit.policy import fixed_exit
-from edgeexit.records import Records, outcome, replay
-from edgeexit.sweep import sweep
+from edgeexit.policy.policies import fixed_exit
+from edgeexit.records.classification import Records, outcome, replay
 
 
 def test_easy_rows_that_are_known_to_be_easy_pay() -> None:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded
-from edgeexit.calibrate.cuts import cut_at
-from edgeexit.calibrate.selective import answered, coverage_at_risk, parse_target, risk_at_coverage, selected
-from edgeexit.calibrate.window import window_policy
+from edgeexit.calibrate.rejection.selective import answered, coverage_at_risk, parse_target, risk_at_coverage, selected
+from edgeexit.calibrate.rejection.window import window_policy
+from edgeexit.calibrate.search.thresholds import cut_at
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
-from edgeexit.policy import Threshold
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.policies import Threshold
+from edgeexit.records.classification import Records, outcome, replay
 
 INF = math.inf
 ROWS = graded(2000, 0)

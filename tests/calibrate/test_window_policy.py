@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from edgeexit import load
 from edgeexit.errors import PolicyError
-from edgeexit.policy import Policy, QExit, Threshold, Window, policy_from_dict
-from edgeexit.records import Records, exits_taken, replay
+from edgeexit.policy.policies import Policy, QExit, Threshold, Window, policy_from_dict
+from edgeexit.records.classification import Records, exits_taken, replay
 
 INF = math.inf
 WINDOW = Window((0.6, -INF), (0.9, INF), 0.75, "margin", (1.0, 2.0, 1.0))

@@ -17,7 +17,7 @@ import pytest
 
 import edgeexit
 from edgeexit.cli import cli as group
-from edgeexit.files import read_npz
+from edgeexit.common.files import read_npz
 
 pytest.importorskip("onnxruntime")
 
@@ -139,7 +139,7 @@ def test_verify(cli: Cli, tiny: Path) -> None:
 def test_verify_fails(cli: Cli, copy: Path) -> None:
     from dataclasses import replace
 
-    from edgeexit.bundle import Bundle, describe
+    from edgeexit.bundle.bundle import Bundle, describe
 
     bundle = Bundle.open(copy)
     path = "artifacts/onnx-all-fp32/model.onnx"

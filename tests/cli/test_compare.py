@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.calibrate.reliability import reliability
-from edgeexit.calibrate.uncertainty import accuracy_drop, auroc
-from edgeexit.compare import compare
+from edgeexit.bench.compare import compare
+from edgeexit.calibrate.metrics.reliability import reliability
+from edgeexit.calibrate.metrics.uncertainty import accuracy_drop, auroc
 from edgeexit.errors import DataError
 
 onnx = pytest.importorskip("onnx")

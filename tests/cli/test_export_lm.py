@@ -17,7 +17,7 @@ pytest.importorskip("tokenizers")
 
 from lm_nets import CONFIG, built, tokenizer_file
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 from edgeexit_models.lm import save_lm
 
 Cli = Callable[..., Any]

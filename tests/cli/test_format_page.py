@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from edgeexit import bundle, files, manifest, scores
-from edgeexit.input_range import InputRange
-from edgeexit.lm.spec import LmProof, LmSpec
-from edgeexit.manifest_json import from_json, to_json
-from edgeexit.preprocess import Preprocess
+from edgeexit.bundle import bundle, manifest
+from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.input_range import InputRange
+from edgeexit.bundle.lm_spec import LmProof, LmSpec
+from edgeexit.bundle.speech_spec import SpeechSpec
+from edgeexit.common import files
+from edgeexit.pictures.preprocess import Preprocess
+from edgeexit.policy import scores
 from edgeexit.speech.features import FeatureSpec
-from edgeexit.speech.spec import SpeechSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
@@ -87,7 +89,7 @@ def properties(schema: Any, name: str) -> set[str]:
 
 
 def test_the_schema_names_the_same_fields(tiny: Path) -> None:
-    schema = json.loads((Path(manifest.__file__).parent / "bundle.schema.json").read_text())
+    schema = json.loads((Path(manifest.__file__).parent / "schema.json").read_text())
     read = from_json(json.loads((tiny / "manifest.json").read_text()))
     port = manifest.Port(read.inputs[0].name, "int8", None, 0.5, -3, "x_int8")
     proof = LmProof("verified", 10, 5, 0.0, 0, 0.0)

@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers", reason="tokenizers turns text into tokens and back")
 
 from edgeexit.cli.generate import setting_arguments
-from edgeexit.lm.setting import Setting
+from edgeexit.lm.settings import Setting
 
 Cli = Callable[..., Any]
 PROMPT = "the License "
@@ -146,7 +146,7 @@ def test_stop_checks(cli: Cli, tiny_lm: Path) -> None:
 
 def test_the_tokens_of_a_word(tiny_lm: Path) -> None:
     from edgeexit.lm.loading import load_lm
-    from edgeexit.lm.text import text_of
+    from edgeexit.lm.text.tokenizer import text_of
 
     found = text_of(load_lm(tiny_lm))
     blanks = [i for i in range(found.tokens) if found.decode([i]).strip() == "the"]

@@ -393,7 +393,7 @@ import os, signal, sys
 which, after, *arguments = sys.argv[1:]
 left = int(after)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
-from edgeexit.layouts import Fused
+from edgeexit.engine.layouts import Fused
 real = Fused.all_exits
 def all_exits(self, inputs):
     global left
@@ -446,7 +446,7 @@ def test_a_full_disk_is_one_line(
 
 def test_damaged_calibration_is_one_line(cli: Cli, copy: Path) -> None:
     """A bundle whose checksums hold, but whose files are not what they should be."""
-    from edgeexit.bundle import Bundle, describe
+    from edgeexit.bundle.bundle import Bundle, describe
 
     for arrays in ({"agreement": np.zeros((5, 2), np.float32)}, {"other": X}, {"agreement": np.array(["a"])}):
         raw = npz(**arrays)

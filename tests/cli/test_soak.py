@@ -16,10 +16,10 @@ import pytest
 
 import edgeexit
 from edgeexit.errors import DataError
-from edgeexit.events import EventLog, read_events
 from edgeexit.governor import Settings
+from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.soak import check_soak, soak
 from edgeexit.monitor import Reading
-from edgeexit.soak import check_soak, soak
 from edgeexit.testing import FakeReader
 
 X = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4)

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeexit
-from edgeexit.records import Records
+from edgeexit.records.classification import Records
 
 OUT = Path(__file__).parent / "data" / "tiny.edgeexit"
 

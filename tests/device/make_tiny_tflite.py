@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import edgeexit
-from edgeexit_exporters.forms import Forms
+from edgeexit_exporters.plan import Forms
 
 OUT = Path(__file__).parent / "data" / "tiny-tflite.edgeexit"
 

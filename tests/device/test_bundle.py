@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit import files
-from edgeexit.bundle import MAX_ZIP_ENTRIES, Bundle, describe
+from edgeexit.bundle.bundle import MAX_ZIP_ENTRIES, Bundle, describe
+from edgeexit.common import files
 from edgeexit.errors import BundleError, DataError, EdgeExitError, PolicyError
 
 MODEL = "artifacts/onnx-fused-fp32/model.onnx"
@@ -287,7 +287,7 @@ def test_zip_bomb(tiny: Path, tmp_path: Path, temporary: Path, monkeypatch: pyte
     path = zipped(tiny, tmp_path / "bomb.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(10_000_000))
-    monkeypatch.setattr("edgeexit.archives.MAX_FILE_BYTES", 5_000_000)
+    monkeypatch.setattr("edgeexit.bundle.archives.MAX_FILE_BYTES", 5_000_000)
     refused(path, "too many or too large")
     assert not list(temporary.iterdir())
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from edgeexit import Bundle, OperatingPoint, Threshold, files, locking
-from edgeexit.bundle import describe, write_bundle
+from edgeexit import Bundle, OperatingPoint, Threshold
+from edgeexit.bundle.bundle import describe, write_bundle
+from edgeexit.bundle.manifest import Manifest
+from edgeexit.common import files, locking
 from edgeexit.errors import BundleError
-from edgeexit.manifest import Manifest
 
 FUSED, CHAIN = "onnx-fused-fp32", "onnx-chain-fp32"
 EXCHANGED = [True, False]
@@ -131,10 +132,10 @@ def test_labelled_rows_stored_meanwhile_stay(copy: Path) -> None:
 
 WRITER = """
 import sys
-from edgeexit import files
-from edgeexit.bundle import Bundle
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Threshold
+from edgeexit.common import files
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Threshold
 path, name, count, exchanged = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
 if not exchanged:
     files._exchange = lambda a, b: False

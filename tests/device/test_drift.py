@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from edgeexit import Patience, Threshold, load
-from edgeexit.bundle import Bundle
-from edgeexit.calibrate.betting import wsr_upper
-from edgeexit.calibrate.regime import regime_of
-from edgeexit.drift import CEILING, KAPPA, DriftMonitor, DriftRegime
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.calibrate.guarantees.betting import wsr_upper
+from edgeexit.calibrate.guarantees.regime import regime_of
 from edgeexit.errors import DataError, PolicyError
+from edgeexit.policy.drift import CEILING, KAPPA, DriftMonitor, DriftRegime
 
 REGIME = DriftRegime((0.25, 0.5, 1.0), (0.5, 0.2), n=1000)
 HALF = Threshold((0.6, 0.6))

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit import Patience, Policy, Records, Threshold, backends, fixed_exit, load, replay
-from edgeexit.bundle import Bundle
-from edgeexit.checks import InputCheck
-from edgeexit.engine import Engine
+from edgeexit import Patience, Policy, Records, Threshold, fixed_exit, load, replay
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.manifest import TensorSpec
+from edgeexit.engine import backends
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.inputs import InputCheck
+from edgeexit.engine.layouts import Chain, Fused
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
-from edgeexit.layouts import Chain, Fused
-from edgeexit.manifest import TensorSpec
 from edgeexit.testing import FakeClock, PacedBackend
 
 pytest.importorskip("onnxruntime")

@@ -10,7 +10,7 @@ import pytest
 import edgeexit
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy import Threshold
+from edgeexit.policy.policies import Threshold
 
 pytest.importorskip("onnxruntime")
 

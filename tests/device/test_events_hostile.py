@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.engine import Engine
+from edgeexit.bench.profile import use_profile
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.events import MAX_LINE, EventLog, read_events
 from edgeexit.governor import read_curves
-from edgeexit.profile import use_profile
+from edgeexit.governor.events import MAX_LINE, EventLog, read_events
 
 START = '{"event": "start", "at": 0, "schema": 1, "bundle": "b"}\n'
 
@@ -76,7 +76,7 @@ def test_what_could_not_be_drawn_is_refused(tmp_path: Path, line: str) -> None:
 
 def test_a_figure_of_odd_logs(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="draws a figure")
-    from edgeexit.report.events_png import events_png
+    from edgeexit.report.plots.events import events_png
 
     more = [{"event": "window", "at": i, "n": 1, "exits": [1] * (1 + i % 3)} for i in range(4)]
     more += [{"event": "note", "at": i, "text": f"${i}_"} for i in range(500)]
@@ -104,7 +104,7 @@ def test_hostile_curves(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_a_profile_of_times_that_are_none(engine: Engine, tmp_path: Path) -> None:
-    from edgeexit.environment import environment
+    from edgeexit.common.environment import environment
 
     before = engine.seconds
     for seconds, ahead in (("[1" + "0" * 400 + ", 1, 1]", "[1, 1, 1]"), ("[1, 1, 1]", "[]"), ("[1, 1]", "[1, 1]")):
@@ -117,7 +117,7 @@ def test_a_profile_of_times_that_are_none(engine: Engine, tmp_path: Path) -> Non
 
 
 def test_a_profile_of_another_machine_is_refused_in_few_words(engine: Engine, tmp_path: Path) -> None:
-    from edgeexit.environment import environment
+    from edgeexit.common.environment import environment
 
     mine, name = environment(threads=1), engine.bundle.manifest.name
     for where, artifacts, message in (

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeexit.common.finite import check_input, finite, sound, unsound_rows
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.finite import check_input, finite, sound, unsound_rows
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Patience, QExit, Threshold, Window
-from edgeexit.records import Records
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Patience, QExit, Threshold, Window
+from edgeexit.records.classification import Records
 
 NAN, INF = math.nan, math.inf
 CASES: list[tuple[list[float], bool, bool]] = [

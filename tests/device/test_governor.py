@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.bundle import Bundle
-from edgeexit.engine import Engine
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.events import EventLog, read_events
 from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, Rung, Settings, read_curves
+from edgeexit.governor.events import EventLog, read_events
 from edgeexit.monitor import Reading, Throttled
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Threshold, fixed_exit
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Threshold, fixed_exit
 from edgeexit.testing import FakeClock
 
 
@@ -336,7 +336,7 @@ def test_a_log_cut_by_a_power_failure_is_read_and_others_are_refused(
 
 
 def test_slow_down_is_learned_and_deadlines_heed_it(engine: Engine) -> None:
-    from edgeexit import backends
+    from edgeexit.engine import backends
     from edgeexit.testing import PacedBackend
 
     clock = FakeClock()
@@ -372,8 +372,8 @@ def test_a_cool_machine_spends_no_more_than_the_operating_point(tiny: Path) -> N
 
 
 def test_a_drift_monitor_is_of_one_policy(tiny: Path, engine: Engine) -> None:
-    from edgeexit.calibrate.regime import regime_of
-    from edgeexit.drift import DriftMonitor
+    from edgeexit.calibrate.guarantees.regime import regime_of
+    from edgeexit.policy.drift import DriftMonitor
 
     x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
     engine.drift = DriftMonitor(regime_of(engine.policy, engine.record(x)))

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import edgeexit
-from edgeexit.engine import Engine
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.events import EventLog, read_events
 from edgeexit.governor import Governor, Ladder, Loop, Move, Rung, Settings
+from edgeexit.governor.events import EventLog, read_events
 from edgeexit.monitor import Reading
-from edgeexit.policy import Patience, Threshold, fixed_exit
+from edgeexit.policy.policies import Patience, Threshold, fixed_exit
 from edgeexit.testing import FakeClock, FakeReader
 
 COOL, HOT = Reading(temperature_c=40.0), Reading(temperature_c=95.0)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import edgeexit
+from edgeexit.bundle.input_range import InputRange, UnusualInput, measure
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.errors import BundleError
-from edgeexit.input_range import InputRange, UnusualInput, measure
 
 INK = InputRange(0.0, 16.0, 14.0, 3.0, 7.0, 5.0, 6.0, 1000)
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.batch import Batch
 from edgeexit.lm.cache import PAGE, Cache
-from edgeexit.lm.generating import Answer
+from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.positions import STEP, Positions, mask
 from edgeexit.lm.sampling import Chooser, Sampler
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.spec import LmSpec
-from edgeexit.lm.text import Text
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import Text
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import BundleError, DataError, Infeasible
-from edgeexit.lm.bits import Trace, quality, record
-from edgeexit.lm.consistency import certify
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
-from edgeexit.lm.generating import Answer, Generation
+from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.measuring import measure
 from edgeexit.lm.model import LanguageModel, Parts
 from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.simulate import Sheet, simulate
-from edgeexit.lm.studying import cut, study
-from edgeexit.lm.text import text_of
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import text_of
+from edgeexit.lm.tuning.consistency import certify
+from edgeexit.lm.tuning.measure_costs import measure
+from edgeexit.lm.tuning.simulate import Sheet, simulate
+from edgeexit.lm.tuning.traces import Trace, quality, record
+from edgeexit.lm.tuning.tune import cut, study
 
 pytest.importorskip("onnxruntime")
 

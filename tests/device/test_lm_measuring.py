@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from edgeexit.lm.bits import record
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.measuring import _Times, measure
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Greedy
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.simulate import Sheet, simulate
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.tuning.measure_costs import _Times, measure
+from edgeexit.lm.tuning.simulate import Sheet, simulate
+from edgeexit.lm.tuning.traces import record
 
 SLOW = 0.004
 

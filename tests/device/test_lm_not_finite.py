@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from edgeexit.backends import Runnable
+from edgeexit.engine.backends import Runnable
 from edgeexit.lm.batch import Batch
-from edgeexit.lm.bits import record
-from edgeexit.lm.generating import Answer
+from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Sampler
-from edgeexit.lm.setting import Setting
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.tuning.traces import record
 
 SETTINGS = [
     Setting(),

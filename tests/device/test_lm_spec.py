@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from edgeexit.bundle import Bundle, describe, write_bundle
+from edgeexit.bundle.bundle import Bundle, describe, write_bundle
+from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.lm_spec import DecoderFiles, LmProof, LmSpec
+from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
 from edgeexit.errors import BundleError
-from edgeexit.lm.spec import DecoderFiles, LmProof, LmSpec
-from edgeexit.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
-from edgeexit.manifest_json import from_json, to_json
 from odd_manifests import ODD, SCHEMA, accepted, mutated
 
 FILES = {

@@ -11,12 +11,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers", reason="tokenizers turns text into tokens and back")
 
 from edgeexit.errors import BundleError, DataError
-from edgeexit.lm.generating import Answer
+from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Sampler
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.text import Pieces, Text, encoded, text_of
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import Pieces, Text, encoded, text_of
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit import Bundle, OperatingPoint, Patience, Threshold, backends, fixed_exit, load
+from edgeexit import Bundle, OperatingPoint, Patience, Threshold, fixed_exit, load
+from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.engine import backends
 from edgeexit.errors import BackendMissing, BundleError, PolicyError
 from edgeexit.governor import Governor, Settings
-from edgeexit.manifest_json import from_json, to_json
 from edgeexit.testing import FakeReader
 
 pytest.importorskip("onnxruntime")

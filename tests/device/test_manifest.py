@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BundleError
-from edgeexit.manifest_json import from_json, to_json
 from edgeexit.speech.features import FeatureSpec
-from edgeexit.speech.spec import SpeechSpec
 from odd_manifests import ODD, SCHEMA, accepted, mutated
 
 

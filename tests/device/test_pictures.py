@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit.checks import InputCheck
+from edgeexit.bundle.manifest import TensorSpec
+from edgeexit.engine.inputs import InputCheck
 from edgeexit.errors import DataError
-from edgeexit.manifest import TensorSpec
-from edgeexit.pictures import MOST_PIXELS, PictureInput, from_image, read_file
-from edgeexit.preprocess import Preprocess
+from edgeexit.pictures.convert import MOST_PIXELS, PictureInput, from_image, read_file
+from edgeexit.pictures.preprocess import Preprocess
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)

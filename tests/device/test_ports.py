@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.manifest import Manifest, Port
+from edgeexit.engine.layouts.ports import Ported, into, out_of
 from edgeexit.errors import BundleError
-from edgeexit.layouts.ports import Ported, into, out_of
-from edgeexit.manifest import Manifest, Port
-from edgeexit.manifest_json import from_json, to_json
 
 NHWC = (0, 2, 3, 1)
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 4)).astype(np.float32)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from edgeexit.errors import BundleError, DataError
-from edgeexit.preprocess import Preprocess, is_picture, picture_fields
-from edgeexit.preprocess_text import PRESETS, parse
+from edgeexit.pictures.preprocess import Preprocess, is_picture, picture_fields
+from edgeexit.pictures.preprocess_text import PRESETS, parse
 
 NCHW = ("batch", 3, 32, 32)
 IMAGENET = "size=224,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeexit.resample import INTERPOLATIONS, resize
+from edgeexit.pictures.resample import INTERPOLATIONS, resize
 
 SIZES = [
     (1, 1, 5, 5),

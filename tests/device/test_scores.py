@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import PolicyError
-from edgeexit.scores import SCORES, probabilities, score
+from edgeexit.policy.scores import SCORES, probabilities, score
 
 
 def softmax(z: list[float]) -> list[float]:

@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 import edgeexit
-from edgeexit import Threshold, backends, fixed_exit
-from edgeexit.bundle import Bundle
+from edgeexit import Threshold, fixed_exit
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.engine import backends
 from edgeexit.errors import BundleError, DataError, PolicyError
-from edgeexit.verify import verify
 from edgeexit_runtimes.litert import LitertBackend, LitertRunnable
 
 if (missing := LitertBackend().check()) is not None:

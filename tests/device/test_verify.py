@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit.bundle import Bundle, describe
-from edgeexit.checks import relative_error
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.bundle import Bundle, describe
+from edgeexit.bundle.manifest import Artifact
+from edgeexit.common.files import npz_bytes, read_npz
+from edgeexit.engine.inputs import relative_error
 from edgeexit.errors import BundleError
-from edgeexit.files import npz_bytes, read_npz
-from edgeexit.manifest import Artifact
-from edgeexit.verify import verify
 
 pytest.importorskip("onnxruntime")
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit import files
-from edgeexit.bundle import MANIFEST, Bundle, write_bundle
+from edgeexit.bundle.bundle import MANIFEST, Bundle, write_bundle
+from edgeexit.common import files
 from edgeexit.errors import BundleError, EdgeExitError
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Threshold
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Threshold
 
 
 def contents(bundle: Path) -> dict[str, bytes]:
@@ -214,9 +214,9 @@ def test_killed_between_the_two_renames(copy: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edgeexit.bundle import Bundle
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Threshold
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Threshold
 real, left = os.fsync, int(sys.argv[2])
 def fsync(*args):
     global left
@@ -243,10 +243,10 @@ def test_killed(copy: Path, after: int) -> None:
 
 FULL = """
 import resource, signal, sys
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.errors import BundleError
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import Threshold
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import Threshold
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 bundle = Bundle.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeexit
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import edgeexit
 from edgeexit import Bundle
-from edgeexit_exporters.forms import Forms
+from edgeexit_exporters.plan import Forms
 from edgeexit_exporters.refit import Refit
 
 ROWS = 120

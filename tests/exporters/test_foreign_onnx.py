@@ -19,7 +19,7 @@ from edgeexit import ModelError, fixed_exit
 from edgeexit.errors import first_line
 from edgeexit_exporters.augment.flow import places_of
 from edgeexit_exporters.exporting import open_source
-from edgeexit_exporters.onnx_foreign import dense
+from edgeexit_exporters.onnx.foreign import dense
 
 X = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
 NODES = {"a0": 0, "f0": 1, "y0": 2, "a1": 3, "f1": 4, "y1": 5}

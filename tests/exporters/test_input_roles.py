@@ -14,12 +14,12 @@ from onnx_models import CLASSES, Net, save
 from rounding_nets import LENGTH, WORDS, Encoder
 
 import edgeexit
-from edgeexit_exporters.answers import reference_answers
+from edgeexit_exporters.analysis.analysis import survey
+from edgeexit_exporters.analysis.answers import reference_answers
 from edgeexit_exporters.exporting import open_source
-from edgeexit_exporters.input_roles import like_data, with_roles
-from edgeexit_exporters.inputs import make_inputs, parse_input
-from edgeexit_exporters.survey import survey
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.source.input_roles import like_data, with_roles
+from edgeexit_exporters.source.inputs import make_inputs, parse_input
+from edgeexit_exporters.source.torch_source import from_torch
 
 INT = TensorProto.INT64
 

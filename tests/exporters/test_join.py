@@ -15,10 +15,10 @@ from torch import nn
 
 import edgeexit
 from edgeexit import Threshold, fixed_exit
-from edgeexit.calibrate.conformal import conformal_sets
+from edgeexit.bench.verify import verify
+from edgeexit.calibrate.guarantees.conformal import conformal_sets
 from edgeexit.errors import DataError, ModelError, PolicyError
-from edgeexit.policy import Window
-from edgeexit.verify import verify
+from edgeexit.policy.policies import Window
 
 CLASSES = 4
 
@@ -124,12 +124,12 @@ def test_the_bundle_ships_and_verifies_all_outputs(bundle: edgeexit.Bundle, tmp_
     assert all(v.passed for v in verify(bundle))
     vectors["uncertainty_1"] = vectors["uncertainty_1"] + np.float32(0.01)
     path = bundle.manifest.artifacts[0].vectors.path  # type: ignore[union-attr]
-    raw = edgeexit.files.npz_bytes(**vectors)
+    raw = edgeexit.common.files.npz_bytes(**vectors)
     changed = [
-        edgeexit.manifest.Artifact(**{**vars(a), "vectors": edgeexit.bundle.describe(path, raw)})
+        edgeexit.bundle.manifest.Artifact(**{**vars(a), "vectors": edgeexit.bundle.bundle.describe(path, raw)})
         for a in bundle.manifest.artifacts
     ]
-    manifest = edgeexit.manifest.Manifest(**{**vars(bundle.manifest), "artifacts": tuple(changed)})
+    manifest = edgeexit.bundle.manifest.Manifest(**{**vars(bundle.manifest), "artifacts": tuple(changed)})
     again = verify(bundle.rewrite({path: raw}, manifest), "onnx-chain-fp32")
     assert again[0].passed is False and "'exit1' differs by 1.00e-02" in again[0].reason
 

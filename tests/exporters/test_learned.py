@@ -10,7 +10,7 @@ import torch
 
 import edgeexit
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.risk import Guarantee
+from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit_models import PredictedError, WeightedSum, digits, fit, fit_predicted_error, learned_scores
 from edgeexit_models.optdigits import load_optdigits
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import edgeexit
 from edgeexit import Threshold, fixed_exit
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import BundleError, DataError, ModelError
-from edgeexit.manifest_json import from_json, to_json
-from edgeexit.records import Records
-from edgeexit.scores import SCORES, score
-from edgeexit.verify import verify
-from edgeexit_exporters.forms import Forms
+from edgeexit.policy.scores import SCORES, score
+from edgeexit.records.classification import Records
+from edgeexit_exporters.plan import Forms
 
 BINS, WIDTH, TOKENS, TIME = 6, 8, 5, 16
 

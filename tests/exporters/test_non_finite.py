@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from state_nets import Windowed, seeded, stepped
 
 import edgeexit
+from edgeexit.bench.verify import verify
+from edgeexit.engine.layouts.chain import Chain
 from edgeexit.errors import DataError, ModelError
-from edgeexit.layouts.chain import Chain
-from edgeexit.policy import Patience, Policy, QExit, Threshold
-from edgeexit.verify import verify
+from edgeexit.policy.policies import Patience, Policy, QExit, Threshold
 
 INF = math.inf
 GOOD = np.array([[0.5, -1.0, 2.0, 0.1], [1.5, 1.0, -2.0, -0.1]], np.float32)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 import edgeexit
 from edgeexit import ModelError, fixed_exit
-from edgeexit_exporters.forms import Forms
+from edgeexit_exporters.plan import Forms
 
 X = np.random.default_rng(1).standard_normal((128, 8)).astype(np.float32)
 NAMES: dict[str, dict[str, str]] = {

@@ -15,7 +15,7 @@ from onnx_models import CLASSES, Net, save
 
 import edgeexit
 from edgeexit import ExportMismatch, ModelError, fixed_exit
-from edgeexit.bundle import BundleError
+from edgeexit.bundle.bundle import BundleError
 
 
 def two_exits(net: Net | None = None, feature: str = "f0") -> Net:
@@ -327,7 +327,7 @@ def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A converter bug is simulated where it would arise: in a stage's file."""
-    from edgeexit_exporters import layouts
+    from edgeexit_exporters.layouts import build as layouts
 
     genuine = layouts.to_bytes
 
@@ -358,7 +358,7 @@ def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_
 def test_a_bundle_without_a_layout_that_stops_early_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeexit_exporters import layouts
+    from edgeexit_exporters.layouts import build as layouts
 
     genuine = layouts.to_bytes
 

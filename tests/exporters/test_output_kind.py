@@ -16,10 +16,10 @@ from onnx_models import Net, save
 import edgeexit
 from edgeexit.errors import ModelError
 from edgeexit_exporters.exporting import open_source
-from edgeexit_exporters.output_kind import check_kind, ends_in_softmax, kind_of, sums_to_one
-from edgeexit_exporters.quantize import quantize
-from edgeexit_exporters.tflite.torch_exits import exit_kinds
-from edgeexit_exporters.torch_source import Parts
+from edgeexit_exporters.int8.quantize import quantize
+from edgeexit_exporters.source.output_kind import check_kind, ends_in_softmax, kind_of, sums_to_one
+from edgeexit_exporters.source.torch_source import Parts
+from edgeexit_exporters.tflite.from_torch.exits import exit_kinds
 
 
 def number(net: Net, name: str, value: float) -> str:
@@ -156,7 +156,7 @@ def test_torch_modules_are_looked_at_alike() -> None:
 
 def test_tflite_files_get_the_kind_too(tmp_path: Path) -> None:
     pytest.importorskip("litert_torch")
-    from edgeexit_exporters.forms import Forms
+    from edgeexit_exporters.plan import Forms
 
     bundle = edgeexit.export(Parted(), tmp_path / "b", layouts=("fused", "chain"), forms=Forms(formats=("tflite",)))
     assert [e.kind for e in bundle.manifest.exits] == ["probs", "probs"]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import edgeexit
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.errors import DataError
-from edgeexit.foreign_preprocessing import from_foreign, is_foreign
-from edgeexit.manifest import TensorSpec
-from edgeexit.pictures import PictureInput
-from edgeexit.preprocess import Preprocess, picture_fields
-from edgeexit_exporters.preprocessing import network_rows
-from edgeexit_exporters.torch_transforms import from_transforms
+from edgeexit.pictures.convert import PictureInput
+from edgeexit.pictures.foreign import from_foreign, is_foreign
+from edgeexit.pictures.preprocess import Preprocess, picture_fields
+from edgeexit_exporters.source.preprocessing import network_rows
+from edgeexit_exporters.source.torch_transforms import from_transforms
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

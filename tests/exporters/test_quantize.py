@@ -11,13 +11,17 @@ import pytest
 from onnx_models import CLASSES, Net, random_dag, save
 
 import edgeexit
+from edgeexit.bench.verify import verify
 from edgeexit.errors import DataError, ModelError
-from edgeexit.verify import verify
-from edgeexit_exporters import exporting, kernels, layouts, measure, onnx_graph
-from edgeexit_exporters.calibration import LEAST_ROWS
-from edgeexit_exporters.quantize import prepared, quantize
-from edgeexit_exporters.source import Source, from_onnx
-from edgeexit_exporters.tolerance import BY_PRECISION
+from edgeexit_exporters import exporting
+from edgeexit_exporters.analysis.tolerance import BY_PRECISION
+from edgeexit_exporters.int8 import kernels
+from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.int8.quantize import prepared, quantize
+from edgeexit_exporters.layouts import build
+from edgeexit_exporters.onnx import graph as onnx_graph
+from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.source.source import Source, from_onnx
 
 ROWS = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
 CALIBRATION = {"x": ROWS[:40]}
@@ -284,7 +288,7 @@ def test_half_precision_is_refused(tmp_path: Path) -> None:
 
 def test_float_files_count_no_int8_kernels(network: tuple[Source, Source]) -> None:
     source = network[0]
-    files = {"model.onnx": layouts.to_bytes(layouts.all_exits(source.model, source.tensors), "")}
+    files = {"model.onnx": build.to_bytes(build.all_exits(source.model, source.tensors), "")}
     (found,) = kernels.count_kernels("all", files)
     assert (found.quantized, found.compute) == (0, 6)
     assert "node_c2" in found.floating

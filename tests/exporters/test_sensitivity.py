@@ -10,9 +10,9 @@ import pytest
 from onnx_models import CLASSES, Net, save
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.quantize import quantize
-from edgeexit_exporters.sensitivity import layer_sensitivity
-from edgeexit_exporters.source import Source, from_onnx
+from edgeexit_exporters.int8.quantize import quantize
+from edgeexit_exporters.int8.sensitivity import layer_sensitivity
+from edgeexit_exporters.source.source import Source, from_onnx
 
 ROWS = np.random.default_rng(1).standard_normal((400, 8)).astype(np.float32)
 

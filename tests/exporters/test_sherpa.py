@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgeexit
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import ModelError
-from edgeexit.manifest_json import from_json, to_json
 from edgeexit.speech import ctc
 from edgeexit.speech.features import FeatureSpec, log_mel
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
-from edgeexit.verify import verify
-from edgeexit_exporters.answers import Answer
-from edgeexit_exporters.inputs import make_spec
-from edgeexit_exporters.sherpa import Contract, contract
+from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.layouts.sherpa import Contract, contract
+from edgeexit_exporters.source.inputs import make_spec
 
 RATE, BINS = 8000, 40
 WORDS = ("<blk>", "▁one", "▁two", "▁three", "▁four", "▁five")

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 import edgeexit
+from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import BundleError, DataError, ModelError
-from edgeexit.manifest_json import from_json, to_json
 
 BINS, WIDTH, TOKENS = 6, 8, 5
 

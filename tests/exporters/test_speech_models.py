@@ -11,9 +11,9 @@ import torch
 import edgeexit
 from edgeexit.speech import ctc
 from edgeexit.speech.features import log_mel
+from edgeexit.speech.offline import Transcriber
 from edgeexit.speech.tokens import Tokens
-from edgeexit.speech.transcribe import Transcriber
-from edgeexit_exporters.forms import Forms
+from edgeexit_exporters.plan import Forms
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.sound import SoundConformer

@@ -14,11 +14,11 @@ from state_nets import Stepper, Windowed, seeded, stepped
 from torch import nn
 
 import edgeexit
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import DataError, ModelError, PolicyError
-from edgeexit.manifest_json import from_json, to_json
-from edgeexit.policy import Threshold, fixed_exit
-from edgeexit.records import replay
-from edgeexit.verify import verify
+from edgeexit.policy.policies import Threshold, fixed_exit
+from edgeexit.records.classification import replay
 from edgeexit_exporters.stages import GraphView, State, ViewNode, stages
 
 KINDS = {"recurrent": Stepper, "windows": Windowed}
@@ -35,7 +35,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kind, form = request.param
     if form == "tflite":
         pytest.importorskip("litert_torch", reason="needs the tflite-export extra")
-    from edgeexit_exporters.forms import Forms
+    from edgeexit_exporters.plan import Forms
 
     module = seeded(KINDS[kind])
     out = tmp_path_factory.mktemp(kind) / f"{form}.edgeexit"
@@ -293,7 +293,7 @@ def test_states_that_cannot_be_carried_are_refused(state: State, message: str) -
 
 def test_int8_is_calibrated_on_a_stream(tmp_path: Path) -> None:
     """Ranges are read off states as they are after many steps, not off zeros."""
-    from edgeexit_exporters.forms import Forms
+    from edgeexit_exporters.plan import Forms
 
     module = seeded(Windowed)
     data = {"line": np.concatenate(rows_for(module, 160))}

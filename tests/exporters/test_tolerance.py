@@ -13,16 +13,16 @@ from onnx_models import CLASSES, Net, save
 from rounding_nets import Encoder
 
 import edgeexit
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.manifest import ExitSpec, TensorSpec
 from edgeexit.errors import ExportMismatch, ModelError
-from edgeexit.manifest import ExitSpec, TensorSpec
-from edgeexit.verify import verify
-from edgeexit_exporters.answers import Answer
-from edgeexit_exporters.check import Comparison
+from edgeexit_exporters.analysis.analysis import survey
+from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.tolerance import EXACT, MARGIN, MOST, Tolerance, relative_errors, tolerance_for
 from edgeexit_exporters.exporting import export_source, open_source
-from edgeexit_exporters.inputs import make_inputs
-from edgeexit_exporters.survey import survey
-from edgeexit_exporters.tolerance import EXACT, MARGIN, MOST, Tolerance, relative_errors, tolerance_for
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.layouts.check import Comparison
+from edgeexit_exporters.source.inputs import make_inputs
+from edgeexit_exporters.source.torch_source import from_torch
 
 
 def as_onnx(net: torch.nn.Module, folder: Path) -> Path:

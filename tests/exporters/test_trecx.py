@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit import scores
+from edgeexit.policy import scores
 from shared_data import cifar10_test, gsc12_test_features, trecx_probs, trecx_weights
 
 BATCH = 500

@@ -7,10 +7,10 @@ import pytest
 
 import edgeexit
 from edgeexit_exporters import exporting
-from edgeexit_exporters.forms import float_answers
-from edgeexit_exporters.quantize import quantize
-from edgeexit_exporters.tolerance import BY_PRECISION
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.analysis.tolerance import BY_PRECISION
+from edgeexit_exporters.int8.quantize import quantize
+from edgeexit_exporters.plan import float_answers
+from edgeexit_exporters.source.torch_source import from_torch
 from shared_data import cifar10_test, gsc12_test_features, trecx_weights
 
 CALIBRATION_ROWS = 256
@@ -72,11 +72,12 @@ def test_fused_and_chain_leave_at_the_same_exits(network) -> None:  # type: igno
 
 def test_other_kernels_stay_within_the_recorded_tolerance(network) -> None:  # type: ignore[no-untyped-def]
     """Float kernels between roundings, as a stand-in for another machine's int8 kernels."""
-    from edgeexit.checks import relative_error
-    from edgeexit_exporters import layouts, measure
+    from edgeexit.engine.inputs import relative_error
+    from edgeexit_exporters.layouts import build
+    from edgeexit_exporters.onnx import measure
 
     _, source, quantised, _, x, _ = network
-    raw = layouts.to_bytes(layouts.all_exits(quantised.model, quantised.tensors), "")
+    raw = build.to_bytes(build.all_exits(quantised.model, quantised.tensors), "")
     given = {source.inputs[0].tensor.name: x[:300]}
     ours, other = (measure.run(measure.session(raw, level=level), given) for level in ("ALL", "BASIC"))
     worst = max(relative_error(other[n], ours[n]) for n in quantised.tensors)

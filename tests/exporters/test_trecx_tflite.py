@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 from shared_data import cifar10_test, gsc12_test_features, trecx_weights
 
 pytest.importorskip("litert_torch", reason="converting needs litert-torch: pip install 'edgeexit[tflite-export]'")
@@ -20,7 +20,7 @@ SIZES = {"resnet8": 120_000, "dscnn": 70_000}
 
 @pytest.fixture(scope="module", params=list(PUBLISHED))
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from edgeexit_exporters.forms import Forms
+    from edgeexit_exporters.plan import Forms
     from edgeexit_models import load_trecx
 
     name = request.param

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeexit import scores
+from edgeexit.policy import scores
 
 CLASSES = 5
 STAGES = 3
@@ -112,7 +112,7 @@ def run_chain(chain: bytes, image: NDArray[Any]) -> list[dict[str, NDArray[Any]]
 
 def fed(chain: bytes, image: NDArray[np.float32]) -> NDArray[Any]:
     """An image as the chain takes it."""
-    from edgeexit_exporters.tflite import flatbuffer, signatures
+    from edgeexit_exporters.tflite.file import flatbuffer, signatures
 
     t = signatures.signatures(flatbuffer.read(chain))["stage_0"].inputs["image"]
     if t.scale is None or t.zero_point is None:
@@ -122,7 +122,7 @@ def fed(chain: bytes, image: NDArray[np.float32]) -> NDArray[Any]:
 
 def answers(chain: bytes, image: NDArray[Any]) -> list[NDArray[np.float32]]:
     """Every exit's logits, dequantized."""
-    from edgeexit_exporters.tflite import flatbuffer, signatures
+    from edgeexit_exporters.tflite.file import flatbuffer, signatures
 
     found, known = [], signatures.signatures(flatbuffer.read(chain))
     for k, stage in enumerate(run_chain(chain, image)):
@@ -152,9 +152,9 @@ def passing_chain(
         dtype: of all tensors; integers have scale 0.25 and, if of 8 bits, zero point 3.
         chained: stage k reads the answer of the one before, `y<k-1>`, which thus is exit and cut.
     """
-    from edgeexit_exporters.tflite import flatbuffer
-    from edgeexit_exporters.tflite.building import Scope
-    from edgeexit_exporters.tflite.signatures import DTYPES
+    from edgeexit_exporters.tflite.file import flatbuffer
+    from edgeexit_exporters.tflite.file.building import Scope
+    from edgeexit_exporters.tflite.file.signatures import DTYPES
 
     schema = flatbuffer.schema
     kind = next(k for k, name in DTYPES.items() if name == dtype)

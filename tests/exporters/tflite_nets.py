@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from edgeexit_exporters.tflite.torch_stages import TorchStages
+    from edgeexit_exporters.tflite.from_torch.stages import TorchStages
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -165,7 +165,7 @@ def made(kind: type[nn.Module]) -> nn.Module:
 def converted(kind: type[nn.Module]) -> tuple[nn.Module, TorchStages, bytes]:
     """The network, its stages and its chain; converting takes seconds, so tests share it."""
     from edgeexit_exporters.tflite.convert import convert_chain
-    from edgeexit_exporters.tflite.torch_stages import divide
+    from edgeexit_exporters.tflite.from_torch.stages import divide
 
     net = made(kind)
     found = divide(net)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeexit.lm.bits import Trace
 from edgeexit.lm.costs import Costs
+from edgeexit.lm.tuning.traces import Trace
 
 VOCABULARY = 30
 

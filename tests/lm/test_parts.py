@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import DataError
-from edgeexit.lm.consistency import distance
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding.calm import margin, threshold_at
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.skip import stages_at
 from edgeexit.lm.sampling import Draft, Greedy, Sampler, chooser, sureness
-from edgeexit.lm.setting import Setting
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.tuning.consistency import distance
 from lm.made_traces import costs
 
 

@@ -9,12 +9,12 @@ import pytest
 pytest.importorskip("onnxruntime", reason="runs the shipped bundle")
 pytest.importorskip("tokenizers", reason="reads the prompt")
 
-from edgeexit.bundle import Bundle
-from edgeexit.lm.generating import Answer
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.text import encoded, text_of
-from edgeexit.verify import verify
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import encoded, text_of
 
 BUNDLE = Path(__file__).resolve().parents[2] / "models/bundles/lm-code.edgeexit"
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgeexit.bundle.lm_spec import LmProof
 from edgeexit.errors import DataError
-from edgeexit.lm.bits import Trace
 from edgeexit.lm.costs import Costs
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.simulate import Sheet, Simulated, simulate
-from edgeexit.lm.spec import LmProof
-from edgeexit.lm.verdict import break_even, decide
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.tuning.simulate import Sheet, Simulated, simulate
+from edgeexit.lm.tuning.traces import Trace
+from edgeexit.lm.tuning.verdict import break_even, decide
 from lm.made_traces import costs, trace
 
 CASES = [trace(seed, room=room, end=end) for seed, room, end in ((1, 0, None), (2, 7, 4), (3, 60, 4), (4, 0, None))]

@@ -12,9 +12,9 @@ pytest.importorskip("tokenizers", reason="tokenizers turns text into tokens and 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeexit.lm.characters import LETTERS
-from edgeexit.lm.stop_strings import StopStrings
-from edgeexit.lm.text import _CONTEXT, Pieces, Text
+from edgeexit.lm.text.characters import LETTERS
+from edgeexit.lm.text.stop_strings import StopStrings
+from edgeexit.lm.text.tokenizer import _CONTEXT, Pieces, Text
 from lm.tokenizer_kinds import BYTES, KINDS, MARKS
 
 codecs.register_error("each", lambda e: ("\ufffd" * (e.end - e.start), e.end))  # type: ignore[attr-defined]

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgeexit.lm.bits import Trace
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.simulate import Sheet, merged, simulate
-from edgeexit.lm.verdict import SPREAD, WORTH, Verdict, decide
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.tuning.simulate import Sheet, merged, simulate
+from edgeexit.lm.tuning.traces import Trace
+from edgeexit.lm.tuning.verdict import SPREAD, WORTH, Verdict, decide
 from lm.made_traces import costs, trace
 
 

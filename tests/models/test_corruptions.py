@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.uncertainty import accuracy_drop
+from edgeexit.calibrate.metrics.uncertainty import accuracy_drop
 from edgeexit.errors import DataError
 from edgeexit_models.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted_stream
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeexit.calibrate.uncertainty import auroc
+from edgeexit.calibrate.metrics.uncertainty import auroc
 from edgeexit.errors import DataError, ModelError
 from edgeexit_models import (
     PredictedError,

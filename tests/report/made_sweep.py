@@ -6,7 +6,7 @@ import dataclasses
 from functools import cache
 
 from calibrate.made_rows import graded
-from edgeexit.sweep import Sweep, sweep
+from edgeexit.calibrate.sweep import Sweep, sweep
 
 HOSTILE = """</script><img src=x onerror="document.title='owned'">{{data}}$\\frac{1}{2}$ & 'q'"""
 

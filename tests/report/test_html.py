@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeexit.calibrate.sweep import Sweep
 from edgeexit.report import sweep_html
-from edgeexit.sweep import Sweep
 from report.made_sweep import HOSTILE, hostile, ordinary
 
 _FLAGS = [

@@ -10,14 +10,14 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from calibrate.made_rows import graded
-from edgeexit.records import Records
+from edgeexit.calibrate.sweep import Sweep, sweep
+from edgeexit.records.classification import Records
 from edgeexit.report import promises_csv, promises_png, sweep_html, sweep_json, sweep_text
-from edgeexit.report.chosen import chosen_rows, exit_rates_svg, expected_svg
-from edgeexit.report.promise_diagrams import promise_costs_svg, promise_legend, promises_svg
-from edgeexit.report.promises import promise_rows, status
-from edgeexit.report.rejections import rejection_rows
-from edgeexit.report.svg import Axis, Panel, log_ticks, nice_ticks
-from edgeexit.sweep import Sweep, sweep
+from edgeexit.report.html.chosen import chosen_rows, exit_rates_svg, expected_svg
+from edgeexit.report.html.promise_diagrams import promise_costs_svg, promise_legend, promises_svg
+from edgeexit.report.html.svg import Axis, Panel, log_ticks, nice_ticks
+from edgeexit.report.text.promises import promise_rows, status
+from edgeexit.report.text.rejections import rejection_rows
 from report.made_sweep import HOSTILE, hostile, ordinary
 
 

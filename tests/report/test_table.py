@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from edgeexit.records import Records
+from edgeexit.calibrate.sweep import Sweep, sweep
+from edgeexit.records.classification import Records
 from edgeexit.report import sweep_csv, sweep_json, sweep_text
-from edgeexit.sweep import Sweep, sweep
 from report.made_sweep import HOSTILE, hostile, ordinary
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.speech.features import FeatureSpec
-from edgeexit.speech.spec import SpeechSpec
 
 RATE = 8000
 SPEECH = SpeechSpec(

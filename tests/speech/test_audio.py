@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import DataError
-from edgeexit.speech.audio import WavFile, audio_blocks, read_wav
 from edgeexit.speech.resample import resample
+from edgeexit.speech.wav import WavFile, audio_blocks, read_wav
 from made_wavs import chunk, wav, write
 
 X = np.sin(np.arange(2001) * 0.05) * 0.9

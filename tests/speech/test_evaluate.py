@@ -18,14 +18,14 @@ pytest.importorskip("jiwer", reason="counts errors")
 
 import jiwer
 
+from edgeexit.engine.loading import load
 from edgeexit.errors import BackendMissing, DataError, PolicyError
-from edgeexit.evaluate import count_errors, evaluate
-from edgeexit.loading import load
-from edgeexit.rows import replay
-from edgeexit.sequences import SequenceRecords
+from edgeexit.records.base import replay
+from edgeexit.records.transcripts import SequenceRecords
 from edgeexit.speech.data import read_speech
+from edgeexit.speech.evaluate import count_errors, evaluate
+from edgeexit.speech.offline import Transcriber
 from edgeexit.speech.record import Recording, record_speech
-from edgeexit.speech.transcribe import Transcriber
 from speech_nets import EXITS, sounds, speech_bundle, write_speech
 
 N = 40

@@ -13,17 +13,17 @@ pytest.importorskip("onnxruntime", reason="runs ONNX models")
 pytest.importorskip("torch", reason="exports a torch model")
 pytest.importorskip("onnxscript", reason="exports a torch model")
 
-from edgeexit.engine import Engine
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.loading import load
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.loading import load
-from edgeexit.policy import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.rows import replay
-from edgeexit.scores import SEQUENCE
-from edgeexit.sequences import SequenceRecords, text_number
+from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
+from edgeexit.policy.scores import SEQUENCE
+from edgeexit.records.base import replay
+from edgeexit.records.transcripts import SequenceRecords, text_number
 from edgeexit.speech.data import SpeechData, is_speech_data, read_speech
+from edgeexit.speech.offline import Transcriber
 from edgeexit.speech.record import Recording, record_speech
 from edgeexit.speech.scorer import Scorer
-from edgeexit.speech.transcribe import Transcriber
 from speech_nets import EXITS, SPEECH, sounds, speech_bundle, write_speech
 
 N = 24

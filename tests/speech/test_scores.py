@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import DataError
-from edgeexit.scores import score
+from edgeexit.policy.scores import score
 from edgeexit.speech import scores
 from edgeexit.speech.ctc import greedy, normalised, prefix_beam, sequence_logprob
 

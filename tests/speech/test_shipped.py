@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import edgeexit
-from edgeexit.speech.audio import read_wav
-from edgeexit.speech.streaming import StreamTranscriber
-from edgeexit.speech.transcribe import Transcriber
-from edgeexit.verify import verify
+from edgeexit.bench.verify import verify
+from edgeexit.speech.offline import Transcriber
+from edgeexit.speech.online import StreamTranscriber
+from edgeexit.speech.wav import read_wav
 
 ROOT = Path(__file__).resolve().parents[2]
 WAV = ROOT / "models/recipes/asr-digits-fsdd/wavs/george-clean-0.wav"

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 import edgeexit
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BundleError, DataError, PolicyError
-from edgeexit.policy import Threshold, fixed_exit
-from edgeexit.rows import replay
+from edgeexit.policy.policies import Threshold, fixed_exit
+from edgeexit.records.base import replay
 from edgeexit.speech.data import read_speech
 from edgeexit.speech.decode import GreedyDecoder
 from edgeexit.speech.endpoint import EndpointRules
 from edgeexit.speech.features import FeatureSpec, log_mel
+from edgeexit.speech.online import Heard, StreamTranscriber
 from edgeexit.speech.record import record_speech
-from edgeexit.speech.spec import SpeechSpec
-from edgeexit.speech.streaming import Heard, StreamTranscriber
 from speech_nets import write_speech
 
 torch = pytest.importorskip("torch", reason="exports a small network")

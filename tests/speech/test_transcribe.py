@@ -15,7 +15,7 @@ import edgeexit
 from edgeexit import BundleError, DataError, fixed_exit
 from edgeexit.speech.endpoint import EndpointRules
 from edgeexit.speech.live import Heard, listen
-from edgeexit.speech.transcribe import Part, Transcriber
+from edgeexit.speech.offline import Part, Transcriber
 from made_wavs import write
 from speech.heard_nets import RATE, SPEECH, said
 

@@ -14,7 +14,7 @@ from edgeexit.lm.decoding.speculative import Speculative
 from edgeexit.lm.decoding.stops import AnswerProbe, StopCheck
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
-from edgeexit.lm.setting import Setting
+from edgeexit.lm.settings import Setting
 
 __all__ = ["AnswerProbe", "Method", "Round", "Schedule", "StopCheck", "made"]
 
@@ -43,7 +43,9 @@ def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, c
         return Skip(model, chooser, Schedule.of(model, setting, total))
     if setting.method == "del":
         if costs is None:
-            raise DataError("del chooses by this device's costs: measure them with edgeexit.lm.measuring.measure")
+            raise DataError(
+                "del chooses by this device's costs: measure them with edgeexit.lm.tuning.measure_costs.measure"
+            )
         costs.check(model, setting.draft + 1)
         return Dynamic(model, chooser, costs, setting.draft, setting.sure)
     return Plain(model, chooser)

@@ -16,7 +16,7 @@ from edgeexit.lm.decoding.base import Round
 from edgeexit.lm.model import Array, LanguageModel
 from edgeexit.lm.sampling import Chooser, sureness
 from edgeexit.lm.session import Session
-from edgeexit.lm.setting import Setting
+from edgeexit.lm.settings import Setting
 
 WAITING = 16
 """Tokens that may wait before a stage; one more and the next goes deeper, sure or not."""

@@ -13,7 +13,7 @@ from edgeexit.lm.decoding.base import Round
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
 from edgeexit.lm.session import Session
-from edgeexit.lm.setting import Setting
+from edgeexit.lm.settings import Setting
 
 WARM = 1
 """Bottom stages that every token runs."""

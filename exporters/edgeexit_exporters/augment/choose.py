@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.path import Path
-from edgeexit.calibrate.search import pareto
+from edgeexit.calibrate.search.front import Path
+from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.errors import PolicyError
-from edgeexit.policy import Policy
-from edgeexit.records import Records, replay
+from edgeexit.policy.policies import Policy
+from edgeexit.records.classification import Records, replay
 
 EXACT_CANDIDATES = 12
 """Up to this many, every subset is tried."""
@@ -109,7 +109,7 @@ def choose(
         scored: rows to choose on; heads must not have been fitted on them.
         drop: accuracy that may be lost against the untouched model, in [0, 1).
         most: exits before the model's own answer, at least 1.
-        score: what thresholds compare; of `edgeexit.scores.SCORES`.
+        score: what thresholds compare; of `edgeexit.policy.scores.SCORES`.
         beam: see `BEAM`.
         progress: called with subsets tried and to try.
 

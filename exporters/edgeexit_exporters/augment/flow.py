@@ -13,12 +13,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.risk import Guarantee
-from edgeexit.checks import InputCheck, largest_difference
-from edgeexit.engine import RUN_LAYOUTS
+from edgeexit.calibrate.guarantees.risk import Guarantee
+from edgeexit.engine.engine import RUN_LAYOUTS
+from edgeexit.engine.inputs import InputCheck, largest_difference
 from edgeexit.errors import DataError, ExportMismatch, ModelError
-from edgeexit_exporters import measure
-from edgeexit_exporters.answers import Answer
+from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.describe import precision
+from edgeexit_exporters.analysis.tolerance import MOST, own_rounding, relative_errors, tolerance_for
 from edgeexit_exporters.augment.choose import ERRORS, Found, Scored, Setting, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
@@ -28,14 +29,13 @@ from edgeexit_exporters.augment.measured import Rows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
-from edgeexit_exporters.describe import precision
 from edgeexit_exporters.exporting import check_wish, open_source
-from edgeexit_exporters.input_roles import like_data
-from edgeexit_exporters.inputs import from_data, make_inputs
-from edgeexit_exporters.output_kind import check_kind
-from edgeexit_exporters.preprocessing import declare, network_rows
-from edgeexit_exporters.source import Source
-from edgeexit_exporters.tolerance import MOST, own_rounding, relative_errors, tolerance_for
+from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.source.input_roles import like_data
+from edgeexit_exporters.source.inputs import from_data, make_inputs
+from edgeexit_exporters.source.output_kind import check_kind
+from edgeexit_exporters.source.preprocessing import declare, network_rows
+from edgeexit_exporters.source.source import Source
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,15 +9,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters import measure
 from edgeexit_exporters.augment.features import feature_name, pooled_graph
 from edgeexit_exporters.augment.heads import Head
 from edgeexit_exporters.augment.nodes import PREFIX, add_head, add_pooled
 from edgeexit_exporters.augment.places import Place
-from edgeexit_exporters.join import JoinedExit, Joint, RawExit
-from edgeexit_exporters.onnx_graph import values
-from edgeexit_exporters.onnx_nodes import Nodes
-from edgeexit_exporters.source import Arrays, Source
+from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.onnx.graph import values
+from edgeexit_exporters.onnx.nodes import Nodes
+from edgeexit_exporters.source.join import JoinedExit, Joint, RawExit
+from edgeexit_exporters.source.source import Arrays, Source
 
 
 def graft(source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str) -> Source:

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters import measure, onnx_graph
 from edgeexit_exporters.augment.axes import channel_axes
+from edgeexit_exporters.onnx import graph, measure
 
 Arrays = Mapping[str, NDArray[Any]]
 _RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -63,7 +63,7 @@ def looks(
     if not names:
         return {}
     proto = ir.to_proto(model)
-    everything = [n for n in onnx_graph.values(model.graph) if n not in inputs]
+    everything = [n for n in graph.values(model.graph) if n not in inputs]
     one = _arrays(measure.all_values(proto, everything, inputs))
     asked = names if mask is None or mask in inputs else [mask, *names]
     other = _other_sizes(model, proto, asked, inputs, mask is not None)

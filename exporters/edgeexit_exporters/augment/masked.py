@@ -10,10 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
-from edgeexit_exporters import measure
 from edgeexit_exporters.augment.looks import LENGTH
-from edgeexit_exporters.layouts import prefix, to_bytes
-from edgeexit_exporters.onnx_nodes import Nodes
+from edgeexit_exporters.layouts.build import prefix, to_bytes
+from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.onnx.nodes import Nodes
 
 
 class Masked:

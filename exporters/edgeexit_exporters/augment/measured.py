@@ -12,25 +12,25 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeexit.bench import interleaved
-from edgeexit.bundle import Bundle, write_bundle
+from edgeexit.bench.bench import interleaved
+from edgeexit.bundle.bundle import Bundle, write_bundle
 from edgeexit.calibrate.choose import calibrate
+from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.calibrate.on_bundle import store_calibration
-from edgeexit.calibrate.risk import Guarantee
-from edgeexit.calibrate.search import pareto
-from edgeexit.checks import data_inputs
-from edgeexit.engine import Engine
+from edgeexit.calibrate.search.pareto import pareto
+from edgeexit.engine.engine import Engine
+from edgeexit.engine.inputs import data_inputs
+from edgeexit.engine.loading import load
 from edgeexit.errors import DataError
-from edgeexit.loading import load
-from edgeexit.operating_point import OperatingPoint
-from edgeexit.policy import fixed_exit
-from edgeexit.preprocess import Preprocess
-from edgeexit.records import Records
-from edgeexit_exporters import measure
+from edgeexit.pictures.preprocess import Preprocess
+from edgeexit.policy.operating_point import OperatingPoint
+from edgeexit.policy.policies import fixed_exit
+from edgeexit.records.classification import Records
 from edgeexit_exporters.augment.result import Augmented, Shipped, Tested
 from edgeexit_exporters.augment.verdict import Ratio, Verdict, judge
 from edgeexit_exporters.augment.written import export_exits
-from edgeexit_exporters.source import Source
+from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.source.source import Source
 
 HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
 """Losses at which `Tested` says where the limit is."""

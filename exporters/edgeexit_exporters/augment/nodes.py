@@ -15,8 +15,8 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters.augment.heads import Head, MlpHead
 from edgeexit_exporters.augment.looks import LENGTH
 from edgeexit_exporters.augment.masked import Masked
-from edgeexit_exporters.onnx_graph import values
-from edgeexit_exporters.onnx_nodes import Nodes
+from edgeexit_exporters.onnx.graph import values
+from edgeexit_exporters.onnx.nodes import Nodes
 from edgeexit_exporters.stages import no_such_tensor
 
 PREFIX = "edgeexit_augment"

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.augment.looks import LENGTH, Look, looks
 from edgeexit_exporters.augment.separators import Paths
-from edgeexit_exporters.measure import NodeCost
+from edgeexit_exporters.onnx import graph
+from edgeexit_exporters.onnx.measure import NodeCost
 from edgeexit_exporters.stages import GraphView
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -85,10 +85,10 @@ def find_places(
             exit, or the model does not run on the example.
     """
     aside = aside if mask is None else (*aside, mask)
-    view = onnx_graph.view(model.graph)
+    view = graph.view(model.graph)
     _check_names(view, output, aside)
     nodes = list(model.graph)
-    counted = [i for i, n in enumerate(nodes) if n.op_type in onnx_graph.COMPUTE or _unknown(n, costs)]
+    counted = [i for i, n in enumerate(nodes) if n.op_type in graph.COMPUTE or _unknown(n, costs)]
     free = {n for v in view.nodes if v.free for n in v.outputs}  # a weight that is stored small is unpacked first
     weighted = sum(1 << i for i in counted if _unknown(nodes[i], costs) or _reads_weights(nodes[i], free))
     paths = Paths(view, output, counted, aside)

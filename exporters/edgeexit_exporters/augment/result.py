@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgeexit.bundle import Bundle
-from edgeexit.operating_point import OperatingPoint
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit_exporters.augment.choose import Found
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.augment.verdict import Verdict

@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters import measure
 from edgeexit_exporters.augment.heads import Head, LinearHead, MlpHead
 from edgeexit_exporters.augment.looks import LENGTH
 from edgeexit_exporters.augment.nodes import GRID, ways_of
 from edgeexit_exporters.augment.places import Place
-from edgeexit_exporters.source import Source
-from edgeexit_exporters.torch_source import from_torch, traced
+from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.source.torch_source import from_torch, traced
 
 _ALIKE = 1e-4
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.risk import Guarantee
+from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.errors import Infeasible, ModelError
-from edgeexit.preprocess import Preprocess
+from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head
 from edgeexit_exporters.augment.measured import Rows, shipped
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.augment.result import Tuned
-from edgeexit_exporters.source import Source
+from edgeexit_exporters.source.source import Source
 
 Tune = Callable[[Any, tuple[NDArray[Any], NDArray[np.int64]], Sequence[float]], None]
 """(module with `backbone` and `heads`, inputs and classes, cumulative costs) -> trains it in place; such as

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.intervals import paired
-from edgeexit.policy import Policy
-from edgeexit.records import Records, outcome, replay
+from edgeexit.calibrate.metrics.intervals import paired
+from edgeexit.policy.policies import Policy
+from edgeexit.records.classification import Records, outcome, replay
 
 WORTH = 0.02
 """Less saving than this is none: it would be eaten by anything."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.common.files import write_atomic
 from edgeexit.errors import ModelError
-from edgeexit.files import write_atomic
-from edgeexit_exporters import layouts as building
 from edgeexit_exporters.exporting import export_source
-from edgeexit_exporters.source import Source
+from edgeexit_exporters.layouts import build as building
+from edgeexit_exporters.source.source import Source
 
 
 def export_exits(grafted: Source, draft: Path, out: Path, **options: Any) -> Bundle:

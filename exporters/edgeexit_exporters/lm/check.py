@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeexit.checks import relative_error
+from edgeexit.bundle.manifest import Check
+from edgeexit.engine.inputs import relative_error
 from edgeexit.errors import ExportMismatch
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.positions import mask
-from edgeexit.manifest import Check
 from edgeexit_exporters.lm.source import Decoder
 
 TOLERANCE = 1e-4

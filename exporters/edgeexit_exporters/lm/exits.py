@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeexit.lm.spec import LmSpec
+from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit_exporters.lm.source import Decoder
 
 _BATCH = 4

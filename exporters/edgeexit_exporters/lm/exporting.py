@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgeexit
-from edgeexit.bundle import Bundle, describe, write_into, writing_bundle
-from edgeexit.environment import device
+from edgeexit.bundle.bundle import Bundle, describe, write_into, writing_bundle
+from edgeexit.bundle.lm_spec import LmSpec
+from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
+from edgeexit.common.environment import device
+from edgeexit.common.files import npz_bytes
 from edgeexit.errors import BundleError, DataError, ModelError
-from edgeexit.files import npz_bytes
 from edgeexit.lm import proof
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.positions import TOLD
-from edgeexit.lm.spec import LmSpec
-from edgeexit.lm.text import Text
-from edgeexit.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
+from edgeexit.lm.text.tokenizer import Text
 from edgeexit_exporters.lm import check
 from edgeexit_exporters.lm.exits import ExitAgreement, agreement
 from edgeexit_exporters.lm.graphs import Graphs

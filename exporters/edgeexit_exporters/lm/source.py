@@ -13,10 +13,10 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
+from edgeexit.bundle.lm_spec import LmSpec
+from edgeexit.common.files import sha256
 from edgeexit.errors import BackendMissing, ModelError
-from edgeexit.files import sha256
-from edgeexit.lm.spec import LmSpec
-from edgeexit_exporters.torch_source import load_module
+from edgeexit_exporters.source.torch_source import load_module
 
 READERS = {
     "folder": "edgeexit_models.lm.weights:load_lm",

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit import backends
-from edgeexit.bundle import describe
+from edgeexit.bundle.bundle import describe
+from edgeexit.bundle.manifest import Artifact, Check, Manifest, Port, TensorSpec
+from edgeexit.engine import backends
+from edgeexit.engine.layouts import Driver, drive
 from edgeexit.errors import ModelError
-from edgeexit.layouts import Driver, drive
-from edgeexit.manifest import Artifact, Check, Manifest, Port, TensorSpec
-from edgeexit_exporters import check
-from edgeexit_exporters.answers import Answer, vectors
-from edgeexit_exporters.layout_failures import LayoutFailures
-from edgeexit_exporters.made import Made
-from edgeexit_exporters.survey import Survey
-from edgeexit_exporters.tflite import flatbuffer
-from edgeexit_exporters.tflite.arena import Memory, memory, stage_memory
+from edgeexit_exporters.analysis.analysis import Survey
+from edgeexit_exporters.analysis.answers import Answer, vectors
+from edgeexit_exporters.analysis.tolerance import Tolerance, tolerance_for
+from edgeexit_exporters.artifact_set import Made
+from edgeexit_exporters.layouts import check
+from edgeexit_exporters.layouts.failures import LayoutFailures
 from edgeexit_exporters.tflite.buckets import (
     CHAIN_ONLY,
     bucket_answers,
@@ -31,12 +30,13 @@ from edgeexit_exporters.tflite.buckets import (
     divide_buckets,
 )
 from edgeexit_exporters.tflite.convert import convert_chain, convert_prefixes, convert_stage_files
+from edgeexit_exporters.tflite.file import flatbuffer
+from edgeexit_exporters.tflite.file.arena import Memory, memory, stage_memory
+from edgeexit_exporters.tflite.file.signatures import Tensor, signatures
+from edgeexit_exporters.tflite.from_torch.pieces import Edge
+from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 from edgeexit_exporters.tflite.fuse import fuse
 from edgeexit_exporters.tflite.quantize import Quantized, quantize_chain, quantize_prefixes
-from edgeexit_exporters.tflite.signatures import Tensor, signatures
-from edgeexit_exporters.tflite.torch_pieces import Edge
-from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
-from edgeexit_exporters.tolerance import Tolerance, tolerance_for
 
 Arrays = Mapping[str, NDArray[Any]]
 LAYOUTS = ("fused", "chain", "prefix")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.checked import text
-from edgeexit_exporters.tflite.signatures import op_name
+from edgeexit_exporters.tflite.file.checked import text
+from edgeexit_exporters.tflite.file.signatures import op_name
 
 
 def probability_bounds(model: Any) -> dict[str, tuple[float, float]]:

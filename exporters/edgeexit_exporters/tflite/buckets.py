@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.errors import ModelError
-from edgeexit.manifest import Manifest
-from edgeexit_exporters.answers import Answer
-from edgeexit_exporters.inputs import InputSpec, length_inputs, make_inputs
-from edgeexit_exporters.source import Source
+from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.source.inputs import InputSpec, length_inputs, make_inputs
+from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.tflite.convert import convert_pieces
-from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
+from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 CHAIN_ONLY = (
     "files by buckets have layout chain alone, one graph per stage and size: a fused graph would have to hold and nest "

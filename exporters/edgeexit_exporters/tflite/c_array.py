@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.errors import ModelError
-from edgeexit.policy import Threshold
-from edgeexit_exporters.tflite.arena import memory
-from edgeexit_exporters.tflite.checked import indices, text
-from edgeexit_exporters.tflite.flatbuffer import Model, read
+from edgeexit.policy.policies import Threshold
+from edgeexit_exporters.tflite.file.arena import memory
+from edgeexit_exporters.tflite.file.checked import indices, text
+from edgeexit_exporters.tflite.file.flatbuffer import Model, read
+from edgeexit_exporters.tflite.file.signatures import Tensor, op_counts, reached, signatures, tensor
 from edgeexit_exporters.tflite.fuse import FUSED, OUTPUTS, THRESHOLDS
-from edgeexit_exporters.tflite.signatures import Tensor, op_counts, reached, signatures, tensor
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _PER_LINE = 16
@@ -79,7 +79,9 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
     if any(math.isnan(t) for t in thresholds):
         raise ModelError("a threshold is NaN; use inf to forbid an exit and -inf to force it")
     if arena_bytes < 1:
-        raise ModelError(f"an arena of {arena_bytes} bytes; ask edgeexit_exporters.tflite.arena.memory for the size")
+        raise ModelError(
+            f"an arena of {arena_bytes} bytes; ask edgeexit_exporters.tflite.file.arena.memory for the size"
+        )
     if not re.fullmatch(r"[a-z_0-9]{1,32}", score):
         raise ModelError(f"{score!r} is no score's name")
     model = read(data)

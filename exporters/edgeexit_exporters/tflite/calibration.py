@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.calibration import LEAST_ROWS
+from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.flatbuffer import read
-from edgeexit_exporters.tflite.signatures import Signature, signatures
+from edgeexit_exporters.tflite.file.flatbuffer import read
+from edgeexit_exporters.tflite.file.signatures import Signature, signatures
 
 Arrays = Mapping[str, NDArray[Any]]
 

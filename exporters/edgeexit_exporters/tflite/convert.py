@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.torch_pieces import Piece, source_line
-from edgeexit_exporters.tflite.torch_stages import TorchStages
+from edgeexit_exporters.tflite.from_torch.pieces import Piece, source_line
+from edgeexit_exporters.tflite.from_torch.stages import TorchStages
 
 _OP = re.compile(r"Lowering not found: (?:\w+\.)?(\w+)|call_function\[target=torch\.ops\.\w+\.(\w+)")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.signatures import Signature, op_name
+from edgeexit_exporters.tflite.file.signatures import Signature, op_name
 
 _GLUE = {"QUANTIZE", "DEQUANTIZE"}
 

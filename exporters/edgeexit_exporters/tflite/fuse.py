@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeexit import scores
 from edgeexit.errors import ModelError
-from edgeexit_exporters.tflite.building import BOOL, FLOAT, INT32, Scope
-from edgeexit_exporters.tflite.checked import MAX_DEPTH, text
-from edgeexit_exporters.tflite.flatbuffer import Model, read, schema, write
+from edgeexit.policy import scores
+from edgeexit_exporters.tflite.file.building import BOOL, FLOAT, INT32, Scope
+from edgeexit_exporters.tflite.file.checked import MAX_DEPTH, text
+from edgeexit_exporters.tflite.file.flatbuffer import Model, read, schema, write
+from edgeexit_exporters.tflite.file.signatures import KEPT_METADATA, Signature, Tensor, compact, signatures
 from edgeexit_exporters.tflite.score_ops import TEMPERATURE, add_score, check_score
-from edgeexit_exporters.tflite.signatures import KEPT_METADATA, Signature, Tensor, compact, signatures
 
 FUSED, STAGE = "fused", "stage_"
 THRESHOLDS = "exit_thresholds"

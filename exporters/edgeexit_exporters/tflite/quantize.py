@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.calibration import LEAST_ROWS
+from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.bounds import probability_bounds
 from edgeexit_exporters.tflite.calibration import FloatChain, Linked, check_rows, linked
-from edgeexit_exporters.tflite.checked import text
 from edgeexit_exporters.tflite.counts import Counts, count
-from edgeexit_exporters.tflite.flatbuffer import inlined, read
+from edgeexit_exporters.tflite.file.checked import text
+from edgeexit_exporters.tflite.file.flatbuffer import inlined, read
+from edgeexit_exporters.tflite.file.signatures import Tensor
 from edgeexit_exporters.tflite.ranges import estimate
-from edgeexit_exporters.tflite.signatures import Tensor
 
 PRECISIONS = {
     "int8": "static_wi8_ai8",

@@ -1,4 +1,4 @@
-"""The scores of `edgeexit.scores` as TFLite operators, all of which TensorFlow Lite Micro has too.
+"""The scores of `edgeexit.policy.scores` as TFLite operators, all of which TensorFlow Lite Micro has too.
 
 NaN decides the form. A NaN answer must give a NaN score, but kernels differ: the reference REDUCE_MAX of NaN is the
 lowest float, XNNPACK's EXP of NaN is 0, and arithmetic clamps infinities. So z - max z is formed before anything else,
@@ -13,13 +13,13 @@ from functools import cached_property
 
 import numpy as np
 
-from edgeexit import scores
 from edgeexit.errors import ModelError
-from edgeexit_exporters.tflite.building import BOOL, FLOAT, Scope
+from edgeexit.policy import scores
+from edgeexit_exporters.tflite.file.building import BOOL, FLOAT, Scope
 
 TEMPERATURE = "temperature_"
 _TINY = 1e-30
-"""As in `edgeexit.scores`."""
+"""As in `edgeexit.policy.scores`."""
 _FAR = 1000.0
 """exp(-1000) is 0 in float32."""
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeexit.common.files import write_atomic
 from edgeexit.errors import DataError, ModelError
-from edgeexit.files import write_atomic
 from edgeexit_models.lm.evaluate import sequences
 from edgeexit_models.lm.layerskip import towards
 from edgeexit_models.lm.llama import LlamaLM, RMSNorm

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from edgeexit.common.files import write_atomic
 from edgeexit.errors import ModelError
-from edgeexit.files import write_atomic
 from edgeexit_models.lm.checkpoint_files import end_tokens, read_object
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.llama import LlamaLM

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import ModelError
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.protocol import InputSpec
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.layers import HIDDEN, ConformerLayer, Context, rotary

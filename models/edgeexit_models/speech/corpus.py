@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import DataError
 from edgeexit.speech.features import log_mel
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.speech.augment import Samples, at_speed, random_channel, random_tract, spec_augment
 from edgeexit_models.speech.batch import Batch, Features, make_batch
 from edgeexit_models.speech.subwords import encode

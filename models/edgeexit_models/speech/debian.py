@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit.speech.audio import read_wav
 from edgeexit.speech.resample import resample
+from edgeexit.speech.wav import read_wav
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.corpus import InMemory
 from edgeexit_models.speech.spoken_digits import WORDS

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgeexit.edits import edit_distance
+from edgeexit.bundle.speech_spec import SpeechSpec
+from edgeexit.common.edit_distance import edit_distance
 from edgeexit.speech.ctc import greedy
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
 from edgeexit_models.protocol import evaluating
 from edgeexit_models.speech.batch import Features, make_batch

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeexit.bundle.speech_spec import SpeechSpec
+from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.files import read_json
 from edgeexit.speech.features import log_mel
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit.speech.tokens import Tokens
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import ModelError
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.layers import ConformerLayer, Context

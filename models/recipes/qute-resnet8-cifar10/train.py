@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 import edgeexit
-from edgeexit.compare import Figures, compare
-from edgeexit.environment import environment
+from edgeexit.bench.compare import Figures, compare
+from edgeexit.common.environment import environment
 from edgeexit.errors import DataError, EdgeExitError
 from edgeexit_models.corruptions import CORRUPTIONS, corrupted_stream
 from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from edgeexit.calibrate.search import pareto
+from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.errors import PolicyError
-from edgeexit.policy import Threshold, fixed_exit
-from edgeexit.records import Records, outcome, replay
+from edgeexit.policy.policies import Threshold, fixed_exit
+from edgeexit.records.classification import Records, outcome, replay
 from edgeexit_exporters.augment.choose import Scored, choose
 from edgeexit_exporters.augment.verdict import Ratio, judge
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from onnx_models import Net, save
 
 import edgeexit
-from edgeexit.calibrate.risk import Guarantee
+from edgeexit.bench.verify import verify
+from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.errors import BundleError, DataError, Infeasible, ModelError
-from edgeexit.verify import verify
-from edgeexit_exporters import measure
 from edgeexit_exporters.augment.flow import _split, augment, places_of
 from edgeexit_exporters.augment.result import Augmented
 from edgeexit_exporters.exporting import open_source
+from edgeexit_exporters.onnx import measure
 from edgeexit_models.optdigits import load_optdigits
 
 ROOT = Path(__file__).parents[3]

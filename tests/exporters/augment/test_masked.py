@@ -17,16 +17,16 @@ from onnx import TensorProto
 from onnx_models import Net, save
 from torch import nn
 
+from edgeexit.bench.verify import verify
 from edgeexit.errors import DataError, ModelError
-from edgeexit.verify import verify
-from edgeexit_exporters import measure, onnx_graph
 from edgeexit_exporters.augment.features import feature_name, pooled_graph
 from edgeexit_exporters.augment.flow import augment, places_of
 from edgeexit_exporters.augment.masked import check_mask
 from edgeexit_exporters.augment.nodes import pooled_width
 from edgeexit_exporters.exporting import open_source
-from edgeexit_exporters.source import Source
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.onnx import graph, measure
+from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.source.torch_source import from_torch
 
 WIDE = 5
 TYPES = {"bool": TensorProto.BOOL, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
@@ -57,7 +57,7 @@ def turned(opset: int, mask: str) -> ir.Model:
         opset,
         {"mask": TYPES[mask]},
     )
-    return onnx_graph.prepare(proto, "net")
+    return graph.prepare(proto, "net")
 
 
 def in_numpy(x: NDArray[Any], mask: NDArray[Any], pool: str) -> NDArray[Any]:
@@ -94,7 +94,7 @@ def test_pooled_as_in_numpy(opset: int, dtype: str, pool: str) -> None:
 def test_nothing_is_counted_as_a_parameter() -> None:
     model = turned(18, "bool")
     pooled = pooled_graph(model, [At(("tokens",), ("tokens",), ((),))], "avgmax")
-    assert onnx_graph.parameter_count(pooled.graph.initializers.values()) == 0
+    assert graph.parameter_count(pooled.graph.initializers.values()) == 0
 
 
 def test_a_grid_knows_no_mask() -> None:
@@ -248,7 +248,7 @@ def doubled(source: Source) -> ir.Model:
     net.nodes = [n for n in net.nodes if n.output[0] != "wide" or n.input[0] == "numbers_"]
     order = ["padding", "real", "embedded", "a_linear", "a", "b_linear", "b", "c", "numbers", "numbers_", "wide"]
     net.nodes.sort(key=lambda n: order.index(n.output[0]) if n.output[0] in order else len(order))
-    return onnx_graph.prepare(
+    return graph.prepare(
         net.model({"ids": ["batch", "time"]}, {"y": ["batch", 3]}, types={"ids": TensorProto.INT64}), "net"
     )
 

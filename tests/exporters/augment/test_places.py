@@ -17,14 +17,14 @@ from onnx_models import Net, random_dag
 from torch import nn
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters import onnx_graph
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.separators import Paths
-from edgeexit_exporters.inputs import make_inputs, parse_input
-from edgeexit_exporters.measure import NodeCost, node_costs
-from edgeexit_exporters.source import Source
+from edgeexit_exporters.onnx import graph as onnx_graph
+from edgeexit_exporters.onnx.measure import NodeCost, node_costs
+from edgeexit_exporters.source.inputs import make_inputs, parse_input
+from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.source.torch_source import from_torch
 from edgeexit_exporters.stages import GraphView, ViewNode
-from edgeexit_exporters.torch_source import from_torch
 from edgeexit_models import resnet8
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from onnx_models import Net, save
 from torch import nn
 
+from edgeexit.bench.verify import verify
 from edgeexit.errors import ModelError
-from edgeexit.verify import verify
 from edgeexit_exporters.augment.flow import augment, places_of
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.exporting import open_source
-from edgeexit_exporters.source import Source
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.source.torch_source import from_torch
 
 STEPS = 12
 

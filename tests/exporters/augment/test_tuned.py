@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgeexit
+from edgeexit.bench.verify import verify
 from edgeexit.errors import ModelError
-from edgeexit.verify import verify
 from edgeexit_exporters.augment.flow import augment, places_of
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, LinearHead, MlpHead

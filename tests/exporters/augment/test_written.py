@@ -11,11 +11,11 @@ from onnx_models import Net, save
 from rounding_nets import Encoder, rows
 
 import edgeexit
+from edgeexit.bench.verify import verify
 from edgeexit.errors import ExportMismatch, ModelError
-from edgeexit.verify import verify
 from edgeexit_exporters.augment.flow import augment
-from edgeexit_exporters.source import Source
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.source.torch_source import from_torch
 
 OPTIONS: dict[str, Any] = {"drop": 0.6, "mask": "attention_mask", "candidates": 3, "exits": 2, "anyway": True}
 

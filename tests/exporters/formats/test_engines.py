@@ -19,8 +19,9 @@ from format_cases import exported, rows
 
 import edgeexit
 from edgeexit import Threshold
-from edgeexit.layouts.ports import into
-from edgeexit_exporters.tflite import flatbuffer, signatures, tools
+from edgeexit.engine.layouts.ports import into
+from edgeexit_exporters.tflite import tools
+from edgeexit_exporters.tflite.file import flatbuffer, signatures
 from edgeexit_exporters.tflite.fuse import THRESHOLDS
 
 N = 40

@@ -18,8 +18,8 @@ from format_cases import MADE, NETS, Form, exported, fresh, network
 
 import edgeexit
 from edgeexit import Engine, Threshold, fixed_exit
+from edgeexit.bench.verify import verify
 from edgeexit.errors import PolicyError
-from edgeexit.verify import verify
 
 NEAR = {"fp32": 1e-4, "int8": 0.1, "int16x8": 0.02, "int8-dynamic": 0.02, "weight-only": 0.02}
 """Largest error against torch as a fraction of the exit's largest answer; measured: at most 0.08 (one row)."""

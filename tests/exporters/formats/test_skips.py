@@ -15,7 +15,7 @@ from format_cases import FORMS, MADE, NETS, SKIPPED, SOME, exported, network, ro
 
 import edgeexit
 from edgeexit.errors import ModelError
-from edgeexit_exporters.forms import FORMATS, Forms
+from edgeexit_exporters.plan import FORMATS, Forms
 
 REFUSED = sorted({(c, f, why) for (c, f), why in SKIPPED.items() if "is not made for" in why and c == SOME[0]})
 

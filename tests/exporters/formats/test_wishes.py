@@ -19,8 +19,8 @@ from format_cases import ROWS, exported, network
 import edgeexit
 from edgeexit import replay
 from edgeexit.errors import DataError, ExportMismatch, ModelError
-from edgeexit_exporters.calibration import LEAST_ROWS
-from edgeexit_exporters.forms import Forms
+from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.plan import Forms
 from edgeexit_exporters.refit import Refit, divide_rows, refuse_drop
 
 DATA = {"x": np.zeros((96, 6), np.float32)}

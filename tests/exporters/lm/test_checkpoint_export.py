@@ -10,7 +10,7 @@ import pytest
 from lm_nets import CONFIG, built, tokenizer_file
 
 from edgeexit.errors import DataError
-from edgeexit.lm.text import Text
+from edgeexit.lm.text.tokenizer import Text
 from edgeexit_exporters.lm import LmWish, export_lm
 from edgeexit_models.lm import save_lm
 

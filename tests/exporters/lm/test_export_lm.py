@@ -14,11 +14,11 @@ from lm_nets import CONFIG, UNTIED, built, text_ids
 from torch import nn
 
 import edgeexit
-from edgeexit.bundle import Bundle
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.errors import ExportMismatch
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.spec import DecoderFiles
 from edgeexit_exporters.lm import LmExport, LmWish, check, export_lm
 from edgeexit_exporters.lm.source import open_source
 from edgeexit_models.lm import LlamaLM, greedy

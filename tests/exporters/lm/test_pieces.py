@@ -20,7 +20,7 @@ from edgeexit_exporters.lm.parts import _check_names
 from edgeexit_exporters.lm.quantize import PRECISIONS, quantized
 from edgeexit_exporters.lm.source import open_source
 from edgeexit_exporters.lm.text import cut, shortlist
-from edgeexit_exporters.onnx_graph import constant
+from edgeexit_exporters.onnx.graph import constant
 from edgeexit_models.lm import load_lm, save_lm
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeexit.bundle import Bundle
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.bundle import Bundle
 from edgeexit.cli.lm_shown import proof_text
 from edgeexit.errors import DataError
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.proof import prove
-from edgeexit.verify import verify
 from edgeexit_exporters.lm import LmExport
 
 IDS = np.random.default_rng(4).integers(0, 300, (2, 24))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgeexit.lm.generating import Answer
+from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.setting import Setting
-from edgeexit.lm.text import text_of
+from edgeexit.lm.settings import Setting
+from edgeexit.lm.text.tokenizer import text_of
 from edgeexit_exporters.lm import LmWish, export_lm
 
 MODEL = os.environ.get("EDGEEXIT_SMOLLM2")

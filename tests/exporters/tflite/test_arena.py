@@ -14,7 +14,8 @@ pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the e
 from tflite_chains import EXITS, STAGES, chain, passing_chain
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures
+from edgeexit_exporters.tflite import fuse
+from edgeexit_exporters.tflite.file import arena, flatbuffer, signatures
 from shared_data import data_dir
 
 Report = Callable[..., tuple[int, int]]
@@ -104,7 +105,7 @@ def test_the_plan_reuses_what_is_free(report: Report) -> None:
 
 def _row(sizes: list[int]) -> bytes:
     """PADs one after another, that make float32 tensors of these sizes."""
-    from edgeexit_exporters.tflite.building import Scope
+    from edgeexit_exporters.tflite.file.building import Scope
 
     schema = flatbuffer.schema
     model: Any = schema.ModelT(version=3, operatorCodes=[], buffers=[schema.BufferT()])

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgeexit
+from edgeexit.bench.verify import verify
+from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import BundleError, DataError, ModelError
-from edgeexit.manifest_json import from_json, to_json
-from edgeexit.verify import verify
 from edgeexit_exporters.exporting import export_source
-from edgeexit_exporters.forms import Forms
-from edgeexit_exporters.source import Source
-from edgeexit_exporters.torch_source import from_torch
+from edgeexit_exporters.plan import Forms
+from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.source.torch_source import from_torch
 
 pytest.importorskip("litert_torch", reason="the TFLite converter is not installed")
 

@@ -17,8 +17,9 @@ from tflite_chains import CLASSES, EXITS, chain
 
 from edgeexit import Bundle, OperatingPoint, Threshold, load
 from edgeexit.errors import ModelError
-from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures
+from edgeexit_exporters.tflite import fuse
 from edgeexit_exporters.tflite.c_array import CSource, c_source, c_source_of
+from edgeexit_exporters.tflite.file import arena, flatbuffer, signatures
 
 THRESHOLDS = (math.inf, 0.1)
 PRINTS = r"""

@@ -22,14 +22,14 @@ import torch
 from torch import nn
 
 from edgeexit.errors import BackendMissing, ModelError
-from edgeexit_exporters.inputs import make_inputs, parse_input
+from edgeexit_exporters.source.inputs import make_inputs, parse_input
+from edgeexit_exporters.source.torch_source import own_inputs
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.calibration import linked
 from edgeexit_exporters.tflite.convert import convert_chain, convert_stage_files
 from edgeexit_exporters.tflite.counts import operation_names
-from edgeexit_exporters.tflite.flatbuffer import read
-from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
-from edgeexit_exporters.torch_source import own_inputs
+from edgeexit_exporters.tflite.file.flatbuffer import read
+from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 
 def operations(content: bytes) -> list[Counter[str]]:
@@ -132,7 +132,8 @@ def test_64_bit_tokens_become_32_bit() -> None:
 @pytest.mark.slow
 def test_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib, tflite_nets as n; from edgeexit_exporters.tflite import convert, torch_stages as t;"
+        "import hashlib, tflite_nets as n; from edgeexit_exporters.tflite import convert;"
+        "from edgeexit_exporters.tflite.from_torch import stages as t;"
         "print(hashlib.sha256(convert.convert_chain(t.divide(n.made(n.Plain)))).hexdigest())"
     )
     ran = subprocess.run([sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],

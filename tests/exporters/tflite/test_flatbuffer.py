@@ -18,7 +18,8 @@ from ai_edge_litert.interpreter import Interpreter
 from tflite_chains import EXITS, READS, STAGES, chain, fed, images, passing_chain, run_chain
 
 from edgeexit.errors import BundleError, EdgeExitError, ModelError
-from edgeexit_exporters.tflite import arena, flatbuffer, fuse, signatures
+from edgeexit_exporters.tflite import fuse
+from edgeexit_exporters.tflite.file import arena, flatbuffer, signatures
 
 PRECISIONS = ("float", "int8")
 

@@ -14,9 +14,10 @@ pytest.importorskip("ai_edge_litert", reason="runs .tflite; in the extra tflite-
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tflite_chains import EXITS, STAGES, answers, chain, decided, fed, images, passing_chain
 
-from edgeexit import scores
 from edgeexit.errors import ModelError, PolicyError
-from edgeexit_exporters.tflite import flatbuffer, fuse, signatures
+from edgeexit.policy import scores
+from edgeexit_exporters.tflite import fuse
+from edgeexit_exporters.tflite.file import flatbuffer, signatures
 from edgeexit_exporters.tflite.score_ops import SCORES
 
 PRECISIONS = ("float", "int8")

@@ -20,10 +20,10 @@ from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import quantize
 from edgeexit_exporters.tflite.calibration import FloatChain, linked
 from edgeexit_exporters.tflite.convert import convert_chain
-from edgeexit_exporters.tflite.flatbuffer import read
+from edgeexit_exporters.tflite.file.flatbuffer import read
+from edgeexit_exporters.tflite.from_torch.stages import divide
 from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes, scales
 from edgeexit_exporters.tflite.ranges import estimate
-from edgeexit_exporters.tflite.torch_stages import divide
 
 ROWS = {"image": nets.pictures(64)}
 SMALL = {"x": np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)}
@@ -201,7 +201,7 @@ def test_unknown_names() -> None:
 @pytest.mark.slow
 def test_trecx_resnet8_in_int8_keeps_its_accuracy() -> None:
     from edgeexit_exporters.tflite.convert import convert_chain
-    from edgeexit_exporters.tflite.torch_stages import divide
+    from edgeexit_exporters.tflite.from_torch.stages import divide
     from edgeexit_models import load_trecx
     from shared_data import cifar10_test, trecx_weights
 

@@ -10,12 +10,12 @@ import tflite_nets as nets
 import torch
 from torch import nn
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.errors import ModelError
-from edgeexit.manifest import TensorSpec
-from edgeexit_exporters.inputs import make_inputs, make_spec, parse_input
-from edgeexit_exporters.join import JoinedExit
-from edgeexit_exporters.tflite.torch_stages import TorchStages, divide
-from edgeexit_exporters.torch_source import own_inputs
+from edgeexit_exporters.source.inputs import make_inputs, make_spec, parse_input
+from edgeexit_exporters.source.join import JoinedExit
+from edgeexit_exporters.source.torch_source import own_inputs
+from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -12,8 +12,8 @@ from test_unstack import WAYS, Stacked
 from torch import nn
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters.tflite.torch_layout import op_name
-from edgeexit_exporters.tflite.torch_stages import divide
+from edgeexit_exporters.tflite.from_torch.layout import op_name
+from edgeexit_exporters.tflite.from_torch.stages import divide
 
 
 def products(piece: object) -> int:
@@ -68,7 +68,7 @@ class Named(nn.Module):  # type: ignore[name-defined,misc]
 )
 def test_files_answer_under_any_names(tmp_path, early: str, late: str) -> None:  # type: ignore[no-untyped-def]
     import edgeexit
-    from edgeexit_exporters.forms import Forms
+    from edgeexit_exporters.plan import Forms
 
     net = Named(early, late).eval()
     bundle = edgeexit.export(net, tmp_path / "b", exits=[early, late], forms=Forms(formats=("tflite",)))

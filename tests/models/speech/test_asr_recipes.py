@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit.speech.spec import SpeechSpec
 from edgeexit_models.speech import debian
 from edgeexit_models.speech import spoken_digits as digits
 from edgeexit_models.speech.conformer import asr_digits, conformer_edge, conformer_paper

@@ -1,0 +1,1 @@
+"""Benchmarks: latency per exit, device profiles, comparison of networks, verification of shipped vectors."""

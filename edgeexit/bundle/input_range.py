@@ -1,0 +1,171 @@
+"""Range of a network's input over the rows it was calibrated on, and whether an input lies far outside it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.common.json_fields import Reader, not_negative, number
+from edgeexit.errors import BundleError
+
+FLAT = 0.1
+"""An input that spans less than this share of what the flattest calibration row spans is unusual."""
+LEAST_ROWS = 30
+"""Fewer rows say too little of what inputs are like, and nothing is unusual."""
+_CHUNK = 1 << 20
+"""Numbers that are looked at together."""
+
+
+class UnusualInput(UserWarning):
+    """An input lies far outside what the network was calibrated on."""
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """What the numbers of a floating-point input were like over the calibration rows."""
+
+    low: float
+    """Smallest number in any row."""
+    high: float
+    """Largest number in any row."""
+    span: float
+    """Smallest difference, over the rows, of a row's largest and smallest number."""
+    mean_low: float
+    """Smallest mean of a row."""
+    mean_high: float
+    """Largest mean of a row."""
+    mean: float
+    std: float
+    """Of all numbers of all rows."""
+    rows: int
+
+    def unusual(self, row: NDArray[Any]) -> str | None:
+        """What is unusual of one input; None = nothing.
+
+        A number is far outside when it is beyond the range by more than the range is wide; a row's mean by more than
+        half as much, and more than a twentieth of what all numbers span.
+        """
+        if self.rows < LEAST_ROWS or not row.size:
+            return None
+        least, most, flat, mean_least, mean_most = self._bounds
+        low, high = float(np.minimum.reduce(row, None)), float(np.maximum.reduce(row, None))
+        if not (low >= least and high <= most):
+            return self._numbers(low, high)
+        if high - low < flat:
+            return (
+                f"{self._numbers(low, high)}, and in every row the largest is at least {self.span:g} above the smallest"
+            )
+        mean = float(np.add.reduce(row, None, np.float32 if row.itemsize < 4 else None)) / row.size
+        if mean_least <= mean <= mean_most:
+            return None
+        mirrored = mean_least <= self.low + self.high - mean <= mean_most
+        return (
+            f"its mean is {mean:g}; on {self.rows} calibration rows it is from {self.mean_low:g} to "
+            f"{self.mean_high:g}" + (" (dark and light inverted?)" if mirrored else "")
+        )
+
+    @cached_property
+    def _bounds(self) -> tuple[float, float, float, float, float]:
+        """What a row's smallest and largest number, span and mean are compared with: once, not once per input."""
+        width = (self.high - self.low) or abs(self.high)
+        reach = max((self.mean_high - self.mean_low) / 2, width / 20)
+        beyond = width or math.inf
+        return self.low - beyond, self.high + beyond, FLAT * self.span, self.mean_low - reach, self.mean_high + reach
+
+    def _numbers(self, low: float, high: float) -> str:
+        return (
+            f"its numbers are from {low:g} to {high:g}; on {self.rows} calibration rows they are from {self.low:g} to "
+            f"{self.high:g}"
+        )
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.low:g} to {self.high:g}, mean {self.mean:.4g} (of rows {self.mean_low:.4g} to "
+            f"{self.mean_high:.4g}), standard deviation {self.std:.4g}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; `from_dict` reads it back."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Any, at: str = "range") -> InputRange:
+        """Read it from JSON that may be hostile.
+
+        Raises:
+            BundleError: a missing or strange field; `at` names the place in the message.
+        """
+        r = Reader(data, at)
+        values = {n: number(r.data.get(n), f"{at}.{n}") for n in ("low", "high", "mean_low", "mean_high", "mean")}
+        values |= {n: not_negative(r.data.get(n), f"{at}.{n}") for n in ("span", "std")}
+        found = cls(**values, rows=r.count("rows"))
+        if not (found.low <= found.high and found.mean_low <= found.mean_high and found.rows):
+            raise BundleError(f"{at}: expected low <= high, mean_low <= mean_high and at least one row")
+        return found
+
+
+def measure(rows: Any) -> InputRange | None:
+    """The range of floating-point rows; None = no such numbers, none at all, or some that are not finite.
+
+    Args:
+        rows: `(n, ...)`, an array or anything that gives parts of it when sliced.
+    """
+    parts: list[NDArray[np.float64]] = []
+    step = max(_CHUNK // max(np.asarray(rows[0:1]).size, 1), 1)
+    for start in range(0, len(rows), step):
+        part = np.asarray(rows[start : start + step])
+        if part.dtype.kind != "f" or not part.size:
+            return None
+        flat = part.reshape(len(part), -1).astype(np.float64)
+        parts.append(np.stack([flat.min(1), flat.max(1), flat.mean(1), np.square(flat).mean(1)]))
+    if not parts:
+        return None
+    low, high, mean, square = np.concatenate(parts, 1)
+    if not np.isfinite(square).all():
+        return None
+    return InputRange(
+        float(low.min()), float(high.max()), float((high - low).min()), float(mean.min()), float(mean.max()),
+        float(mean.mean()), float(np.sqrt(max(square.mean() - mean.mean() ** 2, 0.0))), len(mean),
+    )  # fmt: skip
+
+
+def measure_all(names: Sequence[str], inputs: Sequence[Any]) -> Mapping[str, InputRange]:
+    """The ranges of the inputs that have one, by name; what follows the named inputs is left out."""
+    found = {name: measure(rows) for name, rows in zip(names, inputs, strict=False)}
+    return {name: r for name, r in found.items() if r is not None}
+
+
+class UsualInputs:
+    """What a network's inputs usually are like; made once per engine, asked once per run."""
+
+    def __init__(self, names: Sequence[str], ranges: Mapping[str, InputRange]) -> None:
+        self._ranges = [(k, name, ranges[name]) for k, name in enumerate(names) if name in ranges]
+        self._told = False
+
+    def of(self, inputs: Sequence[NDArray[Any]]) -> str | None:
+        """What is unusual of one input, as a sentence; None = nothing. The first is warned of, too."""
+        for k, name, known in self._ranges:
+            if (why := known.unusual(inputs[k])) is not None:
+                text = f"input {name!r} is far outside what the network was calibrated on: {why}"
+                self._warn(text)
+                return text
+        return None
+
+    def each(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
+        """Which of many inputs `(n, ...)` are unusual; None = no range is known. The first is warned of."""
+        if not self._ranges:
+            return None
+        return np.array([self.of([a[i] for a in inputs]) is not None for i in range(len(inputs[0]))])
+
+    def _warn(self, text: str) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(f"{text} (said once per engine; see Decision.unusual)", UnusualInput, stacklevel=4)

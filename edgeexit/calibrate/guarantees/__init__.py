@@ -1,0 +1,1 @@
+"""Guarantees: losses, bounds, tests over ordered candidates, conformal sets, drift regimes."""

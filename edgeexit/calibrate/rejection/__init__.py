@@ -1,0 +1,1 @@
+"""Policies that may reject: selective classification, windows, QUTE."""

@@ -1,0 +1,1 @@
+"""Search for policies: thresholds, Pareto fronts, EERO, candidate families."""

@@ -1,0 +1,332 @@
+"""Policies x budgets over recorded exit outputs: chosen on design rows, reported on held-out rows.
+
+Nothing runs a model: each policy's path is computed once on the design rows, every budget looks its point up
+there, and the point is replayed over the held-out rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.calibrate.guarantees.promises import ALPHAS, DELTA, Promise, promises
+from edgeexit.calibrate.metrics.intervals import wilson
+from edgeexit.calibrate.metrics.reliability import Reliability, reliability_per_exit
+from edgeexit.calibrate.rejection.comparison import RISKS, Rejection, rejections
+from edgeexit.calibrate.rows import check_pair, need_exits, need_tellable
+from edgeexit.calibrate.search.families import (
+    ADAPTIVE,
+    BASELINES,
+    Choice,
+    adaptive,
+    eero,
+    families,
+    fixed,
+    path_of,
+    random,
+    score_of,
+)
+from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.temperature import fit_useful_temperatures
+from edgeexit.calibrate.verdict import Verdict, judge
+from edgeexit.errors import DataError, Infeasible, PolicyError
+from edgeexit.records.base import Rows
+from edgeexit.records.classification import Records
+
+__all__ = [
+    "ADAPTIVE",
+    "ALPHAS",
+    "BASELINES",
+    "DELTA",
+    "Promise",
+    "Rejection",
+    "Row",
+    "Static",
+    "Sweep",
+    "Verdict",
+    "default_budgets",
+    "sweep",
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy under one budget. All numbers are None where the policy cannot meet the budget."""
+
+    policy: str
+    score: str | None
+    """What is compared; None for patience and the baselines."""
+    budget: float
+    """Mean cost allowed on the design rows, as a fraction of the last exit's."""
+    n: int
+    """Held-out rows."""
+    design_cost: float | None = None
+    design_accuracy: float | None = None
+    cost: float | None = None
+    """On the held-out rows, as everything below."""
+    accuracy: float | None = None
+    accuracy_low: float | None = None
+    """95 % Wilson interval, as `accuracy_high`."""
+    accuracy_high: float | None = None
+    exit_rates: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    """For every exit but the last; None for Q-exit, patience and random exits."""
+    patience: int | None = None
+    q: float | None = None
+    """Of Q-exit: the probability of having stopped that stops."""
+    seconds: float | None = None
+    """Mean per row, its scores included: exit rates times the sweep's seconds per exit, or of every row's own time
+    where each was timed. None where those are unknown."""
+
+    @property
+    def feasible(self) -> bool:
+        return self.cost is not None
+
+
+@dataclass(frozen=True)
+class Static:
+    """One exit taken for every input."""
+
+    exit: int
+    cost: float
+    """Of a network with this exit alone, as a fraction of the adaptive network's last exit."""
+    cost_inside: float
+    """Of this exit within the adaptive network: the heads before it are paid too."""
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    design_accuracy: float
+    seconds: float | None = None
+    """Within the adaptive network; None = not measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Whether an exit's probabilities mean what they say, on the held-out rows."""
+
+    exit: int
+    before: Reliability
+    """At temperature 1."""
+    temperature: float
+    """Fitted on the design rows; 1 where it was skipped."""
+    skipped: str | None
+    """Why no temperature is worth it; None = it is."""
+    after: Reliability
+    """At `temperature`."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found, ready for `edgeexit.report`."""
+
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    """Policy by policy, budgets growing: every budget asked for, and the points that the verdict quotes."""
+    statics: tuple[Static, ...]
+    measure: str
+    """What `accuracy` holds everywhere: "accuracy", "agreement" with the last exit, or 1 less an error rate ("WER",
+    "CER"), so that larger is always better; what people read shows the error rate."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """`design`, `design_rows`, `held_out`, `held_out_rows`; `static_cost_known` is False where single-exit
+    networks were taken to cost as much as the exit inside the adaptive network."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Device, versions, threads: whatever the caller knows."""
+    seconds: tuple[float, ...] | None = None
+    """`(exits,)` median seconds to answer at each exit, measured by the caller, or the mean over the held-out rows
+    where each was timed; None = not measured."""
+    audio_seconds: float | None = None
+    """Mean length of the held-out utterances: seconds over it are the real-time factor; None = no sound."""
+    calibration: tuple[Calibration, ...] = field(default=(), compare=False)
+    """One per exit; empty without labels."""
+    promises: tuple[Promise, ...] = ()
+    """Guarantee by guarantee, alphas growing; empty where none were asked for."""
+    rejections: tuple[Rejection, ...] = ()
+    """Risk by risk; empty without labels or where none were asked for."""
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.policy for row in self.rows))
+
+
+def default_budgets(records: Rows, count: int = 25) -> tuple[float, ...]:
+    """From the cheapest exit's cost to the last one's, evenly spaced in ratio."""
+    return tuple(float(b) for b in np.geomspace(records.relative_cost[0], 1.0, count))
+
+
+def sweep(
+    design: Rows,
+    held_out: Rows,
+    policies: Sequence[str] | None = None,
+    budgets: Sequence[float] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    *,
+    seconds: Sequence[float] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    delta: float = DELTA,
+    risks: Sequence[float] = RISKS,
+    seed: int = 0,
+) -> Sweep:
+    """Compare policies at budgets, guarantees at losses promised, and rules to reject at risks.
+
+    Args:
+        design: rows that policies are chosen on.
+        held_out: other rows of the same artifact, that everything is reported on.
+        policies: of `families` of the design rows and `BASELINES`; None = all.
+        budgets: fractions of the last exit's cost in (0, 1]; None = `default_budgets`.
+        progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
+        seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
+        environment: device, versions, threads; carried into the reports.
+        alphas: losses to promise, each in (0, 1): the design rows are split in two for it, see
+            `edgeexit.calibrate.guarantees.promises`; empty = no promises.
+        delta: probability that a promise is broken, in (0, 1).
+        risks: target risks for applications that reject, each in (0, 1), see `calibrate.rejection.comparison`; left out
+            where there are no labels.
+        seed: of the random exits and of the promises' split.
+
+    Raises:
+        PolicyError: unknown policy, a budget outside (0, 1], or an alpha, delta or risk outside (0, 1).
+        DataError: the two sets of rows cannot be compared, seconds do not fit the exits, or promises are asked for
+            and there is only one design row.
+    """
+    check_pair(design, held_out)
+    need_exits(design, "threshold")
+    need_tellable(design, "threshold")
+    budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
+    known = (*families(design), *BASELINES)
+    names = known if policies is None else tuple(dict.fromkeys(policies))
+    if unknown := [p for p in names if p not in known]:
+        raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {', '.join(known)}")
+    own = None if held_out.seconds is None else held_out.seconds.mean(1)
+    times = _checked_seconds(own if seconds is None and own is not None else seconds, design.exits)
+    tell = progress or (lambda done, total, policy: None)
+    paths: dict[str, Path] = {}
+    rows: list[Row] = []
+    solved: dict[str, list[Point]] = {name: [] for name in names if name.startswith("eero")}
+    for done, name in enumerate(names):
+        tell(done, len(names), name)
+        if name == "fixed":
+            choose = fixed(design, held_out)
+        elif name == "random":
+            choose = random(
+                paths.get(design.default_score) or path_of(design.default_score, design), design, held_out, seed
+            )
+        elif name in solved:
+            choose = eero(design, held_out, "survivors" if name == "eero-survivors" else "paper", solved[name])
+        else:
+            paths[name] = path_of(name, design)
+            choose = adaptive(paths[name], held_out)
+        scoring = None if name in BASELINES else held_out.scoring_seconds(score_of(name, design))
+        for budget in budgets:
+            row = Row(name, score_of(name, design), budget, held_out.n)
+            try:
+                rows.append(_filled(row, choose(budget), times, scoring))
+            except Infeasible:
+                rows.append(row)
+    for name, points in solved.items():
+        paths[name] = Path.of(f"EERO on {score_of(name, design)}", design.measure, points)
+    promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
+    by_class = isinstance(held_out, Records) and held_out.labelled
+    rejected = rejections(design, held_out, risks) if by_class else ()
+    tell(len(names), len(names), "")
+    verdict = judge(design, held_out, paths)
+    for compared in (verdict.equal, verdict.at_drop):  # the first line quotes rows of the table
+        if compared is not None:
+            name, score = compared.policy, score_of(compared.policy, design)
+            row = Row(name, score, compared.budget, held_out.n)
+            choice = adaptive(paths[name], held_out)(compared.budget)
+            row = _filled(row, choice, times, held_out.scoring_seconds(score))
+            if not any(r.policy == name and r.design_cost == row.design_cost for r in rows):
+                rows.append(row)
+    rows.sort(key=lambda row: (names.index(row.policy), row.budget))
+    return Sweep(
+        verdict=verdict,
+        rows=tuple(rows),
+        statics=_statics(design, held_out, times),
+        measure=held_out.measure,
+        data={
+            "design": design.name,
+            "design_rows": design.n,
+            "held_out": held_out.name,
+            "held_out_rows": held_out.n,
+            "static_cost_known": design.static_cost is not None,
+        },
+        environment=dict(environment or {}),
+        seconds=times,
+        audio_seconds=held_out.audio_seconds,
+        calibration=_calibration(design, held_out),
+        promises=promised,
+        rejections=rejected,
+    )
+
+
+def _calibration(design: Rows, held_out: Rows) -> tuple[Calibration, ...]:
+    if not isinstance(design, Records) or not isinstance(held_out, Records):
+        return ()
+    if not design.labelled or not held_out.labelled or design.n < 2:
+        return ()
+    found = fit_useful_temperatures(design)
+    before = reliability_per_exit(held_out, (1.0,) * held_out.exits)
+    after = reliability_per_exit(held_out, tuple(t.value for t in found))
+    return tuple(
+        Calibration(k, b, t.value, t.skipped, a) for k, (b, t, a) in enumerate(zip(before, found, after, strict=True))
+    )
+
+
+def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None, scoring: NDArray[np.float64] | None) -> Row:
+    found = choice.found
+    low, high = wilson(found.accuracy, found.n, found.variance)
+    time = found.seconds
+    if time is None and seconds is not None:
+        time = float(np.dot(found.exit_rates, seconds))
+    if time is not None and scoring is not None:
+        time += float(np.dot(found.exit_rates, scoring))
+    return replace(
+        row,
+        design_cost=choice.design_cost,
+        design_accuracy=choice.design_accuracy,
+        cost=found.cost,
+        accuracy=found.accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        exit_rates=found.exit_rates,
+        thresholds=choice.thresholds,
+        patience=choice.patience,
+        q=choice.q,
+        seconds=time,
+    )
+
+
+def _statics(design: Rows, held_out: Rows, seconds: tuple[float, ...] | None) -> tuple[Static, ...]:
+    right, right_design = (r.correct.mean(1, dtype=np.float64) for r in (held_out, design))
+    return tuple(
+        Static(
+            k,
+            float(design.relative_static_cost[k]),
+            float(design.relative_cost[k]),
+            float(right[k]),
+            *wilson(float(right[k]), held_out.n, float(held_out.correct[k].var(dtype=np.float64))),
+            design_accuracy=float(right_design[k]),
+            seconds=None if seconds is None else seconds[k],
+        )
+        for k in range(design.exits)
+    )
+
+
+def _checked_budgets(budgets: Sequence[float]) -> tuple[float, ...]:
+    if not budgets or not all(0 < b <= 1 for b in budgets):
+        raise PolicyError(f"budgets are fractions of the last exit's cost in (0, 1], found {list(budgets)}")
+    return tuple(sorted({float(b) for b in budgets}))
+
+
+def _checked_seconds(seconds: Sequence[float] | None, exits: int) -> tuple[float, ...] | None:
+    if seconds is None:
+        return None
+    if len(seconds) != exits or not all(0 < s < math.inf for s in seconds):
+        raise DataError(f"seconds must be {exits} positive numbers, one per exit, found {list(seconds)}")
+    return tuple(float(s) for s in seconds)

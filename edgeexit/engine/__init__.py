@@ -1,0 +1,1 @@
+"""Engine: runs a bundle's artifact under a policy, arrays in, `Decision` out."""

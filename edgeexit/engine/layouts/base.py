@@ -1,0 +1,241 @@
+"""What every layout's driver offers, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.bundle.manifest import Artifact, Manifest
+from edgeexit.engine.backends import Runnable
+from edgeexit.engine.decision import Reason
+from edgeexit.errors import BundleError, PolicyError
+from edgeexit.policy.policies import Policy, Threshold, Window
+from edgeexit.policy.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
+from edgeexit.policy.scores import score as score_of
+
+if TYPE_CHECKING:
+    from edgeexit.speech.scorer import Scorer
+
+Array = NDArray[Any]
+
+
+class Given(NamedTuple):
+    """What one exit gives to n inputs."""
+
+    answer: Array
+    uncertainty: Array | None
+    """`(n,)`; None = it has one head."""
+    learned: Array | None
+    """`(n,)`; None = it has no learned score."""
+    lengths: Array | None = None
+    """`(n,)` valid positions of the answer; None = all are."""
+
+    @property
+    def single(self) -> Array:
+        """The answer to one input `(1, ...)`, without padding."""
+        return self.answer if self.lengths is None else self.answer[:, : int(self.lengths[0])]
+
+    @property
+    def labels(self) -> Array:
+        """`(n, ...)` most likely classes; -1 in padding, so that it never differs."""
+        found = np.argmax(self.answer, -1)
+        return found if self.lengths is None else np.where(valid_positions(self.lengths, found.shape[1]), found, -1)
+
+
+class Found(NamedTuple):
+    """The answer to one input."""
+
+    exit: int
+    output: Array
+    """With its batch axis."""
+    score: float
+    reason: Reason
+    uncertainty: float | None = None
+    """Of several heads; None = the exit has one."""
+    lengths: Array | None = None
+    """`(1,)` valid positions of the output; None = all are."""
+
+
+class FoundMany(NamedTuple):
+    """The answers to n inputs."""
+
+    exits: Array
+    """`(n,)`"""
+    outputs: Array
+    """`(n, ...)`"""
+    scores: Array
+    """`(n,)`"""
+    uncertainties: Array | None = None
+    """`(n,)`, NaN where the exit has one head; None = every exit has."""
+    lengths: Array | None = None
+    """`(n,)` valid positions of each output; None = all are."""
+
+
+@dataclass
+class Recorded:
+    """What every exit gave, one array per exit."""
+
+    outputs: list[Array]
+    """The answers."""
+    uncertainties: list[Array | None]
+    learned: list[Array | None]
+    scores: list[Array] | None = None
+    """What the artifact computed itself, if it does."""
+    states: Mapping[str, Array] = field(default_factory=dict)
+    """Next values, by tensor name."""
+    lengths: list[Array | None] | None = None
+    """Valid positions of the answers; None = all are, at every exit."""
+    seconds: list[float] | None = None
+    """Wall-clock time to each exit, as in a run without scores; None = the layout does not go from exit to exit."""
+
+    def single(self, k: int) -> Array:
+        """The answer of exit `k` to one input `(1, ...)`, without padding."""
+        lengths = None if self.lengths is None else self.lengths[k]
+        return self.outputs[k] if lengths is None else self.outputs[k][:, : int(lengths[0])]
+
+
+class Driver(Protocol):
+    """One loaded artifact."""
+
+    seconds: tuple[float, ...] | None
+    """What `profile` measured; deadlines look ahead with it."""
+    kinds: list[Kind]
+    """What each exit's answer holds."""
+    slowdown: float
+    """By how much longer everything takes just now, at least 1."""
+
+    def fits(self, policy: Policy) -> None:
+        """Raise PolicyError unless this artifact can follow the policy."""
+
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+        """Answer one input; `left` gives the seconds until the deadline."""
+
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+        """Answer many."""
+
+    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+        """What every exit gives for these inputs."""
+
+    def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
+        """Median seconds of each stage (chain), or to each exit (the others), on one input."""
+
+
+class Base:
+    """What the layouts share: names, scores and the step-by-step decision over given outputs."""
+
+    def __init__(
+        self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
+    ) -> None:
+        self.manifest, self.artifact, self.models, self.clock = manifest, artifact, models, clock
+        self.count = len(manifest.exits)
+        self.names = [t.name for t in manifest.feeds]
+        self.exit_names = [e.answer.name for e in manifest.exits]
+        self.uncertain = [e.uncertainty for e in manifest.exits]
+        self.learned = [e.learned for e in manifest.exits]
+        self.lengths = [e.lengths for e in manifest.exits]
+        self.any_uncertain = any(self.uncertain)
+        self.kinds: list[Kind] = ["probs" if e.kind == "probs" else "logits" for e in manifest.exits]
+        self.seconds: tuple[float, ...] | None = None
+        self.slowdown = 1.0
+
+    def fits(self, policy: Policy) -> None:
+        if policy.exits not in (None, self.count):
+            raise PolicyError(f"the policy is made for {policy.exits} exits, {self.manifest.name} has {self.count}")
+        if policy.score in SEQUENCE and self.manifest.speech is None:
+            raise PolicyError(
+                f"score {policy.score!r} is of transcripts; {self.manifest.name} says nothing of speech in its manifest"
+            )
+        if lacking := [e.name for e in self.manifest.exits if not e.gives(policy.score or "maxprob")]:
+            raise PolicyError(f"exit {lacking[0]!r} of {self.manifest.name} gives no score {policy.score!r}")
+
+    def temperatures(self, policy: Policy) -> tuple[float, ...]:
+        return policy.temperatures or self.artifact.temperatures
+
+    def scorer(self, policy: Policy) -> Scorer | None:
+        """The memory of one run, where the policy looks at what exits wrote; None = it need not."""
+        speech = self.manifest.speech
+        if speech is None or not (policy.score in SEQUENCE or policy.needs_labels):
+            return None
+        from edgeexit.speech.scorer import Scorer  # here, so that bundles without speech do not load it
+
+        return Scorer(speech)
+
+    def score(self, given: Given, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
+        """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.
+
+        Args:
+            given: what the exit gave.
+            k: the exit.
+            name: of `edgeexit.policy.scores.NAMES`.
+            temperature: of the exit.
+            scorer: the run's, which is shown the exit.
+        """
+        if scorer is not None:
+            scorer.see(given.answer, given.lengths, self.kinds[k], temperature)
+            if name in SEQUENCE:
+                return scorer.score(name)
+        if name == "learned":
+            assert given.learned is not None
+            return given.learned
+        if name == "ensemble":
+            return np.asarray(uncertainty_score(given.uncertainty))
+        return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature, lengths=given.lengths)
+
+    def recorded(self, known: Mapping[Any, Array]) -> Recorded:
+        """All exits' tensors, picked by name."""
+        return Recorded(
+            [known[n] for n in self.exit_names],
+            [None if n is None else known[n] for n in self.uncertain],
+            [None if n is None else known[n] for n in self.learned],
+            states={s.output: known[s.output] for s in self.manifest.states},
+            lengths=None if None in self.lengths else [known[n] for n in self.lengths],
+        )
+
+    def time(self, call: Callable[[], Any], repeats: int) -> float:
+        call()
+        spent = []
+        for _ in range(repeats):
+            start = self.clock()
+            call()
+            spent.append(self.clock() - start)
+        return float(np.median(spent))
+
+    def bound(self, model: Runnable, required: Sequence[str], available: Sequence[str]) -> list[str]:
+        """Check a model file's names against the manifest; its inputs in order."""
+        if lacking := [n for n in required if n not in model.outputs]:
+            raise BundleError(f"artifact {self.artifact.name}: the model file gives no {lacking[0]!r}")
+        if strange := [n for n in model.inputs if n not in available]:
+            raise BundleError(
+                f"artifact {self.artifact.name}: the model file wants {strange[0]!r}, unknown to the manifest"
+            )
+        return list(model.inputs)
+
+
+def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    """A batch as single inputs, for layouts and models that take one at a time."""
+    found = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
+    told = [f.uncertainty for f in found]
+    counts = [f.lengths for f in found if f.lengths is not None]
+    return FoundMany(
+        np.array([f.exit for f in found], np.int64),
+        np.concatenate([f.output for f in found]),
+        np.array([f.score for f in found], np.float32),
+        None if all(t is None for t in told) else np.array([np.nan if t is None else t for t in told], np.float32),
+        np.concatenate(counts) if counts else None,
+    )
+
+
+def forbidden(policy: Policy, k: int) -> bool:
+    """Whether no score lets an input leave at exit `k`, so that none need be computed there."""
+    return isinstance(policy, Threshold) and policy.thresholds[k] == np.inf
+
+
+def stopped(policy: Policy, k: int, score: Any) -> Reason:
+    """Why an input left before the last exit: sure enough, given up, or allowed no deeper."""
+    if isinstance(policy, Window) and score < policy.compared[k][0]:
+        return "rejected"
+    return "forced" if isinstance(policy, Threshold) and policy.thresholds[k] == -np.inf else "confident"

@@ -1,0 +1,56 @@
+"""What every exit gave to many inputs, input by input, joined into the arrays of `Records`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeexit.engine.layouts.base import Recorded
+from edgeexit.errors import DataError
+from edgeexit.policy.scores import uncertainty_score
+
+
+def joined(rows: Sequence[Recorded]) -> list[NDArray[Any]]:
+    """Every exit's answers to all inputs, `(n, ...)` each.
+
+    Raises:
+        DataError: answers of another shape to some inputs, or from some exits.
+    """
+    if len({o.shape[1:] for r in rows for o in r.outputs}) != 1:
+        raise DataError("the exits' outputs differ in shape over these inputs; they cannot be recorded together")
+    return [np.concatenate([r.outputs[k] for r in rows]) for k in range(len(rows[0].outputs))]
+
+
+def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray[np.float32]]:
+    """`(exits, n)` of every score that the artifact or its exits give themselves.
+
+    Args:
+        rows: what every exit gave to each input.
+        own: the artifact's score.
+    """
+    count = len(rows[0].outputs)
+
+    def stacked(pick: Callable[[Recorded], Sequence[NDArray[Any] | None] | None]) -> NDArray[np.float32] | None:
+        columns = [[(pick(r) or [None] * count)[k] for r in rows] for k in range(count)]
+        there = [[v for v in column if v is not None] for column in columns]
+        return np.stack([np.concatenate(c) for c in there]).astype(np.float32) if all(there) else None
+
+    uncertainty = stacked(lambda r: r.uncertainties)
+    found = {
+        "learned": stacked(lambda r: r.learned),
+        "ensemble": None if uncertainty is None else uncertainty_score(uncertainty),
+    }
+    if own is not None:
+        found[own] = stacked(lambda r: r.scores)
+    return {name: s for name, s in found.items() if s is not None}
+
+
+def given_lengths(rows: Sequence[Recorded]) -> NDArray[np.int64] | None:
+    """`(exits, n)` valid positions of the answers; None = all are valid."""
+    columns = [r.lengths for r in rows if r.lengths is not None]
+    if len(columns) < len(rows):
+        return None
+    return np.stack([np.concatenate([c[k] for c in columns if c[k] is not None]) for k in range(len(columns[0]))])

@@ -1,0 +1,1 @@
+"""Tuning of decoding on a device: recorded traces, measured costs, simulation, verdict."""

@@ -1,0 +1,184 @@
+"""Everything that decides how to decode on this device: exits' quality, recorded answers, costs, simulated speeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeexit.common.environment import environment
+from edgeexit.errors import DataError
+from edgeexit.lm.costs import Costs
+from edgeexit.lm.model import LanguageModel
+from edgeexit.lm.tuning.measure_costs import measure
+from edgeexit.lm.tuning.simulate import Simulated
+from edgeexit.lm.tuning.traces import Quality, Trace, quality, record
+from edgeexit.lm.tuning.verdict import Predicted, Verdict, break_even, decide
+
+Tell = Callable[[str, int, int], None]
+"""Told what is under way, steps done and all of them."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One exit: on the given text, and on the model's own answers."""
+
+    quality: Quality
+    own: float
+    """Share of its guesses that came, in recorded answers: what speculation lives on."""
+    needed: float | None
+    """Share that makes drafts as fast as plain decoding; None = not even all of them, or it is the last exit."""
+    best: Predicted | None
+    """Its fastest speculative setting on the answers; None = none, or it is the last exit."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found."""
+
+    exits: tuple[Exit, ...]
+    verdict: Verdict
+    costs: Costs
+    traces: tuple[Trace, ...]
+    proof: dict[str, Any] | None
+    environment: dict[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON, without the recorded answers."""
+        verdict = self.verdict
+        return {
+            "verdict": verdict.text,
+            "setting": asdict(verdict.setting),
+            "speedup": verdict.speedup,
+            "held_out": verdict.held,
+            "undecided": [asdict(s) for s in verdict.undecided],
+            "proof": self.proof,
+            "exits": [
+                {
+                    **asdict(e.quality),
+                    "own_agreement": e.own,
+                    "break_even": e.needed,
+                    "best": None if e.best is None else _row(e.best),
+                }
+                for e in self.exits
+            ],
+            "settings": [_row(p) for p in verdict.predictions],
+            "answers": len(self.traces),
+            "tokens": sum(t.n for t in self.traces),
+            "costs": self.costs.to_dict(),
+            "environment": self.environment,
+            "seconds": self.seconds,
+        }
+
+
+def study(
+    model: LanguageModel,
+    ids: Sequence[int],
+    *,
+    prompts: int = 12,
+    prompt_tokens: int = 64,
+    max_tokens: int = 128,
+    draft: int = 8,
+    quality_tokens: int = 4096,
+    costs: Costs | None = None,
+    n: int = 15,
+    tell: Tell = lambda what, i, n: None,
+) -> Study:
+    """Measure and simulate.
+
+    Args:
+        model: on this device, with its threads.
+        ids: `(n,)` text of the kind that will be used.
+        prompts: cut from it at equal distances; the model answers each.
+        prompt_tokens, max_tokens: of every prompt and answer.
+        draft: longest draft to try.
+        quality_tokens: how much of the text tells perplexity and agreement, at most.
+        costs: this device's; None = measured now.
+        n: rounds of that measurement.
+        tell: progress.
+
+    Raises:
+        DataError: too little text, unknown tokens, costs of another artifact, impossible numbers.
+    """
+    started = time.perf_counter()
+    starts = cut(model, ids, prompts, prompt_tokens)
+    if max_tokens < 1 or quality_tokens < 2:
+        raise DataError(f"answers of {max_tokens} tokens, quality over {quality_tokens}: need at least one, and two")
+    if costs is None:
+        block = min(draft + 1, model.spec.context - 1)
+        costs = measure(model, block, n=n, progress=lambda i, of: tell("timing", i, of))
+    else:
+        costs.check(model, min(draft + 1, costs.block))
+    part = list(ids[: max(quality_tokens, 2)])
+    window = min(model.spec.context, len(part) - 1)
+    found = quality(model, part, context=window, progress=lambda i, of: tell("reading", i, of))
+    traces = record(model, starts, max_tokens, progress=lambda i, of: tell("answering", i, of))
+    verdict = decide(traces, costs, draft=draft, proof=model.proof, progress=lambda i, of: tell("simulating", i, of))
+    agree = np.concatenate([t.agree for t in traces]).mean(0)
+    last = model.count - 1
+    exits = tuple(
+        Exit(
+            q,
+            float(agree[k]),
+            None if k == last or draft < 1 else break_even(costs, k, draft=draft),
+            next((p for p in verdict.predictions if p.simulated.setting.exit == k and _speculates(p.simulated)), None),
+        )
+        for k, q in enumerate(found)
+    )
+    proof = None if model.proof is None else model.proof.to_dict()
+    where = environment(model.engine, model.threads)
+    return Study(exits, verdict, costs, tuple(traces), proof, where, time.perf_counter() - started)
+
+
+def cut(model: LanguageModel, ids: Sequence[int], prompts: int, tokens: int) -> list[list[int]]:
+    """Prompts from a text, at equal distances.
+
+    Raises:
+        DataError: too little text, no room for an answer, unknown tokens, or none asked for.
+    """
+    if prompts < 1 or tokens < 1:
+        raise DataError(f"{prompts} prompts of {tokens} tokens: need at least one of each")
+    if tokens >= model.spec.context:
+        raise DataError(f"prompts of {tokens} tokens leave no room for an answer in the context {model.spec.context}")
+    if len(ids) < prompts * tokens:
+        raise DataError(
+            f"{prompts} prompts of {tokens} tokens need a text of {prompts * tokens} tokens; it has {len(ids)}: "
+            "give more text, or fewer or shorter prompts"
+        )
+    model.check_ids(ids)
+    places = np.linspace(0, len(ids) - tokens, prompts).astype(int)
+    bos = [] if model.spec.bos is None else [model.spec.bos]
+    return [(bos + [int(t) for t in ids[p : p + tokens]])[:tokens] for p in places]
+
+
+def _speculates(found: Simulated) -> bool:
+    return found.setting.method == "speculative"
+
+
+def _row(p: Predicted) -> dict[str, Any]:
+    s = p.simulated
+    shown = {k: v for k, v in asdict(s.setting).items() if k in _SHOWN[s.setting.method]}
+    return {
+        **shown,
+        "speedup": p.speedup,
+        "speedup_error": p.error,
+        "tokens_per_second": s.tokens_per_second,
+        "tokens": s.tokens,
+        "rounds": s.rounds,
+        "acceptance": s.acceptance,
+        "agreement": s.agreement,
+    }
+
+
+_SHOWN = {
+    "greedy": ("method",),
+    "speculative": ("method", "exit", "draft", "threshold"),
+    "del": ("method", "draft", "threshold"),
+    "lookup": ("method", "draft", "ngram"),
+    "calm": ("method", "exit", "threshold", "confidence", "repair", "decay"),
+    "skip": ("method", "exit"),
+}

@@ -1,0 +1,1 @@
+"""Pictures as network inputs: declared preprocessing, conversion, resizing."""

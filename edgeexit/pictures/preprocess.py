@@ -1,0 +1,259 @@
+"""Preprocessing of pictures: how pixels become an input of a network, as the manifest declares it.
+
+A pixel's channel p, a whole number from 0 to 255, becomes ``(p * scale - mean) / std``, with ``255 - p`` for p where
+`invert` is set. `edgeexit.pictures.convert` applies it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from edgeexit.common.json_fields import check_fields
+from edgeexit.errors import BundleError, DataError
+from edgeexit.pictures.resample import INTERPOLATIONS
+
+LAYOUTS = ("NCHW", "NHWC", "NHW")
+COLORS = {"RGB": 3, "BGR": 3, "grey": 1}
+"""Channel order -> number of channels."""
+RESIZES = ("cover", "stretch", "crop", "none")
+MOST_SIDE = 1 << 14
+MOST_PIXELS = 1 << 24
+"""Of a network's input; a file that asks for more would take a device's memory by its manifest alone."""
+_LARGEST = 1e9
+_SMALLEST = 1e-9
+
+Shape = Sequence[int | str]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes an input of a network.
+
+    Raises:
+        DataError: a field that is not what it should be, or fields that do not fit each other.
+    """
+
+    size: tuple[int, int] | None = None
+    """Height and width of the network's picture; None = it takes every size."""
+    layout: str = "NCHW"
+    """Axes of the network's input; NHW = grey without an axis of channels."""
+    color: str = "RGB"
+    """Order of the network's channels."""
+    resize: str = "cover"
+    """cover: keep the proportions, so that `resize_size` is just covered, then crop the centre of `size`; stretch: to
+    `resize_size`, then crop likewise; crop: crop the centre only; none: a picture of another size is refused."""
+    resize_size: tuple[int, int] | None = None
+    """Height and width before the crop; None = `size`. `(256, 256)` with cover makes the shorter side 256."""
+    interpolation: str = "bilinear"
+    """Antialiased, as in Pillow."""
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    """One for all channels, or one for each in the network's order."""
+    std: tuple[float, ...] = (1.0,)
+    """Likewise."""
+    invert: bool = False
+    """Whether dark pixels are large numbers to the network."""
+    background: int = 255
+    """The grey, 0..255, that shows through where a picture is transparent."""
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("layout", LAYOUTS), ("color", tuple(COLORS)), ("resize", RESIZES), ("interpolation", INTERPOLATIONS),
+        ):  # fmt: skip
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
+                raise DataError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r:.60}")
+        if (self.layout == "NHW") and self.color != "grey":
+            raise DataError(f"layout: NHW has no axis for the channels of {self.color}; expected NCHW or NHWC")
+        for name in ("size", "resize_size"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _size(getattr(self, name), name))
+        if self.resize != "none" and self.size is None:
+            raise DataError(f"size: resize {self.resize!r} needs the height and width to reach; or resize 'none'")
+        if self.resize in ("crop", "none") and self.resize_size is not None:
+            raise DataError(f"resize_size: resize {self.resize!r} has none; expected null")
+        if self.resize in ("cover", "stretch"):
+            assert self.size is not None
+            if self.resize_size is None:
+                object.__setattr__(self, "resize_size", self.size)
+            assert self.resize_size is not None
+            if any(a < b for a, b in zip(self.resize_size, self.size, strict=True)):
+                raise DataError(
+                    f"resize_size: {shown(self.resize_size)} is smaller than size {shown(self.size)}, which is cropped "
+                    "from it"
+                )
+        object.__setattr__(self, "scale", _number(self.scale, "scale", _SMALLEST))
+        for name, least in (("mean", 0.0), ("std", _SMALLEST)):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple) or len(values) not in (1, self.channels):
+                raise DataError(f"{name}: expected 1 or {self.channels} numbers, found {values!r:.60}")
+            object.__setattr__(self, name, tuple(_number(v, name, least, least > 0) for v in values))
+        if not isinstance(self.invert, bool):
+            raise DataError(f"invert: expected true or false, found {self.invert!r:.60}")
+        whole = isinstance(self.background, int) and not isinstance(self.background, bool)
+        if not whole or not 0 <= self.background <= 255:
+            raise DataError(f"background: expected a whole number from 0 to 255, found {self.background!r:.60}")
+
+    @property
+    def channels(self) -> int:
+        return COLORS[self.color]
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of one input of that height and width, without the axis that counts inputs."""
+        return {"NCHW": (self.channels, *size), "NHWC": (*size, self.channels), "NHW": size}[self.layout]
+
+    def check(self, shape: Shape, dtype: str) -> None:
+        """Refuse an input of a network that this cannot make.
+
+        Args:
+            shape: of the input, with the axis that counts inputs.
+            dtype: of the input.
+
+        Raises:
+            DataError: other axes, sizes or channels than these, or no numbers.
+        """
+        if len(shape) != len(self.layout):
+            raise DataError(f"layout: {self.layout} is of {len(self.layout)} axes, the input has {list(shape)!r:.60}")
+        if dtype == "bool":
+            raise DataError("the input is of booleans, which no pixels become")
+        asked = self.shape(self.size or (-1, -1))
+        for axis, (own, needed) in enumerate(zip(shape[1:], asked, strict=True), 1):
+            if isinstance(own, int) and own != needed and (needed != -1):
+                raise DataError(f"axis {axis} of a picture in {self.layout} has {needed}, the input has {own}")
+            if isinstance(own, int) and needed == -1:
+                raise DataError(f"size: expected the input's own, found none, where the input is {list(shape)!r:.60}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; `from_dict` reads it back."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
+
+    @classmethod
+    def from_dict(cls, data: Any, at: str = "preprocess") -> Preprocess:
+        """Read it from JSON that may be hostile; unknown fields are refused, as they might change what is seen.
+
+        Raises:
+            BundleError: a missing, strange or unknown field; `at` names the place in the message.
+        """
+        check_fields(data, [f.name for f in fields(cls)], at)
+        try:
+            return cls(**data)
+        except DataError as e:
+            raise BundleError(f"{at}.{e}") from e
+
+    def __str__(self) -> str:
+        """One line for people."""
+        size = "any size" if self.size is None else shown(self.size)
+        if self.resize in ("cover", "stretch"):
+            way = f"{self.resize} {shown(self.resize_size)}, " if self.resize_size != self.size else f"{self.resize} "
+            way += f"crop {size}" if self.resize_size != self.size else size
+            way += f" ({self.interpolation})"
+        else:
+            way = f"crop {size}" if self.resize == "crop" else f"{size}, not resized"
+        level = "255 - pixel" if self.invert else "pixel"
+        steps = [level if self.scale == 1 else f"{'(255 - pixel)' if self.invert else level} x {_ratio(self.scale)}"]
+        if any(self.mean):
+            steps.append(f"- {_shown_numbers(self.mean)}")
+        if any(v != 1 for v in self.std):
+            steps = [f"({' '.join(steps)})" if len(steps) > 1 else steps[0], f"/ {_shown_numbers(self.std)}"]
+        return f"{self.color} {self.layout}, {way}, {' '.join(steps)}"
+
+
+def shown(size: tuple[int, int] | None) -> str:
+    return "any" if size is None else f"{size[0]}x{size[1]}"
+
+
+def picture_fields(shape: Shape, dtype: str, asked: Mapping[str, Any]) -> Preprocess:
+    """A declaration for one input of a network: what is not asked for is read off the input's shape.
+
+    Args:
+        shape: of the input, with the axis that counts inputs.
+        dtype: of the input.
+        asked: fields of `Preprocess`; and `crop`, the share of `resize_size` that the centre crop keeps.
+
+    Raises:
+        DataError: the input is no picture, or not one of what was asked for.
+    """
+    found = dict(asked)
+    if "layout" not in found:
+        found["layout"] = _layout(shape)
+    if found["layout"] not in LAYOUTS:
+        raise DataError(f"layout: expected one of {', '.join(LAYOUTS)}, found {found['layout']!r:.60}")
+    if len(shape) != len(found["layout"]):
+        raise DataError(f"layout {found['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
+    if "color" not in found:
+        channels = 1 if found["layout"] == "NHW" else shape[1 if found["layout"] == "NCHW" else 3]
+        if channels not in (1, 3):
+            raise DataError(
+                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {found['layout']}; a picture has 1, 3"
+            )
+        found["color"] = "grey" if channels == 1 else "RGB"
+    first = 2 if found["layout"] == "NCHW" else 1
+    own = [a for a in shape[first : first + 2] if isinstance(a, int)]
+    if found.get("size") is None and len(own) == 2:
+        found["size"] = (own[0], own[1])
+    crop = found.pop("crop", None)
+    if found.get("size") is None and "resize" not in found and crop is None:
+        found["resize"] = "none"
+    if crop is not None:
+        share = _number(crop, "crop", _SMALLEST)
+        if share > 1 or found.get("resize_size") is not None:
+            raise DataError("crop: expected a share of at most 1, and no resize_size beside it")
+        if found.get("size") is None:
+            raise DataError("size: a crop needs the height and width to keep; the input has free sizes")
+        found["resize_size"] = tuple(math.floor(side / share) for side in _size(found["size"], "size"))
+    result = Preprocess(**found)
+    result.check(shape, dtype)
+    return result
+
+
+def is_picture(shape: Shape) -> bool:
+    """Whether an input's shape is one that pictures have."""
+    try:
+        picture_fields(shape, "float32", {})
+    except DataError:
+        return False
+    return True
+
+
+def _layout(shape: Shape) -> str:
+    if len(shape) == 3:
+        return "NHW"
+    if len(shape) != 4:
+        raise DataError(f"the input {list(shape)!r:.60} is no picture, which has 3 or 4 axes")
+    first, last = (a in (1, 3) for a in (shape[1], shape[3]))
+    if first == last:
+        raise DataError(f"which axis of the input {list(shape)!r:.60} counts channels? state layout NCHW or NHWC")
+    return "NCHW" if first else "NHWC"
+
+
+def _size(value: Any, name: str) -> tuple[int, int]:
+    whole = isinstance(value, list | tuple) and len(value) == 2
+    if not whole or not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= MOST_SIDE for v in value):
+        raise DataError(f"{name}: expected a height and a width from 1 to {MOST_SIDE}, found {value!r:.60}")
+    if value[0] * value[1] > MOST_PIXELS:
+        raise DataError(f"{name}: {value[0]}x{value[1]} is more than {MOST_PIXELS} pixels")
+    return value[0], value[1]
+
+
+def _number(value: Any, name: str, least: float, is_positive: bool = True) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) <= _LARGEST or (is_positive and value < least):
+        kind = f"a number from {least:g} to {_LARGEST:g}" if is_positive else f"a number up to {_LARGEST:g}"
+        raise DataError(f"{name}: expected {kind}, found {value!r:.60}")
+    return float(value)
+
+
+def _ratio(scale: float) -> str:
+    """1/255 and the like as people write them."""
+    for top in (1, 2, 16):
+        below = top / scale
+        if abs(below - round(below * 2) / 2) < 1e-6 * below and below > top:
+            return f"{top}/{below:g}"
+    return f"{scale:g}"
+
+
+def _shown_numbers(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else f"[{', '.join(f'{v:g}' for v in values)}]"

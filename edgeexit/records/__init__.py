@@ -1,0 +1,1 @@
+"""Recorded exit outputs: what policies are chosen and measured on."""

@@ -1,0 +1,61 @@
+"""Small still pictures of the page: budgets kept, and reliability per exit. No script."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from edgeexit.calibrate.sweep import Calibration, Sweep
+from edgeexit.report.html.svg import UNIT, Axis, Panel
+from edgeexit.report.text.words import colour, dashed
+
+
+def budgets_svg(sweep: Sweep) -> str:
+    """Mean cost on the held-out rows against the budget allowed on the design rows; the diagonal is a kept promise."""
+    panel = Panel(Axis("budget allowed", 0, 1.05, UNIT), Axis("cost measured", 0, 1.05, UNIT))
+    lines = [panel.line([(0, 0), (1, 1)], 1, "axis")]
+    for policy in sweep.policies:
+        if policy in ("fixed", "random"):
+            continue
+        points = [(r.budget, r.cost) for r in sweep.rows if r.policy == policy and r.cost is not None]
+        dash = ' stroke-dasharray="5 3"' if dashed(policy) else ""
+        line = f"{panel.line(points, 1.6)}<title>{escape(policy)}</title>"
+        lines.append(f'<g stroke="{colour(sweep, policy)}"{dash}>{line}</g>')
+    return panel.svg("", lines)
+
+
+def reliability_svg(found: Calibration) -> str:
+    """Accuracy against confidence, bin by bin: before temperature as bars, after it as a line where it is used."""
+    panel = Panel(Axis("confidence", 0, 1, UNIT), Axis("accuracy", 0, 1, UNIT))
+    before, after = found.before, found.after
+    most = max(int(before.count.max()), 1)
+    gap = 1 / panel.side
+    parts = []
+    for low, high, right, count in zip(
+        before.edges[:-1], before.edges[1:], before.bin_accuracy, before.count, strict=True
+    ):
+        if count:
+            shade = 0.25 + 0.75 * math.sqrt(count / most)  # the eye goes to where the rows are
+            span, title = (float(low), float(high) - gap), f"<title>{count} rows</title>"
+            parts.append(panel.box(span, (0.0, float(right)), title, class_="bin", opacity=f"{shade:.2f}"))
+    parts.append(panel.line([(0, 0), (1, 1)], 1, "axis"))
+    if found.temperature != 1:
+        line = [(c, a) for c, a in zip(after.confidence, after.bin_accuracy, strict=True) if not math.isnan(c)]
+        parts.append(f'<g class="after">{panel.line(line, 2)}</g>')
+    return panel.svg(f"exit {found.exit}", parts)
+
+
+def reliability_rows(sweep: Sweep) -> list[list[str]]:
+    """Head and one row per exit."""
+    head = ["exit", "ECE", "Brier", "NLL", "temperature", "ECE after", "Brier after", "NLL after", ""]
+    rows = [
+        [str(c.exit), *_figures(c.before.ece, c.before.brier, c.before.nll), f"{c.temperature:.3f}"]
+        + (_figures(c.after.ece, c.after.brier, c.after.nll) if c.skipped is None else [""] * 3)
+        + [c.skipped or ""]
+        for c in sweep.calibration
+    ]
+    return [head, *rows]
+
+
+def _figures(*values: float) -> list[str]:
+    return [f"{v:.4f}" for v in values]

@@ -1,0 +1,1 @@
+"""Analysis of a source: stages, tensors, costs, sizes, answers."""

@@ -1,0 +1,1 @@
+"""int8: the whole ONNX network is quantised first and cut into stages after."""

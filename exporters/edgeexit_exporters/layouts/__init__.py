@@ -1,0 +1,1 @@
+"""Layouts: stages to ONNX files, compared with the source model."""

@@ -1,0 +1,1 @@
+"""Export sources: ONNX files and torch modules, brought to one all-exits ONNX graph."""

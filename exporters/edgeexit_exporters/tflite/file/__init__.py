@@ -1,0 +1,1 @@
+""".tflite files: parsing, checks, signatures, surgery, memory plan."""

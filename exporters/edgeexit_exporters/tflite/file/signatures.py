@@ -1,0 +1,190 @@
+"""What a .tflite file offers by name: its signatures and their tensors; and one signature as a file of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeexit.errors import ModelError
+from edgeexit_exporters.tflite.file.checked import SUBGRAPHS, called, indices, shape, text
+from edgeexit_exporters.tflite.file.flatbuffer import Model, read, schema, write
+
+DTYPES = {
+    0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8", 10: "float64",
+    12: "uint64", 15: "uint32", 16: "uint16",
+}  # fmt: skip
+"""numpy's name by `TensorType`."""
+_OPS = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+KEPT_METADATA = "min_runtime_version"
+"""The one metadata entry that still holds for a part of a file."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a signature."""
+
+    name: str
+    index: int
+    """Its place in the subgraph's tensors."""
+    dtype: str
+    shape: tuple[int, ...]
+    """Sizes; an axis the file leaves free is -1."""
+    scale: float | None
+    """real = scale * (stored - zero_point); None where the tensor is not quantized."""
+    zero_point: int | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A named entry point."""
+
+    name: str
+    subgraph: int
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+def tensor(graph: Any, index: int, name: str) -> Tensor:
+    """Describe one tensor of a subgraph."""
+    found = graph.tensors[index]
+    q = found.quantization
+    scales = [] if q is None or q.scale is None else list(q.scale)
+    one = len(scales) == 1
+    zero = 0 if not one or q.zeroPoint is None or len(q.zeroPoint) == 0 else int(q.zeroPoint[0])
+    axes = tuple(indices(found.shapeSignature)) or shape(found)
+    dtype = DTYPES.get(found.type, f"type {found.type}")
+    return Tensor(name, index, dtype, axes, float(scales[0]) if one else None, zero if one else None)
+
+
+def signatures(model: Model) -> dict[str, Signature]:
+    """The signatures of a file by name, in the file's order."""
+    found = {}
+    for s in model.signatureDefs:
+        graph = model.subgraphs[s.subgraphIndex]
+        sides = [
+            {text(e.name): tensor(graph, e.tensorIndex, text(e.name)) for e in entries or []}
+            for entries in (s.inputs, s.outputs)
+        ]
+        found[text(s.signatureKey)] = Signature(text(s.signatureKey), s.subgraphIndex, *sides)
+    return found
+
+
+def signature(model: Model, name: str) -> Signature:
+    """One signature.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    found = signatures(model)
+    if name not in found:
+        raise ModelError(f"the .tflite file has no signature {name!r}; it has {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def op_name(code: Any) -> str:
+    """`CONV_2D` and the like; a custom operator's own name."""
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)  # old files fill only the deprecated field
+    custom = number == schema.BuiltinOperator.CUSTOM
+    return text(code.customCode) if custom else _OPS.get(number, f"operator {number}")
+
+
+def op_counts(model: Model, subgraph: int) -> dict[str, int]:
+    """How often each operator stands in a subgraph, by name in alphabetical order."""
+    operators = model.subgraphs[subgraph].operators
+    return dict(sorted(Counter(op_name(model.operatorCodes[o.opcodeIndex]) for o in operators).items()))
+
+
+def reached(model: Model, subgraph: int) -> list[int]:
+    """The subgraph and those its control flow runs, in the file's order."""
+    found, todo = set(), [subgraph]
+    while todo:
+        i = todo.pop()
+        if i not in found:
+            found.add(i)
+            todo.extend(c for o in model.subgraphs[i].operators for c in called(o))
+    return sorted(found)
+
+
+def split(data: bytes | Path, name: str) -> bytes:
+    """One signature as a file of its own, with the weights, scales and operator codes that it uses and no others.
+
+    TFLite Micro cannot open a file with a subgraph that nothing calls; a device that never runs the last stage need
+    not carry it.
+
+    Raises:
+        BundleError: a damaged file.
+        ModelError: it has no such signature.
+    """
+    model = read(data)
+    return write(part(model, name))
+
+
+def without_names(data: bytes | Path, keep: str = "") -> bytes:
+    """The same file without its tensors' names, which no engine needs and which cost flash; signatures keep theirs.
+
+    Args:
+        data: the file.
+        keep: names that begin so stay.
+    """
+    model = read(data)
+    for graph in model.subgraphs:
+        for t in graph.tensors:
+            if not (keep and text(t.name).startswith(keep)):
+                t.name = None
+    return write(model)
+
+
+def part(model: Model, name: str) -> Model:
+    """`split` between object trees; weights are shared with `model`, everything else is a copy."""
+    wanted = signature(model, name)
+    kept = reached(model, wanted.subgraph)
+    kept.remove(wanted.subgraph)
+    kept.insert(0, wanted.subgraph)  # engines without signatures run subgraph 0
+    places = {old: new for new, old in enumerate(kept)}
+    found = schema.ModelT(version=model.version, description=model.description, operatorCodes=[], buffers=[])
+    found.subgraphs = [copy.deepcopy(model.subgraphs[i]) for i in kept]
+    found.signatureDefs = [copy.deepcopy(s) for s in model.signatureDefs if text(s.signatureKey) == name]
+    found.signatureDefs[0].subgraphIndex = 0
+    found.metadata = [copy.copy(m) for m in model.metadata or [] if text(m.name) == KEPT_METADATA] or None
+    for graph in found.subgraphs:
+        for operator in graph.operators:
+            for field in SUBGRAPHS:
+                if hasattr(operator.builtinOptions, field):
+                    setattr(operator.builtinOptions, field, places[getattr(operator.builtinOptions, field)])
+    compact(found, model.operatorCodes, model.buffers)
+    return found
+
+
+def compact(model: Model, codes: list[Any], buffers: list[Any]) -> None:
+    """Number operator codes and buffers anew, in the order of their first use; buffer 0 is the empty one.
+
+    Args:
+        model: its operators and tensors hold numbers in `codes` and `buffers`; `codes` and `buffers` of its own are
+            replaced.
+    """
+    new_codes: dict[int, int] = {}
+    new_buffers: dict[int, int] = {}
+    model.buffers = [schema.BufferT()]
+    model.operatorCodes = []
+
+    def buffer(old: int) -> int:
+        if buffers[old].data is None or len(buffers[old].data) == 0:
+            return 0
+        if old not in new_buffers:
+            new_buffers[old] = len(model.buffers)
+            model.buffers.append(buffers[old])
+        return new_buffers[old]
+
+    for graph in model.subgraphs:
+        for t in graph.tensors:
+            t.buffer = buffer(t.buffer)
+        for operator in graph.operators:
+            if operator.opcodeIndex not in new_codes:
+                new_codes[operator.opcodeIndex] = len(model.operatorCodes)
+                model.operatorCodes.append(codes[operator.opcodeIndex])
+            operator.opcodeIndex = new_codes[operator.opcodeIndex]
+    for entry in model.metadata or []:
+        entry.buffer = buffer(entry.buffer)

@@ -1,0 +1,1 @@
+"""torch modules to stages that litert-torch converts."""
