@@ -23,13 +23,13 @@ from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.settings import Setting
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.measure_costs import measure
-from edgeexit.lm.tuning.simulate import Sheet, simulate
+from edgeexit.lm.tuning.simulate import CostTable, simulate
 from edgeexit.lm.tuning.traces import record
 from edgeexit.lm.tuning.tune import cut
-from edgeexit.lm.tuning.verdict import Verdict, decide
+from edgeexit.lm.tuning.verdict import DecodingVerdict, decide
 
 
-def chosen(verdict: Verdict) -> dict[str, Setting]:
+def chosen(verdict: DecodingVerdict) -> dict[str, Setting]:
     """Settings by name, the best of their kind on the design half."""
     found = {"plain": Setting()}
     for name, method in (("lookup", "lookup"), ("speculative", "speculative"), ("del", "del")):
@@ -114,7 +114,7 @@ def main() -> None:
     rows = []
     for name, setting in cases.items():
         found = row(name, setting, runs[name], runs["plain"])
-        speeds = [simulate([Sheet(t, c) for t in traces], setting).tokens_per_second for c in tables]
+        speeds = [simulate([CostTable(t, c) for t in traces], setting).tokens_per_second for c in tables]
         found["predicted"] = len(speeds) / sum(1 / s for s in speeds)
         found["error"] = found["predicted"] / found["tokens_per_second"] - 1
         found["drift"] = max(speeds) / min(speeds)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import edgeexit
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.speech.features import FeatureSpec
 
 BINS, WIDTH, EXITS = 8, 12, 3
 SPEECH = SpeechSpec(

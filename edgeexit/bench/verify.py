@@ -13,7 +13,7 @@ from edgeexit.common.finite import named, sound
 from edgeexit.engine import backends, layouts
 from edgeexit.engine.engine import RUN_LAYOUTS, Engine
 from edgeexit.engine.inputs import InputCheck, relative_error
-from edgeexit.engine.layouts.base import Recorded
+from edgeexit.engine.layouts.base import AllExitOutputs
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.proof import prove
@@ -87,7 +87,7 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
     return Verified(artifact.name, not reasons, "; ".join(reasons), errors, tolerance, agree, n)
 
 
-def _unsound(engine: Engine, rows: list[Recorded]) -> dict[int, str]:
+def _unsound(engine: Engine, rows: list[AllExitOutputs]) -> dict[int, str]:
     """Exits that answer with NaN or infinity to some input, and with what; vectors that say so, too, excuse nothing."""
     wrong: dict[int, str] = {}
     for i, row in enumerate(rows):
@@ -129,7 +129,7 @@ def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | N
     return int((taken == arrays["exits"]).sum())
 
 
-def _error(rows: list[Recorded], k: int, arrays: dict[str, Any]) -> float:
+def _error(rows: list[AllExitOutputs], k: int, arrays: dict[str, Any]) -> float:
     """The largest error of what exit `k` gave; vectors of older bundles hold its answers only."""
     output, wanted = np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"]
     if (counts := [r.lengths[k] for r in rows if r.lengths is not None]) and f"lengths_{k}" in arrays:

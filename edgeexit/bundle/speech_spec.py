@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.common.json_fields import check_fields
 from edgeexit.errors import BundleError, DataError
-from edgeexit.speech.features import FeatureSpec
 
 MOST_TOKENS = 1 << 16
 LONGEST_TOKEN = 128

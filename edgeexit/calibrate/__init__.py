@@ -5,13 +5,13 @@ numpy and the standard library only.
 
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.search.candidates import CandidateFamily
-from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.search.pareto import pareto, patience_path
 from edgeexit.calibrate.temperature import fit_temperature, fit_temperatures
 
 __all__ = [
     "CandidateFamily",
-    "Path",
+    "ParetoFront",
     "Point",
     "calibrate",
     "fit_temperature",

@@ -31,7 +31,7 @@ from edgeexit.calibrate.search.families import (
     random,
     score_of,
 )
-from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
@@ -205,7 +205,7 @@ def sweep(
     own = None if held_out.seconds is None else held_out.seconds.mean(1)
     times = _checked_seconds(own if seconds is None and own is not None else seconds, design.exits)
     tell = progress or (lambda done, total, policy: None)
-    paths: dict[str, Path] = {}
+    paths: dict[str, ParetoFront] = {}
     rows: list[Row] = []
     solved: dict[str, list[Point]] = {name: [] for name in names if name.startswith("eero")}
     for done, name in enumerate(names):
@@ -229,7 +229,7 @@ def sweep(
             except Infeasible:
                 rows.append(row)
     for name, points in solved.items():
-        paths[name] = Path.of(f"EERO on {score_of(name, design)}", design.measure, points)
+        paths[name] = ParetoFront.of(f"EERO on {score_of(name, design)}", design.measure, points)
     promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
     by_class = isinstance(held_out, Records) and held_out.labelled
     rejected = rejections(design, held_out, risks) if by_class else ()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeexit.calibrate.metrics.intervals import paired
-from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.common.measures import article, is_error, shown
 from edgeexit.records.base import Rows, outcome, replay
 
@@ -98,7 +98,7 @@ class Verdict:
         return None if self.equal is None else self.equal.saving
 
 
-def judge(design: Rows, held_out: Rows, paths: Mapping[str, Path]) -> Verdict:
+def judge(design: Rows, held_out: Rows, paths: Mapping[str, ParetoFront]) -> Verdict:
     """Compare the cheapest policy at the accuracy of the best single exit, and one that may lose a point.
 
     The cheapest of many points that look equal is one that was lucky on the design rows. A point therefore counts as

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeexit.bundle.bundle import Bundle
     from edgeexit_exporters.augment.places import Place
     from edgeexit_exporters.augment.result import Augmented, Tested
-    from edgeexit_exporters.augment.verdict import Verdict
+    from edgeexit_exporters.augment.verdict import AugmentVerdict
 
 
 def _short(place: Place) -> str:
@@ -32,7 +32,7 @@ def places(found: tuple[Place, ...], total: int) -> str:
     return table(rows, right=(2, 3, 4, 5))
 
 
-def _measured(v: Verdict | None, tuned: Verdict | None, measure: str) -> str:
+def _measured(v: AugmentVerdict | None, tuned: AugmentVerdict | None, measure: str) -> str:
     """Both results, if there are two, side by side."""
     both = [r for r in (v, tuned) if r is not None]
     heads = (["frozen"] if v is not None else []) + (["fine-tuned"] if tuned is not None else [])
@@ -108,7 +108,7 @@ def _missing(which: str, left_out: Mapping[str, str]) -> list[str]:
     return [f"warning: the{which} bundle has no {artifact}: {why}" for artifact, why in left_out.items()]
 
 
-def _rounds(v: Verdict | None) -> int | None:
+def _rounds(v: AugmentVerdict | None) -> int | None:
     """Of timed calls; None = nothing was timed."""
     from edgeexit_exporters.augment.measured import ROUNDS
 
@@ -170,7 +170,7 @@ def plot(found: Augmented, tested: Tested | None) -> bytes:
 
     n = found.rows["choose"]
     curves = [Curve(f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in found.found.front])]
-    results: list[tuple[str, Tested | None, Verdict | None]] = [("", tested, found.verdict)]
+    results: list[tuple[str, Tested | None, AugmentVerdict | None]] = [("", tested, found.verdict)]
     if found.tuned is not None:
         results.append((", fine-tuned", None if tested is None else tested.tuned, found.tuned.verdict))
     for name, test, held_out in results:

@@ -85,7 +85,7 @@ def export_lm(
     if tokenizer is not None and no_tokenizer:
         raise EdgeExitError("--tokenizer or --no-tokenizer, not both")
     lm = _exporter()
-    wish = lm.LmWish(
+    wish = lm.LmTarget(
         stages=_layers(stages),
         precisions=tuple(names(precisions) or ()),
         maps=maps,

@@ -24,7 +24,7 @@ from edgeexit.cli.common import (
 from edgeexit.cli.run import open_engine
 from edgeexit.cli.transcribe_stream import transcribe_stream
 from edgeexit.errors import DataError
-from edgeexit.speech.live import Heard, listen, microphone
+from edgeexit.speech.live import LiveText, listen, microphone
 from edgeexit.speech.offline import LONGEST_S, Part, Transcriber, Transcript
 from edgeexit.speech.online import ExitPer, streams
 from edgeexit.speech.wav import WavFile
@@ -163,7 +163,7 @@ def _listen(transcriber: Transcriber, as_json: bool) -> None:
             _print_heard(heard, as_json)
 
 
-def _print_heard(heard: Heard, as_json: bool) -> None:
+def _print_heard(heard: LiveText, as_json: bool) -> None:
     if sys.stderr.isatty():  # what is not final yet is written over by what follows
         unfinished = printable(heard.part.text) if heard.end is None else ""
         click.echo(f"\r\x1b[K{unfinished}", nl=False, err=True)

@@ -13,7 +13,7 @@ import click
 
 from edgeexit.cli.common import decided_by, milliseconds, print_json, printable, say
 from edgeexit.speech.live import microphone
-from edgeexit.speech.online import ExitPer, Heard, StreamTranscriber
+from edgeexit.speech.online import ExitPer, PartialTranscript, StreamTranscriber
 from edgeexit.speech.wav import audio_blocks
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def transcribe_stream(
 
 def _hear(
     ear: StreamTranscriber, blocks: Iterable[Samples], name: str, as_json: bool, quiet: bool = False
-) -> list[Heard]:
-    found: list[Heard] = []
+) -> list[PartialTranscript]:
+    found: list[PartialTranscript] = []
 
-    def told(heard: Iterable[Heard]) -> None:
+    def told(heard: Iterable[PartialTranscript]) -> None:
         for h in heard:
             if h.final:
                 found.append(h)
@@ -79,7 +79,7 @@ def _hear(
     return found
 
 
-def _print(h: Heard, name: str, as_json: bool) -> None:
+def _print(h: PartialTranscript, name: str, as_json: bool) -> None:
     if sys.stderr.isatty():  # what is not final yet is written over by what follows
         click.echo(f"\r\x1b[K{'' if h.final else printable(h.text)}", nl=False, err=True)
     if not h.final or not h.text:
@@ -92,5 +92,5 @@ def _print(h: Heard, name: str, as_json: bool) -> None:
     click.echo(f"{name}{h.start:7.2f} s  {printable(h.text)}  ({how}; {wait})")
 
 
-def _counts(h: Heard) -> str:
+def _counts(h: PartialTranscript) -> str:
     return " ".join(map(str, h.exits))

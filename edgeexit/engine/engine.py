@@ -19,8 +19,9 @@ from edgeexit.engine import layouts
 from edgeexit.engine.backends import Backend
 from edgeexit.engine.decision import Batch, Decision
 from edgeexit.engine.inputs import InputCheck, Inputs
-from edgeexit.engine.layouts.base import Found, Recorded
+from edgeexit.engine.layouts.base import AllExitOutputs, RunResult
 from edgeexit.engine.recording import given_lengths, given_scores, joined
+from edgeexit.engine.stream import Stream
 from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.pictures.preprocess import Preprocess
 from edgeexit.policy.drift import DriftMonitor
@@ -31,7 +32,6 @@ from edgeexit.policy.sets import ConformalSets
 from edgeexit.records.classification import Records, check_labels
 
 if TYPE_CHECKING:
-    from edgeexit.engine.stream import Stream
     from edgeexit.monitor import Reading
 
 RUN_LAYOUTS = ("fused", "chain")
@@ -194,7 +194,7 @@ class Engine:
                 (-inf among logits rules a class out); with a drift monitor also a score outside [0, 1].
             PolicyError: a deadline without measured stage times (`warmup=0`), or not a positive number.
         """
-        return self._answer(x, deadline_s, self.driver.run)
+        return self.answer(x, deadline_s, self.driver.run)
 
     def stream(self, *, limit: int = 64) -> Stream:
         """Begin a sequence of inputs that a network with states remembers; layout chain only.
@@ -205,11 +205,10 @@ class Engine:
         Raises:
             PolicyError: another layout, or not a positive limit.
         """
-        from edgeexit.engine.stream import Stream
-
         return Stream(self, limit)
 
-    def _answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., Found]) -> Decision:
+    def answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., RunResult]) -> Decision:
+        """As `run`, with `run(inputs, policy, left)` to go through the stages."""
         start = self.clock()
         inputs = self._check.one(x)
         unusual = self._usual.of(inputs)
@@ -351,7 +350,7 @@ class Engine:
         """
         inputs = self._check.rows(x)
         n = len(inputs[0])
-        rows: list[Recorded] = []
+        rows: list[AllExitOutputs] = []
         states = self.bundle.manifest.states
         following = not (isinstance(x, Mapping) and any(s.input.name in x for s in states))
         for i in range(n):

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.engine.layouts.base import Recorded
+from edgeexit.engine.layouts.base import AllExitOutputs
 from edgeexit.errors import DataError
 from edgeexit.policy.scores import uncertainty_score
 
 
-def joined(rows: Sequence[Recorded]) -> list[NDArray[Any]]:
+def joined(rows: Sequence[AllExitOutputs]) -> list[NDArray[Any]]:
     """Every exit's answers to all inputs, `(n, ...)` each.
 
     Raises:
@@ -24,7 +24,7 @@ def joined(rows: Sequence[Recorded]) -> list[NDArray[Any]]:
     return [np.concatenate([r.outputs[k] for r in rows]) for k in range(len(rows[0].outputs))]
 
 
-def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray[np.float32]]:
+def given_scores(rows: Sequence[AllExitOutputs], own: str | None) -> dict[str, NDArray[np.float32]]:
     """`(exits, n)` of every score that the artifact or its exits give themselves.
 
     Args:
@@ -33,7 +33,7 @@ def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray
     """
     count = len(rows[0].outputs)
 
-    def stacked(pick: Callable[[Recorded], Sequence[NDArray[Any] | None] | None]) -> NDArray[np.float32] | None:
+    def stacked(pick: Callable[[AllExitOutputs], Sequence[NDArray[Any] | None] | None]) -> NDArray[np.float32] | None:
         columns = [[(pick(r) or [None] * count)[k] for r in rows] for k in range(count)]
         there = [[v for v in column if v is not None] for column in columns]
         return np.stack([np.concatenate(c) for c in there]).astype(np.float32) if all(there) else None
@@ -48,7 +48,7 @@ def given_scores(rows: Sequence[Recorded], own: str | None) -> dict[str, NDArray
     return {name: s for name, s in found.items() if s is not None}
 
 
-def given_lengths(rows: Sequence[Recorded]) -> NDArray[np.int64] | None:
+def given_lengths(rows: Sequence[AllExitOutputs]) -> NDArray[np.int64] | None:
     """`(exits, n)` valid positions of the answers; None = all are valid."""
     columns = [r.lengths for r in rows if r.lengths is not None]
     if len(columns) < len(rows):

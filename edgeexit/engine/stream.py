@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.finite import sound
 from edgeexit.engine.decision import Decision
 from edgeexit.engine.inputs import Inputs
-from edgeexit.engine.layouts.base import Found
+from edgeexit.engine.layouts.base import Driver, RunResult
 from edgeexit.engine.layouts.chain import Chain
 from edgeexit.engine.layouts.memory import Memory
-from edgeexit.errors import PolicyError
+from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy.policies import Policy, fixed_exit
-
-if TYPE_CHECKING:
-    from edgeexit.engine.engine import Engine
 
 
 class Late(NamedTuple):
@@ -32,6 +31,26 @@ class Late(NamedTuple):
     """The input's place in the stream, from 0."""
     output: NDArray[Any]
     """With its batch axis of 1."""
+
+
+class StreamEngine(Protocol):
+    """What a stream needs of `edgeexit.engine.engine.Engine`, which makes it."""
+
+    bundle: Bundle
+    artifact: Artifact
+    driver: Driver
+
+    @property
+    def exits(self) -> int: ...
+
+    @property
+    def policy(self) -> Policy: ...
+
+    def answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., RunResult]) -> Decision:
+        """Answer one input by `run`."""
+
+    def no_answer(self, k: int, output: NDArray[Any], score: float, row: str = "") -> DataError:
+        """The error for an answer that is none."""
 
 
 class Stream:
@@ -46,7 +65,7 @@ class Stream:
         PolicyError: see `Engine.stream`.
     """
 
-    def __init__(self, engine: Engine, limit: int = 64) -> None:
+    def __init__(self, engine: StreamEngine, limit: int = 64) -> None:
         if not isinstance(engine.driver, Chain):
             raise PolicyError(
                 f"{engine.artifact.name} cannot stream: only layout chain lets deeper stages catch up; load a chain"
@@ -83,14 +102,14 @@ class Stream:
         Raises:
             DataError, PolicyError: as `Engine.run`.
         """
-        run: Callable[..., Found] = partial(self._chain.run, memory=self._memory)
+        run: Callable[..., RunResult] = partial(self._chain.run, memory=self._memory)
         if exit is not None:
             forced = fixed_exit(exit, self.engine.exits, self.engine.policy.score or "maxprob")
 
-            def run(inputs: Sequence[Any], policy: Policy, left: Callable[[], float] | None) -> Found:
+            def run(inputs: Sequence[Any], policy: Policy, left: Callable[[], float] | None) -> RunResult:
                 return self._chain.run(inputs, forced, left, self._memory)
 
-        return self.engine._answer(x, deadline_s, run)
+        return self.engine.answer(x, deadline_s, run)
 
     def deepen(self, exit: int) -> list[Late]:
         """Take every input that waits for a stage up to `exit`'s through it.

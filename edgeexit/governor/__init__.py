@@ -2,8 +2,8 @@
 
 from edgeexit.governor.curves import DEFAULT_CURVES, Curve, read_curves
 from edgeexit.governor.governor import Governor
-from edgeexit.governor.ladder import Ladder, Rung
+from edgeexit.governor.ladder import Ladder, PolicyStep
 from edgeexit.governor.loop import Loop
 from edgeexit.governor.settings import Move, Settings
 
-__all__ = ["DEFAULT_CURVES", "Curve", "Governor", "Ladder", "Loop", "Move", "Rung", "Settings", "read_curves"]
+__all__ = ["DEFAULT_CURVES", "Curve", "Governor", "Ladder", "Loop", "Move", "PolicyStep", "Settings", "read_curves"]

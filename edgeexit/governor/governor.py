@@ -15,7 +15,7 @@ from edgeexit.calibrate.on_device import exit_seconds
 from edgeexit.engine.decision import Decision
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor.ladder import Ladder, Rung
+from edgeexit.governor.ladder import Ladder, PolicyStep
 from edgeexit.governor.loop import Loop
 from edgeexit.governor.settings import Move, Settings
 from edgeexit.monitor import Reader, Reading
@@ -271,4 +271,4 @@ def _ladder(engine: Engine) -> Ladder:
         return solved
     # What the user chose is the most that is spent: a cool machine is no wish for more.
     cheaper = tuple(r for r in solved.rungs if r.cost < cost)
-    return replace(solved, rungs=(*cheaper, Rung(float(cost), point.policy, point)))
+    return replace(solved, rungs=(*cheaper, PolicyStep(float(cost), point.policy, point)))

@@ -23,7 +23,7 @@ STEPS = 24
 
 
 @dataclass(frozen=True)
-class Rung:
+class PolicyStep:
     """One policy."""
 
     cost: float
@@ -37,7 +37,7 @@ class Rung:
 class Ladder:
     """Policies in order of cost."""
 
-    rungs: tuple[Rung, ...]
+    rungs: tuple[PolicyStep, ...]
     certified: bool
     """Every rung carries a promise: the governor moves among proven points only."""
     timed: bool = False
@@ -81,15 +81,15 @@ class Ladder:
             seconds = None
         cost = np.array(seconds) if seconds is not None else engine.costs()[0]
         first = float(cost[0] / cost[-1])
-        rungs = [Rung(first, fixed_exit(0, engine.exits, engine.artifact.score or "maxprob"))]
+        rungs = [PolicyStep(first, fixed_exit(0, engine.exits, engine.artifact.score or "maxprob"))]
         for share in np.linspace(first, 1.0, steps + 1)[1:-1]:
             wish = f"{share * seconds[-1]:.9f}s" if seconds is not None else f"{share:.6f}"
             try:
-                rungs.append(Rung(float(share), solve_budget(engine, Budget.parse(wish))))
+                rungs.append(PolicyStep(float(share), solve_budget(engine, Budget.parse(wish))))
             except Infeasible:
                 continue
         last = engine.exits - 1
-        rungs.append(Rung(1.0, fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")))
+        rungs.append(PolicyStep(1.0, fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")))
         return cls(tuple(rungs), False, seconds is not None)
 
     @classmethod
@@ -109,7 +109,7 @@ class Ladder:
         proven = [p for p in proven if like is None or _keeps(p, like)]
         if not proven:
             raise PolicyError(f"{bundle.path}: no operating point of {artifact} carries a promise; see --guarantee")
-        rungs = sorted((Rung(float(p.expected["cost"]), p.policy, p) for p in proven), key=lambda r: r.cost)
+        rungs = sorted((PolicyStep(float(p.expected["cost"]), p.policy, p) for p in proven), key=lambda r: r.cost)
         return cls(tuple(rungs), True)
 
 

@@ -15,7 +15,7 @@ from edgeexit.common.files import FileSpec
 from edgeexit.engine import backends
 from edgeexit.engine.backends import Backend, Runnable
 from edgeexit.errors import BundleError
-from edgeexit.lm.model import LanguageModel, Parts
+from edgeexit.lm.model import DecoderRunnables, LanguageModel
 
 
 def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: int = 1) -> LanguageModel:
@@ -45,7 +45,7 @@ def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: 
             raise BundleError(f"{file.path}: holds {len(loaded)} models, a decoder's file holds one")
         return loaded[0]
 
-    parts = Parts(
+    parts = DecoderRunnables(
         [model(f) for f in found.stages],
         model(found.head),
         model(found.positions),

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Parts:
+class DecoderRunnables:
     """What a decoder artifact holds, loaded."""
 
     stages: Sequence[Runnable]
@@ -46,7 +46,7 @@ class LanguageModel:
     def __init__(
         self,
         spec: LmSpec,
-        parts: Parts,
+        parts: DecoderRunnables,
         *,
         name: str = "model",
         artifact: str = "",

@@ -13,7 +13,7 @@ from edgeexit.speech.features import Samples, checked
 from edgeexit.speech.offline import Part, Transcriber
 
 
-class Heard(NamedTuple):
+class LiveText(NamedTuple):
     """What an utterance says so far."""
 
     part: Part
@@ -26,7 +26,7 @@ def listen(
     blocks: Iterable[Samples],
     rules: EndpointRules | None = None,
     every_s: float = 0.5,
-) -> Iterator[Heard]:
+) -> Iterator[LiveText]:
     """Transcribe sound as it arrives, utterance by utterance.
 
     The network hears the utterance from its beginning every time, which is exact for any network and cheap for small
@@ -58,7 +58,7 @@ def listen(
             part = transcriber.part(held[:looked], start / rate)
             end = rules.ended(looked / rate, part.silent_seconds, bool(part.text))
             if part.text:
-                yield Heard(part, end)
+                yield LiveText(part, end)
             if end is not None:
                 # What was silent stays, for the next word may have begun in it without having been heard yet.
                 over = looked - min(step, int(part.silent_seconds * rate) // 2)
@@ -66,7 +66,7 @@ def listen(
     if len(held):
         part = transcriber.part(held, start / rate)
         if part.text:
-            yield Heard(part, "pause")
+            yield LiveText(part, "pause")
 
 
 def microphone(rate: int, block_s: float = 0.1) -> Iterator[Samples]:

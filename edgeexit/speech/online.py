@@ -14,7 +14,7 @@ from edgeexit.bundle.manifest import Manifest
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.engine.decision import Reason
 from edgeexit.engine.engine import Engine
-from edgeexit.engine.layouts.base import Given, stopped
+from edgeexit.engine.layouts.base import ExitOutput, stopped
 from edgeexit.engine.layouts.chain import Chain
 from edgeexit.errors import BundleError, DataError
 from edgeexit.policy.policies import Policy
@@ -27,7 +27,7 @@ ExitPer = Literal["utterance", "chunk"]
 
 
 @dataclass(frozen=True)
-class Heard:
+class PartialTranscript:
     """What was heard of an utterance: so far, or in the end."""
 
     text: str
@@ -91,7 +91,7 @@ class StreamTranscriber:
         self._begun = 0.0
         self._fresh()
 
-    def accept(self, samples: NDArray[Any]) -> Iterator[Heard]:
+    def accept(self, samples: NDArray[Any]) -> Iterator[PartialTranscript]:
         """The next audio, float `(n,)` at the rate of the features; what is heard by now.
 
         Raises:
@@ -99,7 +99,7 @@ class StreamTranscriber:
         """
         yield from self._take(self._features.accept(samples), last=False)
 
-    def finish(self) -> Iterator[Heard]:
+    def finish(self) -> Iterator[PartialTranscript]:
         """The audio is over: the rest of it, and the last utterance. The next audio begins anew."""
         yield from self._take(self._features.finish(), last=True)
         if self._decoder.seen:
@@ -146,7 +146,7 @@ class StreamTranscriber:
         self._exits = [0] * self.engine.exits
         self._spent = 0.0
 
-    def _take(self, frames: Frames, last: bool) -> Iterator[Heard]:
+    def _take(self, frames: Frames, last: bool) -> Iterator[PartialTranscript]:
         self._frames = np.concatenate([self._frames, frames])
         while len(self._frames) >= self.chunk or (last and len(self._frames)):
             chunk, self._frames = self._frames[: self.chunk], self._frames[self.chunk :]
@@ -174,7 +174,7 @@ class StreamTranscriber:
         x[0, : len(frames)] = frames
         return {self._x: x, self._lens: np.array([len(frames)], np.int64)}
 
-    def _settled(self, came: float) -> Heard:
+    def _settled(self, came: float) -> PartialTranscript:
         """The utterance is over: its text, from the exit that the policy takes for the whole of it."""
         before = self.engine.clock()
         if self.exit_per == "chunk":
@@ -199,7 +199,7 @@ class StreamTranscriber:
         scores: list[Any] = []
         labels: list[Any] = []
         for k, whole in enumerate(self._deeper(self._answers)):
-            given = Given(whole[None], None, None)
+            given = ExitOutput(whole[None], None, None)
             scores.append(chain.score(given, k, policy.score or "maxprob", temperatures[k], scorer)[0])
             if policy.needs_labels:
                 labels.append(given.labels if scorer is None else scorer.labels())
@@ -218,10 +218,12 @@ class StreamTranscriber:
         final: bool = False,
         score: float | None = None,
         reason: Reason | None = None,
-    ) -> Heard:
+    ) -> PartialTranscript:
         end = self._begun + self._decoder.seen * self.spec.frame_seconds
         waited = self.engine.clock() - came
-        return Heard(text, final, self._begun, end, k, score, reason, self._spent, waited, tuple(self._exits))
+        return PartialTranscript(
+            text, final, self._begun, end, k, score, reason, self._spent, waited, tuple(self._exits)
+        )
 
 
 def streams(manifest: Manifest) -> bool:

@@ -10,7 +10,7 @@ from edgeexit_exporters.int8.sensitivity import LayerSensitivity
 
 
 @dataclass
-class Made:
+class ArtifactSet:
     """Files, and the artifacts they are."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Made:
     left_out: dict[str, str] = field(default_factory=dict)
     """Artifact of the default layouts that failed -> why."""
 
-    def add(self, other: Made) -> None:
+    def add(self, other: ArtifactSet) -> None:
         self.contents |= other.contents
         self.artifacts += other.artifacts
         self.kernels |= other.kernels

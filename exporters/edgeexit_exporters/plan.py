@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import BackendMissing, DataError, ModelError
-from edgeexit_exporters.analysis.analysis import Survey, survey
-from edgeexit_exporters.artifact_set import Made
+from edgeexit_exporters.analysis.analysis import Analysis, survey
+from edgeexit_exporters.artifact_set import ArtifactSet
 from edgeexit_exporters.int8 import quantize as onnx_int8
 from edgeexit_exporters.int8.calibration import LEAST_ROWS, calibration_rows
 from edgeexit_exporters.int8.sensitivity import layer_sensitivity
 from edgeexit_exporters.layouts.artifacts import onnx_artifacts
-from edgeexit_exporters.refit import Parts, divide_rows
+from edgeexit_exporters.refit import RowParts, divide_rows
 from edgeexit_exporters.source.source import Source
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -34,12 +34,12 @@ _BATCH = 256
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledRows:
     """What quantized files are calibrated and measured on."""
 
     inputs: dict[str, NDArray[Any]]
     labels: NDArray[np.int64] | None
-    parts: Parts
+    parts: RowParts
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Forms:
             why = f"precision {needing[0]}" if needing else "--max-drop"
             raise ModelError(f"{why} needs calibration rows (--data): at least {3 * LEAST_ROWS}, 1,000 are good")
 
-    def rows(self, source: Source, data: Arrays | None, classes: int | None = None) -> Rows | None:
+    def rows(self, source: Source, data: Arrays | None, classes: int | None = None) -> LabelledRows | None:
         """The data, divided; None = nothing is to be calibrated or measured.
 
         Args:
@@ -130,21 +130,21 @@ class Forms:
         low, high = (0, -1) if self.classes is None else (int(self.classes.min()), int(self.classes.max()))
         if classes is not None and (low < 0 or high >= classes):
             raise DataError(f"classes (y) reach from {low} to {high}; the network answers 0 to {classes - 1}")
-        return Rows(inputs, self.classes, divide_rows(n, self.seed))
+        return LabelledRows(inputs, self.classes, divide_rows(n, self.seed))
 
 
 def make(
-    known: Survey,
+    known: Analysis,
     layouts: Sequence[str],
     score: str,
     wanted: Forms,
-    rows: Rows | None,
+    rows: LabelledRows | None,
     *,
     tolerance: float | None = None,
     exact: Sequence[int] = (),
     named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
-) -> Made:
+) -> ArtifactSet:
     """Write and check them all.
 
     Args:
@@ -158,7 +158,7 @@ def make(
     Raises:
         ModelError, DataError, ExportMismatch, BackendMissing: see `quantize`, `onnx_artifacts`, `tflite_artifacts`.
     """
-    made = Made()
+    made = ArtifactSet()
     ranges = wanted.ranges
     given = None if rows is None else {n: a[rows.parts.ranges] for n, a in rows.inputs.items()}
     for precision in wanted.precisions if "onnx" in wanted.formats else ():

@@ -34,7 +34,7 @@ MOST_ROWS = 2_000
 
 
 @dataclass(frozen=True)
-class Parts:
+class RowParts:
     """Rows for three purposes that must not share any."""
 
     ranges: NDArray[np.int64]
@@ -103,7 +103,7 @@ class Refit:
     """Of ONNX int8, the worst first; empty where it was not asked for."""
 
 
-def divide_rows(n: int, seed: int = 0) -> Parts:
+def divide_rows(n: int, seed: int = 0) -> RowParts:
     """Divide rows at random: a quarter for ranges, the others half for choosing and half for measuring.
 
     Raises:
@@ -118,14 +118,14 @@ def divide_rows(n: int, seed: int = 0) -> Parts:
     order = np.random.default_rng(seed).permutation(n)
     half = most + (n - most) // 2
     cuts = order[:most], order[most:half][:MOST_ROWS], order[half:][:MOST_ROWS]
-    return Parts(*(np.sort(c) for c in cuts))
+    return RowParts(*(np.sort(c) for c in cuts))
 
 
 def refit(
     bundle: Bundle,
     rows: Arrays,
     labels: NDArray[np.int64] | None,
-    parts: Parts,
+    parts: RowParts,
     reference: Callable[[Arrays], tuple[list[NDArray[Any]], list[NDArray[Any]] | None]],
     *,
     score: str = "maxprob",
@@ -214,7 +214,7 @@ def _first_of_each(bundle: Bundle) -> list[Artifact]:
 
 def _records(
     bundle: Bundle, reference: Callable[[Arrays], tuple[list[NDArray[Any]], list[NDArray[Any]] | None]],
-    rows: Arrays, labels: NDArray[np.int64] | None, parts: Parts,
+    rows: Arrays, labels: NDArray[np.int64] | None, parts: RowParts,
 ) -> tuple[Records, Records]:  # fmt: skip
     exits = bundle.manifest.exits
     known = [e.macs for e in exits]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError
 from edgeexit_models.protocol import evaluating
 
-Heard = Callable[[int, object], None]
+Hook = Callable[[int, object], None]
 """(index of the submodule, what it returned)."""
 
 
@@ -57,7 +57,7 @@ def final_logits(output: object) -> Tensor:
 def listen(
     backbone: nn.Module,
     names: Sequence[str],
-    heard: Heard,
+    heard: Hook,
     inputs: tuple[Tensor, ...],
     entering: bool = False,
 ) -> object:
@@ -80,14 +80,14 @@ def listen(
             handle.remove()
 
 
-def _hook(index: int, heard: Heard) -> Callable[[nn.Module, object, object], None]:
+def _hook(index: int, heard: Hook) -> Callable[[nn.Module, object, object], None]:
     def hook(module: nn.Module, inputs: object, output: object) -> None:
         heard(index, output)
 
     return hook
 
 
-def _hook_before(index: int, heard: Heard) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+def _hook_before(index: int, heard: Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         heard(index, (*inputs, *named.values()))
 

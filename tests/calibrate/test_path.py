@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from edgeexit.calibrate import Path, Point
+from edgeexit.calibrate import ParetoFront, Point
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy.policies import Patience
 
 POINTS = [(0.2, 0.6), (0.5, 0.8), (0.7, 0.75), (0.7, 0.81), (0.9, 0.81)]
-PATH = Path.of("made", "accuracy", [Point(Patience(1), cost, share) for cost, share in reversed(POINTS)])
+PATH = ParetoFront.of("made", "accuracy", [Point(Patience(1), cost, share) for cost, share in reversed(POINTS)])
 
 
 def test_points_that_another_beats_are_dropped() -> None:
@@ -20,7 +20,7 @@ def test_a_budget_buys_the_best_that_it_covers(budget: float, cost: float) -> No
 
 
 def test_an_infeasible_budget_names_the_least_feasible_one() -> None:
-    path = Path.of("made", "accuracy", [Point(Patience(1), 0.123456, 0.5)])
+    path = ParetoFront.of("made", "accuracy", [Point(Patience(1), 0.123456, 0.5)])
     with pytest.raises(Infeasible, match=r"budget of 0\.1 .* least feasible budget is 0\.1235$"):
         path.for_budget(0.1)
     assert path.for_budget(0.1235).cost == 0.123456

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded, tiny
-from edgeexit.calibrate import CandidateFamily, Path, pareto, patience_path
+from edgeexit.calibrate import CandidateFamily, ParetoFront, pareto, patience_path
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Threshold
 from edgeexit.policy.scores import SCORES
@@ -17,12 +17,12 @@ from edgeexit.records.classification import Records, outcome, replay
 seeds = st.integers(0, 10**6)
 
 
-def measured_again(path: Path, records: Records) -> bool:
+def measured_again(path: ParetoFront, records: Records) -> bool:
     found = [outcome(replay(p.policy, records), records) for p in path.points]
     return [(f.cost, f.accuracy) for f in found] == [(p.cost, p.accuracy) for p in path.points]
 
 
-def best_at(path: Path, price: float) -> float:
+def best_at(path: ParetoFront, price: float) -> float:
     return max(p.accuracy - price * p.cost for p in path.points)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
-from edgeexit.calibrate import Path, Point, pareto, patience_path
+from edgeexit.calibrate import ParetoFront, Point, pareto, patience_path
 from edgeexit.calibrate.sweep import sweep
 from edgeexit.calibrate.verdict import judge
 from edgeexit.policy.policies import fixed_exit
@@ -68,7 +68,7 @@ def test_the_cheapest_exit_among_equals_is_the_baseline() -> None:
 def test_policies_that_reach_less_are_named_as_such() -> None:
     design, held_out = graded(300, 0), graded(300, 1)
     found = outcome(replay(fixed_exit(0, 4), design), design)
-    path = Path.of("made", "accuracy", [Point(fixed_exit(0, 4), found.cost, found.accuracy)])
+    path = ParetoFront.of("made", "accuracy", [Point(fixed_exit(0, 4), found.cost, found.accuracy)])
     v = judge(design, held_out, {"made": path})
     assert v.pays is False and v.policy is None and "no policy compared reaches the accuracy" in v.text
 

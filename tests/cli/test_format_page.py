@@ -15,13 +15,13 @@ import pytest
 
 from edgeexit.bundle import bundle, manifest
 from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.input_range import InputRange
 from edgeexit.bundle.lm_spec import LmProof, LmSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.common import files
 from edgeexit.pictures.preprocess import Preprocess
 from edgeexit.policy import scores
-from edgeexit.speech.features import FeatureSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 

@@ -397,7 +397,7 @@ def test_policies() -> None:
 # --- with made-up stages -----------------------------------------------------------------------------------
 
 
-class Made:
+class ArtifactSet:
     """A model file that gives what it is told to."""
 
     def __init__(self, inputs: tuple[str, ...], given: dict[str, Any]) -> None:
@@ -418,9 +418,9 @@ def test_patience_on_sequences(tiny: Path) -> None:
 
     def driver(rows: slice) -> Chain:
         models = [
-            Made(("x",), {"y0": y[0][rows], "f0": f[rows]}),
-            Made(("f0",), {"y1": y[1][rows], "f1": f[rows]}),
-            Made(("f1", "f0"), {"y2": y[2][rows]}),
+            ArtifactSet(("x",), {"y0": y[0][rows], "f0": f[rows]}),
+            ArtifactSet(("f0",), {"y1": y[1][rows], "f1": f[rows]}),
+            ArtifactSet(("f1", "f0"), {"y2": y[2][rows]}),
         ]
         return Chain(m, chain, models, FakeClock())
 
@@ -434,7 +434,7 @@ def test_patience_on_sequences(tiny: Path) -> None:
 def test_a_graph_that_answers_at_no_exit(tiny: Path) -> None:
     bundle = Bundle.open(tiny)
     given = {"output": np.zeros((1, 3), np.float32), "exit_index": np.int64(7), "exit_score": np.float32(1)}
-    model = Made(("x", "exit_thresholds"), given)
+    model = ArtifactSet(("x", "exit_thresholds"), given)
     fused = Fused(bundle.manifest, bundle.manifest.artifact("onnx-fused-fp32"), [model], FakeClock())
     with pytest.raises(BundleError, match="answered at exit 7 of 3"):
         fused.run([X[:1]], Threshold((0.5, 0.5)), None)
@@ -442,10 +442,10 @@ def test_a_graph_that_answers_at_no_exit(tiny: Path) -> None:
 
 def test_files_that_are_not_what_the_manifest_says(tiny: Path) -> None:
     bundle = Bundle.open(tiny)
-    model = Made(("x",), {"y0": np.zeros((1, 3), np.float32)})
+    model = ArtifactSet(("x",), {"y0": np.zeros((1, 3), np.float32)})
     with pytest.raises(BundleError, match="gives no 'output'"):
         Fused(bundle.manifest, bundle.manifest.artifact("onnx-fused-fp32"), [model], FakeClock())
     chain = bundle.manifest.artifact("onnx-chain-fp32")
-    stranger = Made(("secret",), {"y0": 0, "f0": 0})
+    stranger = ArtifactSet(("secret",), {"y0": 0, "f0": 0})
     with pytest.raises(BundleError, match="wants 'secret', unknown to the manifest"):
         Chain(bundle.manifest, chain, [stranger, stranger, stranger], FakeClock())

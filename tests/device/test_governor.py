@@ -17,7 +17,7 @@ import edgeexit
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, Rung, Settings, read_curves
+from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, PolicyStep, Settings, read_curves
 from edgeexit.governor.events import EventLog, read_events
 from edgeexit.monitor import Reading, Throttled
 from edgeexit.policy.operating_point import OperatingPoint
@@ -48,7 +48,7 @@ def engine(tiny: Path) -> Engine:
 @pytest.fixture
 def ladder() -> Ladder:
     costs = (0.2, 0.5, 0.8)
-    return Ladder(tuple(Rung(c, Threshold((c, c), "maxprob")) for c in costs), False)
+    return Ladder(tuple(PolicyStep(c, Threshold((c, c), "maxprob")) for c in costs), False)
 
 
 def governed(

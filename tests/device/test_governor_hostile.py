@@ -14,7 +14,7 @@ import pytest
 import edgeexit
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor import Governor, Ladder, Loop, Move, Rung, Settings
+from edgeexit.governor import Governor, Ladder, Loop, Move, PolicyStep, Settings
 from edgeexit.governor.events import EventLog, read_events
 from edgeexit.monitor import Reading
 from edgeexit.policy.policies import Patience, Threshold, fixed_exit
@@ -30,7 +30,7 @@ def engine(tiny: Path) -> Engine:
 
 @pytest.fixture
 def ladder() -> Ladder:
-    return Ladder(tuple(Rung(c, Threshold((c, c), "maxprob")) for c in (0.2, 0.5, 0.8)), False)
+    return Ladder(tuple(PolicyStep(c, Threshold((c, c), "maxprob")) for c in (0.2, 0.5, 0.8)), False)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -127,7 +127,7 @@ def test_old_latencies_are_not_added_up_while_nothing_runs(engine: Engine, ladde
 
 def test_a_ladder_that_the_engine_cannot_follow_is_refused(tiny: Path, ladder: Ladder) -> None:
     fused = edgeexit.load(tiny, artifact="fused", exit=-1, warmup=2)
-    wrong = Ladder((Rung(0.5, Patience(1)),), False)
+    wrong = Ladder((PolicyStep(0.5, Patience(1)),), False)
     with pytest.raises(PolicyError, match="layout chain"):
         Governor(fused, FakeReader(COOL), ladder=wrong)
 

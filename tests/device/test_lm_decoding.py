@@ -14,14 +14,14 @@ from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.model import LanguageModel, Parts
+from edgeexit.lm.model import DecoderRunnables, LanguageModel
 from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session
 from edgeexit.lm.settings import Setting
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.consistency import certify
 from edgeexit.lm.tuning.measure_costs import measure
-from edgeexit.lm.tuning.simulate import Sheet, simulate
+from edgeexit.lm.tuning.simulate import CostTable, simulate
 from edgeexit.lm.tuning.traces import Trace, quality, record
 from edgeexit.lm.tuning.tune import cut, study
 
@@ -75,7 +75,7 @@ def test_the_text_of_plain_decoding_in_the_simulators_rounds(
     drafted = accepted = 0
     for trace in traces:
         found = Answer(model, trace.ids[: trace.start].tolist(), setting, max_tokens=TOKENS, costs=costs).run()
-        told = simulate([Sheet(trace, costs)], setting)
+        told = simulate([CostTable(trace, costs)], setting)
         assert found.ids == tuple(trace.ids[trace.start :])
         assert (found.rounds, found.accepted, found.exits) == (told.rounds, told.accepted, told.exits)
         if setting.sure == 0:
@@ -375,7 +375,9 @@ def test_consistency(fp32: LanguageModel) -> None:
         (lambda p: replace(p, keys_values={2: p.keys_values[1]}), "kv_2: its outputs"),
     ],
 )
-def test_parts_that_do_not_fit(change: Callable[[Parts], Parts], says: str, fp32: LanguageModel) -> None:
+def test_parts_that_do_not_fit(
+    change: Callable[[DecoderRunnables], DecoderRunnables], says: str, fp32: LanguageModel
+) -> None:
     with pytest.raises(BundleError, match=says):
         LanguageModel(fp32.spec, change(fp32.parts)).try_out()
 

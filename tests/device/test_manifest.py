@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BundleError
-from edgeexit.speech.features import FeatureSpec
 from odd_manifests import ODD, SCHEMA, accepted, mutated
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from edgeexit_exporters.analysis.analysis import stages_of
 from edgeexit_exporters.analysis.probe import probe
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.layouts.entries import entries
-from edgeexit_exporters.onnx import graph, measure
+from edgeexit_exporters.onnx import graph, measure, pieces
 from edgeexit_exporters.source.inputs import parse_input
 from edgeexit_exporters.source.torch_source import from_torch
 
@@ -33,7 +32,9 @@ def test_every_choice_of_stages_is_tried_and_none_changes_a_number() -> None:
     torch.manual_seed(0)
     source = from_torch(_Residual(), [parse_input("x:float32[batch,3,12,12]", "x")])
     parts = stages_of(source)
-    seen = probe(source, ir.to_proto(build.all_exits(source.model, source.tensors)), [c for p in parts for c in p.cuts])
+    seen = probe(
+        source, ir.to_proto(pieces.all_exits(source.model, source.tensors)), [c for p in parts for c in p.cuts]
+    )
     graph.annotate(source.model.graph, seen.tensors)
     before = len(list(source.model.graph))
     found = list(entries(source.model, parts))
@@ -45,7 +46,7 @@ def test_every_choice_of_stages_is_tried_and_none_changes_a_number() -> None:
         cut = stages_of(type(source)(model, source.joint, source.inputs, source.raw_reference, {}))
         assert [s.cuts for s in cut] == [s.cuts for s in parts]
         known = dict(x)
-        for piece in build.chain(model, cut):
+        for piece in pieces.chain(model, cut):
             known.update(measure.run(measure.session(ir.to_proto(piece).SerializeToString()), known))
         for name, wanted in source.reference(x).items():
             np.testing.assert_allclose(known[name], wanted, atol=1e-5)

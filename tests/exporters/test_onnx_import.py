@@ -327,9 +327,10 @@ def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A converter bug is simulated where it would arise: in a stage's file."""
-    from edgeexit_exporters.layouts import build as layouts
+    from edgeexit_exporters.layouts import build
+    from edgeexit_exporters.onnx import serialize
 
-    genuine = layouts.to_bytes
+    genuine = serialize.to_bytes
 
     def wrong(model, what):  # type: ignore[no-untyped-def]
         raw = genuine(model, what)
@@ -340,7 +341,7 @@ def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
         return proto.SerializeToString()
 
-    monkeypatch.setattr(layouts, "to_bytes", wrong)
+    monkeypatch.setattr(build, "to_bytes", wrong)
     path = save(two_exits().model({"x": ["batch", 4]}, SHAPES), tmp_path)
     with pytest.raises(ExportMismatch, match=r"onnx-chain-fp32: exit 'y1' \(tensor 'y1'\).*error 1\.\d+e-02"):
         edgeexit.export(path, tmp_path / "b", layouts=["fused", "chain"])
@@ -358,16 +359,17 @@ def test_a_difference_refuses_a_layout_that_was_asked_for_and_leaves_out_one_of_
 def test_a_bundle_without_a_layout_that_stops_early_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeexit_exporters.layouts import build as layouts
+    from edgeexit_exporters.layouts import build
+    from edgeexit_exporters.onnx import serialize
 
-    genuine = layouts.to_bytes
+    genuine = serialize.to_bytes
 
     def fails(model, what):  # type: ignore[no-untyped-def]
         if what.startswith(("chain", "fused")):
             raise ModelError(f"{what} does not fit")
         return genuine(model, what)
 
-    monkeypatch.setattr(layouts, "to_bytes", fails)
+    monkeypatch.setattr(build, "to_bytes", fails)
     with pytest.raises(ModelError, match=r"fused/model.onnx does not fit"):
         edgeexit.export(save(two_exits().model({"x": ["batch", 4]}, SHAPES), tmp_path), tmp_path / "b")
     assert not (tmp_path / "b").exists()

@@ -18,7 +18,7 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.int8.quantize import quantize
 from edgeexit_exporters.source.output_kind import check_kind, ends_in_softmax, kind_of, sums_to_one
-from edgeexit_exporters.source.torch_source import Parts
+from edgeexit_exporters.source.torch_source import ExportedParts
 from edgeexit_exporters.tflite.from_torch.exits import exit_kinds
 
 
@@ -206,7 +206,7 @@ def test_probabilities_on_some_inputs_only_are_asked_about() -> None:
 
 def test_kinds_of_a_module_divided_alone() -> None:
     z = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
-    given = [Parts([torch.softmax(z, -1)] * 2, [], []), Parts([z], [], [])]
+    given = [ExportedParts([torch.softmax(z, -1)] * 2, [], []), ExportedParts([z], [], [])]
     assert exit_kinds(given) == ("probs", "logits")
     with pytest.raises(ModelError, match="some heads end in a Softmax and some do not"):
-        exit_kinds([Parts([torch.softmax(z, -1), z], [], [])])
+        exit_kinds([ExportedParts([torch.softmax(z, -1), z], [], [])])

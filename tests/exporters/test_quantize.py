@@ -18,9 +18,8 @@ from edgeexit_exporters.analysis.tolerance import BY_PRECISION
 from edgeexit_exporters.int8 import kernels
 from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.int8.quantize import prepared, quantize
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.onnx import graph as onnx_graph
-from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.onnx import measure, pieces, serialize
 from edgeexit_exporters.source.source import Source, from_onnx
 
 ROWS = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
@@ -288,7 +287,7 @@ def test_half_precision_is_refused(tmp_path: Path) -> None:
 
 def test_float_files_count_no_int8_kernels(network: tuple[Source, Source]) -> None:
     source = network[0]
-    files = {"model.onnx": build.to_bytes(build.all_exits(source.model, source.tensors), "")}
+    files = {"model.onnx": serialize.to_bytes(pieces.all_exits(source.model, source.tensors), "")}
     (found,) = kernels.count_kernels("all", files)
     assert (found.quantized, found.compute) == (0, 6)
     assert "node_c2" in found.floating

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 import edgeexit
 from edgeexit.bench.verify import verify
 from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import ModelError
 from edgeexit.speech import ctc
-from edgeexit.speech.features import FeatureSpec, log_mel
+from edgeexit.speech.features import log_mel
 from edgeexit.speech.tokens import Tokens
 from edgeexit_exporters.analysis.answers import Answer
 from edgeexit_exporters.layouts.sherpa import Contract, contract

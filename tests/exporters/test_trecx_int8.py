@@ -73,11 +73,10 @@ def test_fused_and_chain_leave_at_the_same_exits(network) -> None:  # type: igno
 def test_other_kernels_stay_within_the_recorded_tolerance(network) -> None:  # type: ignore[no-untyped-def]
     """Float kernels between roundings, as a stand-in for another machine's int8 kernels."""
     from edgeexit.engine.inputs import relative_error
-    from edgeexit_exporters.layouts import build
-    from edgeexit_exporters.onnx import measure
+    from edgeexit_exporters.onnx import measure, pieces, serialize
 
     _, source, quantised, _, x, _ = network
-    raw = build.to_bytes(build.all_exits(quantised.model, quantised.tensors), "")
+    raw = serialize.to_bytes(pieces.all_exits(quantised.model, quantised.tensors), "")
     given = {source.inputs[0].tensor.name: x[:300]}
     ours, other = (measure.run(measure.session(raw, level=level), given) for level in ("ALL", "BASIC"))
     worst = max(relative_error(other[n], ours[n]) for n in quantised.tensors)

@@ -11,7 +11,7 @@ from edgeexit.bundle.lm_spec import LmProof
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.settings import Setting
-from edgeexit.lm.tuning.simulate import Sheet, Simulated, simulate
+from edgeexit.lm.tuning.simulate import CostTable, Simulated, simulate
 from edgeexit.lm.tuning.traces import Trace
 from edgeexit.lm.tuning.verdict import break_even, decide
 from lm.made_traces import costs, trace
@@ -81,7 +81,7 @@ def test_speculation_is_the_replay(exit: int, most: int, threshold: float) -> No
     table = costs()
     for found in CASES:
         played = Replay(found, table).play(exit, most, threshold)
-        got = simulate([Sheet(found, table)], Setting("speculative", exit, most, threshold))
+        got = simulate([CostTable(found, table)], Setting("speculative", exit, most, threshold))
         assert (got.rounds, got.drafted, got.accepted) == (played.rounds, played.drafted, played.accepted)
         assert got.seconds == pytest.approx(played.seconds, rel=1e-9)
         assert got.tokens == found.n
@@ -89,15 +89,15 @@ def test_speculation_is_the_replay(exit: int, most: int, threshold: float) -> No
 
 def test_a_threshold_of_one_is_plain_decoding_with_a_head_more() -> None:
     table = costs()
-    got = simulate([Sheet(CASES[0], table)], Setting("speculative", 1, 4, 1.0))
-    plain = simulate([Sheet(CASES[0], table)], Setting())
+    got = simulate([CostTable(CASES[0], table)], Setting("speculative", 1, 4, 1.0))
+    plain = simulate([CostTable(CASES[0], table)], Setting())
     assert got.rounds == plain.rounds == CASES[0].n and got.drafted == 0
     assert got.seconds > plain.seconds
 
 
 def test_plain_decoding_is_the_sum_of_its_parts() -> None:
     table, found = costs(), CASES[0]
-    got = simulate([Sheet(found, table)], Setting())
+    got = simulate([CostTable(found, table)], Setting())
     at = found.start - 1 + np.arange(found.n)
     want = (
         sum(np.interp(at, table.positions, table.stages[k, 0]).sum() for k in range(4)) + found.n * table.heads[-1, 0]
@@ -110,18 +110,18 @@ def test_lookup_finds_what_repeats() -> None:
     ids = np.tile(np.arange(3, 3 + period), 10)
     guesses = np.repeat(ids[12:, None], 4, 1)
     found = Trace(ids, 12, len(guesses), guesses, np.ones(guesses.shape, np.float32))
-    got = simulate([Sheet(found, table)], Setting("lookup", draft=5, ngram=3))
+    got = simulate([CostTable(found, table)], Setting("lookup", draft=5, ngram=3))
     assert got.acceptance == 1 and got.rounds == found.n / 6
     different = np.arange(3, 3 + 60)
     guesses = np.repeat(different[12:, None], 4, 1)
     found = Trace(different, 12, len(guesses), guesses, np.ones(guesses.shape, np.float32))
-    got = simulate([Sheet(found, table)], Setting("lookup", draft=5, ngram=3))
+    got = simulate([CostTable(found, table)], Setting("lookup", draft=5, ngram=3))
     assert got.drafted == 0 and got.rounds == found.n
 
 
 def test_del_is_near_the_best_fixed_setting() -> None:
     table = costs(slope=0.02)
-    sheets = [Sheet(trace(seed, n=400), table) for seed in range(4)]
+    sheets = [CostTable(trace(seed, n=400), table) for seed in range(4)]
     fixed = max(simulate(sheets, Setting("speculative", e, k)).tokens_per_second for e in range(3) for k in range(1, 9))
     plain = simulate(sheets, Setting()).tokens_per_second
     assert fixed > 1.1 * plain
@@ -130,13 +130,13 @@ def test_del_is_near_the_best_fixed_setting() -> None:
 
 def test_del_leaves_it_off_where_nothing_pays() -> None:
     table = costs(slope=1.0)  # five tokens together cost five times one
-    got = simulate([Sheet(found, table) for found in CASES], Setting("del", draft=8))
+    got = simulate([CostTable(found, table) for found in CASES], Setting("del", draft=8))
     assert got.drafted == 0
 
 
 def test_calm_counts_what_waits() -> None:
     table, found = costs(), CASES[0]
-    sheet = Sheet(found, table)
+    sheet = CostTable(found, table)
     never = simulate([sheet], Setting("calm", threshold=1.0, decay=0.0))
     assert never.exits == (0, 0, 0, found.n) and never.agreement == 1
     always = simulate([sheet], Setting("calm", threshold=0.0))
@@ -145,14 +145,14 @@ def test_calm_counts_what_waits() -> None:
     repaired = simulate([sheet], Setting("calm", threshold=0.0, repair=True))
     assert repaired.exits[0] < found.n  # more than so many may not wait
     with pytest.raises(DataError, match="no kv parts"):
-        simulate([Sheet(found, costs(fills=False))], Setting("calm"))
+        simulate([CostTable(found, costs(fills=False))], Setting("calm"))
 
 
 def test_skip_costs_what_its_stages_cost() -> None:
     table, found = costs(), CASES[0]
-    full = simulate([Sheet(found, table)], Setting("skip", exit=3))
-    assert full.seconds == pytest.approx(simulate([Sheet(found, table)], Setting()).seconds)
-    assert simulate([Sheet(found, table)], Setting("skip", exit=1)).seconds < full.seconds
+    full = simulate([CostTable(found, table)], Setting("skip", exit=3))
+    assert full.seconds == pytest.approx(simulate([CostTable(found, table)], Setting()).seconds)
+    assert simulate([CostTable(found, table)], Setting("skip", exit=1)).seconds < full.seconds
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ def test_skip_costs_what_its_stages_cost() -> None:
 )
 def test_refusals(wrong: Setting) -> None:
     with pytest.raises(DataError):
-        simulate([Sheet(CASES[0], costs())], wrong)
+        simulate([CostTable(CASES[0], costs())], wrong)
     with pytest.raises(DataError, match="no recorded text"):
         simulate([], Setting())
     with pytest.raises(DataError, match="exits"):
-        Sheet(CASES[0], costs(exits=3))
+        CostTable(CASES[0], costs(exits=3))
 
 
 def test_verdicts() -> None:
@@ -221,14 +221,14 @@ def test_break_even_is_where_the_simulator_breaks_even() -> None:
         flat = Costs(
             table.positions, np.repeat(table.stages[:, :, 1:2], 3, 2), table.heads, table.sure, table.fills, table.play
         )
-        sheet = Sheet(replace(base, guesses=guesses, limit=5000), flat)
+        sheet = CostTable(replace(base, guesses=guesses, limit=5000), flat)
         plain = simulate([sheet], Setting()).tokens_per_second
         speeds.append(max(_speed(sheet, k) for k in range(1, 9)) / plain)
     assert speeds[0] < 1 < speeds[1]
     assert break_even(costs(slope=3.0), 2, speed=2.0) is None
 
 
-def _speed(sheet: Sheet, draft: int) -> float:
+def _speed(sheet: CostTable, draft: int) -> float:
     found: Simulated = simulate([sheet], Setting("speculative", 0, draft))
     return found.tokens_per_second
 

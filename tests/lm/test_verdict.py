@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from edgeexit.lm.settings import Setting
-from edgeexit.lm.tuning.simulate import Sheet, merged, simulate
+from edgeexit.lm.tuning.simulate import CostTable, merged, simulate
 from edgeexit.lm.tuning.traces import Trace
-from edgeexit.lm.tuning.verdict import SPREAD, WORTH, Verdict, decide
+from edgeexit.lm.tuning.verdict import SPREAD, WORTH, DecodingVerdict, decide
 from lm.made_traces import costs, trace
 
 
-def decided(seed: int, answers: int, slope: float = 0.08) -> Verdict:
+def decided(seed: int, answers: int, slope: float = 0.08) -> DecodingVerdict:
     return decide([trace(100 * seed + i, n=60) for i in range(answers)], costs(slope=slope))
 
 
@@ -97,7 +97,7 @@ def test_errors_are_of_the_answers() -> None:
 
 @pytest.mark.parametrize("setting", [Setting("lookup"), Setting("calm", threshold=0.5), Setting("del")], ids=str)
 def test_results_of_several_texts_add_up(setting: Setting) -> None:
-    sheets = [Sheet(trace(seed), costs()) for seed in range(3)]
+    sheets = [CostTable(trace(seed), costs()) for seed in range(3)]
     whole = simulate(sheets, setting)
     parts = merged([simulate([s], setting) for s in sheets])
     assert parts.seconds == pytest.approx(whole.seconds)

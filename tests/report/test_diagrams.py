@@ -9,7 +9,8 @@ from calibrate.made_rows import graded
 from edgeexit.calibrate.metrics.reliability import reliability_per_exit
 from edgeexit.calibrate.sweep import Sweep, sweep
 from edgeexit.report import sweep_html, sweep_json, sweep_text
-from edgeexit.report.html.diagrams import budgets_svg, reliability_rows, reliability_svg
+from edgeexit.report.html.diagrams import budgets_svg, reliability_svg
+from edgeexit.report.text.reliability import reliability_rows
 from report.made_sweep import hostile
 
 DESIGN, HELD_OUT = graded(600, 1), graded(500, 2)

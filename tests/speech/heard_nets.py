@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.speech.features import FeatureSpec
 
 RATE = 8000
 SPEECH = SpeechSpec(

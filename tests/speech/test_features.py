@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.errors import BundleError, DataError
-from edgeexit.speech.features import FeatureSpec, FeatureStream, log_mel
+from edgeexit.speech.features import FeatureStream, log_mel
 
 SPECS = {
     "8k-40": FeatureSpec(8000, 40),

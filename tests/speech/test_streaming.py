@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import edgeexit
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.policy.policies import Threshold, fixed_exit
@@ -19,8 +20,8 @@ from edgeexit.records.base import replay
 from edgeexit.speech.data import read_speech
 from edgeexit.speech.decode import GreedyDecoder
 from edgeexit.speech.endpoint import EndpointRules
-from edgeexit.speech.features import FeatureSpec, log_mel
-from edgeexit.speech.online import Heard, StreamTranscriber
+from edgeexit.speech.features import log_mel
+from edgeexit.speech.online import PartialTranscript, StreamTranscriber
 from edgeexit.speech.record import record_speech
 from speech_nets import write_speech
 
@@ -64,7 +65,7 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
     return (0.3 * tone * (np.sin(2.1 * t) > -0.5)).astype(np.float32)
 
 
-def hear(transcriber: StreamTranscriber, samples: np.ndarray, piece: int) -> list[Heard]:
+def hear(transcriber: StreamTranscriber, samples: np.ndarray, piece: int) -> list[PartialTranscript]:
     found = [h for i in range(0, len(samples), piece) for h in transcriber.accept(samples[i : i + piece])]
     return found + list(transcriber.finish())
 

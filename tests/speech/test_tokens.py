@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import DataError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.tokens import Tokens
 
 SYMBOLS = ("<s>", "▁he", "l", "<blk>", "lo", " ", "</s>", "é")

@@ -14,7 +14,7 @@ import pytest
 import edgeexit
 from edgeexit import BundleError, DataError, fixed_exit
 from edgeexit.speech.endpoint import EndpointRules
-from edgeexit.speech.live import Heard, listen
+from edgeexit.speech.live import LiveText, listen
 from edgeexit.speech.offline import Part, Transcriber
 from made_wavs import write
 from speech.heard_nets import RATE, SPEECH, said
@@ -176,7 +176,7 @@ def test_listening(tones: Path) -> None:
     transcriber = Transcriber(edgeexit.load(tones, artifact="chain", warmup=0))
     pause = said(pause=1.6)
     x = np.concatenate([said(pause=3.0), said("low", "high"), pause, said("high"), pause])
-    found: list[Heard] = list(listen(transcriber, blocks(x)))
+    found: list[LiveText] = list(listen(transcriber, blocks(x)))
     final = [(h.part.text, h.end) for h in found if h.end is not None]
     assert final == [("low high", "pause"), ("high", "pause")]
     partial = [h.part.text for h in found if h.end is None]

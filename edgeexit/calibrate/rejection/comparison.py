@@ -14,7 +14,7 @@ from edgeexit.calibrate.metrics.intervals import wilson
 from edgeexit.calibrate.rejection.selective import answered, need_labels, risk_coverage, selected
 from edgeexit.calibrate.rejection.window import window_policy
 from edgeexit.calibrate.rows import check_pair
-from edgeexit.calibrate.search.front import Path
+from edgeexit.calibrate.search.front import ParetoFront
 from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.calibrate.search.thresholds import cut_at
 from edgeexit.errors import Infeasible
@@ -115,7 +115,7 @@ def _every_row_at(k: int, last: int, score: str) -> Window:
     return Window((always,) * last, tuple(always if j == k else never for j in range(last)), always, score)
 
 
-def _thresholds(window: Window, paths: Sequence[Path], design: Rows) -> list[Policy]:
+def _thresholds(window: Window, paths: Sequence[ParetoFront], design: Rows) -> list[Policy]:
     taken = replay(window, design)
     cost = outcome(taken, design).cost
     k = min(1, design.exits - 2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeexit.calibrate.search.eero import BETA, eero_policy
-from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.search.pareto import SHARED_CUTS, measured, pareto, patience_path, qexit_path
 from edgeexit.calibrate.search.thresholds import place_cuts
 from edgeexit.errors import PolicyError
@@ -46,9 +46,9 @@ class CandidateFamily:
         last = fixed_exit(rows.exits - 1, rows.exits, self.score)
         return tuple(sorted(measured([*dict.fromkeys(self._policies(rows)), last], rows), key=lambda p: p.cost))
 
-    def front(self, rows: Rows) -> Path:
+    def front(self, rows: Rows) -> ParetoFront:
         """The candidates that no cheaper one equals in accuracy on these rows."""
-        return Path.of(self.name, rows.measure, self.candidates(rows))
+        return ParetoFront.of(self.name, rows.measure, self.candidates(rows))
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.search.eero import EERO_SCORE, Mode, eero_policy
-from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.search.pareto import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
@@ -60,7 +60,7 @@ def score_of(name: str, records: Rows) -> str | None:
     return score if score in NAMES else None
 
 
-def path_of(name: str, design: Rows) -> Path:
+def path_of(name: str, design: Rows) -> ParetoFront:
     """The path of an adaptive family; EERO has none, it is solved for each budget (`eero`).
 
     Raises:
@@ -75,7 +75,7 @@ def path_of(name: str, design: Rows) -> Path:
     return pareto(design, name.removeprefix("shared-"), shared=name.startswith("shared-"))
 
 
-def adaptive(path: Path, held_out: Rows) -> Chooser:
+def adaptive(path: ParetoFront, held_out: Rows) -> Chooser:
     """The best point of a path within the budget."""
     measured: dict[Policy, Outcome] = {}  # neighbouring budgets often share a point
 
@@ -125,7 +125,7 @@ def fixed(design: Rows, held_out: Rows) -> Chooser:
     return choose
 
 
-def random(path: Path, design: Rows, held_out: Rows, seed: int) -> Chooser:
+def random(path: ParetoFront, design: Rows, held_out: Rows, seed: int) -> Chooser:
     """Random exits at the design rates of the path's point."""
 
     def choose(budget: float) -> Choice:

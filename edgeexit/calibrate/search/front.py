@@ -26,7 +26,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Path:
+class ParetoFront:
     """Policies none of which is beaten by another: both cost and accuracy grow strictly along the path."""
 
     name: str
@@ -36,7 +36,7 @@ class Path:
     points: tuple[Point, ...]
 
     @classmethod
-    def of(cls, name: str, measure: str, candidates: Iterable[Point]) -> Path:
+    def of(cls, name: str, measure: str, candidates: Iterable[Point]) -> ParetoFront:
         """Keep the candidates that no cheaper one equals in accuracy."""
         points: list[Point] = []
         for point in sorted(candidates, key=lambda p: (p.cost, -p.accuracy)):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.front import Path, Point
+from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.search.lagrange import per_exit_thresholds
 from edgeexit.calibrate.search.thresholds import place_cuts, reached
 from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
@@ -22,7 +22,7 @@ def pareto(
     *,
     shared: bool = False,
     temperatures: tuple[float, ...] | None = None,
-) -> Path:
+) -> ParetoFront:
     """Threshold policies from cheap to dear, with their cost and accuracy on these design rows.
 
     Args:
@@ -44,19 +44,21 @@ def pareto(
         chosen += per_exit_thresholds(records, s)
     policies = (Threshold(t, score, temperatures) for t in dict.fromkeys(chosen))
     name = f"{'shared ' * shared}{score} threshold{'s' * (not shared)}"
-    return Path.of(name, records.measure, measured(policies, records))
+    return ParetoFront.of(name, records.measure, measured(policies, records))
 
 
-def qexit_path(records: Rows, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> Path:
+def qexit_path(records: Rows, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> ParetoFront:
     """PALBERT's rule at thresholds q from 0 up, most of them near 1, where sure exits are told apart."""
     q = [float(v) for v in np.unique(np.concatenate([np.linspace(0, 1, 100, False), 1 - np.geomspace(1e-6, 1, 100)]))]
     policies = (QExit(v, score, temperatures) for v in q)
-    return Path.of(f"Q-exit on {score}", records.measure, measured(policies, records))
+    return ParetoFront.of(f"Q-exit on {score}", records.measure, measured(policies, records))
 
 
-def patience_path(records: Rows) -> Path:
+def patience_path(records: Rows) -> ParetoFront:
     """`Patience` of 1 to exits - 1 (the last never stops early)."""
-    return Path.of("patience", records.measure, measured((Patience(p) for p in range(1, records.exits)), records))
+    return ParetoFront.of(
+        "patience", records.measure, measured((Patience(p) for p in range(1, records.exits)), records)
+    )
 
 
 def measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:

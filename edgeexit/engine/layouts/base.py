@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class Given(NamedTuple):
+class ExitOutput(NamedTuple):
     """What one exit gives to n inputs."""
 
     answer: Array
@@ -46,7 +46,7 @@ class Given(NamedTuple):
         return found if self.lengths is None else np.where(valid_positions(self.lengths, found.shape[1]), found, -1)
 
 
-class Found(NamedTuple):
+class RunResult(NamedTuple):
     """The answer to one input."""
 
     exit: int
@@ -60,7 +60,7 @@ class Found(NamedTuple):
     """`(1,)` valid positions of the output; None = all are."""
 
 
-class FoundMany(NamedTuple):
+class BatchResult(NamedTuple):
     """The answers to n inputs."""
 
     exits: Array
@@ -76,7 +76,7 @@ class FoundMany(NamedTuple):
 
 
 @dataclass
-class Recorded:
+class AllExitOutputs:
     """What every exit gave, one array per exit."""
 
     outputs: list[Array]
@@ -111,13 +111,13 @@ class Driver(Protocol):
     def fits(self, policy: Policy) -> None:
         """Raise PolicyError unless this artifact can follow the policy."""
 
-    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         """Answer one input; `left` gives the seconds until the deadline."""
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         """Answer many."""
 
-    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+    def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         """What every exit gives for these inputs."""
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
@@ -164,7 +164,7 @@ class Base:
 
         return Scorer(speech)
 
-    def score(self, given: Given, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
+    def score(self, given: ExitOutput, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
         """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.
 
         Args:
@@ -185,9 +185,9 @@ class Base:
             return np.asarray(uncertainty_score(given.uncertainty))
         return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature, lengths=given.lengths)
 
-    def recorded(self, known: Mapping[Any, Array]) -> Recorded:
+    def recorded(self, known: Mapping[Any, Array]) -> AllExitOutputs:
         """All exits' tensors, picked by name."""
-        return Recorded(
+        return AllExitOutputs(
             [known[n] for n in self.exit_names],
             [None if n is None else known[n] for n in self.uncertain],
             [None if n is None else known[n] for n in self.learned],
@@ -215,12 +215,12 @@ class Base:
         return list(model.inputs)
 
 
-def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> BatchResult:
     """A batch as single inputs, for layouts and models that take one at a time."""
     found = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
     told = [f.uncertainty for f in found]
     counts = [f.lengths for f in found if f.lengths is not None]
-    return FoundMany(
+    return BatchResult(
         np.array([f.exit for f in found], np.int64),
         np.concatenate([f.output for f in found]),
         np.array([f.score for f in found], np.float32),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeexit.bundle.manifest import Manifest
-from edgeexit.engine.layouts.base import Array, Found, FoundMany, Recorded, one_by_one
+from edgeexit.engine.layouts.base import AllExitOutputs, Array, BatchResult, RunResult, one_by_one
 from edgeexit.engine.layouts.chain import Chain
 from edgeexit.errors import DataError
 from edgeexit.policy.policies import Policy
@@ -59,14 +59,14 @@ class Buckets:
             for a, (_, k) in zip(inputs, self.places, strict=True)
         ]
 
-    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         driver, given = self.padded(inputs)
         return driver.run(given, policy, left)
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         return one_by_one(self, inputs, policy)
 
-    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+    def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         driver, given = self.padded(inputs)
         return driver.all_exits(given)
 

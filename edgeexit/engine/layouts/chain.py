@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.common.finite import finite, sound, unsound_rows
 from edgeexit.engine.backends import Runnable
-from edgeexit.engine.layouts.base import Array, Base, Found, FoundMany, Given, Recorded, forbidden, stopped
+from edgeexit.engine.layouts.base import (
+    AllExitOutputs,
+    Array,
+    Base,
+    BatchResult,
+    ExitOutput,
+    RunResult,
+    forbidden,
+    stopped,
+)
 from edgeexit.engine.layouts.memory import Memory, Waiting
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.policy.policies import Policy
@@ -60,7 +69,7 @@ class Chain(Base):
         policy: Policy,
         left: Callable[[], float] | None,
         memory: Memory | None = None,
-    ) -> Found:
+    ) -> RunResult:
         """As `Driver.run`; with a memory, the next input of its stream."""
         known = dict(zip(self.names, inputs, strict=True))
         if memory is None:
@@ -74,7 +83,7 @@ class Chain(Base):
 
     def _run(
         self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: Memory | None
-    ) -> Found:
+    ) -> RunResult:
         scores: list[Any] = []
         labels: list[Any] = []
         temperatures = self.temperatures(policy)
@@ -96,22 +105,22 @@ class Chain(Base):
             sure = self.score(given, k, name, temperatures[k], scorer)[0]
             told = None if given.uncertainty is None else float(given.uncertainty[0])
             if k == last:
-                return Found(k, output, float(sure), "last", told, given.lengths)
+                return RunResult(k, output, float(sure), "last", told, given.lengths)
             if sure != sure or (name not in SCORES and not sound(given.single, self.kinds[k])):
                 # NaN is below every threshold; what is none must not send an input deeper. The engine refuses it.
-                return Found(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
+                return RunResult(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
             scores.append(sure)
             if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
                 labels.append(given.labels if scorer is None else scorer.labels())
             if policy.stop(scores, labels):
-                return Found(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
+                return RunResult(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
             if left is not None and self.seconds is not None:
                 runs = 1 if memory is None else 1 + len(memory.waiting[k + 1])
                 if self.slowdown * self.seconds[k + 1] * runs > left():
-                    return Found(k, output, float(sure), "deadline", told, given.lengths)
+                    return RunResult(k, output, float(sure), "deadline", told, given.lengths)
         raise AssertionError("the last stage answers")
 
-    def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, Given]]:
+    def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, ExitOutput]]:
         """Take inputs that wait for stage `k`, and for those before it, through them, oldest first.
 
         Args:
@@ -151,13 +160,13 @@ class Chain(Base):
         if len(memory.waiting[k]) > memory.limit:
             self.catch_up(k, memory, 1)
 
-    def given(self, found: Sequence[Array], k: int) -> Given:
+    def given(self, found: Sequence[Array], k: int) -> ExitOutput:
         """What exit `k` gives among the outputs of its stage."""
         answer, *others = self.where[k]
         assert answer is not None
-        return Given(found[answer], *(None if i is None else found[i] for i in others))
+        return ExitOutput(found[answer], *(None if i is None else found[i] for i in others))
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         known = dict(zip(self.names, inputs, strict=True))
         rows = np.arange(len(inputs[0]))  # inputs still on their way
         exits = np.full(len(rows), self.count - 1, np.int64)
@@ -202,16 +211,16 @@ class Chain(Base):
                 if scorer is not None:
                     scorer.keep(keep)
         assert outputs is not None
-        return FoundMany(exits, outputs, sure, told, lengths)
+        return BatchResult(exits, outputs, sure, told, lengths)
 
-    def _unsound(self, given: Given, k: int, sure: Array) -> Array:
+    def _unsound(self, given: ExitOutput, k: int, sure: Array) -> Array:
         """`(n,)` inputs whose answer is none, so that it must not send them deeper."""
         if finite(sure) and finite(given.answer):
             return np.zeros(len(sure), bool)
         valid = None if given.lengths is None else valid_positions(given.lengths, given.answer.shape[1])
         return unsound_rows(given.answer, self.kinds[k], valid) | np.isnan(sure)
 
-    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+    def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         known = dict(zip(self.names, inputs, strict=True))
         start, seconds = self.clock(), []
         for k, model in enumerate(self.models):

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
-from edgeexit.engine.layouts.base import Array, Base, Found, FoundMany, Recorded, one_by_one, stopped
+from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, RunResult, one_by_one, stopped
 from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.policy.policies import Policy, Threshold, Window, fixed_exit
 
@@ -57,7 +57,7 @@ class Fused(Base):
         lengths = None if None in self.lengths else told[-1]
         return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0]), lengths
 
-    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         compared = policy.compared if isinstance(policy, Threshold) else ()
         thresholds = np.array(compared, np.float32)
         most = self.count - 1
@@ -70,8 +70,8 @@ class Fused(Base):
         if k and (k > most or -np.inf in compared[:k]):
             raise self.passed(next(j for j in range(k) if j == most or compared[j] == -np.inf), k)
         if k == most < self.count - 1 and not sure >= compared[k]:
-            return Found(k, output, sure, "deadline", told, lengths)
-        return Found(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told, lengths)
+            return RunResult(k, output, sure, "deadline", told, lengths)
+        return RunResult(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told, lengths)
 
     def passed(self, k: int, answering: int) -> DataError:
         """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""
@@ -81,12 +81,12 @@ class Fused(Base):
             f"{answering}: it lies outside what the network was trained on, or its numbers overflow"
         )
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         return one_by_one(self, inputs, policy)
 
-    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+    def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         scores: list[Array] = []
-        found = Recorded([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
+        found = AllExitOutputs([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
-from edgeexit.engine.layouts.base import Array, Base, Found, FoundMany, Given, Recorded
+from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, ExitOutput, RunResult
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy, Threshold
 
@@ -44,27 +44,29 @@ class Prefix(Base):
         model = self.models[k]
         return dict(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
 
-    def answered(self, inputs: Sequence[Array], k: int, policy: Policy) -> tuple[Given, Array]:
+    def answered(self, inputs: Sequence[Array], k: int, policy: Policy) -> tuple[ExitOutput, Array]:
         """What exit `k` gives, and its scores `(n,)`."""
         found = self.call(inputs, k)
         others = (found.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
-        given = Given(found[self.exit_names[k]], *others)
+        given = ExitOutput(found[self.exit_names[k]], *others)
         return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], self.scorer(policy))
 
-    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         k = self.fixed(policy)
         assert k is not None
         given, sure = self.answered(inputs, k, policy)
         told = None if given.uncertainty is None else float(given.uncertainty[0])
-        return Found(k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told, given.lengths)
+        return RunResult(
+            k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told, given.lengths
+        )
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         k = self.fixed(policy)
         assert k is not None
         given, sure = self.answered(inputs, k, policy)
-        return FoundMany(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty, given.lengths)
+        return BatchResult(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty, given.lengths)
 
-    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+    def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         known: dict[str | None, Array] = {}
         for k in range(self.count):
             known |= self.call(inputs, k)
@@ -86,15 +88,15 @@ class AllExits(Base):
     def fits(self, policy: Policy) -> None:
         raise PolicyError("layout all computes every exit of every input; it is for calibration, run fused or chain")
 
-    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> Found:
+    def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         self.fits(policy)  # which refuses every policy
         raise AssertionError
 
-    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> FoundMany:
+    def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         self.fits(policy)  # which refuses every policy
         raise AssertionError
 
-    def all_exits(self, inputs: Sequence[Array]) -> Recorded:
+    def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         known = dict(zip(self.names, inputs, strict=True))
         model = self.models[0]
         return self.recorded(dict(zip(model.outputs, model.run([known[n] for n in self.reads]), strict=True)))

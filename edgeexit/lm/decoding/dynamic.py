@@ -32,7 +32,7 @@ class Dynamic:
         self, model: LanguageModel, chooser: Chooser, costs: Costs, draft: int, threshold: float = 0.0, duty: int = DUTY
     ) -> None:
         self.model, self.chooser, self.threshold = model, chooser, threshold
-        self.choice = Choice(costs, draft, duty)
+        self.choice = DraftChoice(costs, draft, duty)
 
     def round(self, session: Session, left: int) -> Round:
         exit, draft = self.choice.best(len(session.ids) - 1, left - 1)
@@ -50,7 +50,7 @@ class Dynamic:
         return done
 
 
-class Choice:
+class DraftChoice:
     """The counts and what follows from them; no model, so that the simulator has the same."""
 
     def __init__(self, costs: Costs, draft: int, duty: int = DUTY) -> None:

@@ -18,7 +18,7 @@ from edgeexit.common.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding.base import checked, plain
-from edgeexit.lm.decoding.dynamic import Choice
+from edgeexit.lm.decoding.dynamic import DraftChoice
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.speculative import speculate
 from edgeexit.lm.model import Array, LanguageModel
@@ -177,7 +177,7 @@ def _choice(found: Costs, draft: int, clock: Callable[[], float]) -> float:
     """Seconds that `del` thinks about a round."""
     if draft < 1 or found.exits < 2:
         return 0.0
-    choice, times = Choice(found, draft), []
+    choice, times = DraftChoice(found, draft), []
     for i in range(CHOICES):
         before = clock()
         exit, drafts = choice.best(found.middle + i, draft)

@@ -16,7 +16,7 @@ import numpy as np
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding.calm import WAITING, threshold_at
-from edgeexit.lm.decoding.dynamic import Choice
+from edgeexit.lm.decoding.dynamic import DraftChoice
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.skip import WARM, stages_at
 from edgeexit.lm.model import Array
@@ -62,7 +62,7 @@ def merged(parts: Sequence[Simulated]) -> Simulated:
     )  # fmt: skip
 
 
-class Sheet:
+class CostTable:
     """The times of one trace's positions, summed up in all the ways that rounds need."""
 
     def __init__(self, trace: Trace, costs: Costs) -> None:
@@ -120,7 +120,7 @@ class Sheet:
         return drafts, stand, float(seconds)
 
 
-def simulate(sheets: Sequence[Sheet], setting: Setting) -> Simulated:
+def simulate(sheets: Sequence[CostTable], setting: Setting) -> Simulated:
     """One setting over all traces.
 
     Raises:
@@ -161,13 +161,13 @@ class _Tally:
         self.accepted += accepted
 
 
-def _greedy(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
+def _greedy(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
     for row in range(sheet.trace.n):
         tally.add(-1, sheet.whole[0, row])
     tally.tokens += sheet.trace.n
 
 
-def _speculative(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
+def _speculative(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
     assert setting.exit is not None
     n, row = sheet.trace.n, 0
     while row < n:
@@ -182,7 +182,7 @@ def _speculative(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
     tally.tokens += n
 
 
-def _lookup(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
+def _lookup(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
     trace, row = sheet.trace, 0
     ids = trace.ids.tolist()
     table = Repeats(setting.ngram)
@@ -196,9 +196,9 @@ def _lookup(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
     tally.tokens += trace.n
 
 
-def _del(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
+def _del(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
     trace, row = sheet.trace, 0
-    choice = Choice(sheet.costs, setting.draft)
+    choice = DraftChoice(sheet.costs, setting.draft)
     while row < trace.n:
         exit, draft = choice.best(trace.start - 1 + row, trace.limit - row - 1)
         if draft == 0:
@@ -218,7 +218,7 @@ def _del(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
     tally.tokens += trace.n
 
 
-def _calm(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
+def _calm(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
     costs, trace, last = sheet.costs, sheet.trace, sheet.costs.exits - 1
     if not setting.repair and np.isnan(costs.fills[1:]).any():
         raise DataError("this artifact has no kv parts for stand-ins: simulate calm with repair")
@@ -248,7 +248,7 @@ def _calm(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
     tally.tokens += trace.n
 
 
-def _skip(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
+def _skip(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
     trace, exits = sheet.trace, sheet.costs.exits
     least = max(2, exits // 2) if setting.exit is None else setting.exit + 1
     if not WARM < least <= exits:
@@ -261,7 +261,7 @@ def _skip(sheet: Sheet, setting: Setting, tally: _Tally) -> None:
     tally.tokens += trace.n
 
 
-_WAYS: dict[str, Callable[[Sheet, Setting, _Tally], None]] = {
+_WAYS: dict[str, Callable[[CostTable, Setting, _Tally], None]] = {
     "greedy": _greedy, "speculative": _speculative, "lookup": _lookup, "del": _del, "calm": _calm, "skip": _skip,
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.tuning.measure_costs import measure
 from edgeexit.lm.tuning.simulate import Simulated
 from edgeexit.lm.tuning.traces import Quality, Trace, quality, record
-from edgeexit.lm.tuning.verdict import Predicted, Verdict, break_even, decide
+from edgeexit.lm.tuning.verdict import DecodingVerdict, Predicted, break_even, decide
 
 Tell = Callable[[str, int, int], None]
 """Told what is under way, steps done and all of them."""
@@ -40,7 +40,7 @@ class Study:
     """What was found."""
 
     exits: tuple[Exit, ...]
-    verdict: Verdict
+    verdict: DecodingVerdict
     costs: Costs
     traces: tuple[Trace, ...]
     proof: dict[str, Any] | None

@@ -16,7 +16,7 @@ from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.model import Array
 from edgeexit.lm.settings import Setting
-from edgeexit.lm.tuning.simulate import Sheet, Simulated, merged, simulate
+from edgeexit.lm.tuning.simulate import CostTable, Simulated, merged, simulate
 from edgeexit.lm.tuning.traces import Trace
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9)
@@ -41,7 +41,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DecodingVerdict:
     """What to do."""
 
     text: str
@@ -82,7 +82,7 @@ def decide(
     draft: int = 8,
     proof: LmProof | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
-) -> Verdict:
+) -> DecodingVerdict:
     """Simulate everything and choose.
 
     Args:
@@ -98,7 +98,7 @@ def decide(
     if not traces:
         raise DataError("no recorded text to decide on")
     draft = min(draft, costs.block - 1)
-    sheets = [Sheet(t, costs) for t in traces]
+    sheets = [CostTable(t, costs) for t in traces]
     tried = settings(costs.exits, max(draft, 1), costs) if draft >= 1 else [Setting()]
     runs = []
     for i, setting in enumerate(tried):
@@ -111,7 +111,7 @@ def decide(
     best, expected = exact[0], _expected(plain, exact)
     rivals = [r for r in _firsts(exact) if r.setting.method != best.setting.method]
     found = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
-    return Verdict(*_words(found, proof), predictions, len(sheets) > 1, found.undecided)
+    return DecodingVerdict(*_words(found, proof), predictions, len(sheets) > 1, found.undecided)
 
 
 class _Run:

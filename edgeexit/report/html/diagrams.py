@@ -43,19 +43,3 @@ def reliability_svg(found: Calibration) -> str:
         line = [(c, a) for c, a in zip(after.confidence, after.bin_accuracy, strict=True) if not math.isnan(c)]
         parts.append(f'<g class="after">{panel.line(line, 2)}</g>')
     return panel.svg(f"exit {found.exit}", parts)
-
-
-def reliability_rows(sweep: Sweep) -> list[list[str]]:
-    """Head and one row per exit."""
-    head = ["exit", "ECE", "Brier", "NLL", "temperature", "ECE after", "Brier after", "NLL after", ""]
-    rows = [
-        [str(c.exit), *_figures(c.before.ece, c.before.brier, c.before.nll), f"{c.temperature:.3f}"]
-        + (_figures(c.after.ece, c.after.brier, c.after.nll) if c.skipped is None else [""] * 3)
-        + [c.skipped or ""]
-        for c in sweep.calibration
-    ]
-    return [head, *rows]
-
-
-def _figures(*values: float) -> list[str]:
-    return [f"{v:.4f}" for v in values]

@@ -14,10 +14,11 @@ from typing import Any
 from edgeexit.calibrate.sweep import Row, Sweep
 from edgeexit.common.measures import is_error, shown, shown_range
 from edgeexit.report.html.chosen import chosen_rows, exit_rates_svg, expected_svg
-from edgeexit.report.html.diagrams import budgets_svg, reliability_rows, reliability_svg
+from edgeexit.report.html.diagrams import budgets_svg, reliability_svg
 from edgeexit.report.html.promise_diagrams import limits, promise_costs_svg, promise_legend, promises_svg
 from edgeexit.report.text.promises import promise_rows, promise_terms
 from edgeexit.report.text.rejections import REJECTION_TERMS, rejection_rows
+from edgeexit.report.text.reliability import reliability_rows
 from edgeexit.report.text.table import sweep_json
 from edgeexit.report.text.words import (
     as_read,

@@ -12,9 +12,9 @@ from typing import Any
 
 from edgeexit.calibrate.metrics.reliability import Reliability
 from edgeexit.calibrate.sweep import Sweep
-from edgeexit.report.html.diagrams import reliability_rows
 from edgeexit.report.text.promises import promise_rows, promise_terms
 from edgeexit.report.text.rejections import REJECTION_TERMS, rejection_rows
+from edgeexit.report.text.reliability import reliability_rows
 from edgeexit.report.text.words import (
     as_read,
     data_line,

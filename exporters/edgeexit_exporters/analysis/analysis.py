@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-import edgeexit
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import ModelError
+from edgeexit.version import __version__
 from edgeexit_exporters.analysis import describe
 from edgeexit_exporters.analysis.answers import Answer, reference_answers, valid_answer
 from edgeexit_exporters.analysis.exit_order import check_order
 from edgeexit_exporters.analysis.probe import Probe, probe
 from edgeexit_exporters.analysis.sizes import check_padding, try_sizes
 from edgeexit_exporters.analysis.tolerance import MOST, own_rounding
-from edgeexit_exporters.layouts import build as building
-from edgeexit_exporters.layouts.sherpa import with_least
-from edgeexit_exporters.onnx import graph
+from edgeexit_exporters.onnx import graph, pieces
 from edgeexit_exporters.onnx.measure import node_costs
-from edgeexit_exporters.source.inputs import make_inputs
+from edgeexit_exporters.source.inputs import InputSpec, length_inputs, make_inputs
 from edgeexit_exporters.source.output_kind import check_kind
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.stages import Stage, stages
 
 
 @dataclass(frozen=True)
-class Survey:
+class Analysis:
     """A source, looked at."""
 
     source: Source
@@ -58,7 +56,7 @@ def survey(
     data: Mapping[str, NDArray[Any]] | None = None,
     score: str = "maxprob",
     speech: SpeechSpec | None = None,
-) -> Survey:
+) -> Analysis:
     """Find the stages, run the network, count its costs.
 
     Args:
@@ -75,7 +73,7 @@ def survey(
     if source.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
         source.reference(make_inputs(source.inputs, 1, seed=0))
     parts = stages_of(source)
-    whole = building.all_exits(source.model, source.tensors)
+    whole = pieces.all_exits(source.model, source.tensors)
     cuts = [n for p in parts for n in p.cuts]
     seen = probe(source, ir.to_proto(whole), [*source.tensors, *cuts])
     sizes = try_sizes(source, ir.to_proto(whole))
@@ -91,7 +89,7 @@ def survey(
     if labels is not None and len(labels) != exits[-1].answer.shape[-1]:
         raise ModelError(f"{len(labels)} labels for {exits[-1].answer.shape[-1]} classes")
     if (speech := speech or getattr(source.module, "speech_spec", None)) is not None:
-        speech = with_least(speech, sizes.least, source.inputs)
+        speech = _with_least(speech, sizes.least, source.inputs)
     if speech is not None and len(speech.tokens) != exits[-1].answer.shape[-1]:
         raise ModelError(f"{len(speech.tokens)} speech tokens for {exits[-1].answer.shape[-1]} classes")
     manifest = Manifest(
@@ -115,7 +113,7 @@ def survey(
             if spec.kind == "probs":
                 check_kind(exit.name, [valid_answer(a.outputs, exit) for a in answers])
     rounding = own_rounding(ir.to_proto(whole), source.exits, answers) if floats else ()
-    return Survey(source, parts, seen, manifest, answers, rounding, tuple(notes))
+    return Analysis(source, parts, seen, manifest, answers, rounding, tuple(notes))
 
 
 def stages_of(source: Source) -> tuple[Stage, ...]:
@@ -134,7 +132,7 @@ def stages_of(source: Source) -> tuple[Stage, ...]:
 
 def _provenance(source: Source, note: str | None, notes: Sequence[str]) -> dict[str, Any]:
     versions = {
-        "edgeexit": edgeexit.__version__,
+        "edgeexit": __version__,
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
     }
@@ -144,3 +142,11 @@ def _provenance(source: Source, note: str | None, notes: Sequence[str]) -> dict[
         **({"batch_note": note} if note else {}),
         **({"notes": list(notes)} if notes else {}),
     }
+
+
+def _with_least(speech: SpeechSpec, least: Mapping[str, int], inputs: Sequence[InputSpec]) -> SpeechSpec:
+    """The specification with the frames that the network was found to need at least; one for sound takes no frames."""
+    if all(len(i.tensor.shape) != 3 for i in inputs):
+        return speech
+    axis = next(iter(length_inputs(inputs).values()), None)
+    return replace(speech, least_frames=max(speech.least_frames, least.get(axis or "", 1)))

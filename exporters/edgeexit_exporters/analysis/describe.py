@@ -9,8 +9,8 @@ import onnx_ir as ir
 from edgeexit.bundle.manifest import ExitSpec, StageSpec, StateSpec
 from edgeexit.errors import ModelError
 from edgeexit_exporters.analysis.probe import Probe
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.onnx import graph as onnx_graph
+from edgeexit_exporters.onnx import pieces
 from edgeexit_exporters.onnx.measure import NodeCost
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.stages import Stage
@@ -64,7 +64,7 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
     tensors = {i.tensor.name: i.tensor for i in source.inputs}
     counted: set[str] = set()
     found = []
-    for k, (part, piece) in enumerate(zip(parts, build.chain(source.model, parts), strict=True)):
+    for k, (part, piece) in enumerate(zip(parts, pieces.chain(source.model, parts), strict=True)):
         weights = [v for n, v in piece.graph.initializers.items() if n not in counted]
         counted.update(piece.graph.initializers)
         later = {n for p in parts[k + 1 :] for n in p.inputs}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.front import Path
+from edgeexit.calibrate.search.front import ParetoFront
 from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy
@@ -58,7 +58,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ExitSetting:
     """Some candidates as exits, with a policy."""
 
     exits: tuple[int, ...]
@@ -72,14 +72,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Found:
+class ExitChoice:
     """What the search came to."""
 
-    best: Setting
+    best: ExitSetting
     """The cheapest surely within the allowed drop; the untouched model itself where nothing is cheaper."""
     margin: float
     """`ERRORS` standard errors of what `best` loses: it stays away from the allowed drop by that much."""
-    front: tuple[Setting, ...]
+    front: tuple[ExitSetting, ...]
     """Cheap to dear, each more accurate than all cheaper ones; the untouched model is among the candidates."""
     full: float
     """Accuracy of the untouched model (agreement: 1)."""
@@ -99,7 +99,7 @@ def choose(
     score: str = "maxprob",
     beam: int = BEAM,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Found:
+) -> ExitChoice:
     """Search subsets of up to `most` candidates, each with per-exit thresholds along its whole path.
 
     The cheapest of thousands of settings that look allowed is one that was lucky on these rows. So a setting counts as
@@ -123,7 +123,7 @@ def choose(
     count = len(scored.macs)
     truth = scored.final.argmax(1) if scored.labels is None else scored.labels
     full = float((scored.final.argmax(1) == truth).mean())
-    untouched = Setting((), None, 1.0, full)
+    untouched = ExitSetting((), None, 1.0, full)
     settings, by_subset = [untouched], {}
     exact = count <= EXACT_CANDIDATES
     level: list[tuple[int, ...]] = [()]
@@ -145,10 +145,10 @@ def choose(
         margin = ERRORS * _error(best, scored)
         if best.policy is None or best.accuracy >= full - drop + margin:
             break
-    return Found(best, margin, _front(settings), full, len(by_subset), exact, by_subset)
+    return ExitChoice(best, margin, _front(settings), full, len(by_subset), exact, by_subset)
 
 
-def _error(setting: Setting, scored: Scored) -> float:
+def _error(setting: ExitSetting, scored: Scored) -> float:
     """Standard error of the paired difference to the untouched model."""
     if setting.policy is None:
         return 0.0
@@ -157,14 +157,14 @@ def _error(setting: Setting, scored: Scored) -> float:
     return float((there - records.correct[-1]).std(dtype=np.float64)) / math.sqrt(records.n)
 
 
-def _settings(path: Path, subset: tuple[int, ...], scored: Scored) -> list[Setting]:
+def _settings(path: ParetoFront, subset: tuple[int, ...], scored: Scored) -> list[ExitSetting]:
     records = scored.records(subset)
     scale = float(records.cost[-1]) / scored.total
-    return [Setting(subset, p.policy, p.cost * scale, p.accuracy) for p in path.points]
+    return [ExitSetting(subset, p.policy, p.cost * scale, p.accuracy) for p in path.points]
 
 
-def _front(settings: Iterable[Setting]) -> tuple[Setting, ...]:
-    front: list[Setting] = []
+def _front(settings: Iterable[ExitSetting]) -> tuple[ExitSetting, ...]:
+    front: list[ExitSetting] = []
     for s in sorted(settings, key=lambda s: (s.cost, -s.accuracy, len(s.exits))):
         if not front or s.accuracy > front[-1].accuracy + 1e-12:
             front.append(s)

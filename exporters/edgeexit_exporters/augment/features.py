@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.augment.nodes import POOLS, PREFIX, Place, add_head, add_pooled, pooled_width
-from edgeexit_exporters.layouts.build import to_bytes
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.onnx.nodes import Nodes
+from edgeexit_exporters.onnx.serialize import to_bytes
 
 __all__ = ["POOLS", "add_head", "add_pooled", "feature_name", "features", "pooled_graph", "pooled_width"]
 

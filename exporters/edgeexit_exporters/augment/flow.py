@@ -20,12 +20,12 @@ from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters.analysis.answers import Answer
 from edgeexit_exporters.analysis.describe import precision
 from edgeexit_exporters.analysis.tolerance import MOST, own_rounding, relative_errors, tolerance_for
-from edgeexit_exporters.augment.choose import ERRORS, Found, Scored, Setting, choose
+from edgeexit_exporters.augment.choose import ERRORS, ExitChoice, ExitSetting, Scored, choose
 from edgeexit_exporters.augment.features import features
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head, fit_linear, fit_mlp, soft_targets
 from edgeexit_exporters.augment.masked import check_mask
-from edgeexit_exporters.augment.measured import Rows, shipped
+from edgeexit_exporters.augment.measured import SplitRows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
@@ -205,7 +205,7 @@ def augment(
     clock("choosing exits")
     found = choose(scored, drop, most=exits, score=score)
     table = _candidates(places, heads, scored, found, total)
-    rows = Rows(inputs, labels, parts, np.asarray(final.argmax(1), np.int64))
+    rows = SplitRows(inputs, labels, parts, np.asarray(final.argmax(1), np.int64))
     wish: dict[str, Any] = {
         "drop": drop, "score": score, "guarantee": guarantee, "total": total,
         "layouts": layouts, "class_names": class_names, "preprocess": declared, "overwrite": overwrite,
@@ -341,7 +341,7 @@ def _scored(
 
 
 def _candidates(
-    places: Sequence[Place], heads: Sequence[Head], scored: Scored, found: Found, total: int
+    places: Sequence[Place], heads: Sequence[Head], scored: Scored, found: ExitChoice, total: int
 ) -> tuple[Candidate, ...]:
     truth = scored.final.argmax(1) if scored.labels is None else scored.labels
     right = (scored.logits.argmax(2) == truth).mean(1)
@@ -351,11 +351,11 @@ def _candidates(
     )
 
 
-def _nearest(found: Found, drop: float) -> Setting:
+def _nearest(found: ExitChoice, drop: float) -> ExitSetting:
     return min(found.front, key=lambda s: abs(s.accuracy - (found.full - drop)))
 
 
-def _why_not(table: Sequence[Candidate], found: Found, drop: float, kind: str) -> str:
+def _why_not(table: Sequence[Candidate], found: ExitChoice, drop: float, kind: str) -> str:
     best = max(table, key=lambda c: c.accuracy)
     near = _nearest(found, drop)
     if lucky := [s for s in found.front if s.exits and s.cost < 1 and s.accuracy >= found.full - drop]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit_exporters.augment.rows import Rows, chunks, make_rows, soft_targets
+from edgeexit_exporters.augment.rows import FeatureRows, chunks, make_rows, soft_targets
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ def fit_linear(
 
 
 def _choose(
-    rows: Rows, penalties: Sequence[float], start: NDArray[np.float64], seed: int, steps: int
+    rows: FeatureRows, penalties: Sequence[float], start: NDArray[np.float64], seed: int, steps: int
 ) -> tuple[float, NDArray[np.float64]]:
     """The penalty with the least cross-entropy on rows held back, and the weights fitted with it."""
     n, width = rows.features.shape
@@ -146,7 +146,7 @@ def _pieces(which: NDArray[np.int64], width: int) -> list[Piece]:
 
 
 def _minimise(
-    rows: Rows, pieces: Sequence[Piece], l2: float, start: NDArray[np.float64], steps: int
+    rows: FeatureRows, pieces: Sequence[Piece], l2: float, start: NDArray[np.float64], steps: int
 ) -> NDArray[np.float64]:
     """The weights `(width + 1, classes)`, the bias last, that `_loss` is least for."""
     try:
@@ -164,7 +164,7 @@ def _minimise(
 
 
 def _loss(
-    rows: Rows, pieces: Sequence[Piece], l2: float, theta: NDArray[np.float64]
+    rows: FeatureRows, pieces: Sequence[Piece], l2: float, theta: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
     """Mean cross-entropy with its penalty, and the gradient; products in float32, sums over pieces in float64."""
     weight, bias = theta[:-1].astype(np.float32), theta[-1].astype(np.float32)
@@ -275,7 +275,7 @@ def _layer(rng: np.random.Generator, width: int, out: int, gain: float) -> tuple
 
 
 def _unscaled(
-    weight: NDArray[np.float64], bias: NDArray[np.float64], rows: Rows
+    weight: NDArray[np.float64], bias: NDArray[np.float64], rows: FeatureRows
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A layer for standardised features, as one for the features themselves."""
     folded = weight * rows.scale.astype(np.float64)[:, None]

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from edgeexit.errors import DataError
 from edgeexit_exporters.augment.looks import LENGTH
-from edgeexit_exporters.layouts.build import prefix, to_bytes
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.onnx.nodes import Nodes
+from edgeexit_exporters.onnx.pieces import prefix
+from edgeexit_exporters.onnx.serialize import to_bytes
 
 
 class Masked:

@@ -27,7 +27,7 @@ from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import fixed_exit
 from edgeexit.records.classification import Records
 from edgeexit_exporters.augment.result import Augmented, Shipped, Tested
-from edgeexit_exporters.augment.verdict import Ratio, Verdict, judge
+from edgeexit_exporters.augment.verdict import AugmentVerdict, Ratio, judge
 from edgeexit_exporters.augment.written import export_exits
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.source.source import Source
@@ -52,7 +52,7 @@ def rows_of(inputs: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> dict
 
 
 @dataclass(frozen=True)
-class Rows:
+class SplitRows:
     """The rows of a run, divided, with what the untouched network answered."""
 
     inputs: Mapping[str, NDArray[Any]]
@@ -77,7 +77,7 @@ class Rows:
 
 
 def shipped(
-    grafted: Source, untouched: Source, rows: Rows, out: Path, *, drop: float, score: str,
+    grafted: Source, untouched: Source, rows: SplitRows, out: Path, *, drop: float, score: str,
     guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None, class_names: Sequence[str] | None,
     preprocess: Mapping[str, Preprocess], overwrite: bool, tolerance: float | None = None, anyway: bool = False,
     changed: bool = False, tell: Callable[[str], None] = lambda text: None,
@@ -121,9 +121,9 @@ def _warnings(tell: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _calibrated(
-    bundle: Bundle, untouched: Source, rows: Rows, drop: float, score: str,
+    bundle: Bundle, untouched: Source, rows: SplitRows, drop: float, score: str,
     guarantee: Guarantee | None, total: int, changed: bool,
-) -> tuple[OperatingPoint, Verdict, Bundle]:  # fmt: skip
+) -> tuple[OperatingPoint, AugmentVerdict, Bundle]:  # fmt: skip
     """An operating point on the artifact that a device would take first, and the verdict on the third part."""
     engine = load(bundle, exit=-1, warmup=0)
     labels = rows.truth if changed else rows.labels

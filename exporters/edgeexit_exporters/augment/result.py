@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.policy.operating_point import OperatingPoint
-from edgeexit_exporters.augment.choose import Found
+from edgeexit_exporters.augment.choose import ExitChoice
 from edgeexit_exporters.augment.places import Place
-from edgeexit_exporters.augment.verdict import Verdict
+from edgeexit_exporters.augment.verdict import AugmentVerdict
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Candidate:
 class Tuned:
     """The same exits after heads and backbone were trained on."""
 
-    verdict: Verdict | None
+    verdict: AugmentVerdict | None
     """On the rows that certify, against the untouched network; None = the allowed loss was not kept."""
     text: str
     bundle: Bundle | None
@@ -43,7 +43,7 @@ class Tuned:
 class Augmented:
     """What came of it."""
 
-    verdict: Verdict | None
+    verdict: AugmentVerdict | None
     """On the rows that certify; None = no exit was worth choosing."""
     text: str
     """The verdict in words."""
@@ -51,7 +51,7 @@ class Augmented:
     """None = not worth it, so none was written."""
     point: OperatingPoint | None
     candidates: tuple[Candidate, ...]
-    found: Found
+    found: ExitChoice
     measure: str
     """accuracy, or agreement with the untouched model."""
     total_macs: int
@@ -70,7 +70,7 @@ class Shipped:
     """A network with exits, exported, calibrated and judged."""
 
     point: OperatingPoint
-    verdict: Verdict
+    verdict: AugmentVerdict
     bundle: Bundle | None
     """None = not worth it, so none was written."""
     left_out: Mapping[str, str]
@@ -81,7 +81,7 @@ class Shipped:
 class Tested:
     """What an augmented bundle does on rows that had no part in making it."""
 
-    verdict: Verdict
+    verdict: AugmentVerdict
     hindsight: Mapping[float, float | None]
     """Accuracy lost -> the least cost at which these exits could lose no more, had the thresholds been chosen on these
     very rows: where the limit is. None = at no cost below the untouched network's."""

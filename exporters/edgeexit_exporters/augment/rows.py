@@ -24,7 +24,7 @@ def chunks(rows: int, width: int) -> Iterator[slice]:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class FeatureRows:
     """Features `(n, width)` and what a head should answer, on disk or in memory; never copied whole."""
 
     features: NDArray[Any]
@@ -59,7 +59,7 @@ class Rows:
         return np.asarray(share / share.sum())
 
 
-def make_rows(features: NDArray[Any], targets: NDArray[Any], classes: int | None = None) -> Rows:
+def make_rows(features: NDArray[Any], targets: NDArray[Any], classes: int | None = None) -> FeatureRows:
     """Check what a head is to be fitted on, and measure each feature's mean and spread (three passes).
 
     Args:
@@ -84,7 +84,7 @@ def make_rows(features: NDArray[Any], targets: NDArray[Any], classes: int | None
             f"{ROWS_PER_CLASS * count} in all"
         )
     kept = targets if targets.ndim == 2 else np.asarray(targets, np.int64)
-    return Rows(features, kept, count, *_moments(features))
+    return FeatureRows(features, kept, count, *_moments(features))
 
 
 def soft_targets(outputs: NDArray[Any], kind: str, temperature: float = 1.0) -> NDArray[np.float32]:

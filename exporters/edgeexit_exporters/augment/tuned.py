@@ -14,7 +14,7 @@ from edgeexit.errors import Infeasible, ModelError
 from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_exporters.augment.graft import graft
 from edgeexit_exporters.augment.heads import Head
-from edgeexit_exporters.augment.measured import Rows, shipped
+from edgeexit_exporters.augment.measured import SplitRows, shipped
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.augment.result import Tuned
 from edgeexit_exporters.source.source import Source
@@ -40,7 +40,7 @@ def tunable(source: Source) -> None:
 
 
 def fine_tuned(
-    tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: Rows, out: Path,
+    tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: SplitRows, out: Path,
     *, drop: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None,
     class_names: Sequence[str] | None, preprocess: Mapping[str, Preprocess], overwrite: bool, tolerance: float | None,
     anyway: bool,

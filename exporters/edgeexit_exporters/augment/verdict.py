@@ -37,7 +37,7 @@ class Static:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AugmentVerdict:
     """On rows that nothing was chosen on."""
 
     text: str
@@ -70,7 +70,7 @@ def judge(
     time_ratios: Sequence[Ratio] | None = None,
     untouched: NDArray[np.bool_] | None = None,
     measure: str | None = None,
-) -> Verdict:
+) -> AugmentVerdict:
     """Judge a policy on rows of its own.
 
     Args:
@@ -98,7 +98,7 @@ def judge(
     text, worth = _words(
         measure or rows.measure, cost, mean, half, drop, certified, time, statics, found.accuracy, before, rows.n
     )
-    return Verdict(
+    return AugmentVerdict(
         text, worth, rows.n, cost, found.accuracy, before, mean, mean - half, mean + half, rates, statics, time
     )
 

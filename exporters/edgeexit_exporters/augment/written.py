@@ -13,7 +13,7 @@ from edgeexit.bundle.bundle import Bundle
 from edgeexit.common.files import write_atomic
 from edgeexit.errors import ModelError
 from edgeexit_exporters.exporting import export_source
-from edgeexit_exporters.layouts import build as building
+from edgeexit_exporters.onnx import pieces, serialize
 from edgeexit_exporters.source.source import Source
 
 
@@ -40,7 +40,7 @@ def _saved(grafted: Source, out: Path) -> str:
     names = ",".join(e.answer for e in grafted.exits)
     path = _free(out.with_name(f"{out.name.removesuffix('.edgeexit')}-exits.onnx"))
     try:
-        write_atomic(path, building.to_bytes(building.all_exits(grafted.model, grafted.tensors), path.name))
+        write_atomic(path, serialize.to_bytes(pieces.all_exits(grafted.model, grafted.tensors), path.name))
     except (ModelError, OSError) as e:
         return f"the fitted exits could not be saved either: {e}"
     return (

@@ -58,7 +58,7 @@ def calibration_rows(inputs: Sequence[InputSpec], data: Arrays) -> dict[str, NDA
     return rows
 
 
-class Rows:
+class CalibrationRows:
     """What onnxruntime's calibrators read rows through: in batches, where the network takes batches."""
 
     def __init__(self, inputs: Sequence[InputSpec], rows: Arrays) -> None:

@@ -25,14 +25,13 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError, first_line
-from edgeexit_exporters.int8.calibration import Rows, calibration_rows
+from edgeexit_exporters.int8.calibration import CalibrationRows, calibration_rows
 from edgeexit_exporters.int8.channels_last import channels_last_cuts
 from edgeexit_exporters.int8.float_heads import float_heads, last_float_nodes
 from edgeexit_exporters.int8.kernels import is_node
 from edgeexit_exporters.int8.names import hide_names, restore_names
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.onnx import graph as onnx_graph
-from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.onnx import measure, pieces, serialize
 from edgeexit_exporters.onnx.names import all_names, free_name
 from edgeexit_exporters.source.input_roles import like_data
 from edgeexit_exporters.source.join import join
@@ -102,11 +101,11 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder, quiet():
         # By path: of a model in memory, onnxruntime moves the weights out, and does not bring them back.
         given, out = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
-        given.write_bytes(build.to_bytes(model, "the network"))
+        given.write_bytes(serialize.to_bytes(model, "the network"))
         try:
             if static:
                 fed = {feeds.get(n, n): a for n, a in rows.items()}
-                _static(given, out, Rows(source.inputs, fed), skipped, method, percentile, reduce_range)
+                _static(given, out, CalibrationRows(source.inputs, fed), skipped, method, percentile, reduce_range)
             else:
                 _dynamic(given, out, skipped, reduce_range, convolves)
             proto = onnx.load(out)
@@ -150,7 +149,7 @@ def prepared(source: Source) -> ir.Model:
     Raises:
         ModelError: onnxruntime cannot run it.
     """
-    raw = build.to_bytes(build.all_exits(source.model, source.raw_tensors), "the network")
+    raw = serialize.to_bytes(pieces.all_exits(source.model, source.raw_tensors), "the network")
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         out = Path(folder, "prepared.onnx")
         measure.session(raw, optimized=str(out), level="BASIC")
@@ -231,7 +230,7 @@ def _weightless(model: ir.Model) -> list[str]:
 
 
 def _static(
-    given: Path, out: Path, rows: Rows, skipped: list[str], method: str, percentile: float, reduce: bool
+    given: Path, out: Path, rows: CalibrationRows, skipped: list[str], method: str, percentile: float, reduce: bool
 ) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 

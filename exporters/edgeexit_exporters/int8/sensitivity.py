@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.engine.inputs import InputCheck, data_inputs
 from edgeexit.errors import ModelError
 from edgeexit_exporters.int8.quantize import prepared
-from edgeexit_exporters.layouts import build
-from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.onnx import measure, pieces, serialize
 from edgeexit_exporters.onnx.graph import COMPUTE, constant
 from edgeexit_exporters.source.inputs import batch_kind
 from edgeexit_exporters.source.join import join
@@ -88,7 +87,7 @@ def _rows(source: Source, data: Arrays) -> dict[str, NDArray[Any]]:
 def _answers(model: ir.Model, source: Source, rows: Arrays) -> dict[str, NDArray[Any]]:
     """All exits' answers, in batches where the network takes them."""
     names = [e.answer for e in source.exits]
-    session = measure.session(build.to_bytes(build.all_exits(model, names), "the network"))
+    session = measure.session(serialize.to_bytes(pieces.all_exits(model, names), "the network"))
     dynamic = any(n.op_type == "DynamicQuantizeLinear" for n in model.graph)
     size = _BATCH if batch_kind(source.inputs) == "dynamic" and not dynamic else 1
     count = len(next(iter(rows.values())))

@@ -9,10 +9,10 @@ from edgeexit.bundle.bundle import describe
 from edgeexit.bundle.manifest import NETWORK_LAYOUTS, Artifact, Check
 from edgeexit.errors import ExportMismatch
 from edgeexit_exporters.analysis import describe as describing
-from edgeexit_exporters.analysis.analysis import Survey, stages_of
+from edgeexit_exporters.analysis.analysis import Analysis, stages_of
 from edgeexit_exporters.analysis.answers import vectors
 from edgeexit_exporters.analysis.tolerance import tolerance_for
-from edgeexit_exporters.artifact_set import Made
+from edgeexit_exporters.artifact_set import ArtifactSet
 from edgeexit_exporters.int8 import kernels
 from edgeexit_exporters.layouts import build as building
 from edgeexit_exporters.layouts import check, sherpa
@@ -25,7 +25,7 @@ from edgeexit_exporters.stages import Stage
 
 
 def onnx_artifacts(
-    known: Survey,
+    known: Analysis,
     layouts: Sequence[str],
     score: str,
     *,
@@ -33,7 +33,7 @@ def onnx_artifacts(
     exact: Sequence[int] = (),
     named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
-) -> Made:
+) -> ArtifactSet:
     """Write and check the layouts of one precision.
 
     Args:
@@ -55,7 +55,7 @@ def onnx_artifacts(
     precision = describing.precision(source)
     allowed = tolerance_for(precision, known.rounding, tolerance)
     vectors_path = f"vectors/onnx-{precision}.npz"
-    made = Made({vectors_path: vectors(source, known.manifest, score)})
+    made = ArtifactSet({vectors_path: vectors(source, known.manifest, score)})
     contract = _contract(known, progress) if "prefix" in layouts else None
     failures = LayoutFailures(named)
     for layout in [w for w in NETWORK_LAYOUTS if w in layouts]:
@@ -91,7 +91,7 @@ def onnx_artifacts(
     return made
 
 
-def _contract(known: Survey, progress: Callable[[str], None]) -> Contract | None:
+def _contract(known: Analysis, progress: Callable[[str], None]) -> Contract | None:
     """What the prefix files of a speech model keep to, with a note about what sherpa-onnx will do otherwise."""
     m = known.manifest
     if m.speech is None:
@@ -106,7 +106,7 @@ def _contract(known: Survey, progress: Callable[[str], None]) -> Contract | None
 
 
 def _built(
-    layout: str, known: Survey, comparison: check.Comparison, contract: Contract | None
+    layout: str, known: Analysis, comparison: check.Comparison, contract: Contract | None
 ) -> tuple[dict[str, bytes], check.Comparison]:
     """A layout's files and how they compare: bit for bit at the exits that are `exact`, where there is a way.
 

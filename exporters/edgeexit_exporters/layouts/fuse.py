@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from edgeexit.bundle.manifest import ExitSpec
 from edgeexit.errors import ModelError
-from edgeexit_exporters.layouts.build import finish, strip_shapes
 from edgeexit_exporters.onnx.graph import constant
 from edgeexit_exporters.onnx.names import FUSED, all_names, free_name
+from edgeexit_exporters.onnx.serialize import finish, strip_shapes
 from edgeexit_exporters.stages import Stage
 
 THRESHOLDS = "exit_thresholds"

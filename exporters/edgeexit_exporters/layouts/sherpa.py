@@ -8,15 +8,15 @@ beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.manifest import ExitSpec, Port
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import DataError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.tokens import BLANKS, Tokens
 from edgeexit_exporters.analysis.answers import Answer
 from edgeexit_exporters.onnx import graph
@@ -127,11 +127,3 @@ def called(ports: Sequence[Port], exit: ExitSpec) -> Mapping[str, str]:
 
 def _factor(speech: SpeechSpec) -> int:
     return round(1000 * speech.frame_seconds / speech.features.shift_ms)
-
-
-def with_least(speech: SpeechSpec, least: Mapping[str, int], inputs: Sequence[InputSpec]) -> SpeechSpec:
-    """The specification with the frames that the network was found to need at least; one for sound takes no frames."""
-    if all(len(i.tensor.shape) != 3 for i in inputs):
-        return speech
-    axis = next(iter(length_inputs(inputs).values()), None)
-    return replace(speech, least_frames=max(speech.least_frames, least.get(axis or "", 1)))

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import edgeexit
 from edgeexit.bundle.bundle import Bundle, describe, write_into, writing_bundle
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
@@ -25,6 +24,7 @@ from edgeexit.lm import proof
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.positions import TOLD
 from edgeexit.lm.text.tokenizer import Text
+from edgeexit.version import __version__
 from edgeexit_exporters.lm import check
 from edgeexit_exporters.lm.exits import ExitAgreement, agreement
 from edgeexit_exporters.lm.graphs import Graphs
@@ -50,7 +50,7 @@ class LmExport:
 
 
 @dataclass(frozen=True)
-class LmWish:
+class LmTarget:
     """What of a language model is wanted."""
 
     stages: tuple[int, ...] | None = None
@@ -90,7 +90,7 @@ class LmWish:
 def export_lm(
     source: nn.Module | Path | str,
     out: Path | str,
-    wish: LmWish | None = None,
+    wish: LmTarget | None = None,
     *,
     weights: Path | None = None,
     tokenizer: Path | str | None = "own",
@@ -118,7 +118,7 @@ def export_lm(
         BackendMissing: what reads source or tokenizer is not installed.
         BundleError: `out` exists, or cannot be written.
     """
-    wish, out = wish or LmWish(), Path(out)
+    wish, out = wish or LmTarget(), Path(out)
     wish.check(text is not None)
     if out.exists() and not overwrite:
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
@@ -211,7 +211,7 @@ def _pieces(
 
 
 def _maps(
-    found: LmSource, spec: LmSpec, wish: LmWish, pieces: LmText | None, progress: Callable[[str], None]
+    found: LmSource, spec: LmSpec, wish: LmTarget, pieces: LmText | None, progress: Callable[[str], None]
 ) -> dict[int, nn.Module]:
     """Exit -> what stands before its head.
 
@@ -242,7 +242,7 @@ def _maps(
 def _measured(
     draft: Bundle,
     found: LmSource,
-    wish: LmWish,
+    wish: LmTarget,
     pieces: LmText | None,
     maps: Mapping[int, nn.Module],
     exits: tuple[ExitAgreement, ...],
@@ -347,7 +347,7 @@ def _manifest(
         provenance={
             **found.provenance, **({"notices": list(found.notices)} if found.notices else {}),
             "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
-            "python": platform.python_version(), "edgeexit": edgeexit.__version__,
+            "python": platform.python_version(), "edgeexit": __version__,
         },
         lm=spec,
     )  # fmt: skip

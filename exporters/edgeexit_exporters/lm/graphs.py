@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.errors import ModelError, first_line
 from edgeexit.lm.positions import TOLD
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.lm.distinct import distinct_weights, named_weights, structure
 from edgeexit_exporters.lm.source import Decoder, LmSource
 from edgeexit_exporters.onnx import graph as onnx_graph
+from edgeexit_exporters.onnx import serialize
 from edgeexit_exporters.source.torch_source import quiet
 
 _FREE = torch.export.Dim.DYNAMIC
@@ -272,11 +272,11 @@ def _named(
             if own is not None:
                 node.name = _free(own.removesuffix(".T").removesuffix(".weight"), products)
                 products.add(node.name)
-    build.strip_shapes(graph, [*graph.inputs, *graph.outputs])
+    serialize.strip_shapes(graph, [*graph.inputs, *graph.outputs])
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs)):
         value.metadata_props.clear()
         value.doc_string = None
-    return build.finish(model, graph)
+    return serialize.finish(model, graph)
 
 
 def _free(name: str, taken: Container[str]) -> str:

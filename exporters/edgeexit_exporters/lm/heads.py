@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.errors import ModelError
-from edgeexit_exporters.layouts import build
+from edgeexit_exporters.onnx import serialize
 from edgeexit_exporters.onnx.graph import constant
 
 EMBEDDING = "embedding.npy"
@@ -74,7 +74,7 @@ def tied(head: ir.Model, table: NDArray[np.float32]) -> ir.Model | None:
     graph.remove(product, safe=True)
     graph.initializers.pop(weight.name or "")
     new.name, new.type, new.shape = old.name, old.type, old.shape
-    return build.finish(head, graph)
+    return serialize.finish(head, graph)
 
 
 def _product(head: ir.Model) -> tuple[ir.Node, ir.Value]:

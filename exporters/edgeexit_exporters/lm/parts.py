@@ -17,10 +17,10 @@ from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.files import FileSpec
 from edgeexit.errors import ModelError
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.lm.graphs import Graphs
 from edgeexit_exporters.lm.heads import EMBEDDING, npy, shortened, tied
 from edgeexit_exporters.lm.quantize import PRECISIONS, head_precision, quantized
+from edgeexit_exporters.onnx import serialize
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def write_artifact(
         if embedding is None:
             contents[EMBEDDING] = npy(parts.table.astype(np.float16))
     _check_names(made)
-    if shared := build.share_weights(list(made.values())):
+    if shared := serialize.share_weights(list(made.values())):
         contents["weights.bin"] = shared
-    contents |= {f"{n}.onnx": build.to_bytes(g, n) for n, g in made.items()}
+    contents |= {f"{n}.onnx": serialize.to_bytes(g, n) for n, g in made.items()}
     contents |= {f"exit_{k}_ids.npy": npy(ids) for k, ids in parts.ids.items()}
     files = {n: describe(f"artifacts/{name}/{n}", data) for n, data in contents.items()}
     for n, data in contents.items():

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from edgeexit.errors import BackendMissing, ModelError, first_line
 from edgeexit_exporters.int8.quantize import quiet
-from edgeexit_exporters.layouts import build
 from edgeexit_exporters.onnx import graph as onnx_graph
+from edgeexit_exporters.onnx import serialize
 
 BLOCK = 32
 """Weights that share a scale. Not more: with 32, onnxruntime 1.32 computes every row of a block of tokens bit for bit
@@ -93,8 +93,8 @@ def quantized(model: ir.Model, precision: Precision, name: str) -> ir.Model:
         value = found.graph.initializers.pop(old)
         value.name = f"{name}.{old}"
         found.graph.register_initializer(value)
-    build.strip_shapes(found.graph, [*found.graph.inputs, *found.graph.outputs])
-    done = build.finish(found, found.graph)
+    serialize.strip_shapes(found.graph, [*found.graph.inputs, *found.graph.outputs])
+    done = serialize.finish(found, found.graph)
     return done
 
 

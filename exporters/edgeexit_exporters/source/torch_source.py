@@ -88,7 +88,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path}: the weights do not fit the model: {' '.join(str(e).split())[:300]}") from e
 
 
-class Parts(NamedTuple):
+class ExportedParts(NamedTuple):
     """What one exit of a module gives."""
 
     heads: list[Tensor]
@@ -116,7 +116,7 @@ class Exits(nn.Module):
         exits, states = self.given(*inputs)
         return (*(t for exit in exits for tensors in exit for t in tensors), *states)
 
-    def exits(self, *inputs: Tensor) -> list[Parts]:
+    def exits(self, *inputs: Tensor) -> list[ExportedParts]:
         """What every exit gives.
 
         Raises:
@@ -124,7 +124,7 @@ class Exits(nn.Module):
         """
         return self.given(*inputs)[0]
 
-    def given(self, *inputs: Tensor) -> tuple[list[Parts], list[Tensor]]:
+    def given(self, *inputs: Tensor) -> tuple[list[ExportedParts], list[Tensor]]:
         """`exits`, and the next values of the module's states.
 
         Raises:
@@ -133,7 +133,7 @@ class Exits(nn.Module):
         exits, states = self.named(*inputs)
         return list(exits.values()), states
 
-    def named(self, *inputs: Tensor) -> tuple[dict[str, Parts], list[Tensor]]:
+    def named(self, *inputs: Tensor) -> tuple[dict[str, ExportedParts], list[Tensor]]:
         """`given`, with the exits' own names: the keys of a mapping, else exit0, exit1, ...
 
         Raises:
@@ -183,7 +183,7 @@ def next_name(state: str) -> str:
     return f"{state}_next"
 
 
-def parts(exit: Any) -> Parts | None:
+def parts(exit: Any) -> ExportedParts | None:
     """What one exit gave; None = it is no exit."""
     learned: list[Any] = []
     lengths: list[Any] = []
@@ -191,7 +191,7 @@ def parts(exit: Any) -> Parts | None:
         learned, lengths = ([exit[what]] if what in exit else [] for what in ("score", "lengths"))
         exit = exit["output"]
     heads = list(exit) if isinstance(exit, list | tuple) else [exit]
-    found = Parts(heads, learned, lengths)
+    found = ExportedParts(heads, learned, lengths)
     return found if heads and all(isinstance(t, Tensor) for tensors in found for t in tensors) else None
 
 
@@ -208,7 +208,7 @@ def _describe(found: Any) -> str:
     return type(found).__name__
 
 
-def _raw_exits(exits: Sequence[Parts], names: Sequence[str]) -> list[RawExit]:
+def _raw_exits(exits: Sequence[ExportedParts], names: Sequence[str]) -> list[RawExit]:
     found = []
     for name, (heads, learned, lengths) in zip(names, exits, strict=True):
         tensors = [name] if len(heads) == 1 else [f"{name}_head{i}" for i in range(len(heads))]

@@ -16,10 +16,10 @@ from edgeexit.bundle.manifest import Artifact, Check, Manifest, Port, TensorSpec
 from edgeexit.engine import backends
 from edgeexit.engine.layouts import Driver, drive
 from edgeexit.errors import ModelError
-from edgeexit_exporters.analysis.analysis import Survey
+from edgeexit_exporters.analysis.analysis import Analysis
 from edgeexit_exporters.analysis.answers import Answer, vectors
 from edgeexit_exporters.analysis.tolerance import Tolerance, tolerance_for
-from edgeexit_exporters.artifact_set import Made
+from edgeexit_exporters.artifact_set import ArtifactSet
 from edgeexit_exporters.layouts import check
 from edgeexit_exporters.layouts.failures import LayoutFailures
 from edgeexit_exporters.tflite.buckets import (
@@ -50,7 +50,7 @@ _KERNELS = 5e-2
 
 
 def tflite_artifacts(
-    known: Survey,
+    known: Analysis,
     layouts: Sequence[str],
     score: str,
     precisions: Sequence[str],
@@ -63,7 +63,7 @@ def tflite_artifacts(
     tolerance: float | None = None,
     named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
-) -> Made:
+) -> ArtifactSet:
     """Convert, quantize, fuse and check.
 
     What quantized files are compared with is the quantized chain: all layouts of one precision answer alike. How far
@@ -118,7 +118,7 @@ def tflite_artifacts(
         one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
     chain = convert_stage_files(found) if stage_files and not buckets else one
     prefixes = convert_prefixes(found) if "prefix" in wanted else []
-    made = Made()
+    made = ArtifactSet()
     for layer in found.unrolled:
         note = (
             f"{layer} is written out step by step: a large file, which TFLite Micro refuses. Give it one step, "
@@ -186,7 +186,7 @@ def _files(
 
 
 def _artifacts(
-    made: Made, known: Survey, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
+    made: ArtifactSet, known: Analysis, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
     engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]], tolerance: float | None,
     failures: LayoutFailures, progress: Callable[[str], None],
 ) -> None:  # fmt: skip

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.speech.features import FeatureSpec
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit_models.speech.batch import Features
 
 Samples = npt.NDArray[np.float32]

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.speech.features import FeatureSpec, mel_weights, window_weights
+from edgeexit.speech.features import mel_weights, window_weights
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer, Exit, asr_digits
 

@@ -15,10 +15,10 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.common.files import read_npz
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit_models.speech.augment import at_speed
 
 RATE = 8000

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BackendMissing, DataError, EdgeExitError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.resample import resample
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.conformer import EarlyExitConformer, conformer_edge, conformer_paper

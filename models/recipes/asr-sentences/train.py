@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import EdgeExitError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit_models.speech.conformer import conformer_edge
 from edgeexit_models.speech.corpus import InMemory
 from edgeexit_models.speech.debian import asterisk, divided, tux_paint

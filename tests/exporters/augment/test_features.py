@@ -20,10 +20,10 @@ from edgeexit_exporters.augment import features as module
 from edgeexit_exporters.augment.features import features, pooled_graph
 from edgeexit_exporters.augment.heads import LinearHead, MlpHead
 from edgeexit_exporters.augment.nodes import POOLS, PREFIX, add_head, add_pooled, pooled_width
-from edgeexit_exporters.layouts.build import to_bytes
 from edgeexit_exporters.onnx import graph as onnx_graph
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.onnx.nodes import Nodes
+from edgeexit_exporters.onnx.serialize import to_bytes
 
 SHAPES = {"picture": (5, 9, 3), "signal": (5, 7), "tokens": (7, 5), "steps": (7, 5), "vector": (5,)}
 """Of one input; every kind has 5 channels. Steps are turned to (t, b, c) within the network."""

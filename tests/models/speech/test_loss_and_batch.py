@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.errors import DataError, ModelError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit_models.speech.augment import random_channel, random_tract, spec_augment
 from edgeexit_models.speech.batch import make_batch
 from edgeexit_models.speech.loss import exit_losses, joint_ctc

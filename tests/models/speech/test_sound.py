@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeexit.speech.features import FeatureSpec, log_mel
+from edgeexit.bundle.feature_spec import FeatureSpec
+from edgeexit.speech.features import log_mel
 from edgeexit_models.speech.conformer import asr_digits
 from edgeexit_models.speech.sound import LogMel, asr_digits_sound
 from edgeexit_models.speech.spoken_digits import SPEECH

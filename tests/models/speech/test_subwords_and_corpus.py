@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import DataError
-from edgeexit.speech.features import FeatureSpec
 from edgeexit.speech.tokens import Tokens
 from edgeexit_models.speech.corpus import Batches, InMemory
 from edgeexit_models.speech.subwords import encode, learn

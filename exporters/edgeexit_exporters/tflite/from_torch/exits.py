@@ -10,13 +10,13 @@ from torch import Tensor, fx, nn
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.source.join import JoinedExit, valid_of
 from edgeexit_exporters.source.output_kind import kind_of
-from edgeexit_exporters.source.torch_source import Exits, Parts, quiet
+from edgeexit_exporters.source.torch_source import Exits, ExportedParts, quiet
 
-Given = Sequence[Parts]
+ExitOutput = Sequence[ExportedParts]
 """What every exit gives."""
 
 
-def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
+def evaluate(source: Exits, example: tuple[Tensor, ...]) -> ExitOutput:
     """The exits' tensors for an example.
 
     Raises:
@@ -35,7 +35,7 @@ def evaluate(source: Exits, example: tuple[Tensor, ...]) -> Given:
         ) from e
 
 
-def exit_names(given: Given) -> tuple[JoinedExit, ...]:
+def exit_names(given: ExitOutput) -> tuple[JoinedExit, ...]:
     """exit0, exit1, ..., with `_uncertainty`, `_score` and `_lengths` behind what they give besides."""
     found = []
     for k, (heads, learned, lengths) in enumerate(given):
@@ -46,7 +46,7 @@ def exit_names(given: Given) -> tuple[JoinedExit, ...]:
     return tuple(found)
 
 
-def check_exits(given: Given, names: Sequence[JoinedExit], module: str) -> None:
+def check_exits(given: ExitOutput, names: Sequence[JoinedExit], module: str) -> None:
     """Whether the names fit the exits.
 
     Raises:
@@ -67,7 +67,7 @@ def check_exits(given: Given, names: Sequence[JoinedExit], module: str) -> None:
             )
 
 
-def exit_kinds(given: Given) -> tuple[str, ...]:
+def exit_kinds(given: ExitOutput) -> tuple[str, ...]:
     """ "probs" of an exit whose heads' rows sum to 1, else "logits"; of a single head it changes nothing.
 
     Raises:
