@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-_TESTS = Path(__file__).parent
-_PLACES = (_TESTS / "device" / "data", _TESTS / "data")
-"""In the repository; and in the wheel test, where this file is copied beside the device-side tests."""
+_DATA = Path(__file__).parent / "data"
 
 # A shell's background jobs ignore Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,13 +20,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def tiny() -> Path:
-    """The bundle that `device/make_tiny.py` made: 3 exits, 4 inputs, 3 classes. Do not change it."""
-    return next(p for p in _PLACES if p.is_dir()) / "tiny.edgeexit"
+    """The bundle that `data/make_tiny.py` made: 3 exits, 4 inputs, 3 classes. Do not change it."""
+    return _DATA / "tiny.edgeexit"
 
 
 @pytest.fixture(scope="session")
 def tiny_lm(tiny: Path) -> Path:
-    """The language model that `device/make_tiny_lm.py` made: 4 exits, 272 tokens, fp32 and int8. Do not change it."""
+    """The language model that `data/make_tiny_lm.py` made: 4 exits, 272 tokens, fp32 and int8. Do not change it."""
     return tiny.parent / "tiny-lm.edgeexit"
 
 

@@ -1,4 +1,4 @@
-"""Makes the tiny bundle the device-side tests run: `python tests/device/make_tiny.py` (needs the export extras).
+"""Makes the tiny bundle the device-side tests run: `python tests/data/make_tiny.py` (needs the export extras).
 
 Three exits over two fully connected stages and a skip across both cuts, 4 inputs, 3 classes; seeded weights, so
 that the bundle comes out the same.
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgeexit
 from edgeexit.records.classification import Records
 
-OUT = Path(__file__).parent / "data" / "tiny.edgeexit"
+OUT = Path(__file__).parent / "tiny.edgeexit"
 
 
 def model() -> onnx.ModelProto:

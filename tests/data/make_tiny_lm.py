@@ -1,4 +1,4 @@
-"""Makes the tiny language models the tests run: `python tests/device/make_tiny_lm.py` (needs the export extras).
+"""Makes the tiny language models the tests run: `python tests/data/make_tiny_lm.py` (needs the export extras).
 
 Four layers, an exit after each, 272 tokens, trained for a minute on this repository's own licence text, so that exits
 agree more often the later they are. `tiny-lm.edgeexit`: fp32 and int8. `tiny-lm-short.edgeexit`: early exits with maps
@@ -18,7 +18,7 @@ from edgeexit_models.lm.llama import LlamaLM
 from edgeexit_models.lm.tokenizer import encode_all, train_bpe
 from edgeexit_models.lm.trainer import Plan, train
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent
 TEXT = Path(__file__).parents[2] / "LICENSE"
 STAGES = (1, 2, 3, 4)
 

@@ -238,7 +238,7 @@ def test_the_packages_first_example(tiny: Path, tmp_path: Path) -> None:
 
 def test_bundles_that_ship(tiny: Path) -> None:
     """Where a bundle has operating points, it names its default, and that is what runs."""
-    folder = tiny.parents[3] / "models/bundles"
+    folder = tiny.parents[2] / "models/bundles"
     if not folder.is_dir():
         pytest.skip("the repository's bundles are not here")
     for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Makes the bundle of `test_tflite.py`: `python tests/device/make_tiny_tflite.py` (needs the tflite-export extra).
+"""Makes the bundle of `test_tflite.py`: `python tests/data/make_tiny_tflite.py` (needs the tflite-export extra).
 
 Three exits over pictures of 2 x 6 x 5, with a skip across both cuts, 3 classes; seeded weights. Float and int8, every
 layout; the operating points tflite-fp32 and tflite-int8 have the thresholds of their own artifact.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import edgeexit
 from edgeexit_exporters.plan import Forms
 
-OUT = Path(__file__).parent / "data" / "tiny-tflite.edgeexit"
+OUT = Path(__file__).parent / "tiny-tflite.edgeexit"
 
 
 class Tiny(nn.Module):

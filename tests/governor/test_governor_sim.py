@@ -14,7 +14,7 @@ from edgeexit.governor.events import EventLog, read_events
 from edgeexit.governor.soak import settled_after, soak
 from edgeexit.monitor import Reading
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_board_stays_cool_and_deadlines_are_met_with_the_governor() -> None:
