@@ -1,11 +1,14 @@
-# Everything from a bare checkout: `make demo` shows the main job, `make test` runs all tests.
+# Everything from a bare checkout: `make demo` shows the main job, `make test` runs the quick tests, `make test-all` all.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # For tests only: there are pre-releases alone, for x86-64 Linux, and old ones are taken down
 TFLITE_MICRO := tflite-micro==0.dev20261023182759
 
-.PHONY: setup demo test test-pi check wheel tflite-runtime docs clean
+# A file's tests share what they export, so they stay in one process
+TEST := -n auto --dist loadfile
+
+.PHONY: setup demo test test-all test-pi check wheel tflite-runtime docs clean
 
 setup: $(VENV)/.ready
 
@@ -20,8 +23,11 @@ $(VENV)/.ready: pyproject.toml
 demo: setup  ## train, export, calibrate and sweep a three-exit network on real handwritten digits
 	$(BIN)/edgeexit demo --out demo-out
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest -q
+test: setup  ## the quick tests, on all cores
+	$(BIN)/python -m pytest -q $(TEST)
+
+test-all: setup  ## all tests, the slow ones too
+	$(BIN)/python -m pytest -q $(TEST) -m ''
 
 test-pi: setup  ## a shipped bundle in an arm64 user space under emulation, as on Pi 3, 4 and 5; skips without the tools
 	$(BIN)/python scripts/test_pi.py $(PI)

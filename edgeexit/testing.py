@@ -3,8 +3,8 @@
 ::
 
     clock = FakeClock()
-    backend = PacedBackend(backends.get("onnx"), clock, {"stage_1.onnx": 0.5})
-    engine = Engine(bundle, artifact, backend, policy, clock=clock)
+    seconds = {"stage_0.onnx": 0.1, "stage_1.onnx": 0.5, "stage_2.onnx": 0.5}
+    engine = Engine(bundle, artifact, PacedBackend(backends.get("onnx"), clock, seconds), policy, clock=clock)
     engine.run(x, deadline_s=0.2)  # answers at exit 0: stage 1 would take half a second
 """
 

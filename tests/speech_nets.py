@@ -14,6 +14,7 @@ import edgeexit
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
+from once import once
 
 BINS, WIDTH, EXITS = 8, 12, 3
 SPEECH = SpeechSpec(
@@ -51,9 +52,13 @@ class TinyCtc(nn.Module):
         return exits
 
 
-def speech_bundle(folder: Path, **options: object) -> Bundle:
-    """The network's bundle with `speech` in its manifest."""
-    bundle = edgeexit.export(TinyCtc(), folder / "tiny-ctc.edgeexit", layouts=("chain", "prefix"), **options)
+def speech_bundle() -> Bundle:
+    """The network's bundle with `speech` in its manifest. Do not change it."""
+    return once("tiny-ctc", _export)
+
+
+def _export(folder: Path) -> Bundle:
+    bundle = edgeexit.export(TinyCtc(), folder / "tiny-ctc.edgeexit", layouts=("chain", "prefix"))
     return bundle.rewrite({}, replace(bundle.manifest, speech=SPEECH))
 
 

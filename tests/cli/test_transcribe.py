@@ -12,13 +12,14 @@ import pytest
 import edgeexit
 from edgeexit.errors import BackendMissing
 from made_wavs import write
-from speech.heard_nets import SPEECH, make, said
+from speech import heard_nets
+from speech.heard_nets import SPEECH, said
 
 
 @pytest.fixture(scope="module")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tones() -> Path:
     pytest.importorskip("onnxruntime", reason="an engine runs the network")
-    return make(tmp_path_factory.mktemp("tones") / "tones.edgeexit")
+    return heard_nets.tones()
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import edgeexit
+
+pytest.importorskip("benchmarks", reason="the repository's benchmarks are not here")
+
 from benchmarks.sim_governor import simulate
 from edgeexit.governor import Settings
 from edgeexit.governor.events import EventLog, read_events

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from speech.heard_nets import make
+from speech import heard_nets
 
 
 @pytest.fixture(scope="session")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tones() -> Path:
     """Two exits, the first deaf to the high tone. Do not change it."""
     pytest.importorskip("onnxruntime", reason="an engine runs the network")
-    return make(tmp_path_factory.mktemp("tones") / "tones.edgeexit")
+    return heard_nets.tones()
 
 
 @pytest.fixture(scope="session")
 def buckets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for exactly 100 frames. Do not change it."""
     pytest.importorskip("onnxruntime", reason="an engine runs the network")
-    return make(tmp_path_factory.mktemp("fixed") / "fixed.edgeexit", time=100)
+    return heard_nets.make(tmp_path_factory.mktemp("fixed") / "fixed.edgeexit", time=100)

@@ -35,7 +35,7 @@ N = 40
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Recording]:
     """A bundle, and sound that its last exit mostly writes down as it is said."""
     folder = tmp_path_factory.mktemp("evaluate")
-    bundle = speech_bundle(folder)
+    bundle = speech_bundle()
     sound = sounds(N, 5)
     engine = load(bundle, warmup=0)
     blank = read_speech(write_speech(folder / "blank.npz", sound, ["one"] * N))

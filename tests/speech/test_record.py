@@ -31,8 +31,8 @@ SOUND = sounds(N)
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return load(speech_bundle(tmp_path_factory.mktemp("ctc")), warmup=0)
+def engine() -> Engine:
+    return load(speech_bundle(), warmup=0)
 
 
 @pytest.fixture(scope="module")

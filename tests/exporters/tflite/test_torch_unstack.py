@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import torch
-from source.test_unstack import WAYS, Stacked
+from stacked_nets import WAYS, Stacked
 from torch import nn
 
 from edgeexit.errors import ModelError

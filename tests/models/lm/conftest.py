@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from torch import nn
 

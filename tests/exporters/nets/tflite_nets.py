@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from once import once
+
 if TYPE_CHECKING:
     from edgeexit_exporters.tflite.from_torch.stages import TorchStages
 
@@ -169,7 +171,7 @@ def converted(kind: type[nn.Module]) -> tuple[nn.Module, TorchStages, bytes]:
 
     net = made(kind)
     found = divide(net)
-    return net, found, convert_chain(found)
+    return net, found, once(f"tflite-net-{kind.__name__}", lambda folder: convert_chain(found))
 
 
 @cache
@@ -178,7 +180,8 @@ def separate(kind: type[nn.Module]) -> tuple[list[bytes], list[bytes]]:
     from edgeexit_exporters.tflite.convert import convert_prefixes, convert_stage_files
 
     _, found, _ = converted(kind)
-    return convert_stage_files(found), convert_prefixes(found)
+    files = lambda folder: (convert_stage_files(found), convert_prefixes(found))  # noqa: E731
+    return once(f"tflite-files-{kind.__name__}", files)
 
 
 def pictures(count: int, seed: int = 0, shape: tuple[int, ...] = (12, 10, 3)) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ import edgeexit
 from edgeexit import Bundle
 from edgeexit_exporters.plan import Forms
 from edgeexit_exporters.refit import Refit
+from once import once
 
 ROWS = 120
 """Of calibration data, the least that leaves more than the minimum of every part."""
@@ -177,7 +177,7 @@ def rows(case: str, n: int, seed: int) -> NDArray[np.float32]:
 
 @dataclass
 class Exported:
-    """One case, exported once per session."""
+    """One case, exported once per run."""
 
     bundles: Mapping[str, Bundle]
     """By format; two names of one bundle where the formats share their layouts."""
@@ -195,7 +195,10 @@ def fresh(case: str) -> NDArray[np.float32]:
 
 @cache
 def exported(case: str) -> Exported:
-    folder = Path(_FOLDER.name, case)
+    return once(f"format-{case}", lambda folder: _export(case, folder))
+
+
+def _export(case: str, folder: Path) -> Exported:
     data = 1.5 * rows(case, ROWS, seed=1)  # wider than `fresh`, so that hardly any of those is cut off
     layouts = {
         f: tuple(w for w in LAYOUTS if any(Form(f, w, p) == m for p in PRECISIONS for c, m in MADE if c == case))
@@ -223,6 +226,3 @@ def _answer(given: Any) -> NDArray[np.float32]:
     if isinstance(given, dict):
         given = torch.stack([h.softmax(-1) for h in given["output"]]).mean(0)
     return np.asarray(given.numpy())
-
-
-_FOLDER = tempfile.TemporaryDirectory(prefix="edgeexit-formats-")

@@ -1,4 +1,4 @@
-"""Chains to fuse: a small three-stage network converted once per session, and hand-made stages that pass logits on."""
+"""Chains to fuse: a small three-stage network converted once per run, and hand-made stages that pass logits on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeexit.policy import scores
+from once import once
 
 CLASSES = 5
 STAGES = 3
@@ -63,7 +64,8 @@ def images(n: int, seed: int = 1) -> NDArray[np.float32]:
 @functools.cache
 def chain(precision: str) -> bytes:
     """A file with the signatures stage_0 to stage_2, "float" or "int8"."""
-    return _float_chain() if precision == "float" else _int8_chain(chain("float"))
+    make = _float_chain if precision == "float" else lambda: _int8_chain(chain("float"))
+    return once(f"tflite-chain-{precision}", lambda folder: make())
 
 
 def _float_chain() -> bytes:
