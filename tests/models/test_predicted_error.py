@@ -24,9 +24,9 @@ from edgeexit_models import (
     learned_scores,
     predict,
 )
-from edgeexit_models.digits import Digits
-from edgeexit_models.optdigits import OptDigits, load_optdigits
-from edgeexit_models.predicted_error import pooled, read_answer
+from edgeexit_models.data.optdigits import OptDigits, load_optdigits
+from edgeexit_models.definitions.digits import Digits
+from edgeexit_models.wrappers.predicted_error import pooled, read_answer
 
 PICTURES = torch.rand(4, 1, 8, 8) * 16
 HEADS = ("heads.0", "heads.1", "heads.2")

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models import checkpoint as checkpoints
 from edgeexit_models.lm.config import LMConfig
+from edgeexit_models.training import checkpoint as checkpoints
+from edgeexit_models.training.steps import parameter_groups
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
 """Token ids `(n,)`, documents one after another."""
@@ -128,7 +129,7 @@ def train(
     _check(model, tokens, plan)
     if checkpoint is not None and checkpoint.exists() and not resume:
         raise ModelError(f"{checkpoint} exists: resume to go on from it, or delete it")
-    optimizer = _optimizer(model, plan)
+    optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay), lr=plan.lr, betas=plan.betas)
     step, before, cpu_before = 0, 0.0, 0.0
     if checkpoint is not None and checkpoint.exists():
         step, before, cpu_before = _restore(checkpoint, model, optimizer, _settings(model, plan))
@@ -203,15 +204,6 @@ def _config(model: nn.Module) -> LMConfig:
     if not isinstance(config, LMConfig):
         raise ModelError(f"{type(model).__name__} is no language model of edgeexit_models.lm: it has no LMConfig")
     return config
-
-
-def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas)
 
 
 def _settings(model: nn.Module, plan: Plan) -> dict[str, Any]:

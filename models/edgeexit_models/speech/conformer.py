@@ -12,7 +12,6 @@ from edgeexit.errors import ModelError
 from edgeexit_models.protocol import InputSpec
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.layers import HIDDEN, ConformerLayer, Context, rotary
-from edgeexit_models.speech.spoken_digits import SPEECH
 from edgeexit_models.speech.subsampling import Subsampling
 
 Exit = dict[str, Tensor]
@@ -135,11 +134,6 @@ def conformer_edge(
         ),
         speech,
     )  # fmt: skip
-
-
-def asr_digits() -> EarlyExitConformer:
-    """`conformer_edge` for the weights of `models/recipes/asr-digits-fsdd`: ten digits, 8 kHz, chunks of 0.64 s."""
-    return conformer_edge(len(SPEECH.tokens), SPEECH.features.bins, speech=SPEECH)
 
 
 def single_exit(model: EarlyExitConformer, layers: int) -> EarlyExitConformer:

@@ -12,7 +12,7 @@ from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.speech.features import mel_weights, window_weights
 from edgeexit_models.speech.config import ConformerConfig
-from edgeexit_models.speech.conformer import EarlyExitConformer, Exit, asr_digits
+from edgeexit_models.speech.conformer import EarlyExitConformer, Exit
 
 
 class LogMel(nn.Module):
@@ -82,13 +82,6 @@ class SoundConformer(EarlyExitConformer):
 
     def forward(self, sound: Tensor, sound_lens: Tensor) -> list[Exit]:
         return super().forward(*self.log_mel(sound, sound_lens))
-
-
-def asr_digits_sound() -> SoundConformer:
-    """`asr_digits` on sound; its weights fit."""
-    encoder = asr_digits()
-    assert encoder.speech_spec is not None
-    return SoundConformer(encoder.config, encoder.speech_spec)
 
 
 def _waves(spec: FeatureSpec, heard: NDArray[np.intp], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.protocol import InputSpec
-from edgeexit_models.speech.conformer import EarlyExitConformer, Exit, asr_digits
+from edgeexit_models.speech.conformer import EarlyExitConformer, Exit
 from edgeexit_models.speech.layers import HIDDEN, Context, rotary
 from edgeexit_models.speech.subsampling import FACTOR, PAST
 
@@ -107,8 +107,3 @@ def _of_the_whole(stream: nn.Module, state: dict[str, Any], prefix: str, *_: obj
     if not any(name.startswith(f"{prefix}model.") for name in state):
         for name in [n for n in state if n.startswith(prefix)]:
             state[f"{prefix}model.{name[len(prefix) :]}"] = state.pop(name)
-
-
-def asr_digits_streaming() -> StreamingConformer:
-    """`asr_digits` on a stream; holds the same weights."""
-    return StreamingConformer(asr_digits())

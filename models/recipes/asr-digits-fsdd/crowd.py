@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from edgeexit.errors import DataError, EdgeExitError
 from edgeexit.speech.resample import resample
-from edgeexit_models.speech.spoken_digits import RATE, WORDS
+from edgeexit_models.speech.digits import WORDS
+from recipes.spoken_digits import RATE
 
 Samples = npt.NDArray[np.float32]
 GROUPS = 4

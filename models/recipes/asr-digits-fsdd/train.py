@@ -5,7 +5,7 @@
     python train.py data FSDD --part test --out test.npz    the fixed utterances: samples and texts
     python train.py wav FSDD --out wavs                     the first one as .wav with .txt
 
-FSDD is a folder with `audio.flac` and `meta.npz` (see `edgeexit_models.speech.spoken_digits`).
+FSDD is a folder with `audio.flac` and `meta.npz` (see `recipes.spoken_digits`).
 `train` writes checkpoint.pt (every two minutes; --resume goes on), asr-digits.safetensors and metrics.json.
 """
 
@@ -27,14 +27,15 @@ import torch
 
 from edgeexit.errors import EdgeExitError
 from edgeexit.speech.features import log_mel
-from edgeexit_models.speech import spoken_digits as digits
 from edgeexit_models.speech.augment import random_channel, random_tract, spec_augment
 from edgeexit_models.speech.batch import Batch, Features, make_batch
-from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, single_exit
+from edgeexit_models.speech.conformer import EarlyExitConformer, single_exit
+from edgeexit_models.speech.digits import SPEECH, asr_digits
 from edgeexit_models.speech.measure import error_rates
-from edgeexit_models.speech.sentences import as_json, write
-from edgeexit_models.speech.spoken_digits import CLEAN, HARD, SPEECH, Utterance, fixed_set
-from edgeexit_models.speech.train import OneCycle, Progress, feature_statistics, fit_ctc
+from edgeexit_models.speech.trainer import OneCycle, Progress, feature_statistics, fit_ctc
+from recipes import spoken_digits as digits
+from recipes.sentences import as_json, write
+from recipes.spoken_digits import CLEAN, HARD, Utterance, fixed_set
 
 DEV_WHILE_TRAINING = 100
 

@@ -30,10 +30,10 @@ from edgeexit.errors import BackendMissing, DataError, EdgeExitError
 from edgeexit.speech.resample import resample
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.conformer import EarlyExitConformer, conformer_edge, conformer_paper
-from edgeexit_models.speech.sentences import train_sentences
 from edgeexit_models.speech.splitformer import splitformer_paper
 from edgeexit_models.speech.subwords import learn
-from edgeexit_models.speech.train import Noam
+from edgeexit_models.speech.trainer import Noam
+from recipes.sentences import train_sentences
 
 NAME = "openslr/librispeech_asr"
 FEATURES = FeatureSpec(sample_rate=16000, bins=80, low_hz=20.0, high_hz=-400.0)

@@ -22,10 +22,10 @@ from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import EdgeExitError
 from edgeexit_models.speech.conformer import conformer_edge
 from edgeexit_models.speech.corpus import InMemory
-from edgeexit_models.speech.debian import asterisk, divided, tux_paint
-from edgeexit_models.speech.sentences import train_sentences
 from edgeexit_models.speech.subwords import learn
-from edgeexit_models.speech.train import OneCycle
+from edgeexit_models.speech.trainer import OneCycle
+from recipes.debian import asterisk, divided, tux_paint
+from recipes.sentences import train_sentences
 
 FEATURES = {
     "asterisk": FeatureSpec(sample_rate=8000, bins=40, low_hz=20.0, high_hz=-400.0),

@@ -29,13 +29,14 @@ import edgeexit
 from edgeexit.bench.compare import Figures, compare
 from edgeexit.common.environment import environment
 from edgeexit.errors import DataError, EdgeExitError
-from edgeexit_models.corruptions import CORRUPTIONS, corrupted_stream
-from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble
-from edgeexit_models.losses import WeightedSum
-from edgeexit_models.optdigits import load_optdigits
-from edgeexit_models.qute import RESNET8_COSTS, QuteLoss, fit_qute, qute_resnet8
-from edgeexit_models.resnet8 import resnet8_cifar10
-from edgeexit_models.train import Epoch, fit
+from edgeexit_models.data.optdigits import load_optdigits
+from edgeexit_models.definitions.ensembles import DeepEnsemble, ExitEnsemble
+from edgeexit_models.definitions.qute import qute_resnet8
+from edgeexit_models.definitions.resnet8 import resnet8_cifar10
+from edgeexit_models.training.losses import WeightedSum
+from edgeexit_models.training.qute import RESNET8_COSTS, QuteLoss, fit_qute
+from edgeexit_models.training.trainer import Epoch, fit
+from recipes.corruptions import CORRUPTIONS, corrupted_stream
 
 
 def sibling() -> ModuleType:

@@ -24,11 +24,11 @@ import safetensors.torch
 import torch
 
 from edgeexit.errors import DataError, EdgeExitError
-from edgeexit_models.augment import CropFlip
-from edgeexit_models.losses import SelfDistillation
-from edgeexit_models.measure import evaluate
-from edgeexit_models.resnet8 import resnet8_cifar10
-from edgeexit_models.train import Epoch, History, fit
+from edgeexit_models.definitions.resnet8 import resnet8_cifar10
+from edgeexit_models.training.augment import CropFlip
+from edgeexit_models.training.losses import SelfDistillation
+from edgeexit_models.training.measure import evaluate
+from edgeexit_models.training.trainer import Epoch, History, fit
 
 HELD_OUT = 5_000
 LOSS = SelfDistillation(weights=(0.4, 0.6, 1.0), temperature=3.0, alpha=0.5)

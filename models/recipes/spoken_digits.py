@@ -15,29 +15,17 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.bundle.feature_spec import FeatureSpec
-from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.common.files import read_npz
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit_models.speech.augment import at_speed
+from edgeexit_models.speech.augment import Samples, at_speed
+from edgeexit_models.speech.digits import SPEECH, WORDS
 
-RATE = 8000
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPEECH = SpeechSpec(
-    features=FeatureSpec(sample_rate=RATE, bins=40, low_hz=20.0, high_hz=-400.0, snip_edges=False),
-    tokens=("<blk>", *(f"▁{word}" for word in WORDS)),
-    blank=0,
-    drop=(),
-    frame_seconds=0.04,
-)
-"""Features as stock sherpa-onnx makes them by default, for 8 kHz and 40 bins."""
+RATE = SPEECH.features.sample_rate
 
 TRAIN = ("jackson", "nicolas", "theo", "yweweler")
 DEV = ("lucas",)
 TEST = ("george",)
 
-Samples = npt.NDArray[np.float32]
-"""`(n,)` in [-1, 1]."""
 Voice = Sequence[Sequence[Samples]]
 """What one speaker said: ten lists of clips, by digit."""
 

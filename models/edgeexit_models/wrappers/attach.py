@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.heads import HeadFactory, make_head
-from edgeexit_models.listen import check_names, final_logits, first_tensor, listen, not_run, observe, ran_often
+from edgeexit_models.definitions.heads import HeadFactory, make_head
 from edgeexit_models.protocol import InputSpec, check_outputs, evaluating
+from edgeexit_models.wrappers.hooks import check_names, final_logits, first_tensor, listen, not_run, observe, ran_often
 
 Heads = str | Iterable[nn.Module] | HeadFactory
 """A name from `HEADS`, one module per place, or a function (feature shape, classes) -> module."""

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models import checkpoint as checkpoints
 from edgeexit_models.speech.batch import Batch
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.loss import joint_ctc
-from edgeexit_models.train import _threads, learning_rate
+from edgeexit_models.training import checkpoint as checkpoints
+from edgeexit_models.training.steps import learning_rate, parameter_groups, torch_threads
 
 BETAS = (0.9, 0.98)
 
@@ -120,12 +120,12 @@ def fit_ctc(
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists() and not resume:
         raise ModelError(f"{path} exists: pass resume=True to go on from it, or delete it")
-    optimizer = torch.optim.AdamW(_groups(module, weight_decay), lr=0.0, betas=BETAS)
+    optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=BETAS)
     settings = {
         "steps": steps, "seed": seed, "schedule": repr(schedule), "weights": list(weights) if weights else None,
         "blank": blank, "weight_decay": weight_decay, "clip": clip, "config": repr(module.config),
     }  # fmt: skip
-    with _threads(threads), torch.random.fork_rng():
+    with torch_threads(threads), torch.random.fork_rng():
         torch.manual_seed(seed)
         run = _Run(module, optimizer, path, settings)
         if path is not None and path.exists():
@@ -225,14 +225,6 @@ def _one_step(
     torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
     optimizer.step()
     return number
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    weights = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _show(record: Progress, progress: bool | Report, steps: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit_models.heads import AvgMaxPoolLinear
-from edgeexit_models.layers import ConvNorm, init_weights
+from edgeexit_models.definitions.heads import AvgMaxPoolLinear
+from edgeexit_models.definitions.layers import ConvNorm, init_weights
 from edgeexit_models.protocol import InputSpec
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models.dscnn import DSCNN
-from edgeexit_models.heads import GridPoolLinear
-from edgeexit_models.resnet8 import ResNet8
+from edgeexit_models.definitions.dscnn import DSCNN
+from edgeexit_models.definitions.heads import GridPoolLinear
+from edgeexit_models.definitions.resnet8 import ResNet8
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit_models.heads import GridPoolLinear
-from edgeexit_models.layers import ConvNorm, SameConv2d, Size, init_weights, same_size
+from edgeexit_models.definitions.heads import GridPoolLinear
+from edgeexit_models.definitions.layers import ConvNorm, SameConv2d, Size, init_weights, same_size
 from edgeexit_models.protocol import InputSpec
 
 CIFAR10_MEAN = (125.3, 123.0, 113.9)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.measure import Array, as_floats
-from edgeexit_models.protocol import InputSpec, evaluating, exits
+from edgeexit_models.protocol import InputSpec, exits
 
 Group = tuple[tuple[Tensor, ...]]
 """One exit: the logits `(batch, classes)` of its heads."""
@@ -54,17 +52,3 @@ class DeepEnsemble(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Group:
         return (tuple(exits(m, *inputs)[-1] for m in self.members),)
-
-
-def members(module: nn.Module, x: Array, batch_size: int = 250) -> Tensor:
-    """Probabilities of every head of a network with one exit, in evaluation mode: `(n, heads, classes)`.
-
-    Args:
-        module: returns a `Group`.
-        x: inputs `(n, ...)`.
-        batch_size: inputs per call.
-    """
-    inputs = torch.as_tensor(x)
-    parts = [inputs[at : at + batch_size] for at in range(0, len(inputs), batch_size)]
-    with evaluating(module), torch.no_grad():
-        return torch.cat([torch.stack(module(as_floats(part))[0], 1).softmax(2) for part in parts])

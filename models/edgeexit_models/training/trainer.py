@@ -6,11 +6,10 @@ exactly the weights of a run that was never interrupted (same machine, same vers
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models import checkpoint as checkpoints
-from edgeexit_models.measure import Data, as_floats, as_tensors, evaluate
 from edgeexit_models.protocol import exits
+from edgeexit_models.training import checkpoint as checkpoints
+from edgeexit_models.training.measure import Data, as_floats, as_tensors, evaluate
+from edgeexit_models.training.steps import learning_rate, parameter_groups, torch_threads
 
 Loss = Callable[[Sequence[Tensor], Tensor, int, int], Tensor]
-"""(outputs, targets, epoch, epochs) -> scalar; see `edgeexit_models.losses`."""
+"""(outputs, targets, epoch, epochs) -> scalar; see `edgeexit_models.training.losses`."""
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(batch, generator) -> batch; all chance from the generator, or resuming cannot repeat it."""
 
 MOMENTUM = 0.9
-WARM_UP = 0.15
-"""Share of the steps in which the learning rate climbs."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,6 @@ class History:
     """All epochs of a run, those before an interruption included."""
 
     epochs: tuple[Epoch, ...]
-
-
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear to `peak` in the first 15 % of steps, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
-    climb = max(round(WARM_UP * steps), 1)
-    if step < climb:
-        return peak * (step + 1) / climb
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(steps - climb, 1)))
 
 
 def fit(
@@ -111,9 +101,11 @@ def fit(
     if path is not None and path.exists() and not resume:
         raise ModelError(f"{path} exists: pass resume=True to go on from it, or delete it")
     plan = _Plan(epochs, seed, batch_size, lr, weight_decay, loss, augment)
-    run = _Run(plan, module, x, y, _optimizer(module, weight_decay), torch.Generator().manual_seed(seed))
+    groups = parameter_groups(module, weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+    run = _Run(plan, module, x, y, optimizer, torch.Generator().manual_seed(seed))
     records: list[Epoch] = []
-    with _threads(threads), torch.random.fork_rng(devices=[]):
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if path is not None and path.exists():
             records = run.restore(path)
@@ -228,27 +220,8 @@ class _Run:
         return [Epoch(**record) for record in state["epochs"]]
 
 
-def _optimizer(module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    weights = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
-
-
 def _named(part: object) -> str:
     """A dataclass with its numbers; a function by name, for its numbers cannot be seen."""
     if part is None or is_dataclass(part):
         return repr(part)
     return str(getattr(part, "__qualname__", type(part).__name__))
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

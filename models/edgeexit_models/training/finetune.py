@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.losses import GrowingDistillation, SelfDistillation
-from edgeexit_models.measure import Data
-from edgeexit_models.train import Epoch, Loss, fit
+from edgeexit_models.training.losses import GrowingDistillation, SelfDistillation
+from edgeexit_models.training.measure import Data
+from edgeexit_models.training.trainer import Epoch, Loss, fit
 
 HEAD_EPOCHS, EPOCHS = 2, 4
 HEAD_RATE, RATE = 0.01, 0.002

@@ -23,7 +23,7 @@ from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.corpus import Batches, Corpus
 from edgeexit_models.speech.measure import text_errors
-from edgeexit_models.speech.train import Progress, fit_ctc
+from edgeexit_models.speech.trainer import Progress, fit_ctc
 
 SHOWN = 5
 """Utterances of every part whose answers stand in the metrics."""

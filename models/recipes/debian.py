@@ -13,7 +13,7 @@ from edgeexit.speech.resample import resample
 from edgeexit.speech.wav import read_wav
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.corpus import InMemory
-from edgeexit_models.speech.spoken_digits import WORDS
+from edgeexit_models.speech.digits import WORDS
 
 LONGEST_SECONDS = 16.0
 PARTS = ("train", "dev", "test")
