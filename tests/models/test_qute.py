@@ -19,6 +19,7 @@ from edgeexit_models import ResNet8, WeightedSum, fit, predict
 from edgeexit_models.definitions.ensembles import DeepEnsemble, ExitEnsemble
 from edgeexit_models.definitions.qute import Qute, qute_resnet8
 from edgeexit_models.training.qute import RESNET8_COSTS, QuteLoss, fit_qute
+from recipes import cifar10
 
 SCRIPT = Path(__file__).parents[2] / "models" / "recipes" / "qute-resnet8-cifar10" / "train.py"
 
@@ -216,7 +217,7 @@ def the_recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
-    monkeypatch.setattr(recipe.BASE, "HELD_OUT", 8)
+    monkeypatch.setattr(cifar10, "HELD_OUT", 8)
     monkeypatch.setattr(recipe, "TIMED", 3)
     return recipe
 
