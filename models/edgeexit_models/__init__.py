@@ -21,7 +21,7 @@ from edgeexit_models.definitions.heads import (
 from edgeexit_models.definitions.mobilenet import MobileNetV1, mobilenet_025
 from edgeexit_models.definitions.resnet8 import ResNet8, resnet8, resnet8_cifar10
 from edgeexit_models.definitions.resnet20 import ResNet20, resnet20
-from edgeexit_models.protocol import HasInputSpec, InputSpec, MultiExitModule, exits
+from edgeexit_models.protocol import InputSpec, exits
 from edgeexit_models.training.augment import CropFlip
 from edgeexit_models.training.finetune import finetune
 from edgeexit_models.training.losses import (
@@ -50,13 +50,11 @@ __all__ = [
     "ErrorFit",
     "GridPoolLinear",
     "GrowingDistillation",
-    "HasInputSpec",
     "History",
     "InputSpec",
     "MeanTokenLinear",
     "MobileNetV1",
     "MultiExit",
-    "MultiExitModule",
     "PoolLinear",
     "PredictedError",
     "ResNet20",

@@ -117,7 +117,9 @@ def load_trained(folder: Path) -> EarlyExitConformer:
 def _errors(model: torch.nn.Module, corpus: Corpus, speech: SpeechSpec) -> dict[str, Any]:
     features = [log_mel(corpus.samples(i), speech.features) for i in range(len(corpus.texts))]
     errors = text_errors(model, features, corpus.texts, speech)
-    shown = [{"said": text, "heard": [rows[i] for rows in errors.heard]} for i, text in enumerate(corpus.texts[:SHOWN])]
+    shown = [
+        {"said": text, "heard": [rows[i] for rows in errors.transcripts]} for i, text in enumerate(corpus.texts[:SHOWN])
+    ]
     return {
         "wer": errors.words,
         "cer": errors.characters,

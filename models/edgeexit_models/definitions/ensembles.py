@@ -1,6 +1,7 @@
-"""Networks whose one exit has several heads that answer together, as the exporter takes them: `((head, head, ...),)`.
+"""Ensembles: networks whose one exit has several heads that are averaged.
 
-QUTE's deployed network is one; these two are what it is compared with, and the plain network is the third.
+They return `((head, head, ...),)`, as the exporter takes it. QUTE's deployed network is of this kind; these two, and
+the plain network, are compared with it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class ExitEnsemble(nn.Module):
     """All exits of a multi-exit network as one (Qendro et al. 2021): every input runs the whole network.
 
     Args:
-        module: a multi-exit network; used, not copied.
+        module: a multi-exit network; not copied.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -36,7 +37,7 @@ class DeepEnsemble(nn.Module):
     """The last exits of several networks as one: same design, other seeds (Lakshminarayanan et al. 2017).
 
     Args:
-        modules: multi-exit networks; used, not copied. One is a plain network, early heads left out.
+        modules: multi-exit networks; not copied. One is a plain network, early heads left out.
 
     Raises:
         ModelError: no networks.

@@ -1,4 +1,4 @@
-"""How good every exit is: perplexity, and how often it says what the last one says."""
+"""Quality of every exit: perplexity, and agreement with the last exit."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def measure(
         for ids, targets in sequences(tokens, context, batch):
             states = model.hidden(ids)
             last = model.head(states[-1])[:, skip:]
-            wanted, final = targets[:, skip:], last.argmax(-1)
-            count += wanted.numel()
+            expected, final = targets[:, skip:], last.argmax(-1)
+            count += expected.numel()
             for index, state in enumerate(states):
                 through = maps.get(index + 1) if maps else None
                 early = state if through is None else through(state)
                 logits = last if index == layers - 1 else model.head(early)[:, skip:]
                 guess = logits.argmax(-1)
                 losses[index] += functional.cross_entropy(
-                    logits.flatten(0, 1), wanted.flatten(), reduction="sum"
+                    logits.flatten(0, 1), expected.flatten(), reduction="sum"
                 ).double()
-                right[index] += (guess == wanted).sum()
+                right[index] += (guess == expected).sum()
                 same[index] += (guess == final).sum()
     return tuple(
         ExitQuality(

@@ -1,4 +1,4 @@
-"""DS-CNN on sound: MLPerf Tiny's keyword features as part of the network, so that nothing is left to do outside."""
+"""DS-CNN on sound: MLPerf Tiny's keyword features as part of the network."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Keywords(nn.Module):
         self.spotter = spotter
 
     def forward(self, sound: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self.spotter(self.features(sound))
-        return found
+        logits: tuple[Tensor, ...] = self.spotter(self.features(sound))
+        return logits
 
 
 def dscnn_sound(classes: int = 12) -> Keywords:

@@ -21,11 +21,11 @@ Target = Literal["last", "label"]
 
 @dataclass(frozen=True)
 class ErrorFit:
-    """What fitting one exit's head saw; losses are on the rows it was fitted on, so they flatter."""
+    """Result of fitting one exit's head; losses are on the rows of the fit, so they are optimistic."""
 
     rows: int
     errors: int
-    """Rows with a wrong answer. At 0 (or all) there is nothing to tell apart: the head says ``(errors + 1) / (rows +
+    """Rows with a wrong answer. At 0 (or all) there is nothing to separate: the head predicts ``(errors + 1) / (rows +
     2)`` for every input."""
     before: float
     """Mean binary cross-entropy of ``1 - maxprob``, nats."""
@@ -47,7 +47,7 @@ def fit_predicted_error(
     under the rows' own share of errors and need no recalibration. The problem is convex and solved by L-BFGS from the
     same start every time: no chance is involved, and a fit does not depend on an earlier one.
 
-    Memory: inputs go through the network in batches; kept are the heads' features, ``rows * width`` float32 per exit.
+    Memory: inputs go through the network in batches; the heads' features are kept, ``rows * width`` float32 per exit.
 
     Args:
         module: heads of which the network was **not** trained on these rows; on its training rows it errs too rarely.
@@ -75,8 +75,8 @@ def fit_predicted_error(
         raise DataError(f"labels run from {int(y.min())} to {int(y.max())}, the network has {classes} classes")
     truth = answers[-1] if y is None else y
     return tuple(
-        _fit_head(head, seen, (answer != truth).double(), l2)
-        for head, seen, answer in zip(module.heads, features, answers, strict=True)
+        _fit_head(head, x, (answer != truth).double(), l2)
+        for head, x, answer in zip(module.heads, features, answers, strict=True)
     )
 
 
@@ -107,21 +107,21 @@ def _inputs(data: Array | Data, target: Target) -> tuple[Tensor, Tensor | None]:
 def _collect(module: PredictedError, x: Tensor, batch_size: int) -> tuple[int, Tensor, list[Tensor]]:
     """Classes, answers `(exits, n)`, and per exit features `(n, width)`."""
     answers: list[Tensor] = []
-    features: list[list[Tensor]] = [[] for _ in module.heads]
+    batches: list[list[Tensor]] = [[] for _ in module.heads]
     classes = 0
     with evaluating(module), torch.no_grad():
         for first in range(0, len(x), batch_size):
-            logits, found = module.look(as_floats(x[first : first + batch_size]))
-            for k, (kept, new) in enumerate(zip(features, found, strict=True)):
+            logits, features = module.logits_and_features(as_floats(x[first : first + batch_size]))
+            for k, (batch, new) in enumerate(zip(batches, features, strict=True)):
                 if not bool(new.isfinite().all()):
                     raise DataError(
                         f"exit {k}: features of rows {first} to {first + len(new) - 1} hold NaN or infinity: "
                         "look for them in the inputs, or for overflow in the network"
                     )
-                kept.append(new)
+                batch.append(new)
             answers.append(torch.stack([z.argmax(1) for z in logits]))
             classes = logits[-1].shape[1]
-    return classes, torch.cat(answers, 1), [torch.cat(parts) for parts in features]
+    return classes, torch.cat(answers, 1), [torch.cat(parts) for parts in batches]
 
 
 def _fit_head(head: nn.Module, features: Tensor, wrong: Tensor, l2: float) -> ErrorFit:

@@ -83,7 +83,7 @@ def fit_qute(
         def later(epoch: Epoch) -> Epoch:
             return replace(epoch, number=head + epoch.number)
 
-        tell = (lambda epoch: progress(later(epoch))) if callable(progress) else progress
-        more = fit(module, data, epochs=tail, lr=lr / 10, loss=only, checkpoint=path, progress=tell, **options)
+        report = (lambda epoch: progress(later(epoch))) if callable(progress) else progress
+        more = fit(module, data, epochs=tail, lr=lr / 10, loss=only, checkpoint=path, progress=report, **options)
         history += tuple(later(epoch) for epoch in more.epochs)
     return History(history)

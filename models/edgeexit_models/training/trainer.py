@@ -33,7 +33,7 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch did."""
+    """Loss, accuracy and duration of one epoch."""
 
     number: int
     """From 0."""
@@ -74,16 +74,16 @@ def fit(
     Args:
         module: a multi-exit module with its starting weights (seed before building it to repeat a run).
         data: training inputs and class numbers; uint8 and float64 become float32 batch by batch.
-        epochs: passes over the data. What does not fill a last batch is left out, another few samples every
-            time.
+        epochs: passes over the data. Samples that do not fill a last batch are left out, different ones every
+            epoch.
         seed: for order, augmentation and dropout.
         batch_size: samples per step.
         lr: the highest learning rate of the cycle.
-        loss: see `Loss`; a dataclass is remembered in the checkpoint with its numbers.
+        loss: see `Loss`; a dataclass is stored in the checkpoint with its numbers.
         weight_decay: for weights with two or more axes only: not for biases and norms.
         augment: see `Augment`.
         checkpoint: file written after every epoch.
-        resume: go on from `checkpoint` if it exists. Without it an existing file is an error, not
+        resume: continue from `checkpoint` if it exists. Without it an existing file is an error, not
             overwritten.
         progress: True draws one line on a terminal and is quiet elsewhere; a function is called after every
             epoch.
@@ -137,7 +137,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Run:
-    """A plan with everything that changes while it is carried out."""
+    """State of a run: plan, module, data, optimizer, random generator."""
 
     plan: _Plan
     module: nn.Module
@@ -183,7 +183,7 @@ class _Run:
         return number
 
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint must agree on."""
+        """Settings that a checkpoint must share with the run."""
         plan = self.plan
         return {
             "epochs": plan.epochs,
@@ -210,7 +210,7 @@ class _Run:
         checkpoints.save(path, state)
 
     def restore(self, path: Path) -> list[Epoch]:
-        """Puts everything back as `save` found it."""
+        """Restores everything that `save` wrote."""
         state = checkpoints.load(path)
         checkpoints.check_settings(path, state["settings"], self.settings())
         self.module.load_state_dict(state["model"])

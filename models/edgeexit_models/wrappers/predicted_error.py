@@ -1,12 +1,12 @@
 """Learned scores: per exit a small head that predicts whether the exit's answer is wrong (COMET, Zouhar et al., 2026).
 
 Early-Exit COMET (EACL 2026) predicts its own error beside every layer's estimate, with a stop-gradient so that the
-estimate is not bent towards being predictable. Here the estimate is a class and the error is a probability. The
-network is finished and stays as it is; only the heads learn.
+estimate is not changed to be predictable. Here the estimate is a class and the error is a probability. The network
+is trained already and does not change; only the heads are fitted.
 
-A head is logistic regression and starts as `1 - maxprob`; the penalty pulls it there. With few errors to learn from,
-which is the rule behind late exits, it stays close to what the exit says of itself. The paper's wide perceptron has
-no such floor.
+A head is logistic regression and starts as `1 - maxprob`; the penalty pulls it there. With few errors to fit, as is
+usual at late exits, it stays close to the exit's own confidence. The paper's wide perceptron has no such limit.
+`edgeexit_models.training.predicted_error` fits the heads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional
 from edgeexit.errors import ModelError
 from edgeexit_models.definitions.heads import average_and_largest
 from edgeexit_models.protocol import InputSpec, evaluating, exits
-from edgeexit_models.wrappers.hooks import check_names, first_tensor, listen, not_run, ran_often
+from edgeexit_models.wrappers.hooks import check_names, first_tensor, not_run, ran_repeatedly, run_with_hooks
 
 Pool = Callable[[Tensor], Tensor]
 """Features `(batch, ...)` -> `(batch, width)`."""
@@ -30,8 +30,8 @@ _FLOOR = -30.0
 """Below any log-probability that matters; keeps masked classes (logits of -inf) out of the sums."""
 
 
-def read_answer(logits: Tensor) -> Tensor:
-    """`(batch, classes)` -> `(batch, 5)`: how sure the answer looks, whichever class it is.
+def logit_features(logits: Tensor) -> Tensor:
+    """`(batch, classes)` -> `(batch, 5)`: features of the confidence, the same for every class.
 
     Log-odds of the most likely class, its distance to the second in log-probability, entropy in nats, and the
     probabilities of the two. The log-odds alone give back `maxprob`.
@@ -62,16 +62,16 @@ def pooled(x: Tensor) -> Tensor:
 class PredictedError(nn.Module):
     """A multi-exit network with a head per exit that predicts the exit's error.
 
-    Inputs -> per exit ``{"output": logits (batch, classes), "score": (batch,)}``, the score in [0, 1], larger = surer:
+    Inputs -> per exit ``{"output": logits (batch, classes), "score": (batch,)}``, the score in [0, 1]:
     one minus the predicted probability that the answer is wrong. The logits are the network's own, and no gradient
     goes from a score into the network. Untrained, the score is `maxprob`; `fit_predicted_error` trains the heads.
 
     Args:
-        network: any multi-exit module; it is used, not copied.
-        example: one set of inputs, to see how many exits and features there are; run once.
+        network: any multi-exit module; not copied.
+        example: one set of inputs; run once to count exits and features.
         at: one submodule per exit, shallow to deep, whose *input* the exit's error head reads beside the logits;
             usually the exit's own head (`["heads.0", "heads.1", "heads.2"]`). None: logits only.
-        pool: makes vectors of these features.
+        pool: features `(batch, ...)` -> `(batch, width)`.
 
     Raises:
         ModelError: not a multi-exit module of at least two classes; names in `at` that are unknown, not run, run more
@@ -101,28 +101,30 @@ class PredictedError(nn.Module):
                 check_names(network, self.at, "at")
                 if len(self.at) != count:
                     raise ModelError(f"`at` names {len(self.at)} submodules for {count} exits: name one per exit")
-            _, features = self.look(*inputs)
+            _, features = self.logits_and_features(*inputs)
         self.heads = nn.ModuleList([_untrained(x) for x in features])
 
-    def look(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The exits' logits `(batch, classes)`, and what their error heads read `(batch, width)`, detached."""
-        heard: dict[int, Tensor] = {}
+    def logits_and_features(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The exits' logits `(batch, classes)`, and the inputs of their error heads `(batch, width)`, detached."""
+        pooled_inputs: dict[int, Tensor] = {}
 
-        def hear(index: int, taken: object) -> None:
-            if index in heard:
-                raise ModelError(ran_often(self.at[index], "twice or more"))
-            heard[index] = self._pool(first_tensor(taken, self.at[index], "takes"), self.at[index])
+        def pool_input(index: int, inputs: object) -> None:
+            if index in pooled_inputs:
+                raise ModelError(ran_repeatedly(self.at[index], "twice or more"))
+            pooled_inputs[index] = self._pool(first_tensor(inputs, self.at[index], "takes"), self.at[index])
 
-        outputs: Any = listen(self.network, self.at, hear, inputs, entering=True)
+        outputs: Any = run_with_hooks(self.network, self.at, pool_input, inputs, before=True)
         logits: tuple[Tensor, ...] = tuple(outputs)
-        missing = [name for index, name in enumerate(self.at) if index not in heard]
+        missing = [name for index, name in enumerate(self.at) if index not in pooled_inputs]
         if missing:
             raise ModelError(not_run(missing[0]))
-        answers = [read_answer(z.detach()) for z in logits]
-        return logits, tuple(torch.cat([a, heard[k]], 1) if k in heard else a for k, a in enumerate(answers))
+        features = (logit_features(z.detach()) for z in logits)
+        return logits, tuple(
+            torch.cat([f, pooled_inputs[k]], 1) if k in pooled_inputs else f for k, f in enumerate(features)
+        )
 
     def forward(self, *inputs: Tensor) -> tuple[dict[str, Tensor], ...]:
-        logits, features = self.look(*inputs)
+        logits, features = self.logits_and_features(*inputs)
         errors = [head(x)[:, 0] for head, x in zip(self.heads, features, strict=True)]
         # sigmoid(-e) is 1 - sigmoid(e), without its rounding next to 0
         return tuple({"output": z, "score": torch.sigmoid(-e)} for z, e in zip(logits, errors, strict=True))

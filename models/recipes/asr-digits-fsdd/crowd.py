@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from edgeexit.errors import DataError
 from edgeexit.speech.resample import resample
+from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.digits import WORDS
 from recipes.common import argument_parser, run_command
 from recipes.spoken_digits import RATE
 
-Samples = npt.NDArray[np.float32]
 GROUPS = 4
 """People who said one or two digits each make voices together: number of voices, each with every digit."""
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
