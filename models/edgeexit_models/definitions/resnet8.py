@@ -33,12 +33,12 @@ class ResidualBlock(nn.Module):
 class ResNet8(nn.Module):
     """Pictures `(batch, 3, 32, 32)` -> logits `(batch, classes)` after stacks 1, 2 and 3.
 
-    Pixels are float32 0..255, as T-RECX's weights want them.
+    Pixels are float32 0..255, as T-RECX's weights expect.
 
     Args:
         classes: number of classes.
-        mean: if given, red, green and blue to take off first, as part of the network. A scale is not needed
-            beside it: the batch norm behind the first convolution takes any scale, in training too.
+        mean: red, green and blue to subtract first, as part of the network; None = nothing. A scale is not needed:
+            the batch norm after the first convolution absorbs any scale, in training too.
     """
 
     def __init__(self, classes: int = 10, mean: Sequence[float] | None = None) -> None:

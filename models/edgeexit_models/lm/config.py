@@ -16,7 +16,7 @@ MOST_LAYERS = 1 << 12
 
 @dataclass(frozen=True)
 class LMConfig:
-    """The numbers of a decoder; defaults are transformers' LlamaConfig's where it has any that matter.
+    """Sizes of a decoder; defaults are those of transformers' LlamaConfig unless noted.
 
     >>> LMConfig(vocab_size=1024, hidden_size=128, intermediate_size=384, num_hidden_layers=12,
     ...          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256).head_size
@@ -42,10 +42,10 @@ class LMConfig:
     """Standard deviation of fresh weights."""
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
-    """What ends an answer; chat models have several."""
+    """Tokens that end an answer; chat models have several."""
 
     def __post_init__(self) -> None:
-        """Raises: ModelError for sizes that cannot make a network."""
+        """Raises: ModelError for sizes that do not fit each other."""
         for name in _SIZES:
             value = getattr(self, name)
             if name == "head_dim" and value is None:
@@ -99,10 +99,10 @@ class LMConfig:
         Args:
             content: of the file. `config_keys` lists the keys that do not change the network; those that would are
                 refused unless they hold the value that does not.
-            notice: called with a sentence on keys that nothing is known of, and where two places disagree.
+            notice: called with a sentence on unknown keys, and where two keys disagree.
 
         Raises:
-            ModelError: another family, or something this module does not compute (other activations, biases,
+            ModelError: another family, or something that is not implemented (other activations, biases,
                 scaled or interleaved RoPE, mixtures of experts, windows, ...); a size that is missing or impossible.
         """
         if content.get("model_type") != "llama":

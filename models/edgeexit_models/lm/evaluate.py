@@ -19,16 +19,16 @@ from edgeexit_models.protocol import evaluating
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit on one text."""
+    """Quality of one exit on one text."""
 
     layer: int
     """Layers run before the head; L is the whole network."""
     perplexity: float
     """exp of the mean loss per token."""
     accuracy: float
-    """Share of tokens whose successor was the first guess."""
+    """Share of tokens whose successor is the first guess."""
     agreement: float
-    """Share of tokens at which the first guess is the last exit's: what self-speculation lives on."""
+    """Share of tokens at which the first guess equals the last exit's, which self-speculation relies on."""
     tokens: int
     """Predictions that were counted."""
 
@@ -42,15 +42,15 @@ def measure(
     skip: int = 0,
     maps: Mapping[int, nn.Module] | None = None,
 ) -> tuple[ExitQuality, ...]:
-    """One teacher-forced pass over the text, cut into sequences of `context`; what does not fill the last is left out.
+    """One teacher-forced pass over the text, cut into sequences of `context`; an incomplete last sequence is left out.
 
     Args:
         tokens: `(n,)`.
         context: tokens per sequence.
         batch: sequences at a time.
         skip: the first predictions of every sequence are not counted (a prompt, say).
-        maps: layer (1..L-1) -> what is put between its hidden state and the head; the others go to the head as they
-            are. See `edgeexit_models.lm.heads`.
+        maps: layer (1..L-1) -> map between its hidden state and the head; other layers have none. See
+            `edgeexit_models.lm.heads`.
 
     Raises:
         DataError: text shorter than one sequence, or nothing left to count.

@@ -48,7 +48,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "llama.interleave_moe_layer_step": (0,),
     "llama.swin_norm": (False,),
 }
-"""Settings that are not computed, and the values that leave a Llama network what it is."""
+"""Settings that are not implemented, and their values without effect on a Llama network."""
 _READ = frozenset(
     f"llama.{n}"
     for n in (
@@ -65,7 +65,7 @@ _SCALED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.
 
 
 def load_gguf(path: Path, notice: Callable[[str], None] = lambda text: None) -> LlamaLM:
-    """Reads a model; quantized weights become the float32 numbers that they stand for. It is in evaluation mode.
+    """Reads a model in evaluation mode; quantized weights become the float32 values that they represent.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Exits for a decoder whose weights stay as they are: a map between a layer's hidden state and the shared head.
+"""Exits for a decoder with fixed weights: maps between a layer's hidden state and the shared head.
 
 `fit_maps`: linear maps by least squares (Jump to Conclusions, Din et al. 2023), no training. `ExitHeads` with
 `HeadTuning`: a small network per exit, trained while the decoder is frozen (EE-Tuning, Pan et al. 2024).
@@ -46,11 +46,11 @@ def fit_maps(
 
     Args:
         model: the decoder.
-        tokens: `(n,)`, text that no exit is measured on later.
+        tokens: `(n,)`, text not used to measure exits.
         context: tokens per sequence.
         layers: numbers of layers run, each 1..L-1.
         bias: also fit a constant (the paper's maps have none).
-        skip: first positions of every sequence that do not count.
+        skip: first positions of every sequence to leave out.
         batch: sequences at a time.
 
     Returns:
@@ -58,7 +58,7 @@ def fit_maps(
 
     Raises:
         ModelError: a layer outside 1..L-1.
-        DataError: too little text for `hidden` unknowns.
+        DataError: too little text for that many unknowns.
     """
     numbers = _early(model, layers)
     width = model.config.hidden_size + bias
@@ -90,7 +90,7 @@ def _solved(gram: Tensor, cross: Tensor, bias: bool) -> nn.Linear:
 
 
 class MLPMap(nn.Module):
-    """`h + MLP(norm(h))` with SwiGLU; begins as the identity, which is the exit without a map."""
+    """`h + MLP(norm(h))` with SwiGLU; starts as the identity, which is the exit without a map."""
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class ExitHeads(nn.Module):
     """A frozen decoder with an `MLPMap` after some layers; `train` it with a `Plan` whose recipe is `HeadTuning`.
 
     Args:
-        model: the decoder; its weights stop learning.
+        model: the decoder; its weights are frozen.
         layers: numbers of layers run, each 1..L-1.
         inner: width inside the maps; None = the hidden size.
 
@@ -132,14 +132,14 @@ class ExitHeads(nn.Module):
 
 @dataclass(frozen=True)
 class HeadTuning:
-    """All exits of `ExitHeads` learn at once, each to the mixture that `LayerSkip.imitate` describes."""
+    """Trains all exits of `ExitHeads` at once, each on the mixture that `LayerSkip.imitate` describes."""
 
     imitate: float = 0.0
 
     def loss(
         self, model: ExitHeads, ids: Tensor, targets: Tensor, step: int, fraction: float, generator: torch.Generator
     ) -> Tensor:
-        """Mean over the exits; the decoder is only read."""
+        """Mean over the exits; the decoder gets no gradient."""
         backbone, flat = model.backbone, targets.flatten()
         with torch.no_grad():
             states = backbone.hidden(ids)

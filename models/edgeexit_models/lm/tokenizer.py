@@ -1,6 +1,6 @@
 """Byte-level BPE with a small vocabulary, by the `tokenizers` library: encoding is lossless.
 
-Small, because with a small network the head over the vocabulary is paid for every token and every exit asked.
+It is small because in a small network the head over the vocabulary is a large part of the cost of every token and exit.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def load_lm(folder: Path, notice: Callable[[str], None] = lambda text: None) -> 
     whatever they are stored in. The model is in evaluation mode.
 
     Args:
-        folder: with config.json and safetensors; generation_config.json and the tokenizer's files are heeded.
-        notice: called with a sentence for each thing that is not read, and where two places disagree.
+        folder: with config.json and safetensors; generation_config.json and the tokenizer's files are read too.
+        notice: called with a sentence for each setting that is not read, and where two files disagree.
 
     Raises:
         ModelError: a file is missing or damaged, the config asks for what `LMConfig` refuses, or names and shapes do
