@@ -1,1 +1,1 @@
-"""Measurements, each `python -m benchmarks.bench_x [--json FILE]`; results are kept in `benchmarks/results`."""
+"""Benchmarks: `python -m benchmarks.bench_x [--json FILE]`; recorded results are in `benchmarks/results`."""

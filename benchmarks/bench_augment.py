@@ -1,4 +1,4 @@
-"""Reading features at every place against the plain network, on the same rows, batch and threads.
+"""Throughput of feature extraction at every exit place, relative to the plain network with the same rows and threads.
 
 Target: at least 80 % of plain onnxruntime's throughput on the same model.
 """
@@ -23,9 +23,9 @@ BATCH = 256
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--n", type=int, default=5, help="rounds; each times plain and features once")
-    p.add_argument("--rows", type=int, default=4096)
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--n", type=int, default=5, help="rounds; each measures both once [default: 5]")
+    p.add_argument("--rows", type=int, default=4096, help="pictures [default: 4096]")
+    p.add_argument("--threads", type=int, default=1, help="threads of the engine [default: 1]")
     a = p.parse_args()
     source = open_source("edgeexit_models:resnet20", single=True)
     places, _ = places_of(source)

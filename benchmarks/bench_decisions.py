@@ -1,4 +1,4 @@
-"""Calibration and drift on plain arrays.
+"""Run time of EERO, Learn-then-Test and the drift monitor on synthetic arrays.
 
 Targets: EERO's solve and thresholds on 100,000 x 6 scores under 100 ms; Learn-then-Test over 1,000 policies on
 100,000 rows under 2 s; drift adds under 10 us per input.
@@ -22,7 +22,7 @@ from edgeexit.records.classification import Records
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--n", type=int, default=9, help="repeats")
+    p.add_argument("--n", type=int, default=9, help="repeats [default: 9]")
     a = p.parse_args()
     rng = np.random.default_rng(0)
     scores = rng.random((6, 100_000)).astype(np.float32)

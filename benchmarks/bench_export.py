@@ -1,4 +1,4 @@
-"""Export of ResNet-8 in all layouts, checks included; target: under 60 s."""
+"""Duration of an export of ResNet-8 in all layouts, checks included; target: under 60 s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.common import finish, parser
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--n", type=int, default=3)
+    p.add_argument("--n", type=int, default=3, help="repeats [default: 3]")
     a = p.parse_args()
     rows = []
     for repeat in range(a.n):

@@ -1,11 +1,11 @@
-"""Every format and precision of a bundle in one table: accuracy, size, latency, beside single-exit networks.
+"""Accuracy, size and latency of every format and precision of a bundle, compared with single-exit networks.
 
 Targets, fused forced to the last exit against the same network without exits: ONNX float 1.10x, ONNX int8 1.20x,
 TFLite float 1.05x, TFLite int8 1.10x. "whole" is the prefix of the last exit: the same backbone and precision, no early
 heads. Everything is timed through the driver that `edgeexit.load` uses, int8 inputs made from float ones included, all
-cases interleaved in one run. "whole" scores its answer, as every exit does, which a network that never stops need not:
-"no score" is its engine's call and nothing else. "-1 point" is the operating point that is stored for the fused
-artifact; its latency is the mean over exits, weighted by the rates at which the rows leave.
+cases interleaved in one run. "whole" computes the score of its output, as every exit does
+but a single-exit network need not; "no score" is the engine's call alone. "-1 point" is the operating point stored for
+the fused artifact; its latency is the mean over exits, weighted by the exit rates of the rows.
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ class Row:
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--bundle", type=Path, required=True)
-    p.add_argument("--data", type=Path, help=".npz with x and y that took no part in the export: accuracies and rates")
-    p.add_argument("--mlperf", type=Path, metavar="DIR", help="single-exit .tflite files; those that fit are shown")
-    p.add_argument("--n", type=int, default=400)
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--bundle", type=Path, required=True, help="bundle to measure")
+    p.add_argument("--data", type=Path, help=".npz with x and y not used in the export, for accuracies and exit rates")
+    p.add_argument(
+        "--mlperf",
+        type=Path,
+        metavar="DIR",
+        help="folder of single-exit .tflite files; those with the same input and output are measured",
+    )
+    p.add_argument("--n", type=int, default=400, help="rounds of every case [default: 400]")
+    p.add_argument("--threads", type=int, default=1, help="threads of the engine [default: 1]")
     a = p.parse_args()
     bundle = edgeexit.Bundle.open(a.bundle)
     x, y = _rows(a.data)
@@ -93,10 +98,10 @@ def _rows(path: Path | None) -> tuple[Array | None, Array | None]:
 
 def _forms(bundle: edgeexit.Bundle) -> dict[tuple[str, str], dict[str, Artifact]]:
     """(format, precision) -> layout -> artifact."""
-    found: dict[tuple[str, str], dict[str, Artifact]] = {}
+    forms: dict[tuple[str, str], dict[str, Artifact]] = {}
     for artifact in bundle.manifest.artifacts:
-        found.setdefault((artifact.format, artifact.precision), {})[artifact.layout] = artifact
-    return found
+        forms.setdefault((artifact.format, artifact.precision), {})[artifact.layout] = artifact
+    return forms
 
 
 def _form(
@@ -154,14 +159,14 @@ def _forced(name: str, engine: Engine, k: int, cases: dict[str, Callable[[], obj
     """Time it forced to exit k."""
     case = f"{name}, {engine.artifact.layout} {k}"
     policy = fixed_exit(k, engine.exits, engine.artifact.score or "maxprob")
-    given, driver = engine.example(), engine.driver
-    cases[case] = lambda: driver.run(given, policy, None)
+    example, driver = engine.example(), engine.driver
+    cases[case] = lambda: driver.run(example, policy, None)
     return {case: 1.0}
 
 
 def _points(bundle: edgeexit.Bundle, artifact: Artifact) -> list[OperatingPoint]:
-    found = [bundle.operating_point(n) for n in bundle.manifest.policies]
-    return [p for p in found if p.artifact == artifact.name]
+    points = [bundle.operating_point(n) for n in bundle.manifest.policies]
+    return [p for p in points if p.artifact == artifact.name]
 
 
 def _followed(
@@ -184,15 +189,15 @@ def _asked(point: OperatingPoint) -> str:
 def _measured(row: Row, rows: Sequence[Row], seconds: dict[str, NDArray[Any]]) -> dict[str, Any]:
     spent = sum(w * seconds[c] for c, w in row.timed.items())
     p10, p50, p90 = (float(np.quantile(spent, q) * 1e6) for q in (0.1, 0.5, 0.9))
-    found: dict[str, Any] = {"form": row.form, "network": row.network, "accuracy": row.accuracy, "bytes": row.bytes}
-    found |= {"p50_us": p50, "p10_us": p10, "p90_us": p90}
+    figures: dict[str, Any] = {"form": row.form, "network": row.network, "accuracy": row.accuracy, "bytes": row.bytes}
+    figures |= {"p50_us": p50, "p10_us": p10, "p90_us": p90}
     for network, key in (("whole", "of_whole"), (_BARE, "of_bare")):
         base = next((r for r in rows if (r.form, r.network) == (row.form, network)), None)
         if base is not None:
-            found |= {f"{key}_{k}": v for k, v in ratios(spent, seconds[next(iter(base.timed))]).items()}
-    if row.target is not None and "of_whole_ratio" in found:
-        found |= {"target": row.target, "met": found["of_whole_ratio"] <= row.target}
-    return found
+            figures |= {f"{key}_{k}": v for k, v in ratios(spent, seconds[next(iter(base.timed))]).items()}
+    if row.target is not None and "of_whole_ratio" in figures:
+        figures |= {"target": row.target, "met": figures["of_whole_ratio"] <= row.target}
+    return figures
 
 
 def _text(table: Sequence[dict[str, Any]]) -> str:
@@ -215,15 +220,15 @@ def _text(table: Sequence[dict[str, Any]]) -> str:
 def _options(engine: Engine) -> str:
     """What the engine's library was opened with, where the backend says so."""
     models = [getattr(m, "model", m) for m in engine.driver.models]  # type: ignore[attr-defined]
-    given = {k: v for m in models for k, v in getattr(m, "options", {}).items()}
-    return ", ".join(f"{k}={v}" for k, v in given.items()) or "the backend's own"
+    options = {k: v for m in models for k, v in getattr(m, "options", {}).items()}
+    return ", ".join(f"{k}={v}" for k, v in options.items()) or "the backend's own"
 
 
 def _grouped(options: dict[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, text in options.items():
-        found.setdefault(text, []).append(name)
-    return found
+        groups.setdefault(text, []).append(name)
+    return groups
 
 
 if __name__ == "__main__":

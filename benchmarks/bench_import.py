@@ -1,4 +1,4 @@
-"""Start-up: `import edgeexit`, and `import edgeexit.engine.engine` (what `load` needs), over `import numpy`.
+"""Import time of `edgeexit` and of `edgeexit.load`, beyond that of numpy.
 
 Target: `import edgeexit` at most 10 ms over `import numpy`.
 """
@@ -22,7 +22,7 @@ CASES = {
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--n", type=int, default=40)
+    p.add_argument("--n", type=int, default=40, help="rounds [default: 40]")
     a = p.parse_args()
     spent: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(a.n + 2):

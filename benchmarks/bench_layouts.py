@@ -1,4 +1,4 @@
-"""Latency of fused and chain at every exit against the single-exit network, all interleaved in one run.
+"""Latency of the fused and chain layouts at every exit, relative to the single-exit network, interleaved in one run.
 
 Targets: fused to the last exit at most 1.10x the single-exit network; fused to exit k at most 1.03x chain to
 exit k; chain's Python (scores, policy, bookkeeping) under 30 us per stage beyond onnxruntime's own calls.
@@ -21,8 +21,8 @@ from edgeexit.policy.policies import fixed_exit
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("--bundle", type=Path, help="[default: ResNet-8 with random weights, exported now]")
-    p.add_argument("--n", type=int, default=400)
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--n", type=int, default=400, help="rounds of every case [default: 400]")
+    p.add_argument("--threads", type=int, default=1, help="threads of the engine [default: 1]")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = a.bundle or edgeexit.export("edgeexit_models:resnet8", Path(folder, "resnet8.edgeexit")).path

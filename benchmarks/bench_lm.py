@@ -1,9 +1,9 @@
-"""Plain decoding, prompt lookup, self-speculation and DEL on one bundle, interleaved; and what the simulator foretold.
+"""Speed of plain decoding, prompt lookup, self-speculation and DEL on one bundle, and the simulator's predictions.
 
-The settings come from the simulator, on prompts that are not timed: its best lookup, its best self-speculation and del.
-Every timed prompt is then answered by all of them in a random order, `--repeats` times. Ratios are to plain decoding of
-the same prompt in the same repeat. What is foretold is by costs measured before and after every repeat, as a machine's
-speed drifts; `drift` says how far: the fastest foretold speed over the slowest.
+The simulator chooses the settings on prompts that are not timed: the best lookup, self-speculation and DEL. Every timed
+prompt is then decoded with all of them in a random order, `--repeats` times. Ratios are to plain decoding of the same
+prompt in the same repeat. Predictions use costs measured before and after every repeat, because a machine's speed
+drifts; `drift` is the fastest predicted speed over the slowest.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from edgeexit.lm.tuning.verdict import DecodingVerdict, decide
 
 def chosen(verdict: DecodingVerdict) -> dict[str, Setting]:
     """Settings by name, the best of their kind on the design half."""
-    found = {"plain": Setting()}
+    settings = {"plain": Setting()}
     for name, method in (("lookup", "lookup"), ("speculative", "speculative"), ("del", "del")):
         best = next((p for p in verdict.predictions if p.simulated.setting.method == method), None)
         if best is not None:
-            found[name] = best.simulated.setting
-    return found
+            settings[name] = best.simulated.setting
+    return settings
 
 
 def timed(
@@ -50,17 +50,17 @@ def timed(
 ) -> dict[str, list[list[Generation]]]:
     """Per case and repeat, the answers to all prompts; `after` is called after every repeat."""
     rng = np.random.default_rng(0)
-    found: dict[str, list[list[Generation]]] = {name: [] for name in cases}
+    generations: dict[str, list[list[Generation]]] = {name: [] for name in cases}
     for _ in range(repeats):
-        for answers in found.values():
+        for answers in generations.values():
             answers.append([])
         for prompt in prompts:
             for i in rng.permutation(len(cases)):
                 name = list(cases)[i]
                 answer = Answer(model, prompt, cases[name], max_tokens=tokens, costs=costs).run()
-                found[name][-1].append(answer)
+                generations[name][-1].append(answer)
         after()
-    return found
+    return generations
 
 
 def row(name: str, setting: Setting, runs: list[list[Generation]], plain: list[list[Generation]]) -> dict[str, Any]:
@@ -85,21 +85,23 @@ def row(name: str, setting: Setting, runs: list[list[Generation]], plain: list[l
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("bundle", type=Path)
+    p.add_argument("bundle", type=Path, help="bundle of a language model")
     p.add_argument("--text", type=Path, required=True, help="held-out text")
-    p.add_argument("--artifact")
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--prompts", type=int, default=10, help="timed; as many others choose the settings")
-    p.add_argument("--prompt-tokens", type=int, default=64)
-    p.add_argument("--max-tokens", type=int, default=128)
-    p.add_argument("--draft", type=int, default=8)
-    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--artifact", help="artifact of the bundle [default: its first that runs here]")
+    p.add_argument("--threads", type=int, default=1, help="threads of the engine [default: 1]")
+    p.add_argument(
+        "--prompts", type=int, default=10, help="timed prompts; as many others choose the settings [default: 10]"
+    )
+    p.add_argument("--prompt-tokens", type=int, default=64, help="length of a prompt [default: 64]")
+    p.add_argument("--max-tokens", type=int, default=128, help="tokens to generate [default: 128]")
+    p.add_argument("--draft", type=int, default=8, help="longest draft, tokens [default: 8]")
+    p.add_argument("--repeats", type=int, default=3, help="repeats of all prompts [default: 3]")
     p.add_argument("--n", type=int, default=15, help="rounds of the cost measurement")
     a = p.parse_args()
     model = load_lm(a.bundle, artifact=a.artifact, threads=a.threads)
     ids = text_of(model).encode(a.text.read_text("utf-8"))
     all_prompts = cut(model, ids, 2 * a.prompts, a.prompt_tokens)
-    design, told = all_prompts[::2], all_prompts[1::2]
+    design, timed_prompts = all_prompts[::2], all_prompts[1::2]
     tables: list[Costs] = []
 
     def table() -> None:
@@ -109,21 +111,21 @@ def main() -> None:
     costs = tables[0]
     verdict = decide(record(model, design, a.max_tokens), costs, draft=a.draft, proof=model.proof)
     cases = chosen(verdict)
-    traces = record(model, told, a.max_tokens)
-    runs = timed(model, told, cases, costs, a.max_tokens, a.repeats, table)
+    traces = record(model, timed_prompts, a.max_tokens)
+    runs = timed(model, timed_prompts, cases, costs, a.max_tokens, a.repeats, table)
     rows = []
     for name, setting in cases.items():
-        found = row(name, setting, runs[name], runs["plain"])
+        figures = row(name, setting, runs[name], runs["plain"])
         speeds = [simulate([CostTable(t, c) for t in traces], setting).tokens_per_second for c in tables]
-        found["predicted"] = len(speeds) / sum(1 / s for s in speeds)
-        found["error"] = found["predicted"] / found["tokens_per_second"] - 1
-        found["drift"] = max(speeds) / min(speeds)
-        rows.append(found)
+        figures["predicted"] = len(speeds) / sum(1 / s for s in speeds)
+        figures["error"] = figures["predicted"] / figures["tokens_per_second"] - 1
+        figures["drift"] = max(speeds) / min(speeds)
+        rows.append(figures)
     proof = None if model.proof is None else model.proof.lossless
     shares = [c.busy for c in tables if c.busy is not None]
     print(f"verdict: {verdict.text}")
     finish("lm", rows, a, n=a.repeats, threads=a.threads, engine=model.engine, bundle=model.name,
-           artifact=model.artifact, proof=proof, prompts=len(told), prompt_tokens=a.prompt_tokens,
+           artifact=model.artifact, proof=proof, prompts=len(timed_prompts), prompt_tokens=a.prompt_tokens,
            max_tokens=a.max_tokens, cost_rounds=a.n, busy=max(shares, default=None), verdict=verdict.text)  # fmt: skip
 
 

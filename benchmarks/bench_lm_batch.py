@@ -1,8 +1,8 @@
-"""Several prompts at once against the same prompts one after another: plain decoding and SkipDecode's schedule.
+"""Speed of batched decoding relative to the same prompts one by one: plain decoding and SkipDecode's schedule.
 
 Prompts of several lengths from held-out text, all decoded to the same number of tokens, all cases in a random order in
 every repeat. Ratios are of tokens per second to plain decoding of the same prompts one by one, in the same repeat.
-`as_alone` counts prompts whose text is that of its prompt alone, in the same way of decoding.
+`as_alone` counts prompts whose text equals that of the prompt decoded alone with the same method.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def decoded(
     answers: list[Generation] = []
     seconds = 0.0
     for at in range(0, len(prompts), size):
-        found = Batch(model, prompts[at : at + size], setting, max_tokens=tokens).run()
-        answers += found
-        seconds += max(g.seconds for g in found)
+        generations = Batch(model, prompts[at : at + size], setting, max_tokens=tokens).run()
+        answers += generations
+        seconds += max(g.seconds for g in generations)
     return sum(len(g.ids) for g in answers) / seconds, answers
 
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("bundle", type=Path)
+    p.add_argument("bundle", type=Path, help="bundle of a language model")
     p.add_argument("--text", type=Path, required=True, help="held-out text")
-    p.add_argument("--artifact")
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8])
-    p.add_argument("--exits", type=int, nargs="*", help="of skip: stages go down to these; None = all but the last")
-    p.add_argument("--max-tokens", type=int, default=96)
-    p.add_argument("--n", type=int, default=9, help="repeats")
+    p.add_argument("--artifact", help="artifact of the bundle [default: its first that runs here]")
+    p.add_argument("--threads", type=int, default=1, help="threads of the engine [default: 1]")
+    p.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8], help="batch sizes")
+    p.add_argument("--exits", type=int, nargs="*", help="exits of SkipDecode's schedule [default: all but the last]")
+    p.add_argument("--max-tokens", type=int, default=96, help="tokens to generate [default: 96]")
+    p.add_argument("--n", type=int, default=9, help="repeats [default: 9]")
     a = p.parse_args()
     model = load_lm(a.bundle, artifact=a.artifact, threads=a.threads)
     model.spec = replace(model.spec, eos=())  # all to the same length

@@ -1,9 +1,9 @@
-"""What dividing a decoder into stages costs: its chain against the same graphs joined into one file.
+"""Overhead of dividing a decoder into stages: its chain relative to the same graphs joined into one file.
 
 The one file holds all layers and the head, with the same cache on the host; both choose tokens by argmax, some in a row
-as in a text. Each has a process of its own, and new ones a few times: where a process happens to lay half a gigabyte of
-weights makes more of a difference than what is measured. Target: the chain at most 1.03 times the one file. With
-`--dividing` a bundle of other stages of the same weights is timed beside.
+as in a text. Each runs in a process of its own, started several times, because the memory placement of half a gigabyte
+of weights in a process has more influence than the overhead. Target: the chain at most 1.03 times the one file. With
+`--dividing`, bundles of the same weights with other stages are measured too.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ def one_file(bundle: Bundle, artifact: str, out: Path) -> None:
     import onnx
     from onnx import compose
 
-    files = DecoderFiles.of((found := bundle.manifest.artifact(artifact)).models, found.data)
+    record = bundle.manifest.artifact(artifact)
+    files = DecoderFiles.of(record.models, record.data)
     whole: onnx.ModelProto | None = None
     for k, file in enumerate((*files.stages, files.head)):
         graph = onnx.load(bundle.file(file))
         graph = compose.add_prefix(graph, f"s{k}/", rename_inputs=False, rename_outputs=False)
-        given = f"hidden_{k}" if k else "hidden"
-        _rename(graph, {"hidden": given, "hidden_out": f"hidden_{k + 1}"})
+        hidden = f"hidden_{k}" if k else "hidden"
+        _rename(graph, {"hidden": hidden, "hidden_out": f"hidden_{k + 1}"})
         if whole is None:
             whole = graph
             continue
         _rename(graph, {n: f"{n}_{k}" for n in TOLD})
-        whole = compose.merge_models(whole, graph, io_map=[(given, given)])
+        whole = compose.merge_models(whole, graph, io_map=[(hidden, hidden)])
         _rename(whole, {f"{n}_{k}": n for n in TOLD})
-        seen = {i.name: i for i in whole.graph.input}
+        inputs = {i.name: i for i in whole.graph.input}
         del whole.graph.input[:]
-        whole.graph.input.extend(seen.values())
+        whole.graph.input.extend(inputs.values())
     assert whole is not None
     onnx.save(whole, out)
 
@@ -100,7 +101,7 @@ def tokens_by_one_file(model: LanguageModel, runnable: Runnable, cache: Cache, l
         for at, i in enumerate(model.spec.layers_of(k))
         for j, what in enumerate(("key", "value"))
     }
-    kept = [rows[n] for n in order]
+    caches = [rows[n] for n in order]
     at = {n: i for i, n in enumerate(runnable.inputs)}
     new = [runnable.outputs.index(n.replace("past_key_values", "present")) for n in order]
     logits = runnable.outputs.index("logits")
@@ -111,14 +112,14 @@ def tokens_by_one_file(model: LanguageModel, runnable: Runnable, cache: Cache, l
             values[at["hidden"]] = model.embed([token])
             cache.lengths = [done] * model.count
             rows = len(cache.pages(0, 1)[0])
-            for name, told in zip(TOLD, model.positions.of(done, 1, rows), strict=True):
-                values[at[name]] = told
-            for name, held in zip(order, kept, strict=True):
-                values[at[name]] = held[:rows]
-            found = runnable.run(values)
-            for held, i in zip(kept, new, strict=True):
-                held[done : done + 1] = found[i]
-            token = int(found[logits][0, -1].argmax())
+            for name, value in zip(TOLD, model.positions.of(done, 1, rows), strict=True):
+                values[at[name]] = value
+            for name, past in zip(order, caches, strict=True):
+                values[at[name]] = past[:rows]
+            outputs = runnable.run(values)
+            for past, i in zip(caches, new, strict=True):
+                past[done : done + 1] = outputs[i]
+            token = int(outputs[logits][0, -1].argmax())
         return token
 
     return run
@@ -167,18 +168,20 @@ def timed(jobs: dict[str, tuple[Any, ...]], lengths: list[int], n: int, starts: 
             pipe.send(None)
         for worker in workers:
             worker.join()
-    return {case: np.array(found) for case, found in seconds.items()}
+    return {case: np.array(spent) for case, spent in seconds.items()}
 
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("bundle", type=Path)
+    p.add_argument("bundle", type=Path, help="bundle of a language model")
     p.add_argument("--dividing", type=Path, nargs="*", default=[], help="bundles of the same weights, other stages")
-    p.add_argument("--artifact")
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--n", type=int, default=40, help="rounds of every start")
-    p.add_argument("--starts", type=int, default=5, help="times that all processes are started")
-    p.add_argument("--positions", type=int, nargs="+", default=[16, 120, 240])
+    p.add_argument("--artifact", help="artifact of the bundle [default: its first that runs here]")
+    p.add_argument("--threads", type=int, default=1, help="threads of the engine [default: 1]")
+    p.add_argument("--n", type=int, default=40, help="rounds per start [default: 40]")
+    p.add_argument("--starts", type=int, default=5, help="starts of all processes [default: 5]")
+    p.add_argument(
+        "--positions", type=int, nargs="+", default=[16, 120, 240], help="positions in the text to measure at"
+    )
     a = p.parse_args()
     models = {b: load_lm(b, artifact=a.artifact, threads=a.threads) for b in (a.bundle, *a.dividing)}
     m = models[a.bundle]
@@ -186,8 +189,8 @@ def main() -> None:
         path = Path(folder, "whole.onnx")
         one_file(m.bundle, m.artifact, path)
         jobs: dict[str, tuple[Any, ...]] = {
-            f"stages after {', '.join(map(str, found.spec.stages))}": (b, found.artifact, a.threads, None)
-            for b, found in models.items()
+            f"stages after {', '.join(map(str, model.spec.stages))}": (b, model.artifact, a.threads, None)
+            for b, model in models.items()
         }
         jobs["one file"] = (a.bundle, m.artifact, a.threads, path)
         spent = timed(jobs, a.positions, a.n, a.starts)

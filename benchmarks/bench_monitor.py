@@ -1,7 +1,7 @@
-"""What a reading costs: of this machine, and of a tree with a Raspberry Pi's, a battery's and control groups' files.
+"""Time of one system reading: on this machine, and on synthetic files of a Raspberry Pi, a battery and control groups.
 
 Target: under 2 ms per reading; a governor that reads five times a second then takes under 1 % of one core.
-Slow sensors (vcgencmd, batteries) are asked beside the readings, except where the case says otherwise.
+Slow sensors (vcgencmd, batteries) are read in another thread unless the case says otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import monitor_trees as trees
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--n", type=int, default=2000, help="readings of each case")
+    p.add_argument("--n", type=int, default=2000, help="readings of each case [default: 2000]")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = trees.write(Path(folder), trees.EVERY)

@@ -1,4 +1,4 @@
-"""Speech: what stopping early saves and costs, by the length of the audio; memory; time per chunk of a stream.
+"""Speech: latency and memory of early exits by the length of the audio, and time per chunk of a stream.
 
 Targets: chain to the last exit at most 1.05x the single-exit encoder (the prefix of the last exit) at 5 s of audio;
 memory does not grow with the audio (windows of 20 s); a chunk takes less time than it lasts, at every exit, on one
@@ -37,18 +37,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--bundle", type=Path, help="hears whole utterances [default: a small Conformer, exported now]")
-    p.add_argument("--stream", type=Path, help="the same on a stream [default: likewise]")
-    p.add_argument("--n", type=int, default=200)
-    p.add_argument("--seconds", type=float, nargs="+", default=[1.0, 5.0, 15.0])
+    p.add_argument("--bundle", type=Path, help="bundle for whole utterances [default: a small Conformer, exported now]")
+    p.add_argument("--stream", type=Path, help="bundle for streams [default: likewise]")
+    p.add_argument("--n", type=int, default=200, help="rounds of every case [default: 200]")
+    p.add_argument("--seconds", type=float, nargs="+", default=[1.0, 5.0, 15.0], help="lengths of the audio")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        made = [Path(folder, f"{n}.edgeexit") for n in ("whole", "stream")]
+        paths = [Path(folder, f"{n}.edgeexit") for n in ("whole", "stream")]
         if a.bundle is None:
-            edgeexit.export("edgeexit_models.speech:asr_digits", made[0], layouts=("chain", "prefix"))
+            edgeexit.export("edgeexit_models.speech:asr_digits", paths[0], layouts=("chain", "prefix"))
         if a.stream is None:
-            edgeexit.export("edgeexit_models.speech:asr_digits_streaming", made[1], layouts=("chain",))
-        measure(a.bundle or made[0], a.stream or made[1], a)
+            edgeexit.export("edgeexit_models.speech:asr_digits_streaming", paths[1], layouts=("chain",))
+        measure(a.bundle or paths[0], a.stream or paths[1], a)
 
 
 def measure(whole: Path, stream: Path, a: Any) -> None:

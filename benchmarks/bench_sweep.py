@@ -1,4 +1,4 @@
-"""A sweep of all policies x 50 budgets x 10,000 rows x 4 exits, promises included; target: under 5 s."""
+"""Duration of a sweep: all policies x 50 budgets x 10,000 rows x 4 exits, promises included; target: under 5 s."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def records(n: int, exits: int, seed: int) -> Records:
     z = rng.standard_normal((exits, n, 10)).astype(np.float32)
     for k in range(exits):
         z[k, np.arange(n), labels] += (ease * (1 + k)).astype(np.float32)
-    return Records(z, np.arange(1, exits + 1) ** 1.5, labels, name=f"made {seed}")
+    return Records(z, np.arange(1, exits + 1) ** 1.5, labels, name=f"synthetic {seed}")
 
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--n", type=int, default=5)
+    p.add_argument("--n", type=int, default=5, help="repeats [default: 5]")
     a = p.parse_args()
     names = (*ADAPTIVE, *BASELINES)
     rows = []

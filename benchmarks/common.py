@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""Command line, ratios, interleaved timing and result files of the benchmarks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=text)
-    found.add_argument("--json", type=Path, help="write the raw numbers here")
-    return found
+    options = argparse.ArgumentParser(description=text)
+    options.add_argument("--json", type=Path, help="write the raw numbers to this file")
+    return options
 
 
 def ratios(seconds: np.ndarray[Any, Any], base: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -36,7 +36,7 @@ def time_together(cases: dict[str, Callable[[], object]], n: int) -> dict[str, n
 def finish(
     name: str, rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, text: str | None = None, **settings: Any
 ) -> None:
-    """Print the rows (or `text`, which shows them better) under the environment line; keep them if asked."""
+    """Prints the rows (or `text` instead of them) under the environment line; --json writes them to a file."""
     where = environment(settings.pop("engine", None), settings.pop("threads", None))
     print(f"{name}: {environment_line(where)}, " + ", ".join(f"{k} {v}" for k, v in settings.items()))
     if text is not None:

@@ -1,8 +1,8 @@
-"""Accuracy lost on new rows by thresholds that were chosen for an allowed drop, over random splits of recorded outputs.
+"""Accuracy lost on new rows with thresholds chosen for an allowed drop, over random splits of recorded outputs.
 
-Each split draws so many rows to calibrate on; all others are new rows. The expected figures come from the half of the
-calibration rows that nothing was chosen on; covered is the share of splits whose 95 % interval holds what the new rows
-show, widened by what these, too, are uncertain: by a factor of sqrt(1 + measuring rows / new rows).
+Each split draws the calibration rows; all others are new rows. The expected figures come from the half of the
+calibration rows that nothing was chosen on. `covered` is the share of splits whose 95 % interval contains the figure of
+the new rows; the interval is widened by their own uncertainty, a factor of sqrt(1 + measuring rows / new rows).
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ def over_splits(rows: Rows, n: int, splits: int, drop: float, policy: str | None
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("records", nargs="+", type=Path, help="recorded outputs, as for calibrate --records")
-    p.add_argument("--rows", default="200,400,1000,5000", help="rows to calibrate on, half of them to choose on")
-    p.add_argument("--splits", type=int, default=200)
-    p.add_argument("--drop", type=float, default=0.01)
-    p.add_argument("--policies", default="default", help="families, comma-separated; default = what calibrate takes")
+    p.add_argument("--rows", default="200,400,1000,5000", help="calibration rows, comma-separated; half of them choose")
+    p.add_argument("--splits", type=int, default=200, help="random splits [default: 200]")
+    p.add_argument("--drop", type=float, default=0.01, help="allowed loss of accuracy [default: 0.01]")
+    p.add_argument(
+        "--policies", default="default", help="policy families, comma-separated [default: that of calibrate]"
+    )
     a = p.parse_args()
     table = []
     for path in a.records:

@@ -1,7 +1,7 @@
-"""A Pi-class board with a camera, simulated: the governor off and on.
+"""Simulation of a Pi-class board with a camera, without and with governor.
 
-The exits, scores and answers are real (a shipped bundle on its own test set); the clock, the stage times and the heat
-are a model (`edgeexit.testing.ThermalBoard`): the same numbers every time, and no statement about a real board.
+Exits, scores and outputs are real (a shipped bundle on its own test set); clock, stage times and heat are simulated
+(`edgeexit.testing.ThermalBoard`): the numbers are reproducible and say nothing about a real board.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def simulate(
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--minutes", type=float, default=20.0)
+    p.add_argument("--minutes", type=float, default=20.0, help="simulated time [default: 20]")
     a = p.parse_args()
     rows = [asdict(simulate(on, minutes=a.minutes)) for on in (False, True)]
     finish("sim_governor", rows, a, n=len(rows), threads=1, minutes=a.minutes, model="ThermalBoard, digits bundle")

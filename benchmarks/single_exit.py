@@ -1,4 +1,4 @@
-"""Reference networks with one exit, as plain .tflite files: MLPerf Tiny's, measured beside a bundle."""
+"""Single-exit reference networks as plain .tflite files (MLPerf Tiny's), to compare with a bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ORDER = {4: (0, 2, 3, 1)}
 
 @dataclass(frozen=True)
 class Reference:
-    """One file."""
+    """One reference network."""
 
     name: str
     precision: str
@@ -35,19 +35,19 @@ def references(folder: Path, manifest: Manifest, threads: int) -> list[Reference
 
     shape = [1, *(a for a in manifest.inputs[0].shape[1:] if isinstance(a, int))]
     order = _ORDER.get(len(shape))
-    wanted = shape if order is None else [shape[a] for a in order]
-    found = []
+    shape = shape if order is None else [shape[a] for a in order]
+    networks = []
     for path in sorted(folder.glob("*.tflite")):
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
-        given, gives = interpreter.get_input_details(), interpreter.get_output_details()
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         classes = math.prod(a for a in manifest.exits[-1].answer.shape[1:] if isinstance(a, int))
-        if len(given) != 1 or list(given[0]["shape"]) != wanted or math.prod(gives[0]["shape"]) != classes:
+        if len(inputs) != 1 or list(inputs[0]["shape"]) != shape or math.prod(outputs[0]["shape"]) != classes:
             continue
         interpreter.allocate_tensors()
-        take, give = _port(given[0], order), _port(gives[0], None)
+        take, give = _port(inputs[0], order), _port(outputs[0], None)
         precision = "fp32" if take.scale is None else take.dtype
-        found.append(Reference(path.name, precision, path.stat().st_size, _call(interpreter, take, give)))
-    return found
+        networks.append(Reference(path.name, precision, path.stat().st_size, _call(interpreter, take, give)))
+    return networks
 
 
 def _port(detail: dict[str, Any], order: tuple[int, ...] | None) -> Port:

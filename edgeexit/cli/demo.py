@@ -53,7 +53,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
     """
     try:
         from edgeexit_models import WeightedSum, digits, evaluate, fit
-        from edgeexit_models.optdigits import load_optdigits
+        from edgeexit_models.data.optdigits import load_optdigits
     except ImportError as e:
         raise BackendMissing(f"the demo trains a network and needs torch ({e}): pip install 'edgeexit[all]'") from e
     import torch

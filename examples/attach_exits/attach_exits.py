@@ -15,7 +15,7 @@ import edgeexit
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.calibrate.sweep import sweep
 from edgeexit_models import WeightedSum, attach, evaluate, fit
-from edgeexit_models.optdigits import load_optdigits
+from edgeexit_models.data.optdigits import load_optdigits
 
 
 class Block(nn.Module):

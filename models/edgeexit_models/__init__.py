@@ -6,13 +6,9 @@
 [(2, 10), (2, 10), (2, 10)]
 """
 
-from edgeexit_models.attach import MultiExit, attach
-from edgeexit_models.augment import CropFlip
-from edgeexit_models.corruptions import CORRUPTIONS, corrupt, corrupted_stream
-from edgeexit_models.digits import Digits, digits
-from edgeexit_models.dscnn import DSCNN, dscnn
-from edgeexit_models.finetune import finetune
-from edgeexit_models.heads import (
+from edgeexit_models.definitions.digits import Digits, digits
+from edgeexit_models.definitions.dscnn import DSCNN, dscnn
+from edgeexit_models.definitions.heads import (
     HEADS,
     AvgMaxPoolLinear,
     DepthwiseSeparable,
@@ -22,7 +18,13 @@ from edgeexit_models.heads import (
     TokenLinear,
     make_head,
 )
-from edgeexit_models.losses import (
+from edgeexit_models.definitions.mobilenet import MobileNetV1, mobilenet_025
+from edgeexit_models.definitions.resnet8 import ResNet8, resnet8, resnet8_cifar10
+from edgeexit_models.definitions.resnet20 import ResNet20, resnet20
+from edgeexit_models.protocol import InputSpec, exits
+from edgeexit_models.training.augment import CropFlip
+from edgeexit_models.training.finetune import finetune
+from edgeexit_models.training.losses import (
     GrowingDistillation,
     SelfDistillation,
     ShallowDeep,
@@ -31,17 +33,13 @@ from edgeexit_models.losses import (
     self_distillation,
     weighted_sum,
 )
-from edgeexit_models.measure import evaluate, predict
-from edgeexit_models.mobilenet import MobileNetV1, mobilenet_025
-from edgeexit_models.predicted_error import ErrorFit, PredictedError, fit_predicted_error, learned_scores
-from edgeexit_models.protocol import HasInputSpec, InputSpec, MultiExitModule, exits
-from edgeexit_models.resnet8 import ResNet8, resnet8, resnet8_cifar10
-from edgeexit_models.resnet20 import ResNet20, resnet20
-from edgeexit_models.train import Epoch, History, fit
-from edgeexit_models.trecx import load_trecx
+from edgeexit_models.training.measure import evaluate, predict
+from edgeexit_models.training.predicted_error import ErrorFit, fit_predicted_error, learned_scores
+from edgeexit_models.training.trainer import Epoch, History, fit
+from edgeexit_models.wrappers.attach import MultiExit, attach
+from edgeexit_models.wrappers.predicted_error import PredictedError
 
 __all__ = [
-    "CORRUPTIONS",
     "DSCNN",
     "HEADS",
     "AvgMaxPoolLinear",
@@ -52,13 +50,11 @@ __all__ = [
     "ErrorFit",
     "GridPoolLinear",
     "GrowingDistillation",
-    "HasInputSpec",
     "History",
     "InputSpec",
     "MeanTokenLinear",
     "MobileNetV1",
     "MultiExit",
-    "MultiExitModule",
     "PoolLinear",
     "PredictedError",
     "ResNet20",
@@ -68,8 +64,6 @@ __all__ = [
     "TokenLinear",
     "WeightedSum",
     "attach",
-    "corrupt",
-    "corrupted_stream",
     "digits",
     "dscnn",
     "evaluate",
@@ -78,7 +72,6 @@ __all__ = [
     "finetune",
     "fit_predicted_error",
     "learned_scores",
-    "load_trecx",
     "make_head",
     "mobilenet_025",
     "predict",

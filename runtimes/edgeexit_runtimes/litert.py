@@ -1,7 +1,7 @@
-"""LiteRT as an engine: `ai_edge_litert`, or where there is none (32-bit ARM) `tflite_runtime` 2.14, its predecessor.
+"""Engine for TFLite files: `ai_edge_litert`, or its predecessor `tflite_runtime` 2.14 where there is none (32-bit ARM).
 
-The predecessor does not verify what it loads: a damaged file ends the process. A bundle's checksums refuse damage, not
-intent, so it should be given bundles from known hands only.
+The predecessor does not verify files: a damaged one ends the process. A bundle's checksums detect damage but not
+manipulation, so load bundles from trusted sources only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAGIC = b"TFL3"
 _FUSED = "fused"
 """Signature of a file whose graph decides with `IF`."""
 _PLANS_ONCE = (2, 3)
-"""First ai-edge-litert measured to keep XNNPACK when all tensors are kept; in older ones that turns XNNPACK off."""
+"""First ai-edge-litert measured to keep XNNPACK on when all tensors are preserved; older ones turn it off."""
 
 
 class LitertBackend:
@@ -45,7 +45,7 @@ class LitertBackend:
         return f"'tflite' artifacts need LiteRT ({'; '.join(reasons)}): pip install 'edgeexit[tflite]'"
 
     def version(self) -> str:
-        _, name = _found()
+        _, name = _installed()
         return f"{name} {metadata.version(name)}"
 
     def load(self, path: Path, threads: int) -> Sequence[LitertRunnable]:
@@ -58,12 +58,12 @@ class LitertBackend:
             # tflite-runtime applies XNNPACK only if this comes before the signatures
             interpreter.allocate_tensors()
             names = sorted(interpreter.get_signature_list(), key=_number)
-            found = [LitertRunnable(interpreter.get_signature_runner(n), interpreter, options) for n in names]
+            runnables = [LitertRunnable(interpreter.get_signature_runner(n), interpreter, options) for n in names]
         except Exception as e:  # the engine raises ValueError and RuntimeError for what it cannot load
             raise BundleError(f"{path}: LiteRT cannot load it: {first_line(e)}") from e
-        if not found:
+        if not runnables:
             raise BundleError(f"{path}: no signatures, so its inputs and outputs have no names")
-        return found
+        return runnables
 
 
 class LitertRunnable:
@@ -73,33 +73,34 @@ class LitertRunnable:
         self.runner, self._keep = runner, interpreter  # a runner without its interpreter is a dangling pointer
         self.options = dict(options)
         """What the interpreter was opened with, for reports."""
-        wanted, given = runner.get_input_details(), runner.get_output_details()
-        self.inputs, self.outputs = tuple(sorted(wanted)), tuple(sorted(given))
-        self._shapes = [tuple(int(s) for s in wanted[n]["shape"]) for n in self.inputs]
-        self._dtypes = [np.dtype(wanted[n]["dtype"]) for n in self.inputs]
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        self.inputs, self.outputs = tuple(sorted(inputs)), tuple(sorted(outputs))
+        self._shapes = [tuple(int(s) for s in inputs[n]["shape"]) for n in self.inputs]
+        self._dtypes = [np.dtype(inputs[n]["dtype"]) for n in self.inputs]
 
     def run(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        # The runner takes arrays of other shapes in silence and computes something else.
+        # The runner accepts arrays of other shapes without an error and computes something else.
         for name, value, shape, dtype in zip(self.inputs, values, self._shapes, self._dtypes, strict=True):
             if value.shape != shape or value.dtype != dtype:
                 raise DataError(
                     f"LiteRT takes {name!r} as {dtype.name}{list(shape)}, found {value.dtype.name}{list(value.shape)}"
                 )
         try:
-            found = self.runner(**dict(zip(self.inputs, values, strict=True)))
+            outputs = self.runner(**dict(zip(self.inputs, values, strict=True)))
         except Exception as e:
             raise DataError(f"LiteRT refused the input: {first_line(e)}") from e
-        return [found[n] for n in self.outputs]
+        return [outputs[n] for n in self.outputs]
 
 
 def _interpreter(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
     """An interpreter with the options that the file's graph needs, and those options."""
-    module, name = _found()
+    module, name = _installed()
     options: dict[str, Any] = {"num_threads": threads}
     interpreter = module.Interpreter(model_path=str(path), **options)
     if _FUSED not in interpreter.get_signature_list() or not _plans_once(name, metadata.version(name)):
         return interpreter, options
-    # IF frees the branch it ran and plans it anew at the next call, 2 to 5 us a stage, unless all tensors are kept.
+    # IF frees the branch it ran and plans it again at the next call (2 to 5 us a stage) unless all tensors are
+    # preserved.
     options["experimental_preserve_all_tensors"] = True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
@@ -107,12 +108,12 @@ def _interpreter(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
 
 
 def _plans_once(name: str, version: str) -> bool:
-    """Whether keeping all tensors is without harm in this distribution of LiteRT."""
+    """Whether XNNPACK stays on when this distribution of LiteRT preserves all tensors."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return name == "ai-edge-litert" and numbers is not None and tuple(map(int, numbers.groups())) >= _PLANS_ONCE
 
 
-def _found() -> tuple[Any, str]:
+def _installed() -> tuple[Any, str]:
     """The interpreter's module, and the distribution it comes from."""
     for module, name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""onnxruntime as an engine."""
+"""Engine for ONNX files: onnxruntime."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class OnnxBackend:
 
 @functools.cache
 def _shared_memory() -> bool:
-    """Let all sessions of this process work in one arena; whether they can.
+    """Registers one memory arena for all sessions of this process; False where that is not possible.
 
-    With an arena each, the stages of a chain push each other's memory out of the cache: four of a small Conformer took
+    With an arena each, the stages of a chain evict each other's memory from the cache: four of a small Conformer took
     14 % longer than the same network in one file, and 5 % with this.
     """
     import onnxruntime
@@ -75,7 +75,7 @@ class OnnxRunnable:
 
     def run(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            found: list[NDArray[Any]] = self._run(self._names, dict(zip(self.inputs, values, strict=True)))
+            outputs: list[NDArray[Any]] = self._run(self._names, dict(zip(self.inputs, values, strict=True)))
         except Exception as e:
             raise DataError(f"onnxruntime refused the input: {first_line(e)}") from e
-        return found
+        return outputs

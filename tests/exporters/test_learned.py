@@ -12,7 +12,7 @@ import edgeexit
 from edgeexit.calibrate import calibrate
 from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit_models import PredictedError, WeightedSum, digits, fit, fit_predicted_error, learned_scores
-from edgeexit_models.optdigits import load_optdigits
+from edgeexit_models.data.optdigits import load_optdigits
 
 
 @pytest.fixture(scope="module")

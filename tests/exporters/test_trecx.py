@@ -19,7 +19,7 @@ MACS = {"resnet8": (5.171, 8.848, 12.521), "dscnn": (0.909, 1.497, 2.086, 2.666)
 
 @pytest.fixture(scope="module", params=list(CASES))
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    from edgeexit_models import load_trecx
+    from recipes.trecx import load_trecx
 
     name = request.param
     module = load_trecx(trecx_weights(name))

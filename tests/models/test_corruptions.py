@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.calibrate.metrics.uncertainty import accuracy_drop
 from edgeexit.errors import DataError
-from edgeexit_models.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted_stream
+from recipes.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted_stream
 
 NOISES = ("gaussian_noise", "shot_noise", "impulse_noise")
 

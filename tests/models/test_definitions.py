@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeexit_models import digits, dscnn, exits, mobilenet_025, resnet8, resnet8_cifar10
-from edgeexit_models.layers import SameConv2d, same_padding
+from edgeexit_models.definitions.layers import SameConv2d, same_padding
 
 # factory, classes, exits, parameters, multiplications of all exits together in thousands
 NETWORKS = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models import HasInputSpec, digits, exits
+from edgeexit_models import exits
 
 
 class Returns(nn.Module):
@@ -44,8 +44,3 @@ def test_lists_and_tuples_become_tuples() -> None:
 def test_other_answers_are_refused_with_what_was_found(answer: object, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         exits(Returns(answer), LOGITS)
-
-
-def test_our_definitions_say_what_they_take() -> None:
-    assert isinstance(digits(), HasInputSpec)
-    assert not isinstance(nn.Linear(2, 2), HasInputSpec)

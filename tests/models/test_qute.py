@@ -16,8 +16,10 @@ from torch import Tensor, nn
 import edgeexit
 from edgeexit.errors import ModelError
 from edgeexit_models import ResNet8, WeightedSum, fit, predict
-from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble, members
-from edgeexit_models.qute import RESNET8_COSTS, Qute, QuteLoss, fit_qute, qute_resnet8
+from edgeexit_models.definitions.ensembles import DeepEnsemble, ExitEnsemble
+from edgeexit_models.definitions.qute import Qute, qute_resnet8
+from edgeexit_models.training.qute import RESNET8_COSTS, QuteLoss, fit_qute
+from recipes import cifar10
 
 SCRIPT = Path(__file__).parents[2] / "models" / "recipes" / "qute-resnet8-cifar10" / "train.py"
 
@@ -32,6 +34,12 @@ def small(seed: int = 0) -> Qute:
     ]
     final = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     return Qute(stages, final, 3, torch.zeros(1, 1, 8, 8))
+
+
+def members(module: nn.Module, x: Tensor) -> Tensor:
+    """Probabilities `(n, heads, classes)` of a network with one exit."""
+    with torch.no_grad():
+        return torch.stack(module.eval()(x)[0], 1).softmax(2)
 
 
 def rows(n: int = 24) -> tuple[Tensor, Tensor]:
@@ -190,7 +198,7 @@ def test_members_of_the_ensembles() -> None:
     x = torch.rand(5, 3, 32, 32) * 255
     nets = [ResNet8(), ResNet8()]
     p, q = (predict(net, x).softmax(2) for net in nets)
-    torch.testing.assert_close(members(ExitEnsemble(nets[0]), x, 2), p.transpose(0, 1))
+    torch.testing.assert_close(members(ExitEnsemble(nets[0]), x), p.transpose(0, 1))
     torch.testing.assert_close(members(DeepEnsemble(nets), x), torch.stack([p[2], q[2]], 1))
     assert members(DeepEnsemble(nets[:1]), x).shape == (5, 1, 10)
     assert ExitEnsemble(nets[0]).input_spec == DeepEnsemble(nets).input_spec == nets[0].input_spec
@@ -209,7 +217,7 @@ def the_recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
-    monkeypatch.setattr(recipe.BASE, "HELD_OUT", 8)
+    monkeypatch.setattr(cifar10, "HELD_OUT", 8)
     monkeypatch.setattr(recipe, "TIMED", 3)
     return recipe
 

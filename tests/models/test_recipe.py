@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgeexit_models import predict, resnet8_cifar10
+from recipes import cifar10
 
 SCRIPT = Path(__file__).parents[2] / "models" / "recipes" / "resnet8-cifar10" / "train.py"
 
@@ -24,7 +25,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "HELD_OUT", 8)
+    monkeypatch.setattr(cifar10, "HELD_OUT", 8)
     return module
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import DataError, ModelError
 from edgeexit_models import CropFlip, Epoch, SelfDistillation, WeightedSum, digits, evaluate, fit, predict
-from edgeexit_models.train import learning_rate
+from edgeexit_models.training.steps import learning_rate
 from shared_data import optdigits
 
 LOSS = WeightedSum((0.5, 0.5, 1.0))

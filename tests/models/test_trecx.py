@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models import DSCNN, ResNet8, load_trecx, predict
+from edgeexit_models import DSCNN, ResNet8, predict
+from recipes.trecx import load_trecx
 from shared_data import cifar10_test, gsc12_test_features, trecx_probs, trecx_weights
 
 ROWS = slice(0, 400)

@@ -81,7 +81,7 @@ def ensemble(members: NDArray[Any]) -> Ensemble:
     """Mean and spread of members that count alike.
 
     Args:
-        members: `(n, members, classes)` probabilities, as `edgeexit_models.ensembles.members` gives them.
+        members: `(n, members, classes)` probabilities.
 
     Raises:
         DataError: another shape, or values that are no probabilities.

@@ -1,4 +1,4 @@
-"""Settings that stand in several files of a checkpoint folder: what ends an answer, what begins a text."""
+"""End and start tokens of a checkpoint folder, which several of its files may name."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise ModelError(f"{path}: {size} bytes, at most {MOST_BYTES} are read")
-        found = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise ModelError(f"{path}: cannot be read ({e})") from e
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds a {type(found).__name__}, expected names and values")
-    return found
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, expected names and values")
+    return content
 
 
 def end_tokens(folder: Path, config: Mapping[str, Any], vocab: int, notice: Notice) -> tuple[int, ...]:
     """The tokens that end an answer, from all files that name some.
 
     generation_config.json counts before config.json, as in transformers; the tokenizer's end token and, of a chat
-    model, the end of a turn are added, as llama.cpp does. Each difference is said.
+    model, the end of a turn are added, as llama.cpp does. Each difference is reported to `notice`.
 
     Raises:
         ModelError: a file is damaged, or names a token that the model does not have.
@@ -63,7 +63,7 @@ def end_tokens(folder: Path, config: Mapping[str, Any], vocab: int, notice: Noti
 
 
 def start_token(folder: Path) -> tuple[bool, int | None]:
-    """Whether tokenizer_config.json says what is put before a text, and the token; None = nothing is.
+    """Whether tokenizer_config.json sets a start token, and the token; None = none.
 
     transformers follows its `add_bos_token` rather than tokenizer.json.
 
@@ -83,52 +83,52 @@ def start_token(folder: Path) -> tuple[bool, int | None]:
 
 
 def _tokenizer_ends(folder: Path) -> list[tuple[str, str, int | None]]:
-    """File, name and token of what the tokenizer's files say ends a text or a turn."""
+    """File, name and id of the end tokens that the tokenizer's files name."""
     settings, legacy = (_optional(folder / n) for n in ("tokenizer_config.json", "special_tokens_map.json"))
     template = _template(folder, settings)
     if not settings and not legacy and not template:
         return []
     known = _known(folder, settings)
-    found: list[tuple[str, str, int | None]] = []
+    ends: list[tuple[str, str, int | None]] = []
     for where, source in (("tokenizer_config.json", settings), ("special_tokens_map.json", legacy)):
         name = _content(source.get("eos_token"))
-        if name is not None and not found:  # the second file is an older form of the first
-            found.append((where, name, known.get(name)))
+        if name is not None and not ends:  # the second file is an older form of the first
+            ends.append((where, name, known.get(name)))
     turns = [n for n in TURN_ENDS if n in template and n in known]
-    return [*found, *(("chat template", n, known[n]) for n in turns)]
+    return [*ends, *(("chat template", n, known[n]) for n in turns)]
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str:
-    found = settings.get("chat_template") or ""
+    template = settings.get("chat_template") or ""
     beside = folder / "chat_template.jinja"
     if beside.is_file() and beside.stat().st_size <= MOST_BYTES:
-        found = beside.read_text("utf-8", "replace")
-    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        template = beside.read_text("utf-8", "replace")
+    return template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
 
 
 def _known(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
     """Special and other tokens by name."""
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     tokenizer = _optional(folder / "tokenizer.json")
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, dict):
-        found |= {n: i for n, i in vocab.items() if type(i) is int}
+        ids |= {n: i for n, i in vocab.items() if type(i) is int}
     elif isinstance(vocab, list):
-        found |= {p[0]: i for i, p in enumerate(vocab) if isinstance(p, list) and p and isinstance(p[0], str)}
+        ids |= {p[0]: i for i, p in enumerate(vocab) if isinstance(p, list) and p and isinstance(p[0], str)}
     for token in tokenizer.get("added_tokens") or []:
         if isinstance(token, dict) and isinstance(token.get("content"), str) and type(token.get("id")) is int:
-            found[token["content"]] = token["id"]
+            ids[token["content"]] = token["id"]
     added = settings.get("added_tokens_decoder")
     for number, token in (added if isinstance(added, dict) else {}).items():
         if (name := _content(token)) is not None and number.isdecimal() and len(number) < 10:
-            found.setdefault(name, int(number))
-    return found
+            ids.setdefault(name, int(number))
+    return ids
 
 
 def _content(token: Any) -> str | None:
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) and found else None
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) and name else None
 
 
 def _optional(path: Path) -> dict[str, Any]:

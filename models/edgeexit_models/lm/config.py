@@ -1,4 +1,4 @@
-"""What a Llama-family language model is made of, in the names and meanings of its Hugging Face config.json."""
+"""Sizes of a Llama-family language model, with the names and meanings of its Hugging Face config.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_LAYERS = 1 << 12
 
 @dataclass(frozen=True)
 class LMConfig:
-    """The numbers of a decoder; defaults are transformers' LlamaConfig's where it has any that matter.
+    """Sizes of a decoder; defaults are those of transformers' LlamaConfig unless noted.
 
     >>> LMConfig(vocab_size=1024, hidden_size=128, intermediate_size=384, num_hidden_layers=12,
     ...          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256).head_size
@@ -42,10 +42,10 @@ class LMConfig:
     """Standard deviation of fresh weights."""
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
-    """What ends an answer; chat models have several."""
+    """Tokens that end an answer; chat models have several."""
 
     def __post_init__(self) -> None:
-        """Raises: ModelError for sizes that cannot make a network."""
+        """Raises: ModelError for sizes that do not fit each other."""
         for name in _SIZES:
             value = getattr(self, name)
             if name == "head_dim" and value is None:
@@ -85,37 +85,39 @@ class LMConfig:
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer, each once."""
-        found = self.eos_token_id
-        return tuple(dict.fromkeys(found)) if isinstance(found, tuple) else () if found is None else (found,)
+        ids = self.eos_token_id
+        return tuple(dict.fromkeys(ids)) if isinstance(ids, tuple) else () if ids is None else (ids,)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json that transformers' LlamaForCausalLM reads."""
         return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **asdict(self)}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any], notice: Callable[[str], None] = lambda text: None) -> LMConfig:
+    def from_dict(cls, content: Mapping[str, Any], notice: Callable[[str], None] = lambda text: None) -> LMConfig:
         """Reads a Hugging Face config.
 
         Args:
-            found: its content. `config_keys` lists the keys that do not change the network; those that would are
+            content: of the file. `config_keys` lists the keys that do not change the network; those that would are
                 refused unless they hold the value that does not.
-            notice: called with a sentence on keys that nothing is known of, and where two places disagree.
+            notice: called with a sentence on unknown keys, and where two keys disagree.
 
         Raises:
-            ModelError: another family, or something this module does not compute (other activations, biases,
+            ModelError: another family, or something that is not implemented (other activations, biases,
                 scaled or interleaved RoPE, mixtures of experts, windows, ...); a size that is missing or impossible.
         """
-        if found.get("model_type") != "llama":
-            raise ModelError(f"language model config: model_type is {found.get('model_type')!r}, only 'llama' is known")
-        check_keys(found, frozenset(f.name for f in fields(cls)), notice)
-        values = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        if (theta := plain_rope(found, notice)) is not None:
+        if content.get("model_type") != "llama":
+            raise ModelError(
+                f"language model config: model_type is {content.get('model_type')!r}, only 'llama' is known"
+            )
+        check_keys(content, frozenset(f.name for f in fields(cls)), notice)
+        values = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        if (theta := plain_rope(content, notice)) is not None:
             values["rope_theta"] = theta
         for name in ("rope_theta", "rms_norm_eps", "initializer_range"):  # null is the default, as where it is missing
             if values.get(name, 0) is None:
                 del values[name]
         if values.get("num_key_value_heads") is None:
-            values["num_key_value_heads"] = found.get("num_attention_heads")
+            values["num_key_value_heads"] = content.get("num_attention_heads")
         values.setdefault("tie_word_embeddings", False)
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])

@@ -1,6 +1,6 @@
-"""Keys of a Llama checkpoint's config.json beyond the sizes: harmless ones, and those that make another network.
+"""Checks of config.json keys beyond the sizes: harmless keys, and keys that would change the network.
 
-A key that this package does not compute may only hold a value that changes nothing; what neither table knows is named.
+A key that this package does not implement may only have a value without effect; keys in neither table are reported.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("num_experts", "num_local_experts", "moe_num_experts", "num_experts_per_tok"), (0, 1)),
     "position_embedding_type": ("rope", "rotary", "absolute"),  # the last is old transformers' default, of no effect
 }  # fmt: skip
-"""Key -> the values, besides null, that leave a Llama network what it is."""
+"""Key -> the values, besides null, that do not change a Llama network."""
 
 HARMLESS = frozenset(
     {
@@ -60,54 +60,52 @@ HARMLESS = frozenset(
         "use_bfloat16", "use_cache",
     }
 )  # fmt: skip
-"""Keys of training, storage and saving; the numbers that a Llama network computes do not depend on them."""
+"""Keys of training and storage; a Llama network's outputs do not depend on them."""
 _ARCHITECTURES = ("llamaforcausallm", "llamamodel")
 
 
-def check_keys(found: Mapping[str, Any], used: frozenset[str], notice: Callable[[str], None]) -> None:
-    """Look at every key that sizes are not read from.
+def check_keys(config: Mapping[str, Any], used: frozenset[str], notice: Callable[[str], None]) -> None:
+    """Checks every key that sizes are not read from.
 
     Args:
-        found: the config.
+        config: content of config.json.
         used: keys that are read elsewhere.
-        notice: called with a sentence that names the keys which nothing is known of.
+        notice: called with a sentence that names unknown keys.
 
     Raises:
         ModelError: a key that makes another network; names it and the values that are supported.
     """
     for name, values in NEUTRAL.items():
-        value = found.get(name)
+        value = config.get(name)
         if value is not None and not any(value == v and isinstance(value, bool) <= isinstance(v, bool) for v in values):
             raise ModelError(
                 f"language model config: {name} is {value!r:.60}, only {values[0]!r} is supported (it makes another "
                 "network)"
             )
-    architectures = found.get("architectures") or []
+    architectures = config.get("architectures") or []
     if other := [a for a in architectures if str(a).lower() not in _ARCHITECTURES]:
         raise ModelError(
             f"language model config: architectures names {other[0]!r:.60}, only 'LlamaForCausalLM' is known"
         )
-    _check_layers(found)
-    strange = sorted(
-        n for n, v in found.items() if v is not None and n not in {*used, *NEUTRAL, *HARMLESS, *_LOOKED_AT}
-    )
-    if strange:
-        names = ", ".join(f"{n}" for n in strange[:12]) + (
-            f" and {len(strange) - 12} more" if len(strange) > 12 else ""
+    _check_layers(config)
+    unknown = sorted(n for n, v in config.items() if v is not None and n not in {*used, *NEUTRAL, *HARMLESS, *_CHECKED})
+    if unknown:
+        names = ", ".join(f"{n}" for n in unknown[:12]) + (
+            f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
         )
         notice(f"config.json: not read, as nothing is known of {names}: the network is that of a plain Llama")
 
 
-_LOOKED_AT = (
+_CHECKED = (
     "architectures", "auto_map", "model_type", "layer_types", "no_rope_layers", "sliding_window", "rope_scaling",
     "rope_parameters",
 )  # fmt: skip
 
 
-def _check_layers(found: Mapping[str, Any]) -> None:
-    """Raises: ModelError for layers that look at a part of the text, or that differ from one another."""
-    window, context = found.get("sliding_window"), found.get("max_position_embeddings")
-    if window is not None and found.get("use_sliding_window") is not False:
+def _check_layers(config: Mapping[str, Any]) -> None:
+    """Raises: ModelError for attention over a part of the context, or for layers that differ."""
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    if window is not None and config.get("use_sliding_window") is not False:
         whole = isinstance(window, int) and isinstance(context, int) and window >= context
         if not whole:
             raise ModelError(
@@ -115,22 +113,22 @@ def _check_layers(found: Mapping[str, Any]) -> None:
                 f"{context!r:.40} is supported"
             )
     for name, only in (("layer_types", "full_attention"), ("no_rope_layers", 1)):
-        kinds = found.get(name)
+        kinds = config.get(name)
         if kinds is not None and not (isinstance(kinds, list) and all(kind == only for kind in kinds)):
             raise ModelError(
                 f"language model config: {name} is {kinds!r:.60}, only {only!r} for all layers is supported"
             )
 
 
-def plain_rope(found: Mapping[str, Any], notice: Callable[[str], None]) -> float | None:
-    """The base of RoPE where a config has it in its newer place; None = there it is not.
+def plain_rope(config: Mapping[str, Any], notice: Callable[[str], None]) -> float | None:
+    """The base of RoPE from the newer keys of a config; None = they have none.
 
     As in transformers, an old `rope_scaling` counts before `rope_parameters`, and a base in there before `rope_theta`.
 
     Raises:
         ModelError: RoPE that is scaled, turns a part of each head, or differs from layer to layer.
     """
-    old, new = found.get("rope_scaling") or {}, found.get("rope_parameters") or {}
+    old, new = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
     rope = old or new
     if not isinstance(rope, Mapping) or any(isinstance(v, Mapping) for v in rope.values()):
         raise ModelError(f"language model config: RoPE {rope!r:.80} differs from layer to layer or is none, only one "
@@ -143,7 +141,7 @@ def plain_rope(found: Mapping[str, Any], notice: Callable[[str], None]) -> float
                          "are supported")  # fmt: skip
     if old and new and old != new:
         notice("config.json: rope_scaling and rope_parameters differ; rope_scaling counts, as in transformers")
-    theta, outer = rope.get("rope_theta"), found.get("rope_theta")
+    theta, outer = rope.get("rope_theta"), config.get("rope_theta")
     if theta is not None and outer is not None and theta != outer:
         notice(f"config.json: rope_theta {outer!r:.40} and, with RoPE's other numbers, {theta!r:.40}; the latter "
                "counts, as in transformers")  # fmt: skip

@@ -1,4 +1,4 @@
-"""How good every exit is: perplexity, and how often it says what the last one says."""
+"""Quality of every exit: perplexity, and agreement with the last exit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from edgeexit_models.protocol import evaluating
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit on one text."""
+    """Quality of one exit on one text."""
 
     layer: int
     """Layers run before the head; L is the whole network."""
     perplexity: float
     """exp of the mean loss per token."""
     accuracy: float
-    """Share of tokens whose successor was the first guess."""
+    """Share of tokens whose successor is the first guess."""
     agreement: float
-    """Share of tokens at which the first guess is the last exit's: what self-speculation lives on."""
+    """Share of tokens at which the first guess equals the last exit's, which self-speculation relies on."""
     tokens: int
     """Predictions that were counted."""
 
@@ -42,15 +42,15 @@ def measure(
     skip: int = 0,
     maps: Mapping[int, nn.Module] | None = None,
 ) -> tuple[ExitQuality, ...]:
-    """One teacher-forced pass over the text, cut into sequences of `context`; what does not fill the last is left out.
+    """One teacher-forced pass over the text, cut into sequences of `context`; an incomplete last sequence is left out.
 
     Args:
         tokens: `(n,)`.
         context: tokens per sequence.
         batch: sequences at a time.
         skip: the first predictions of every sequence are not counted (a prompt, say).
-        maps: layer (1..L-1) -> what is put between its hidden state and the head; the others go to the head as they
-            are. See `edgeexit_models.lm.heads`.
+        maps: layer (1..L-1) -> map between its hidden state and the head; other layers have none. See
+            `edgeexit_models.lm.heads`.
 
     Raises:
         DataError: text shorter than one sequence, or nothing left to count.
@@ -67,17 +67,17 @@ def measure(
         for ids, targets in sequences(tokens, context, batch):
             states = model.hidden(ids)
             last = model.head(states[-1])[:, skip:]
-            wanted, final = targets[:, skip:], last.argmax(-1)
-            count += wanted.numel()
+            expected, final = targets[:, skip:], last.argmax(-1)
+            count += expected.numel()
             for index, state in enumerate(states):
                 through = maps.get(index + 1) if maps else None
                 early = state if through is None else through(state)
                 logits = last if index == layers - 1 else model.head(early)[:, skip:]
                 guess = logits.argmax(-1)
                 losses[index] += functional.cross_entropy(
-                    logits.flatten(0, 1), wanted.flatten(), reduction="sum"
+                    logits.flatten(0, 1), expected.flatten(), reduction="sum"
                 ).double()
-                right[index] += (guess == wanted).sum()
+                right[index] += (guess == expected).sum()
                 same[index] += (guess == final).sum()
     return tuple(
         ExitQuality(

@@ -1,4 +1,4 @@
-"""Llama-family models in GGUF, llama.cpp's one-file format, as float32. Reading is the `gguf` package's work."""
+"""Llama-family models in GGUF, llama.cpp's one-file format, as float32, read by the `gguf` package."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "llama.interleave_moe_layer_step": (0,),
     "llama.swin_norm": (False,),
 }
-"""Settings that are not computed, and the values that leave a Llama network what it is."""
+"""Settings that are not implemented, and their values without effect on a Llama network."""
 _READ = frozenset(
     f"llama.{n}"
     for n in (
@@ -65,7 +65,7 @@ _SCALED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.
 
 
 def load_gguf(path: Path, notice: Callable[[str], None] = lambda text: None) -> LlamaLM:
-    """Reads a model; quantized weights become the float32 numbers that they stand for. It is in evaluation mode.
+    """Reads a model in evaluation mode; quantized weights become the float32 values that they represent.
 
     Args:
         path: the file.
@@ -99,12 +99,12 @@ def load_gguf(path: Path, notice: Callable[[str], None] = lambda text: None) -> 
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for i in range(config.num_hidden_layers):
         for theirs, ours in _LAYER.items():
-            found = weight(f"blk.{i}.{theirs}.weight")
+            value = weight(f"blk.{i}.{theirs}.weight")
             if theirs in heads:
-                if found.ndim != 2 or len(found) != heads[theirs] * config.head_size:
-                    raise ModelError(f"{path}: blk.{i}.{theirs}.weight {tuple(found.shape)} does not fit its heads")
-                found = _halves(found, heads[theirs])
-            state[f"layers.{i}.{ours}.weight"] = found
+                if value.ndim != 2 or len(value) != heads[theirs] * config.head_size:
+                    raise ModelError(f"{path}: blk.{i}.{theirs}.weight {tuple(value.shape)} does not fit its heads")
+                value = _halves(value, heads[theirs])
+            state[f"layers.{i}.{ours}.weight"] = value
     if left := sorted(stored.keys() - taken):
         raise ModelError(
             f"{path}: {len(left)} tensors are no part of a plain Llama: {', '.join(left[:3])}; the network is another"
@@ -140,8 +140,8 @@ def tokenizer_json(path: Path) -> str:
             "--tokenizer tokenizer.json"
         ) from e
     try:
-        made: Any = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-        return str(made.backend_tokenizer.to_str())
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+        return str(tokenizer.backend_tokenizer.to_str())
     except Exception as e:  # it raises what its many parts raise
         raise ModelError(f"{path}: no tokenizer could be made of it: {first_line(e)[:200]}") from e
 
@@ -174,9 +174,9 @@ def _check_fields(reader: Any, path: Path, notice: Callable[[str], None]) -> Non
             raise ModelError(
                 f"{path}: {name} is {value!r:.60}, only {only[0]!r} is supported (it makes another network)"
             )
-    strange = sorted(n for n in reader.fields if n.startswith("llama.") and n not in _NEUTRAL and n not in _READ)
-    if strange:
-        notice(f"{path.name}: not read, as nothing is known of {', '.join(strange[:12])}: the network is that of "
+    unknown = sorted(n for n in reader.fields if n.startswith("llama.") and n not in _NEUTRAL and n not in _READ)
+    if unknown:
+        notice(f"{path.name}: not read, as nothing is known of {', '.join(unknown[:12])}: the network is that of "
                "a plain Llama")  # fmt: skip
 
 
@@ -199,12 +199,12 @@ def _ends(reader: Any, path: Path, vocab: int, notice: Callable[[str], None]) ->
 
 def _config(reader: Any, path: Path, notice: Callable[[str], None]) -> LMConfig:
     def field(name: str, default: Any = None) -> Any:
-        found = reader.fields.get(name)
-        if found is None:
+        stored = reader.fields.get(name)
+        if stored is None:
             if default is not None:
                 return default
             raise ModelError(f"{path}: without {name}")
-        return found.contents()
+        return stored.contents()
 
     kind = field("general.architecture")
     if kind != "llama":
@@ -214,10 +214,10 @@ def _config(reader: Any, path: Path, notice: Callable[[str], None]) -> LMConfig:
     _check_fields(reader, path, notice)
 
     def whole(name: str, default: Any = None) -> int:
-        found = field(name, default)
-        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-            raise ModelError(f"{path}: {name} is {found!r:.40}, expected a whole number (one for all layers)")
-        return found
+        value = field(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ModelError(f"{path}: {name} is {value!r:.40}, expected a whole number (one for all layers)")
+        return value
 
     heads, width = whole("llama.attention.head_count"), whole("llama.embedding_length")
     size = whole("llama.attention.key_length", width // max(heads, 1))

@@ -1,4 +1,4 @@
-"""Exits for a decoder whose weights stay as they are: a map between a layer's hidden state and the shared head.
+"""Exits for a decoder with fixed weights: maps between a layer's hidden state and the shared head.
 
 `fit_maps`: linear maps by least squares (Jump to Conclusions, Din et al. 2023), no training. `ExitHeads` with
 `HeadTuning`: a small network per exit, trained while the decoder is frozen (EE-Tuning, Pan et al. 2024).
@@ -46,11 +46,11 @@ def fit_maps(
 
     Args:
         model: the decoder.
-        tokens: `(n,)`, text that no exit is measured on later.
+        tokens: `(n,)`, text not used to measure exits.
         context: tokens per sequence.
         layers: numbers of layers run, each 1..L-1.
         bias: also fit a constant (the paper's maps have none).
-        skip: first positions of every sequence that do not count.
+        skip: first positions of every sequence to leave out.
         batch: sequences at a time.
 
     Returns:
@@ -58,39 +58,39 @@ def fit_maps(
 
     Raises:
         ModelError: a layer outside 1..L-1.
-        DataError: too little text for `hidden` unknowns.
+        DataError: too little text for that many unknowns.
     """
-    wanted = _early(model, layers)
+    numbers = _early(model, layers)
     width = model.config.hidden_size + bias
-    grams = {layer: torch.zeros(width, width, dtype=torch.float64) for layer in wanted}
-    crosses = {layer: torch.zeros(width, model.config.hidden_size, dtype=torch.float64) for layer in wanted}
+    grams = {layer: torch.zeros(width, width, dtype=torch.float64) for layer in numbers}
+    crosses = {layer: torch.zeros(width, model.config.hidden_size, dtype=torch.float64) for layer in numbers}
     count = 0
     with evaluating(model), torch.no_grad():
         for ids, _ in sequences(tokens, context, batch):
             states = [state[:, skip:].flatten(0, 1).double() for state in model.hidden(ids)]
             count += len(states[-1])
-            for layer in wanted:
+            for layer in numbers:
                 x = functional.pad(states[layer - 1], (0, 1), value=1.0) if bias else states[layer - 1]
                 grams[layer] += x.T @ x
                 crosses[layer] += x.T @ states[-1]
     if count < width:
         raise DataError(f"{count} tokens for maps of {width} unknowns a row: give more text (ten thousand or more)")
-    return {layer: _solved(grams[layer], crosses[layer], bias) for layer in wanted}
+    return {layer: _solved(grams[layer], crosses[layer], bias) for layer in numbers}
 
 
 def _solved(gram: Tensor, cross: Tensor, bias: bool) -> nn.Linear:
     hidden = cross.shape[1]
-    found = torch.linalg.lstsq(gram, cross, driver="gelsd").solution  # gelsd: also when directions are missing
+    solution = torch.linalg.lstsq(gram, cross, driver="gelsd").solution  # gelsd: also when directions are missing
     linear = nn.Linear(hidden, hidden, bias=bias)
     with torch.no_grad():
-        linear.weight.copy_(found[:hidden].T)
+        linear.weight.copy_(solution[:hidden].T)
         if bias:
-            linear.bias.copy_(found[hidden])
+            linear.bias.copy_(solution[hidden])
     return linear.requires_grad_(False)
 
 
 class MLPMap(nn.Module):
-    """`h + MLP(norm(h))` with SwiGLU; begins as the identity, which is the exit without a map."""
+    """`h + MLP(norm(h))` with SwiGLU; starts as the identity, which is the exit without a map."""
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class ExitHeads(nn.Module):
     """A frozen decoder with an `MLPMap` after some layers; `train` it with a `Plan` whose recipe is `HeadTuning`.
 
     Args:
-        model: the decoder; its weights stop learning.
+        model: the decoder; its weights are frozen.
         layers: numbers of layers run, each 1..L-1.
         inner: width inside the maps; None = the hidden size.
 
@@ -132,14 +132,14 @@ class ExitHeads(nn.Module):
 
 @dataclass(frozen=True)
 class HeadTuning:
-    """All exits of `ExitHeads` learn at once, each to the mixture that `LayerSkip.imitate` describes."""
+    """Trains all exits of `ExitHeads` at once, each on the mixture that `LayerSkip.imitate` describes."""
 
     imitate: float = 0.0
 
     def loss(
         self, model: ExitHeads, ids: Tensor, targets: Tensor, step: int, fraction: float, generator: torch.Generator
     ) -> Tensor:
-        """Mean over the exits; the decoder is only read."""
+        """Mean over the exits; the decoder gets no gradient."""
         backbone, flat = model.backbone, targets.flatten()
         with torch.no_grad():
             states = backbone.hidden(ids)
@@ -175,20 +175,20 @@ def load_maps(path: Path, model: LlamaLM) -> dict[int, nn.Module]:
     for name, value in stored.items():
         layer, _, rest = name.partition(".")
         parts.setdefault(layer, {})[rest] = value
-    size, found = model.config.hidden_size, dict[int, nn.Module]()
+    size, maps = model.config.hidden_size, dict[int, nn.Module]()
     for layer, state in parts.items():
         inner = state.get("gate_proj.weight")
         try:
             module = nn.Linear(size, size, bias="bias" in state) if inner is None else MLPMap(size, len(inner))
             module.load_state_dict(state)
-            found[_early(model, [int(layer)])[0]] = module.requires_grad_(False)
+            maps[_early(model, [int(layer)])[0]] = module.requires_grad_(False)
         except (RuntimeError, ValueError, TypeError) as e:
             raise ModelError(f"{path}: {layer!r} is no map for {size} wide hidden states ({e})") from e
-    return dict(sorted(found.items()))
+    return dict(sorted(maps.items()))
 
 
 def _early(model: LlamaLM, layers: Iterable[int]) -> list[int]:
-    wanted, most = sorted(set(layers)), len(model.layers) - 1
-    if not wanted or not 1 <= wanted[0] <= wanted[-1] <= most:
-        raise ModelError(f"exits after layers {wanted}: early exits come after layers 1..{most}")
-    return wanted
+    numbers, most = sorted(set(layers)), len(model.layers) - 1
+    if not numbers or not 1 <= numbers[0] <= numbers[-1] <= most:
+        raise ModelError(f"exits after layers {numbers}: early exits come after layers 1..{most}")
+    return numbers

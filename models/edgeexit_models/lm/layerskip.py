@@ -1,7 +1,7 @@
-"""LayerSkip (Elhoushi et al. 2024): training so that the shared head can read every layer.
+"""LayerSkip (Elhoushi et al. 2024): training with layer dropout and a shared head on every layer.
 
-Layers are left out at random, later ones more often, so that little hangs on the last; and the head learns on all
-layers at once. Formulas are the paper's; the imitation term is ours and off by default.
+Layers are skipped at random, later ones more often, so that the output depends less on the last ones; the head is
+trained on all layers at once. Formulas are the paper's; the imitation term is ours and off by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CURRICULA = ("all", "rotational", "gradual")
 
 
 def drop_probabilities(fraction: float, layers: int, largest: float, from_scratch: bool = True) -> tuple[float, ...]:
-    """Chance of every layer to be left out, `p(t, l) = S(t) D(l) p_max`.
+    """Probability of every layer to be skipped, `p(t, l) = S(t) D(l) p_max`.
 
     `D(l) = exp(l ln 2 / (L - 1)) - 1`: 0 for the first layer, 1 for the last. `S(t) = exp(t ln 2 / (T - 1)) - 1` when
     training from scratch, else 1.
@@ -30,7 +30,7 @@ def drop_probabilities(fraction: float, layers: int, largest: float, from_scratc
         fraction: `t / (T - 1)`, how much of the training is done, in [0, 1].
         layers: L, at least 2.
         largest: p_max, in [0, 1).
-        from_scratch: False for training on of a trained model.
+        from_scratch: False to continue the training of a trained model.
 
     Raises:
         ModelError: fewer than 2 layers.
@@ -44,11 +44,11 @@ def drop_probabilities(fraction: float, layers: int, largest: float, from_scratc
 
 
 def exit_weights(layers: int, scale: float, kind: str = "sum") -> tuple[float, ...]:
-    """How much the loss after every layer counts, not yet normalised.
+    """Weight of the loss after every layer, not yet normalised.
 
-    `sum` is the paper's: `scale * (0 + 1 + ... + l)` and, for the last, `L - 1 + scale * (0 + ... + L - 2)`; the first
-    layers count for next to nothing. `linear`: `scale * (l + 1)` and L. `uniform`: `scale` and 1, for drafts from very
-    early exits.
+    `sum` is the paper's: `scale * (0 + 1 + ... + l)` and, for the last, `L - 1 + scale * (0 + ... + L - 2)`; the
+    weights of the first layers are close to zero. `linear`: `scale * (l + 1)` and L. `uniform`: `scale` and 1, for
+    drafts from very early exits.
 
     Raises:
         ModelError: another kind, or fewer than 2 layers.
@@ -68,7 +68,7 @@ def exit_weights(layers: int, scale: float, kind: str = "sum") -> tuple[float, .
 
 
 def rotational(step: int, layers: int, every: int) -> tuple[bool, ...]:
-    """Which layers' exits learn in this step: every `every`-th, turned by one layer each step, and always the last.
+    """Which layers' exits this step trains: every `every`-th, shifted by one layer per step, and always the last.
 
     >>> rotational(0, 6, 3), rotational(1, 6, 3)
     ((True, False, False, True, False, True), (False, True, False, False, True, True))
@@ -87,7 +87,7 @@ def gradual(fraction: float, layers: int) -> tuple[bool, ...]:
 
 @dataclass(frozen=True)
 class LayerSkip:
-    """The recipe's numbers. `LayerSkip(dropout=0, scale=0)` is ordinary language modelling.
+    """Parameters of the training objective. `LayerSkip(dropout=0, scale=0)` is ordinary language modelling.
 
     Raises:
         ModelError: a number outside its range.
@@ -96,7 +96,7 @@ class LayerSkip:
     dropout: float = 0.1
     """p_max."""
     scale: float = 1.0
-    """e_scale: how much early exits count against the last."""
+    """e_scale: weight of early exits relative to the last."""
     weights: str = "sum"
     """See `exit_weights`."""
     curriculum: str = "rotational"
@@ -115,7 +115,7 @@ class LayerSkip:
             raise ModelError(f"need weights of {WEIGHTS} and a curriculum of {CURRICULA}, got {self}")
 
     def exits(self, step: int, fraction: float, layers: int) -> tuple[float, ...]:
-        """Weight of every layer's loss in this step; they sum to 1, those that do not learn now have 0."""
+        """Weight of every layer's loss in this step; they sum to 1; exits that are not trained in it have 0."""
         learning = {
             "all": (True,) * layers,
             "rotational": rotational(step, layers, self.every),
@@ -125,7 +125,7 @@ class LayerSkip:
         return tuple(w / sum(raw) for w in raw)
 
     def keep(self, fraction: float, layers: int, batch: int, generator: torch.Generator) -> Tensor:
-        """Who goes through which layer, `(layers, batch)` bool, drawn for every sequence by itself."""
+        """Which sequence runs which layer, `(layers, batch)` bool, drawn independently per sequence."""
         chances = torch.tensor(drop_probabilities(fraction, layers, self.dropout, self.from_scratch))
         return torch.rand(layers, batch, generator=generator) >= chances[:, None]
 
@@ -135,7 +135,7 @@ class LayerSkip:
         """The step's loss over `(batch, T)` ids and the tokens that follow them.
 
         Args:
-            step, fraction: where the training is; see `exits` and `drop_probabilities`.
+            step, fraction: progress of the training; see `exits` and `drop_probabilities`.
             generator: source of the layer dropout.
         """
         layers = len(model.layers)

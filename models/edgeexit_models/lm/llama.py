@@ -1,8 +1,8 @@
 """A Llama-style decoder that runs whole or in parts: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
-Parts are what exits and caches need: `embed`, `block(first, last, ...)` with the keys and values of earlier positions
-in and only the new rows out, `head`. Submodules are named as in transformers' LlamaForCausalLM (less its prefix
-`model.`), so weights go both ways; see `edgeexit_models.lm.weights`.
+Exits and caches need the parts: `embed`, `block(first, last, ...)`, which takes the keys and values of earlier
+positions and returns those of the new ones, and `head`. Submodules have the names of transformers' LlamaForCausalLM
+without its prefix `model.`, so weights can be read and written in its format; see `edgeexit_models.lm.weights`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from edgeexit_models.lm.config import LMConfig
 
-Rows = tuple[Tensor, Tensor]
-"""Keys (turned by RoPE already) and values of some positions, each `(positions, batch, kv_heads, head_dim)`: what is
-added at the end, and forgotten there, is contiguous."""
+KeysValues = tuple[Tensor, Tensor]
+"""Keys (after RoPE) and values of some positions, each `(positions, batch, kv_heads, head_dim)`: appending
+positions and removing the last ones touches contiguous memory."""
 Turn = tuple[Tensor, Tensor]
-"""Cosines and sines of the positions, each `(batch, positions, 1, head_dim)`; the first half's sines negated, since
-what they are multiplied with would be otherwise."""
+"""Cosines and sines of the positions, each `(batch, positions, 1, head_dim)`; the first half's sines are negated, so
+that the rotation needs no negation of its own."""
 
 
 class LlamaLM(nn.Module):
@@ -46,7 +46,7 @@ class LlamaLM(nn.Module):
     def _start(self, std: float) -> None:
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
-                # what adds to the residual stream starts smaller, by the number of additions (GPT-2)
+                # weights that add to the residual stream start smaller, by the number of additions (GPT-2)
                 adds = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(weight, std=std / math.sqrt(2 * len(self.layers)) if adds else std)
 
@@ -61,12 +61,12 @@ class LlamaLM(nn.Module):
         """Layers first..last-1 over T new positions of B sequences; fit for export.
 
         Args:
-            h: `(B, T, hidden)`, what `embed` or the layers before gave.
+            h: `(B, T, hidden)`, the output of `embed` or of the layers before.
             past: keys, values, keys, values, ... of the layers in order, each `(P, B, kv_heads, head_dim)`: rows of
-                earlier positions, and room for the new ones.
-            at: `(T,)` int64, the rows of `past` that are the new positions', whatever stands there.
+                earlier positions, and free rows for the new ones.
+            at: `(T,)` int64, the rows of `past` for the new positions; their content is ignored.
             turn: `turn` of the new positions.
-            mask: `(B, 1, 1, T, P)`, added to the scores: 0 where a new position may look, -inf elsewhere.
+            mask: `(B, 1, 1, T, P)`, added to the scores: 0 where a new position may attend, -inf elsewhere.
 
         Returns:
             The new `h`, and in `past`'s order only the new rows, each `(T, B, kv_heads, head_dim)`.
@@ -79,7 +79,7 @@ class LlamaLM(nn.Module):
         return h, new
 
     def keys_values(self, first: int, last: int, h: Tensor, turn: Turn) -> list[Tensor]:
-        """New rows of layers first..last-1 as if each of them read `h`: what stands in for them where they are skipped.
+        """Keys and values of layers first..last-1 if each had the input `h`: substitutes for skipped layers.
 
         Args:
             first, last, h, turn: as for `block`.
@@ -95,11 +95,11 @@ class LlamaLM(nn.Module):
         return functional.linear(self.norm(h), weight)
 
     def hidden(self, ids: Tensor, keep: Tensor | None = None) -> list[Tensor]:
-        """Hidden states after each layer, `(batch, T, hidden)`, without earlier positions: for training and measuring.
+        """Hidden states after each layer, `(batch, T, hidden)`, without earlier positions, for training and evaluation.
 
         Args:
             ids: `(batch, T)`.
-            keep: `(layers, batch)` bool; False lets a sequence go around a layer. None = nobody does.
+            keep: `(layers, batch)` bool; False = the sequence skips the layer. None = no sequence skips any.
         """
         turn = self.turn(torch.arange(ids.shape[1], device=ids.device)[None])
         h, states = self.embed(ids), []
@@ -124,7 +124,10 @@ class LlamaLM(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """In the words that onnxruntime makes one operation of: torch's become seven, which cost small networks a tenth."""
+    """RMSNorm in a form that onnxruntime fuses to one operation.
+
+    torch's own becomes seven, which makes small networks a tenth slower.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.eps is not None
@@ -132,9 +135,9 @@ class RMSNorm(nn.RMSNorm):
 
 
 class _Cached(NamedTuple):
-    """What attention has of earlier positions: see `LlamaLM.block`."""
+    """Keys and values of earlier positions, rows of the new ones, and mask; see `LlamaLM.block`."""
 
-    rows: Rows
+    rows: KeysValues
     at: Tensor
     mask: Tensor
 
@@ -147,12 +150,12 @@ class _Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, h: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, Rows]:
+    def forward(self, h: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, KeysValues]:
         mixed, new = self.self_attn(self.input_layernorm(h), turn, cached)
         h = h + mixed
         return h + self.mlp(self.post_attention_layernorm(h)), new
 
-    def rows(self, h: Tensor, turn: Turn) -> Rows:
+    def rows(self, h: Tensor, turn: Turn) -> KeysValues:
         """Keys and values alone."""
         return self.self_attn.rows(self.input_layernorm(h), turn)
 
@@ -168,7 +171,7 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, Rows]:
+    def forward(self, x: Tensor, turn: Turn, cached: _Cached | None = None) -> tuple[Tensor, KeysValues]:
         # x: (batch, T, hidden); None = causal, nothing before
         query = turned(self.q_proj(x).unflatten(-1, (-1, self.size)), turn)
         key, value = self.rows(x, turn)
@@ -183,14 +186,14 @@ class _Attention(nn.Module):
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out, (key, value)
 
-    def rows(self, x: Tensor, turn: Turn) -> Rows:
+    def rows(self, x: Tensor, turn: Turn) -> KeysValues:
         return (
             turned(self.k_proj(x).unflatten(-1, (-1, self.size)), turn).transpose(0, 1),
             self.v_proj(x).unflatten(-1, (-1, self.size)).transpose(0, 1),
         )
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Query heads that share keys are rows of one product, so that nothing is repeated."""
+        """Query heads that share keys are rows of one matrix product, so no keys are copied."""
         rows = torch.unflatten(query, 2, (self.kv_heads, self.shared)).permute(0, 2, 3, 1, 4)
         scores = torch.matmul(rows.flatten(2, 3) * self.size**-0.5, keys.permute(1, 2, 3, 0))
         apart = torch.unflatten(scores, 2, (self.shared, -1)) + mask
@@ -212,6 +215,6 @@ class _SwiGLU(nn.Module):
 
 
 def turned(x: Tensor, turn: Turn) -> Tensor:
-    """RoPE: `(batch, T, heads, size)` turned by each position's angles."""
+    """RoPE: `(batch, T, heads, size)` rotated by each position's angles."""
     low, high = x.chunk(2, dim=-1)
     return x * turn[0] + torch.cat([high, low], dim=-1) * turn[1]

@@ -1,6 +1,6 @@
-"""Byte-level BPE with a small vocabulary, by the `tokenizers` library: any text goes in and comes back unchanged.
+"""Byte-level BPE with a small vocabulary, by the `tokenizers` library: encoding is lossless.
 
-Small, because with a small network the head over the vocabulary is paid for every token and every exit asked.
+It is small because in a small network the head over the vocabulary is a large part of the cost of every token and exit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<|endoftext|>"
-"""Ends a document; id 0 in tokenizers made here."""
+"""Ends a document; id 0 in tokenizers of `train_bpe`."""
 SMALLEST = 257
 """Every byte and the end of text."""
 
@@ -39,21 +39,21 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     _library()
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[END],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    if made.get_vocab_size() != vocabulary:
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocabulary:
         raise DataError(
-            f"the text gives {made.get_vocab_size()} tokens, not {vocabulary}: more text, or a smaller vocabulary"
+            f"the text gives {tokenizer.get_vocab_size()} tokens, not {vocabulary}: more text, or a smaller vocabulary"
         )
-    return made
+    return tokenizer
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -90,8 +90,8 @@ def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> npt.NDArray[np.uin
         for text in texts:
             yield np.array([*tokenizer.encode(text).ids, end], np.uint16)
 
-    found = list(parts())
-    return np.concatenate(found) if found else np.zeros(0, np.uint16)
+    ids = list(parts())
+    return np.concatenate(ids) if ids else np.zeros(0, np.uint16)
 
 
 def _library() -> None:

@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models import checkpoint as checkpoints
 from edgeexit_models.lm.config import LMConfig
+from edgeexit_models.training import checkpoint as checkpoints
+from edgeexit_models.training.steps import parameter_groups
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
 """Token ids `(n,)`, documents one after another."""
 
 
 class Recipe(Protocol):
-    """What is learned: a frozen dataclass, remembered in the checkpoint with its numbers."""
+    """The objective: a frozen dataclass, stored in the checkpoint with its numbers."""
 
     def loss(
         self, model: Any, ids: Tensor, targets: Tensor, step: int, fraction: float, generator: torch.Generator
@@ -63,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a run is; the loss is the mean since the report before."""
+    """Progress of a run; the loss is the mean since the report before."""
 
     step: int
     """Steps done."""
@@ -73,7 +74,7 @@ class Report:
     tokens: int
     """Seen so far."""
     seconds: float
-    """Of training so far, earlier sittings included."""
+    """Of training so far, earlier runs included."""
     cpu_seconds: float
     """Processor time of the same; on a shared machine the number to compare."""
 
@@ -115,11 +116,11 @@ def train(
         tokens: the training text.
         plan: the run's numbers.
         checkpoint: file written every `checkpoint_seconds` and at the end.
-        resume: go on from `checkpoint` if it exists. Without it an existing file is an error, not overwritten.
+        resume: continue from `checkpoint` if it exists. Without it an existing file is an error, not overwritten.
         time_limit: seconds of training; learning rate and layer dropout then follow the steps or the clock, whichever
             is further, so the run ends in time with its schedule complete. Such a run cannot be repeated to the bit.
-        report: is told every `report_every` steps and at the end.
-        stop: is asked after every step with the steps done; True writes the checkpoint and ends this sitting.
+        report: called every `report_every` steps and at the end.
+        stop: called after every step with the steps done; True writes the checkpoint and ends this run.
 
     Raises:
         DataError: fewer tokens than one sequence, or ids outside the vocabulary.
@@ -128,7 +129,7 @@ def train(
     _check(model, tokens, plan)
     if checkpoint is not None and checkpoint.exists() and not resume:
         raise ModelError(f"{checkpoint} exists: resume to go on from it, or delete it")
-    optimizer = _optimizer(model, plan)
+    optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay), lr=plan.lr, betas=plan.betas)
     step, before, cpu_before = 0, 0.0, 0.0
     if checkpoint is not None and checkpoint.exists():
         step, before, cpu_before = _restore(checkpoint, model, optimizer, _settings(model, plan))
@@ -136,13 +137,13 @@ def train(
     started = saved = time.monotonic()
     cpu_started = time.process_time()
     losses: list[float] = []
-    told = math.nan
+    last_loss = math.nan
     model.train()
 
     def now() -> Report:
         seconds = before + time.monotonic() - started
         done = min(max(step / plan.steps, seconds / time_limit if time_limit else 0.0), 1.0)
-        mean = sum(losses) / len(losses) if losses else told
+        mean = sum(losses) / len(losses) if losses else last_loss
         cpu = cpu_before + time.process_time() - cpu_started
         return Report(step, done, mean, step * plan.batch * plan.context, seconds, cpu)
 
@@ -170,7 +171,7 @@ def train(
         step += 1
         if step % report_every == 0:
             report(now())
-            told = now().loss
+            last_loss = now().loss
             losses.clear()
         if time.monotonic() - saved > checkpoint_seconds:
             save()
@@ -203,15 +204,6 @@ def _config(model: nn.Module) -> LMConfig:
     if not isinstance(config, LMConfig):
         raise ModelError(f"{type(model).__name__} is no language model of edgeexit_models.lm: it has no LMConfig")
     return config
-
-
-def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas)
 
 
 def _settings(model: nn.Module, plan: Plan) -> dict[str, Any]:

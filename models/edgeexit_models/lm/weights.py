@@ -53,7 +53,7 @@ def save_lm(folder: Path, model: LlamaLM, dtype: torch.dtype = torch.float32) ->
     """Writes both files, each whole or not at all.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         dtype: of the stored weights; float16 halves the file.
     """
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
@@ -67,8 +67,8 @@ def load_lm(folder: Path, notice: Callable[[str], None] = lambda text: None) -> 
     whatever they are stored in. The model is in evaluation mode.
 
     Args:
-        folder: with config.json and safetensors; generation_config.json and the tokenizer's files are heeded.
-        notice: called with a sentence for each thing that is not read, and where two places disagree.
+        folder: with config.json and safetensors; generation_config.json and the tokenizer's files are read too.
+        notice: called with a sentence for each setting that is not read, and where two files disagree.
 
     Raises:
         ModelError: a file is missing or damaged, the config asks for what `LMConfig` refuses, or names and shapes do
@@ -79,9 +79,9 @@ def load_lm(folder: Path, notice: Callable[[str], None] = lambda text: None) -> 
             f"{folder / ADAPTER}: an adapter lies beside the weights, which would change them: merge it into the "
             "weights (peft's merge_and_unload), or take the file away"
         )
-    found = read_object(folder / CONFIG)
-    config = LMConfig.from_dict(found, notice)
-    ends = end_tokens(folder, found, config.vocab_size, notice)
+    content = read_object(folder / CONFIG)
+    config = LMConfig.from_dict(content, notice)
+    ends = end_tokens(folder, content, config.vocab_size, notice)
     config = replace(config, eos_token_id=ends[0] if len(ends) == 1 else ends or None)
     stored = _stored(folder)
     if config.tie_word_embeddings and _own_head(stored):
@@ -100,11 +100,11 @@ def _own_head(stored: Mapping[str, Tensor]) -> bool:
 def _check_frequencies(stored: Mapping[str, Tensor], config: LMConfig, notice: Callable[[str], None]) -> None:
     """Old files carry RoPE's frequencies; transformers computes them anew, and so does `LlamaLM`."""
     even = torch.arange(0, config.head_size, 2, dtype=torch.float32)
-    wanted = config.rope_theta ** (-even / config.head_size)
+    expected = config.rope_theta ** (-even / config.head_size)
     for name, value in stored.items():
         if not name.endswith(_FREQUENCIES):
             continue
-        if value.shape != wanted.shape or not torch.allclose(value.float(), wanted, rtol=0.01):  # may be bfloat16
+        if value.shape != expected.shape or not torch.allclose(value.float(), expected, rtol=0.01):  # may be bfloat16
             notice(f"tensor {name} is not RoPE with a base of {config.rope_theta:g}; it is passed over, as in "
                    "transformers")  # fmt: skip
             return
@@ -114,7 +114,7 @@ def filled(config: LMConfig, state: Mapping[str, Tensor], wrong: str) -> LlamaLM
     """The network with these weights, as float32 and in evaluation mode.
 
     Args:
-        config: its sizes. Memory is taken only after they were found to be those of the weights.
+        config: its sizes. Memory is allocated only after they have been compared with the weights.
         state: by our names.
         wrong: how the message begins where they do not fit.
 
@@ -122,12 +122,12 @@ def filled(config: LMConfig, state: Mapping[str, Tensor], wrong: str) -> LlamaLM
         ModelError: a tensor is missing, of another shape, or not wanted.
     """
     with torch.device("meta"):
-        wanted = LlamaLM(config).state_dict()
+        expected = LlamaLM(config).state_dict()
     odd = [
         f"{name} {tuple(state[name].shape) if name in state else 'missing'}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name not in state or state[name].shape != value.shape
-    ] + [f"{name} not wanted" for name in state.keys() - wanted.keys()]
+    ] + [f"{name} not wanted" for name in state.keys() - expected.keys()]
     if odd:
         raise ModelError(f"{wrong}: {'; '.join(sorted(odd)[:3])}")
     with torch.random.fork_rng(devices=[]):  # starting weights are overwritten: leave the caller's chance alone
@@ -144,20 +144,20 @@ def _stored(folder: Path) -> dict[str, Tensor]:
         if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
             raise ModelError(f"{folder / INDEX}: without a weight_map of file names")
         names = sorted({*places.values()})
-        if strange := [n for n in names if Path(n).name != n or not n.endswith(".safetensors")]:
-            raise ModelError(f"{folder / INDEX}: names {strange[0]!r:.80}, expected safetensors files beside it")
-    found: dict[str, Tensor] = {}
+        if invalid := [n for n in names if Path(n).name != n or not n.endswith(".safetensors")]:
+            raise ModelError(f"{folder / INDEX}: names {invalid[0]!r:.80}, expected safetensors files beside it")
+    tensors: dict[str, Tensor] = {}
     for name in names:
         try:
             part = safetensors.torch.load_file(folder / name)
         except (OSError, safetensors.SafetensorError) as e:
             raise ModelError(f"{folder / name}: cannot be read as safetensors ({e})") from e
-        if twice := sorted(part.keys() & found.keys()):
+        if twice := sorted(part.keys() & tensors.keys()):
             raise ModelError(f"{folder / name}: tensor {twice[0]!r:.80} stands in another of the files, too")
         if whole := [n for n, value in part.items() if value.dtype not in _FLOATS]:
             raise ModelError(
                 f"{folder / name}: tensor {whole[0]!r:.80} holds {part[whole[0]].dtype}, expected float32, float16 or "
                 "bfloat16: quantized weights are not read; export the original"
             )
-        found |= part
-    return found
+        tensors |= part
+    return tensors

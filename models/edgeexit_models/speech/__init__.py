@@ -1,4 +1,4 @@
-"""Early-exit CTC speech encoders: definitions, the joint loss, training, and connected digits to train on.
+"""Early-exit CTC speech encoders: definitions, the joint loss and training.
 
 >>> import torch
 >>> from edgeexit_models.speech import asr_digits
@@ -13,20 +13,19 @@ from edgeexit_models.speech.batch import Batch, make_batch
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import (
     EarlyExitConformer,
-    asr_digits,
     conformer_edge,
     conformer_paper,
     single_exit,
 )
 from edgeexit_models.speech.corpus import Batches, Corpus, InMemory
+from edgeexit_models.speech.digits import asr_digits, asr_digits_sound, asr_digits_streaming
 from edgeexit_models.speech.keywords import KeywordFeatures, Keywords, dscnn_sound
 from edgeexit_models.speech.loss import exit_losses, joint_ctc
 from edgeexit_models.speech.measure import answers, error_rates, text_errors
-from edgeexit_models.speech.sentences import load_trained, train_sentences
-from edgeexit_models.speech.sound import LogMel, SoundConformer, asr_digits_sound
+from edgeexit_models.speech.sound import LogMel, SoundConformer
 from edgeexit_models.speech.splitformer import Splitformer, splitformer_paper
-from edgeexit_models.speech.streaming import StreamingConformer, asr_digits_streaming
-from edgeexit_models.speech.train import Noam, OneCycle, fit_ctc
+from edgeexit_models.speech.streaming import StreamingConformer
+from edgeexit_models.speech.trainer import Noam, OneCycle, fit_ctc
 
 __all__ = [
     "Batch",
@@ -54,10 +53,8 @@ __all__ = [
     "exit_losses",
     "fit_ctc",
     "joint_ctc",
-    "load_trained",
     "make_batch",
     "single_exit",
     "splitformer_paper",
     "text_errors",
-    "train_sentences",
 ]

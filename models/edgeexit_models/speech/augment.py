@@ -1,4 +1,4 @@
-"""Changes that make few speakers sound like more: tempo, vocal tract, microphone, and SpecAugment's holes."""
+"""Augmentation of speech: tempo, vocal tract, microphone, and SpecAugment's masks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def spec_augment(
 
 
 def random_channel(features: Features, rng: np.random.Generator, deviation: float = 0.5, knots: int = 5) -> Features:
-    """A copy as another microphone might hear it: a smooth random curve over the bins is added to the logarithms.
+    """A copy as through another microphone: a smooth random curve over the bins is added to the logarithms.
 
     Args:
         deviation: of the curve at each of `knots` evenly spread bins, in nepers of power (0.5 = 2.2 dB).

@@ -17,7 +17,7 @@ Features = npt.NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """What one training step sees."""
+    """Inputs and targets of one training step."""
 
     x: Tensor
     """(batch, time, bins) float32, zeros behind the end."""
@@ -33,7 +33,7 @@ def make_batch(features: Sequence[Features], tokens: Sequence[Sequence[int]]) ->
     """Pads to the longest.
 
     Raises:
-        DataError: nothing given, not one text per utterance, or features that are not `(frames, bins)` of one width.
+        DataError: no utterances, not one text per utterance, or features that are not `(frames, bins)` of one width.
     """
     if not features or len(features) != len(tokens):
         raise DataError(

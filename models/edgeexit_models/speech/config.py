@@ -1,4 +1,4 @@
-"""The numbers that make an early-exit Conformer, checked where they are written."""
+"""Sizes of an early-exit Conformer, checked when created."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from edgeexit.errors import ModelError
 from edgeexit_models.protocol import InputSpec
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.layers import HIDDEN, ConformerLayer, Context, rotary
-from edgeexit_models.speech.spoken_digits import SPEECH
 from edgeexit_models.speech.subsampling import Subsampling
 
 Exit = dict[str, Tensor]
@@ -24,7 +23,7 @@ class EarlyExitConformer(nn.Module):
 
     Args:
         config: the shape.
-        speech: what features and tokens the network was made for; exporters put it into the manifest.
+        speech: the network's features and tokens; exporters write it to the manifest.
     """
 
     def __init__(self, config: ConformerConfig, speech: SpeechSpec | None = None) -> None:
@@ -49,10 +48,10 @@ class EarlyExitConformer(nn.Module):
         Raises:
             ModelError: other shapes, or a deviation that is not positive.
         """
-        wanted = (self.config.bins,)
-        if mean.shape != wanted or deviation.shape != wanted or not bool((deviation > 0).all()):
+        shape = (self.config.bins,)
+        if mean.shape != shape or deviation.shape != shape or not bool((deviation > 0).all()):
             raise ModelError(
-                f"normalisation needs mean and positive deviation of shape {wanted}, got {tuple(mean.shape)} and "
+                f"normalisation needs mean and positive deviation of shape {shape}, got {tuple(mean.shape)} and "
                 f"{tuple(deviation.shape)}"
             )
         self.mean.copy_(mean)
@@ -70,11 +69,11 @@ class EarlyExitConformer(nn.Module):
             x_lens: (batch,) int64, valid feature frames.
         """
         h, lengths = self.subsampling(self.normalised(x), x_lens)
-        found: list[Exit] = []
+        exits: list[Exit] = []
         for k in range(len(self.heads)):
             h = self.stack(k, h, self.context(h, lengths))
-            found.append({"output": self.answer(k, h), "lengths": lengths})
-        return found
+            exits.append({"output": self.answer(k, h), "lengths": lengths})
+        return exits
 
     def layer(self, index: int) -> ConformerLayer:
         """Layer `index`, from 0."""
@@ -99,12 +98,12 @@ class EarlyExitConformer(nn.Module):
         """
         frames = torch.arange(h.shape[1], device=h.device)
         valid = frames[None] < lengths[:, None]
-        seen = valid[:, None, None, :]
+        attended = valid[:, None, None, :]
         if self.config.chunk is not None:
             start = torch.div(frames, self.config.chunk, rounding_mode="trunc") * self.config.chunk
             back = frames[None] >= start[:, None] - self.config.left
-            seen = seen & (back & (frames[None] < start[:, None] + self.config.chunk))
-        bias = torch.where(seen, 0.0, HIDDEN)
+            attended = attended & (back & (frames[None] < start[:, None] + self.config.chunk))
+        bias = torch.where(attended, 0.0, HIDDEN)
         keep = valid[:, :, None].to(h.dtype)
         return Context(keep, bias, *rotary(frames.to(torch.float32), self.config.width // self.config.heads))
 
@@ -135,11 +134,6 @@ def conformer_edge(
         ),
         speech,
     )  # fmt: skip
-
-
-def asr_digits() -> EarlyExitConformer:
-    """`conformer_edge` for the weights of `models/recipes/asr-digits-fsdd`: ten digits, 8 kHz, chunks of 0.64 s."""
-    return conformer_edge(len(SPEECH.tokens), SPEECH.features.bins, speech=SPEECH)
 
 
 def single_exit(model: EarlyExitConformer, layers: int) -> EarlyExitConformer:

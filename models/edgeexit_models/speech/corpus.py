@@ -14,7 +14,7 @@ from edgeexit.speech.features import log_mel
 from edgeexit_models.speech.augment import Samples, at_speed, random_channel, random_tract, spec_augment
 from edgeexit_models.speech.batch import Batch, Features, make_batch
 from edgeexit_models.speech.subwords import encode
-from edgeexit_models.speech.train import feature_statistics
+from edgeexit_models.speech.trainer import feature_statistics
 
 
 class Corpus(Protocol):

@@ -1,4 +1,4 @@
-"""DS-CNN on sound: MLPerf Tiny's keyword features as part of the network, so that nothing is left to do outside."""
+"""DS-CNN on sound: MLPerf Tiny's keyword features as part of the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeexit_models.dscnn import dscnn
+from edgeexit_models.definitions.dscnn import dscnn
 from edgeexit_models.protocol import InputSpec
 
 RATE = 16_000
@@ -55,7 +55,7 @@ class Keywords(nn.Module):
     """A keyword spotter for MFCCs with the features in front: `(batch, 16000)` samples at 16 kHz -> its exits.
 
     Args:
-        spotter: takes `(batch, 1, 49, 10)`, as `edgeexit_models.dscnn`.
+        spotter: takes `(batch, 1, 49, 10)`, as `edgeexit_models.definitions.dscnn`.
     """
 
     def __init__(self, spotter: nn.Module) -> None:
@@ -65,8 +65,8 @@ class Keywords(nn.Module):
         self.spotter = spotter
 
     def forward(self, sound: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self.spotter(self.features(sound))
-        return found
+        logits: tuple[Tensor, ...] = self.spotter(self.features(sound))
+        return logits
 
 
 def dscnn_sound(classes: int = 12) -> Keywords:

@@ -88,8 +88,8 @@ class Attention(nn.Module):
         query = rotate(query, context.cosine[first:], context.sine[first:])
         key = rotate(key, context.cosine, context.sine)
         weights = torch.softmax(query @ key.transpose(-1, -2) + context.bias, dim=-1)
-        seen = (weights @ value).transpose(1, 2).flatten(2)
-        return self.dropout(self.out(seen)), cache
+        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        return self.dropout(self.out(mixed)), cache
 
     def _split(self, x: Tensor) -> Tensor:
         return torch.unflatten(x, -1, (self.heads, self.channels)).transpose(1, 2)

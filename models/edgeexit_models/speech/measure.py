@@ -1,4 +1,4 @@
-"""Greedy answers and error rates of every exit."""
+"""Greedy transcripts and error rates of every exit."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def answers(
     Utterances of similar length are run together; the order of the answers is that of `features`.
     """
     order = sorted(range(len(features)), key=lambda i: len(features[i]))
-    found: list[list[list[int]]] = []
+    tokens: list[list[list[int]]] = []
     with evaluating(module), torch.no_grad():
         for at in range(0, len(order), batch_size):
             rows = order[at : at + batch_size]
             batch = make_batch([features[i] for i in rows], [()] * len(rows))
             device = next(module.parameters()).device
             for k, one in enumerate(module(batch.x.to(device), batch.x_lens.to(device))):
-                if len(found) == k:
-                    found.append([[] for _ in features])
+                if len(tokens) == k:
+                    tokens.append([[] for _ in features])
                 output, lengths = one["output"].cpu().numpy(), one["lengths"].cpu().tolist()
                 for i, log_probs, frames in zip(rows, output, lengths, strict=True):
-                    found[k][i] = greedy(log_probs[:frames], blank)
-    return found
+                    tokens[k][i] = greedy(log_probs[:frames], blank)
+    return tokens
 
 
 def error_rates(
     module: nn.Module, features: Sequence[Features], tokens: Sequence[Sequence[int]], blank: int = 0
 ) -> tuple[float, ...]:
-    """Per exit, edits over all utterances divided by the tokens said (0.1 = every tenth; can exceed 1)."""
-    return tuple(_rate(tokens, heard) for heard in answers(module, features, blank))
+    """Per exit, edits over all utterances divided by the reference tokens (can exceed 1)."""
+    return tuple(_rate(tokens, hypotheses) for hypotheses in answers(module, features, blank))
 
 
 @dataclass(frozen=True)
 class TextErrors:
-    """Per exit, edits divided by what was said."""
+    """Per exit, edits divided by the length of the references."""
 
     words: tuple[float, ...]
     characters: tuple[float, ...]
     """Of the whole texts, spaces included."""
-    heard: tuple[tuple[str, ...], ...]
+    transcripts: tuple[tuple[str, ...], ...]
     """`[exit][utterance]`."""
 
 
@@ -62,11 +62,11 @@ def text_errors(
 ) -> TextErrors:
     """Word and character error rates of the greedy answers."""
     tokens = Tokens.of(speech)
-    heard = tuple(tuple(tokens.text(ids) for ids in rows) for rows in answers(module, features, speech.blank))
-    words = tuple(_rate([t.split() for t in texts], [t.split() for t in rows]) for rows in heard)
-    return TextErrors(words, tuple(_rate(texts, rows) for rows in heard), heard)
+    transcripts = tuple(tuple(tokens.text(ids) for ids in rows) for rows in answers(module, features, speech.blank))
+    words = tuple(_rate([t.split() for t in texts], [t.split() for t in rows]) for rows in transcripts)
+    return TextErrors(words, tuple(_rate(texts, rows) for rows in transcripts), transcripts)
 
 
-def _rate(said: Sequence[Sequence[Hashable]], heard: Sequence[Sequence[Hashable]]) -> float:
-    edits = sum(edit_distance(a, b) for a, b in zip(said, heard, strict=True))
-    return edits / max(sum(map(len, said)), 1)
+def _rate(references: Sequence[Sequence[Hashable]], hypotheses: Sequence[Sequence[Hashable]]) -> float:
+    edits = sum(edit_distance(a, b) for a, b in zip(references, hypotheses, strict=True))
+    return edits / max(sum(map(len, references)), 1)

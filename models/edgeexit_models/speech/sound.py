@@ -1,4 +1,4 @@
-"""Log-mel filter banks as a part of the network: an exported speech model that takes sound as it is."""
+"""Log-mel filter banks as a part of the network, for exported speech models that take samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.speech.features import mel_weights, window_weights
 from edgeexit_models.speech.config import ConformerConfig
-from edgeexit_models.speech.conformer import EarlyExitConformer, Exit, asr_digits
+from edgeexit_models.speech.conformer import EarlyExitConformer, Exit
 
 
 class LogMel(nn.Module):
@@ -33,12 +33,12 @@ class LogMel(nn.Module):
         # So many more samples make the convolution give (samples + shift // 2) // shift frames.
         self.more = 0 if spec.snip_edges else shift // 2 + window - shift
         bands, size = mel_weights(spec)
-        heard = np.flatnonzero(bands.any(axis=1))
-        waves = np.concatenate(_waves(spec, heard, size))
+        used = np.flatnonzero(bands.any(axis=1))
+        waves = np.concatenate(_waves(spec, used, size))
         self.waves: Tensor
         self.bands: Tensor
         self.register_buffer("waves", torch.from_numpy(waves[:, None].astype(np.float32)), persistent=False)
-        self.register_buffer("bands", torch.from_numpy(bands[heard].astype(np.float32)), persistent=False)
+        self.register_buffer("bands", torch.from_numpy(bands[used].astype(np.float32)), persistent=False)
 
     def forward(self, sound: Tensor, sound_lens: Tensor) -> tuple[Tensor, Tensor]:
         if not self.spec.snip_edges:
@@ -70,8 +70,7 @@ class SoundConformer(EarlyExitConformer):
 
     Args:
         config: as `EarlyExitConformer`.
-        speech: what features the network hears and what it writes.
-
+        speech: the network's features and tokens.
     """
 
     def __init__(self, config: ConformerConfig, speech: SpeechSpec) -> None:
@@ -84,14 +83,7 @@ class SoundConformer(EarlyExitConformer):
         return super().forward(*self.log_mel(sound, sound_lens))
 
 
-def asr_digits_sound() -> SoundConformer:
-    """`asr_digits` on sound; its weights fit."""
-    encoder = asr_digits()
-    assert encoder.speech_spec is not None
-    return SoundConformer(encoder.config, encoder.speech_spec)
-
-
-def _waves(spec: FeatureSpec, heard: NDArray[np.intp], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _waves(spec: FeatureSpec, used: NDArray[np.intp], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Real and imaginary rows `(frequencies, window)` of everything linear between samples and spectrum."""
     n = spec.window_samples
     steps = np.eye(n) * spec.sample_scale
@@ -101,5 +93,5 @@ def _waves(spec: FeatureSpec, heard: NDArray[np.intp], size: int) -> tuple[NDArr
         late = np.vstack([steps[:1], steps[:-1]])
         steps = steps - spec.preemphasis * late
     steps = window_weights(spec)[:, None] * steps
-    angles = 2 * np.pi * heard[:, None] * np.arange(n) / size
+    angles = 2 * np.pi * used[:, None] * np.arange(n) / size
     return np.cos(angles) @ steps, -np.sin(angles) @ steps

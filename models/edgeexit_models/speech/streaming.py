@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.protocol import InputSpec
-from edgeexit_models.speech.conformer import EarlyExitConformer, Exit, asr_digits
+from edgeexit_models.speech.conformer import EarlyExitConformer, Exit
 from edgeexit_models.speech.layers import HIDDEN, Context, rotary
 from edgeexit_models.speech.subsampling import FACTOR, PAST
 
@@ -85,21 +85,21 @@ class StreamingConformer(nn.Module):
         features = model.normalised(x)
         h, lengths = model.subsampling(features, x_lens, old["features"])
         new["features"] = torch.cat([old["features"], features], dim=1)[:, -PAST:]
-        found: list[Exit] = []
+        exits: list[Exit] = []
         for k, layers in enumerate(model.config.stacks):
             keep = (torch.arange(self.chunk)[None] < lengths[:, None]).to(h.dtype)
-            seen = torch.cat([old[f"valid_{k}"], keep], dim=1) if self.left else keep
-            context = Context(keep[:, :, None], (1 - seen)[:, None, None] * HIDDEN, self.cosine, self.sine)
+            valid = torch.cat([old[f"valid_{k}"], keep], dim=1) if self.left else keep
+            context = Context(keep[:, :, None], (1 - valid)[:, None, None] * HIDDEN, self.cosine, self.sine)
             if self.left:
-                new[f"valid_{k}"] = seen[:, -self.left :]
+                new[f"valid_{k}"] = valid[:, -self.left :]
             for i in layers:
                 attended = old[f"attention_{i}"] if self.left else None
                 h, attended, convolved = model.layer(i).step(h, context, attended, old[f"convolution_{i}"])
                 if self.left:
                     new[f"attention_{i}"] = attended[:, -self.left :]
                 new[f"convolution_{i}"] = convolved[:, -(model.config.kernel - 1) :]
-            found.append({"output": model.answer(k, h), "lengths": lengths})
-        return found, tuple(new[name] for name in self.states)
+            exits.append({"output": model.answer(k, h), "lengths": lengths})
+        return exits, tuple(new[name] for name in self.states)
 
 
 def _of_the_whole(stream: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
@@ -107,8 +107,3 @@ def _of_the_whole(stream: nn.Module, state: dict[str, Any], prefix: str, *_: obj
     if not any(name.startswith(f"{prefix}model.") for name in state):
         for name in [n for n in state if n.startswith(prefix)]:
             state[f"{prefix}model.{name[len(prefix) :]}"] = state.pop(name)
-
-
-def asr_digits_streaming() -> StreamingConformer:
-    """`asr_digits` on a stream; holds the same weights."""
-    return StreamingConformer(asr_digits())

@@ -1,4 +1,4 @@
-"""Four feature frames become one encoder frame: two convolutions of width 3 and stride 2, no padding."""
+"""Subsampling of four feature frames to one encoder frame: two convolutions of width 3 and stride 2, no padding."""
 
 from __future__ import annotations
 

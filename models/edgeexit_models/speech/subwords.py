@@ -1,6 +1,6 @@
 """Characters or byte-pair pieces as CTC tokens, learned from texts; U+2581 begins every word.
 
-The tokens are all there is: texts are cut greedily, longest piece first, so nothing else must be kept.
+Texts are encoded greedily, longest piece first, so the tokens alone define the encoding.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def encode(text: str, tokens: Sequence[str]) -> tuple[int, ...]:
     """
     numbers = {token: i for i, token in enumerate(tokens) if token != BLANK}
     longest = max(map(len, numbers), default=0)
-    found = []
+    ids = []
     for word in text.split():
         rest = START + word
         while rest:
             piece = next((rest[:n] for n in range(longest, 0, -1) if rest[:n] in numbers), None)
             if piece is None:
                 raise DataError(f"no token for {rest[0]!r} in {word!r}: learn tokens from texts that have it")
-            found.append(numbers[piece])
+            ids.append(numbers[piece])
             rest = rest[len(piece) :]
-    return tuple(found)
+    return tuple(ids)

@@ -1,4 +1,4 @@
-"""More voices to train on: digits of many people, and synthetic ones.
+"""Additional training voices: spoken digits of many people, and synthetic ones.
 
     python crowd.py --commands GSC --espeak ESPEAK --out crowd.npz
 
@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.errors import DataError, EdgeExitError
+from edgeexit.errors import DataError
 from edgeexit.speech.resample import resample
-from edgeexit_models.speech.spoken_digits import RATE, WORDS
+from edgeexit_models.speech.augment import Samples
+from edgeexit_models.speech.digits import WORDS
+from recipes.common import argument_parser, run_command
+from recipes.spoken_digits import RATE
 
-Samples = npt.NDArray[np.float32]
 GROUPS = 4
-"""People who said one or two digits each make voices together: so many, each with every digit."""
+"""People who said one or two digits each make voices together: number of voices, each with every digit."""
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
 VARIANTS = (*(f"m{i}" for i in range(1, 9)), *(f"f{i}" for i in range(1, 6)), "Denis", "edward", "caleb", "belinda",
             "antonio", "pablo", "quincy", "adam", "robert", "anika", "Gene")  # fmt: skip
@@ -40,7 +41,7 @@ def trimmed(clip: Samples, below_db: float = 30.0) -> Samples:
 
 
 def commands(folder: Path) -> list[tuple[str, int, Samples]]:
-    """(voice, digit, clip at 8 kHz); people are dealt out so that every voice has every digit."""
+    """(voice, digit, clip at 8 kHz); people are grouped so that every voice has every digit."""
     try:
         import soundfile
 
@@ -48,20 +49,20 @@ def commands(folder: Path) -> list[tuple[str, int, Samples]]:
         audio, rate = soundfile.read(str(folder / "audio.flac"), dtype="float32")
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as e:
         raise DataError(f"{folder}: need soundfile, and audio.flac and meta.npz with `files` ({e})") from e
-    found, seen = [], [0] * len(WORDS)
+    clips, counts = [], [0] * len(WORDS)
     for i, name in enumerate(files):
         parts = str(name).split("/")  # "zero/2fa39636_nohash_0.wav", or "_unknown_/zero_2fa39636_nohash_0.wav"
         word = next((d for d, w in enumerate(WORDS) if w in (parts[0], parts[-1].split("_")[0])), None)
         if word is None:
             continue
         clip = resample(audio[i * rate : (i + 1) * rate], rate, RATE)
-        found.append((f"crowd {seen[word] % GROUPS}", word, trimmed(clip)))
-        seen[word] += 1
-    return found
+        clips.append((f"crowd {counts[word] % GROUPS}", word, trimmed(clip)))
+        counts[word] += 1
+    return clips
 
 
 class Espeak:
-    """espeak-ng's library, called directly: 16-bit sound of a word."""
+    """Speech synthesis by espeak-ng's library, called directly."""
 
     def __init__(self, folder: Path) -> None:
         libraries = sorted(folder.rglob("libespeak-ng.so*"))
@@ -71,11 +72,11 @@ class Espeak:
         self.library = ctypes.CDLL(str(libraries[0]))
         self.pieces: list[npt.NDArray[np.int16]] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._heard = kind(self._hear)  # must outlive the library's use of it
-        self.rate = self.library.espeak_Initialize(2, 0, str(data).encode(), 0)  # 2 = give sound back, wait for it
-        self.library.espeak_SetSynthCallback(self._heard)
+        self._callback = kind(self._collect)  # must outlive the library's use of it
+        self.rate = self.library.espeak_Initialize(2, 0, str(data).encode(), 0)  # 2 = return the sound, synchronously
+        self.library.espeak_SetSynthCallback(self._callback)
 
-    def _hear(self, sound: ctypes._Pointer[ctypes.c_short], n: int, _: object) -> int:
+    def _collect(self, sound: ctypes._Pointer[ctypes.c_short], n: int, _: object) -> int:
         if sound and n > 0:
             self.pieces.append(np.ctypeslib.as_array(sound, (n,)).copy())
         return 0
@@ -98,40 +99,41 @@ class Espeak:
 def synthetic(folder: Path) -> list[tuple[str, int, Samples]]:
     """(voice, digit, clip); a voice is an accent with a variant, every digit at three speeds and pitches."""
     espeak = Espeak(folder)
-    found = []
+    clips = []
     for i, variant in enumerate(VARIANTS):
         voice = f"{ACCENTS[i % len(ACCENTS)]}+{variant}"
         for digit, word in enumerate(WORDS):
             for speed, pitch in zip(SPEEDS, PITCHES, strict=True):
                 clip = espeak.say(word, voice, speed, pitch)
                 if clip is not None and len(clip) > RATE // 10:
-                    found.append((f"synthetic {i % GROUPS}/{voice}", digit, clip))
-    return found
+                    clips.append((f"synthetic {i % GROUPS}/{voice}", digit, clip))
+    return clips
 
 
-def main() -> None:
-    """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--commands", type=Path, metavar="GSC")
-    p.add_argument("--espeak", type=Path, metavar="ESPEAK")
-    p.add_argument("--out", type=Path, required=True)
-    a = p.parse_args()
-    try:
-        clips = [*(commands(a.commands) if a.commands else []), *(synthetic(a.espeak) if a.espeak else [])]
-        if not clips:
-            raise DataError("no voices: name --commands or --espeak")
-    except EdgeExitError as e:
-        sys.exit(f"error: {e}")
+def run(args: argparse.Namespace) -> None:
+    """Collects the clips and writes the npz."""
+    clips = [*(commands(args.commands) if args.commands else []), *(synthetic(args.espeak) if args.espeak else [])]
+    if not clips:
+        raise DataError("no voices: name --commands or --espeak")
     voices, words, samples = zip(*clips, strict=True)
     np.savez_compressed(
-        a.out,
+        args.out,
         samples=np.concatenate(samples),
         starts=np.cumsum([0, *map(len, samples)]),
         digits=np.array(words),
         voices=np.array(voices),
         sample_rate=np.int64(RATE),
     )
-    print(f"{a.out}: {len(clips)} clips, {len(set(voices))} voices, {sum(map(len, samples)) / RATE:.0f} s")
+    print(f"{args.out}: {len(clips)} clips, {len(set(voices))} voices, {sum(map(len, samples)) / RATE:.0f} s")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--commands", type=Path, metavar="GSC", help="folder with audio.flac and meta.npz")
+    parser.add_argument("--espeak", type=Path, metavar="ESPEAK", help="folder with espeak-ng's library and data")
+    parser.add_argument("--out", type=Path, required=True, help="npz to write")
+    run_command(run, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
-"""Train the early-exit Conformer on connected spoken digits, or write what it is tested on.
+"""Train the early-exit Conformer on connected spoken digits, or write its test set.
 
     python train.py train FSDD --out runs/digits            joint training of all exits
     python train.py train FSDD --out runs/alone-2 --alone 2 a network of two layers with one exit
     python train.py data FSDD --part test --out test.npz    the fixed utterances: samples and texts
     python train.py wav FSDD --out wavs                     the first one as .wav with .txt
 
-FSDD is a folder with `audio.flac` and `meta.npz` (see `edgeexit_models.speech.spoken_digits`).
-`train` writes checkpoint.pt (every two minutes; --resume goes on), asr-digits.safetensors and metrics.json.
+FSDD is a folder with `audio.flac` and `meta.npz` (see `recipes.spoken_digits`).
+`train` writes checkpoint.pt (every two minutes; --resume continues), asr-digits.safetensors and metrics.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
-import time
 import wave
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,24 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
-from edgeexit.errors import EdgeExitError
 from edgeexit.speech.features import log_mel
-from edgeexit_models.speech import spoken_digits as digits
 from edgeexit_models.speech.augment import random_channel, random_tract, spec_augment
 from edgeexit_models.speech.batch import Batch, Features, make_batch
-from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, single_exit
+from edgeexit_models.speech.conformer import EarlyExitConformer, single_exit
+from edgeexit_models.speech.digits import SPEECH, asr_digits
 from edgeexit_models.speech.measure import error_rates
-from edgeexit_models.speech.sentences import as_json, write
-from edgeexit_models.speech.spoken_digits import CLEAN, HARD, SPEECH, Utterance, fixed_set
-from edgeexit_models.speech.train import OneCycle, Progress, feature_statistics, fit_ctc
+from edgeexit_models.speech.trainer import OneCycle, Progress, feature_statistics, fit_ctc
+from recipes import common
+from recipes import spoken_digits as digits
+from recipes.spoken_digits import CLEAN, HARD, Utterance, fixed_set
 
 DEV_WHILE_TRAINING = 100
 
 
-class Batches:
+class MixedBatches:
     """Step number -> batch, mixed anew for every step."""
 
     def __init__(self, voices: dict[str, digits.Voice], crowd: Path | None, seed: int) -> None:
@@ -61,7 +57,7 @@ class Batches:
         )
 
     def changed(self, features: Features, rng: np.random.Generator) -> Features:
-        """As another vocal tract and microphone would give them, with holes."""
+        """With another vocal tract and microphone, and with masks."""
         features = random_channel(random_tract(features, rng, SPEECH.features), rng)
         return spec_augment(features, rng, self.fill)
 
@@ -75,10 +71,7 @@ def rates(model: torch.nn.Module, utterances: Sequence[Utterance]) -> tuple[floa
 def report(progress: Progress) -> None:
     """One line per report."""
     errors = "  dev " + " ".join(f"{e:.4f}" for e in progress.errors) if progress.errors else ""
-    now = time.strftime("%H:%M:%S")
-    print(
-        f"{now} step {progress.step:5d}  loss {progress.loss:.4f}  cpu {progress.cpu_seconds:.0f} s{errors}", flush=True
-    )
+    common.log(f"step {progress.step:5d}  loss {progress.loss:.4f}  cpu {progress.cpu_seconds:.0f} s{errors}")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -86,7 +79,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model: EarlyExitConformer = asr_digits() if args.alone is None else single_exit(asr_digits(), args.alone)
     voices = digits.load(args.data)
-    batches = Batches(voices, args.crowd, args.seed)
+    batches = MixedBatches(voices, args.crowd, args.seed)
     model.set_normalisation(batches.mean, batches.deviation)
     dev = fixed_set(voices, "dev", DEV_WHILE_TRAINING)
     history = fit_ctc(
@@ -94,10 +87,9 @@ def train(args: argparse.Namespace) -> None:
         checkpoint=args.out / "checkpoint.pt", resume=args.resume, progress=report,
         validate=lambda m: rates(m, dev), validate_every=500, threads=args.threads,
     )  # fmt: skip
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    write(args.out / "asr-digits.safetensors", safetensors.torch.save(weights))
+    common.write_weights(args.out / "asr-digits.safetensors", model)
     result = metrics(model, voices, args, history)
-    write(args.out / "metrics.json", as_json(result))
+    common.write_json(args.out / "metrics.json", result)
     for name, row in result["digit_error_rate"].items():
         print(f"{name:11s}", *(f"{share:.4f}" for share in row["exits"]), f"({row['digits']} digits)")
 
@@ -105,7 +97,7 @@ def train(args: argparse.Namespace) -> None:
 def metrics(
     model: EarlyExitConformer, voices: dict[str, digits.Voice], args: argparse.Namespace, history: Sequence[Progress]
 ) -> dict[str, Any]:
-    """What the run did and how good the network is; nothing was chosen on the test speaker."""
+    """Error rates, settings and all reports; nothing was chosen on the test speaker."""
     errors = {}
     for part in ("dev", "test"):
         for name, mixture in (("hard", HARD), ("clean", CLEAN)):
@@ -125,8 +117,7 @@ def metrics(
             "crowd": args.crowd is not None,
         },
         "cpu_seconds": history[-1].cpu_seconds,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": platform.machine(),
+        **common.versions(),
         "history": [asdict(p) for p in history],
     }
 
@@ -154,31 +145,29 @@ def wav(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.argument_parser(__doc__)
     commands = parser.add_subparsers(required=True)
     for function in (train, data, wav):
         command = commands.add_parser(function.__name__, help=(function.__doc__ or "").split("\n")[0])
         command.set_defaults(run=function)
         command.add_argument("data", type=Path, metavar="FSDD", help="folder with audio.flac and meta.npz")
-        command.add_argument("--out", type=Path, required=True)
         if function is train:
+            common.add_training_options(command, threads=1)
+            common.add_learning_rate(command, 2e-3)
             command.add_argument("--alone", type=int, metavar="LAYERS", help="one exit, after that many layers")
-            command.add_argument("--crowd", type=Path, metavar="NPZ", help="more voices to train on, of crowd.py")
+            command.add_argument("--crowd", type=Path, metavar="NPZ", help="more training voices, written by crowd.py")
             command.add_argument("--steps", type=int, default=4000)
-            command.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the cycle")
-            command.add_argument("--seed", type=int, default=0)
-            command.add_argument("--threads", type=int, default=1, help="torch threads")
-            command.add_argument("--evaluate", type=int, default=600, help="utterances of dev and of test")
-            command.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+            command.add_argument(
+                "--evaluate", type=int, default=600, help="utterances of dev and of test to measure on"
+            )
+        else:
+            command.add_argument("--out", type=Path, required=True, help="file (data) or folder (wav) to write")
         if function is data:
             command.add_argument("--part", choices=("dev", "test"), required=True)
             command.add_argument("--count", type=int, default=600)
             command.add_argument("--clean", action="store_true", help="without babble and with little noise")
     args = parser.parse_args()
-    try:
-        args.run(args)
-    except EdgeExitError as e:
-        sys.exit(f"error: {e}")
+    common.run_command(args.run, args)
 
 
 if __name__ == "__main__":

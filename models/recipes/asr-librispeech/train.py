@@ -3,21 +3,20 @@
     pip install datasets soundfile
     python train.py --out runs/librispeech --train train.clean.100 --device cuda
 
-In: `openslr/librispeech_asr` (CC BY 4.0, downloaded by `datasets` when first used), or a copy that
+Input: `openslr/librispeech_asr` (CC BY 4.0, downloaded by `datasets` when first used), or a copy that
 `datasets.save_to_disk` wrote (--local), with columns `audio` and `text`.
-Out, in the folder: checkpoint.pt (--resume goes on), model.safetensors, tokens.txt, speech.json, metrics.json.
+Output, in the folder: checkpoint.pt (--resume continues), model.safetensors, tokens.txt, speech.json, metrics.json.
 
 As in the paper: 12 layers of width 256, exits after every second, the plain sum of their CTC losses, AdamW with
 Noam's schedule (warm-up one epoch), 256 byte-pair tokens. Other than there: log-mel features with 16 kHz, 80 bins
 (sherpa-onnx's defaults), rotary positions, SpecAugment, no `<s>` and `</s>` among the labels, greedy decoding and
-no lexicon behind it; so word error rates are not to be compared with the paper's without a word about it.
+no lexicon behind it; so word error rates cannot be compared directly with the paper's.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,15 @@ import torch
 
 from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.errors import BackendMissing, DataError, EdgeExitError
+from edgeexit.errors import BackendMissing, DataError
 from edgeexit.speech.resample import resample
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.conformer import EarlyExitConformer, conformer_edge, conformer_paper
-from edgeexit_models.speech.sentences import train_sentences
 from edgeexit_models.speech.splitformer import splitformer_paper
 from edgeexit_models.speech.subwords import learn
-from edgeexit_models.speech.train import Noam
+from edgeexit_models.speech.trainer import Noam
+from recipes.common import add_training_options, argument_parser, run_command
+from recipes.sentences import train_sentences
 
 NAME = "openslr/librispeech_asr"
 FEATURES = FeatureSpec(sample_rate=16000, bins=80, low_hz=20.0, high_hz=-400.0)
@@ -128,27 +128,23 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--train", default="train.clean.100", help="split to learn from")
+    parser = argument_parser(__doc__)
+    add_training_options(parser)
+    parser.add_argument("--train", default="train.clean.100", help="split to train on")
     parser.add_argument("--parts", nargs="*", default=["validation.clean", "test.clean", "test.other"])
     parser.add_argument("--local", type=Path, help="folder that datasets.save_to_disk wrote")
     parser.add_argument("--model", choices=("paper", "splitformer", "edge"), default="paper")
     parser.add_argument("--tokens", type=int, default=256, help="blank, characters and byte-pair pieces")
     parser.add_argument("--epochs", type=float, default=70)
     parser.add_argument("--steps", type=int, help="instead of epochs")
-    parser.add_argument("--warm-up", type=int, help="steps; one epoch when left out")
-    parser.add_argument("--batch-seconds", type=float, help="audio in a batch; 180 when left out")
-    parser.add_argument("--mean-seconds", type=float, default=12.3, help="of a recording, to count steps per epoch")
+    parser.add_argument("--warm-up", type=int, help="steps [default: one epoch]")
+    parser.add_argument("--batch-seconds", type=float, help="audio per batch [default: 180]")
+    parser.add_argument(
+        "--mean-seconds", type=float, default=12.3, help="mean length of a recording, to compute steps per epoch"
+    )
     parser.add_argument("--report-every", type=int, default=100, help="steps")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="torch threads on the CPU")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
-    try:
-        run(parser.parse_args())
-    except EdgeExitError as e:
-        sys.exit(f"error: {e}")
+    run_command(run, parser.parse_args())
 
 
 if __name__ == "__main__":

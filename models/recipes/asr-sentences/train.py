@@ -6,26 +6,25 @@
     apt-get download tuxpaint-stamps-default && dpkg-deb -x tuxpaint-stamps-default_*.deb stamps
     python train.py tuxpaint stamps --languages fr es ca ro --out runs/stamps
 
-Out, in the folder: checkpoint.pt (--resume goes on), model.safetensors, tokens.txt, speech.json, metrics.json.
+Output, in the folder: checkpoint.pt (--resume continues), model.safetensors, tokens.txt, speech.json, metrics.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.errors import EdgeExitError
 from edgeexit_models.speech.conformer import conformer_edge
 from edgeexit_models.speech.corpus import InMemory
-from edgeexit_models.speech.debian import asterisk, divided, tux_paint
-from edgeexit_models.speech.sentences import train_sentences
 from edgeexit_models.speech.subwords import learn
-from edgeexit_models.speech.train import OneCycle
+from edgeexit_models.speech.trainer import OneCycle
+from recipes.common import add_learning_rate, add_training_options, argument_parser, run_command
+from recipes.debian import asterisk, divided, tux_paint
+from recipes.sentences import train_sentences
 
 FEATURES = {
     "asterisk": FeatureSpec(sample_rate=8000, bins=40, low_hz=20.0, high_hz=-400.0),
@@ -61,25 +60,19 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     sources = parser.add_subparsers(dest="source", required=True)
     prompts = sources.add_parser("asterisk", help="English prompts, one voice, 8 kHz")
     stamps = sources.add_parser("tuxpaint", help="short sentences in several languages, 16 kHz")
     for command in (prompts, stamps):
         command.add_argument("folder", type=Path, help="the unpacked package")
-        command.add_argument("--out", type=Path, required=True)
+        add_training_options(command, threads=1)
+        add_learning_rate(command, 2e-3)
         command.add_argument("--steps", type=int, default=3000)
-        command.add_argument("--seconds", type=float, default=40.0, help="audio in a batch")
-        command.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the cycle")
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--threads", type=int, default=1, help="torch threads")
-        command.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+        command.add_argument("--seconds", type=float, default=40.0, help="audio per batch, about")
     prompts.add_argument("texts", type=Path, help="Asterisk's list of texts")
-    stamps.add_argument("--languages", nargs="+", default=["fr"], help="as the files call them [default: fr]")
-    try:
-        run(parser.parse_args())
-    except EdgeExitError as e:
-        sys.exit(f"error: {e}")
+    stamps.add_argument("--languages", nargs="+", default=["fr"], help="codes in the file names [default: fr]")
+    run_command(run, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a small language model of Python code with LayerSkip: `python train.py --out runs/lm-code`.
 
-In: the sources of Python's own standard library (PSF licence), by default those of the interpreter that runs this.
-Out, in the folder: checkpoint.pt (every few minutes; --resume goes on), model.safetensors and config.json (as
+Input: the sources of Python's own standard library (PSF licence), by default those of the interpreter that runs this.
+Output, in the folder: checkpoint.pt (every few minutes; --resume continues), model.safetensors and config.json (as
 transformers' LlamaForCausalLM), tokenizer.json, split.json (every file with its part and sha256), metrics.json.
 """
 
@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
-import sys
 import sysconfig
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeexit.errors import DataError, EdgeExitError
+from edgeexit.errors import DataError
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.evaluate import ExitQuality, greedy, measure
 from edgeexit_models.lm.layerskip import LayerSkip
@@ -30,6 +27,7 @@ from edgeexit_models.lm.llama import LlamaLM
 from edgeexit_models.lm.tokenizer import END, encode_all, load_tokenizer, train_bpe
 from edgeexit_models.lm.trainer import Plan, Report, train
 from edgeexit_models.lm.weights import load_lm, save_lm
+from recipes.common import add_training_options, argument_parser, log, run_command, versions, write_json
 
 LEFT_OUT = {
     "site-packages", "dist-packages", "__pycache__", "lib-dynload", "ensurepip", "encodings", "pydoc_data", "test",
@@ -67,7 +65,7 @@ def sources(folder: Path) -> list[Source]:
     Raises:
         DataError: no Python files there.
     """
-    found = []
+    files = []
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).parts
         # config-* and _sysconfigdata* describe one installation
@@ -79,10 +77,10 @@ def sources(folder: Path) -> list[Source]:
             continue
         if text.strip():
             name = "/".join(parts)
-            found.append(Source(name, part_of(name), text))
-    if not found:
+            files.append(Source(name, part_of(name), text))
+    if not files:
         raise DataError(f"{folder}: no Python sources: give the folder of a standard library with --source")
-    return found
+    return files
 
 
 def own_text(model: LlamaLM, tokens: Sequence[int], context: int) -> tuple[ExitQuality, ...]:
@@ -105,10 +103,9 @@ def own_text(model: LlamaLM, tokens: Sequence[int], context: int) -> tuple[ExitQ
 
 def progress(at: Report) -> None:
     """One line."""
-    print(
-        f"{time.strftime('%H:%M:%S')} step {at.step:6d}  {100 * at.fraction:5.1f} %  loss {at.loss:.4f}  "
-        f"{at.tokens / 1e6:.2f} M tokens  {at.seconds:.0f} s ({at.cpu_seconds:.0f} of processor)",
-        flush=True,
+    log(
+        f"step {at.step:6d}  {100 * at.fraction:5.1f} %  loss {at.loss:.4f}  {at.tokens / 1e6:.2f} M tokens  "
+        f"{at.seconds:.0f} s ({at.cpu_seconds:.0f} of processor)"
     )
 
 
@@ -123,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         train_bpe([f.text for f in files if f.part == "train"], args.vocabulary).save(str(path))
     tokenizer = load_tokenizer(path)
     texts = {part: [f.text for f in files if f.part == part] for part in ("train", "dev", "test")}
-    tokens = {part: encode_all(tokenizer, found) for part, found in texts.items()}
+    tokens = {part: encode_all(tokenizer, parts) for part, parts in texts.items()}
     split = {f.name: {"part": f.part, "sha256": hashlib.sha256(f.text.encode()).hexdigest()} for f in files}
     (args.out / "split.json").write_text(json.dumps(split, indent=0) + "\n")
     print({part: f"{len(texts[part])} files, {len(tokens[part])} tokens" for part in texts}, flush=True)
@@ -145,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
     save_lm(args.out, model, torch.float16)
     shipped = load_lm(args.out)  # rounded to float16: what is measured is what is used
     result = metrics(args, shipped, plan, done, texts, tokens)
-    (args.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.out / "metrics.json", result)
     for part in ("dev", "test"):
         print(part, *(f"{e['layer']}: {e['perplexity']:.2f} {e['agreement']:.3f}" for e in result["exits"][part]))
 
@@ -154,31 +151,35 @@ def metrics(
     args: argparse.Namespace, model: LlamaLM, plan: Plan, done: Report, texts: dict[str, list[str]],
     tokens: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """What the run did and how good every exit is."""
+    """Quality of every exit, text, plan and duration."""
     held = ("dev", "test")
     return {
         "exits": {part: [asdict(e) for e in measure(model, tokens[part], args.context)] for part in held},
         "own_text": {part: [asdict(e) for e in own_text(model, tokens[part], args.context)] for part in held},
         "text": {
-            part: {"files": len(texts[part]), "bytes": sum(len(t.encode()) for t in texts[part]), "tokens": len(found)}
-            for part, found in tokens.items()
+            part: {"files": len(texts[part]), "bytes": sum(len(t.encode()) for t in texts[part]), "tokens": len(ids)}
+            for part, ids in tokens.items()
         },
         "parameters": sum(p.numel() for p in model.parameters()),
         "plan": asdict(plan), "time_limit_minutes": args.minutes, "threads": torch.get_num_threads(),
         "steps_done": done.step, "tokens_seen": done.tokens, "seconds": done.seconds,
         "cpu_seconds": done.cpu_seconds,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": platform.machine(),
+        **versions(),
     }  # fmt: skip
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=Path(sysconfig.get_paths()["stdlib"]), help="the library")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argument_parser(__doc__)
+    add_training_options(parser)
+    parser.add_argument(
+        "--source",
+        type=Path,
+        default=Path(sysconfig.get_paths()["stdlib"]),
+        help="folder of a Python standard library [default: of this interpreter]",
+    )
     parser.add_argument("--steps", type=int, default=6500)
-    parser.add_argument("--minutes", type=float, help="end in this time, with the schedule complete")
+    parser.add_argument("--minutes", type=float, help="time limit; the schedule is completed within it")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -187,15 +188,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plain", action="store_true", help="without LayerSkip: the last exit alone learns")
-    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16")
-    parser.add_argument("--threads", type=int, help="torch threads; all cores when left out")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
-    try:
-        run(parser.parse_args())
-    except EdgeExitError as e:
-        sys.exit(f"error: {e}")
+    parser.add_argument("--plain", action="store_true", help="without LayerSkip: only the last exit is trained")
+    parser.add_argument("--bfloat16", action="store_true", help="matrix products in bfloat16")
+    run_command(run, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,59 +1,41 @@
 """Plain ResNet-8, ensembles and QUTE on CIFAR-10: `python train.py cifar10.npz --out runs/qute`.
 
-In: an npz with x_train, x_test `(n, 32, 32, 3)` uint8 and y_train, y_test `(n,)`.
-Out, in the folder: per seed and network checkpoints (--resume goes on), weights and a bundle; metrics.json.
+Input: an npz with x_train, x_test `(n, 32, 32, 3)` uint8 and y_train, y_test `(n,)`.
+Output, in the folder: per seed and network checkpoints (--resume continues), weights and a bundle; metrics.json.
 Every network gets the same pictures, epochs, batches and augmentation.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import platform
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import nn
 
 import edgeexit
 from edgeexit.bench.compare import Figures, compare
 from edgeexit.common.environment import environment
-from edgeexit.errors import DataError, EdgeExitError
-from edgeexit_models.corruptions import CORRUPTIONS, corrupted_stream
-from edgeexit_models.ensembles import DeepEnsemble, ExitEnsemble
-from edgeexit_models.losses import WeightedSum
-from edgeexit_models.optdigits import load_optdigits
-from edgeexit_models.qute import RESNET8_COSTS, QuteLoss, fit_qute, qute_resnet8
-from edgeexit_models.resnet8 import resnet8_cifar10
-from edgeexit_models.train import Epoch, fit
+from edgeexit.errors import DataError
+from edgeexit_models.data.optdigits import load_optdigits
+from edgeexit_models.definitions.ensembles import DeepEnsemble, ExitEnsemble
+from edgeexit_models.definitions.qute import qute_resnet8
+from edgeexit_models.definitions.resnet8 import resnet8_cifar10
+from edgeexit_models.training.losses import WeightedSum
+from edgeexit_models.training.qute import RESNET8_COSTS, QuteLoss, fit_qute
+from edgeexit_models.training.trainer import Epoch, fit
+from recipes import cifar10, common
+from recipes.corruptions import CORRUPTIONS, corrupted_stream
 
-
-def sibling() -> ModuleType:
-    """The recipe `resnet8-cifar10`, for its data, split and augmentation."""
-    spec = importlib.util.spec_from_file_location(
-        "recipe_resnet8", Path(__file__).parents[1] / "resnet8-cifar10" / "train.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-BASE = sibling()
 SPLIT_SEED = 0
 """One split for all seeds, or the networks of a deep ensemble would have seen each other's held-out pictures."""
 NETWORKS = ("plain", "qute", "exits")
-PLAIN_LOSS = WeightedSum((0.0, 0.0, 1.0))  # the early heads stay as they were made and are not counted
+PLAIN_LOSS = WeightedSum((0.0, 0.0, 1.0))  # the early heads are not trained and not counted
 EXITS_LOSS = WeightedSum((1 / 3, 1 / 3, 1 / 3))
 TIMED = 400
 """Interleaved rounds of the latency."""
@@ -63,14 +45,11 @@ def train_one(name: str, seed: int, train: Any, args: argparse.Namespace) -> nn.
     """Trains the network called `name`, or takes it from its finished checkpoint; one exit, as it is deployed."""
 
     def report(epoch: Epoch) -> None:
-        now = time.strftime("%H:%M:%S")
-        print(
-            f"{now} {name} {seed} epoch {epoch.number + 1:3d}  loss {epoch.loss:.4f}  {epoch.seconds:.0f} s", flush=True
-        )
+        common.log(f"{name} {seed} epoch {epoch.number + 1:3d}  loss {epoch.loss:.4f}  {epoch.seconds:.0f} s")
 
     options: dict[str, Any] = {
-        "epochs": args.epochs, "seed": seed, "batch_size": args.batch_size, "weight_decay": BASE.WEIGHT_DECAY,
-        "lr": args.lr, "augment": BASE.AUGMENT, "checkpoint": args.out / f"{name}-{seed}.pt", "resume": args.resume,
+        "epochs": args.epochs, "seed": seed, "batch_size": args.batch_size, "weight_decay": cifar10.WEIGHT_DECAY,
+        "lr": args.lr, "augment": cifar10.AUGMENT, "checkpoint": args.out / f"{name}-{seed}.pt", "resume": args.resume,
         "progress": report, "threads": args.threads,
     }  # fmt: skip
     torch.manual_seed(seed)
@@ -87,8 +66,7 @@ def train_one(name: str, seed: int, train: Any, args: argparse.Namespace) -> nn.
 
 def bundled(name: str, net: nn.Module, out: Path) -> edgeexit.Engine:
     """Writes weights and bundle, and loads the bundle: what is measured is what ships."""
-    weights = {key: value.contiguous() for key, value in net.state_dict().items()}
-    BASE.write(out / f"{name}.safetensors", safetensors.torch.save(weights))
+    common.write_weights(out / f"{name}.safetensors", net)
     bundle = edgeexit.export(net.to(memory_format=torch.contiguous_format), out / f"{name}.edgeexit", exits=["answer"],  # type: ignore[call-overload]
                              layouts=("fused", "chain"), overwrite=True)  # fmt: skip
     return edgeexit.load(bundle, artifact="chain", exit=-1, warmup=0)
@@ -101,9 +79,9 @@ def digits_as_pictures() -> npt.NDArray[np.float32]:
     return np.repeat(grey[:, None], 3, 1).astype(np.float32)
 
 
-def table(found: tuple[Figures, ...]) -> dict[str, Any]:
+def table(figures: tuple[Figures, ...]) -> dict[str, Any]:
     """Figures by network."""
-    return {f.name: {k: v for k, v in asdict(f).items() if k != "name"} for f in found}
+    return {f.name: {k: v for k, v in asdict(f).items() if k != "name"} for f in figures}
 
 
 def quick(engines: Mapping[str, edgeexit.Engine], x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> Any:
@@ -123,8 +101,8 @@ def run(args: argparse.Namespace) -> None:
     """Loads, trains, measures and writes everything."""
     if len(set(args.seeds)) < len(args.seeds):
         raise DataError(f"seeds {args.seeds}: each may stand once")
-    train, (x, y) = BASE.load(args.data)
-    train, held = BASE.hold_out(train, SPLIT_SEED)
+    train, (x, y) = cifar10.load(args.data)
+    train, held = cifar10.hold_out(train, SPLIT_SEED)
     train = (train[0][: args.rows], train[1][: args.rows])
     nets: dict[str, nn.Module] = {}
     for seed in args.seeds:
@@ -140,38 +118,35 @@ def run(args: argparse.Namespace) -> None:
         "test": None if args.held_out_only else whole(engines, x, y),
         "split": {"train": len(train[0]), "held_out": len(held[0]), "test": len(x)},
         "settings": {
-            "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "weight_decay": BASE.WEIGHT_DECAY,
+            "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "weight_decay": cifar10.WEIGHT_DECAY,
             "losses": {
                 "plain": repr(PLAIN_LOSS), "exits": repr(EXITS_LOSS),
                 "qute": repr(QuteLoss(RESNET8_COSTS, scale=args.qute_scale)),
             },
-            "augment": repr(BASE.AUGMENT), "split_seed": SPLIT_SEED, "threads": args.threads, "seeds": args.seeds,
+            "augment": repr(cifar10.AUGMENT), "split_seed": SPLIT_SEED, "threads": args.threads, "seeds": args.seeds,
         },
         "environment": environment(next(iter(engines.values())).backend.version(), 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **common.versions(),
     }  # fmt: skip
-    BASE.write(args.out / "metrics.json", (json.dumps(result, indent=1) + "\n").encode())
+    common.write_json(args.out / "metrics.json", result)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.argument_parser(__doc__)
     parser.add_argument("data", type=Path, help="npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, weights, bundles and metrics")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the exit ensemble gets the first one only")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--epochs", type=int, default=40, help="of every network")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate of the cycle")
+    common.add_learning_rate(parser, 0.1)
     parser.add_argument("--qute-scale", type=float, default=1.0, help="factor on QUTE's loss weights")
     parser.add_argument("--rows", type=int, help="train on the first rows only, to choose settings")
-    parser.add_argument("--held-out-only", action="store_true", help="leave the test pictures alone")
-    parser.add_argument("--threads", type=int, help="torch threads; all cores when left out")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoints")
-    try:
-        run(parser.parse_args())
-    except EdgeExitError as e:
-        sys.exit(f"error: {e}")
+    parser.add_argument("--held-out-only", action="store_true", help="do not use the test pictures")
+    parser.add_argument("--threads", type=int, help="torch threads [default: all cores]")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoints in the folder")
+    common.run_command(run, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from edgeexit_exporters.augment.flow import _split, augment, places_of
 from edgeexit_exporters.augment.result import Augmented
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.onnx import measure
-from edgeexit_models.optdigits import load_optdigits
+from edgeexit_models.data.optdigits import load_optdigits
 
 ROOT = Path(__file__).parents[3]
 STRANGER = ROOT / "models" / "bundles" / "digits.edgeexit" / "artifacts" / "onnx-prefix-fp32" / "exit_2.onnx"

@@ -24,7 +24,7 @@ from edgeexit_exporters.augment.nodes import pooled_width
 from edgeexit_exporters.augment.trainable import Trainable
 from edgeexit_exporters.exporting import open_source
 from edgeexit_models import finetune
-from edgeexit_models.optdigits import load_optdigits
+from edgeexit_models.data.optdigits import load_optdigits
 
 
 class Small(nn.Module):

@@ -20,7 +20,7 @@ CASES = {"resnet8": (3, [[4, 4]] * 3), "dscnn": (4, [[4, 4], [3, 3], [3, 3], [3,
 
 @pytest.fixture(scope="module", params=list(CASES))
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    from edgeexit_models import load_trecx
+    from recipes.trecx import load_trecx
 
     name = request.param
     source = from_torch(load_trecx(trecx_weights(name)))

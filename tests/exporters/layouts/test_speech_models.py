@@ -16,9 +16,9 @@ from edgeexit.speech.tokens import Tokens
 from edgeexit_exporters.plan import Forms
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
+from edgeexit_models.speech.digits import SPEECH
 from edgeexit_models.speech.sound import SoundConformer
 from edgeexit_models.speech.splitformer import Splitformer
-from edgeexit_models.speech.spoken_digits import SPEECH
 
 CONFIG = ConformerConfig(
     bins=SPEECH.features.bins, vocab=len(SPEECH.tokens), layers=2, width=16, heads=2, feed_forward=24, kernel=5,

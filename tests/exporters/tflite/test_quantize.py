@@ -202,7 +202,7 @@ def test_unknown_names() -> None:
 def test_trecx_resnet8_in_int8_keeps_its_accuracy() -> None:
     from edgeexit_exporters.tflite.convert import convert_chain
     from edgeexit_exporters.tflite.from_torch.stages import divide
-    from edgeexit_models import load_trecx
+    from recipes.trecx import load_trecx
     from shared_data import cifar10_test, trecx_weights
 
     pictures, labels = cifar10_test()

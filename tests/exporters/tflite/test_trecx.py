@@ -21,7 +21,7 @@ SIZES = {"resnet8": 120_000, "dscnn": 70_000}
 @pytest.fixture(scope="module", params=list(PUBLISHED))
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from edgeexit_exporters.plan import Forms
-    from edgeexit_models import load_trecx
+    from recipes.trecx import load_trecx
 
     name = request.param
     module = load_trecx(trecx_weights(name))

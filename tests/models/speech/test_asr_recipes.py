@@ -17,11 +17,12 @@ import torch
 
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit_models.speech import debian
-from edgeexit_models.speech import spoken_digits as digits
-from edgeexit_models.speech.conformer import asr_digits, conformer_edge, conformer_paper
-from edgeexit_models.speech.sentences import load_trained
+from edgeexit_models.speech.conformer import conformer_edge, conformer_paper
+from edgeexit_models.speech.digits import asr_digits
 from edgeexit_models.speech.splitformer import Splitformer
+from recipes import debian
+from recipes import spoken_digits as digits
+from recipes.sentences import load_trained
 
 RECIPES = Path(__file__).parents[3] / "models" / "recipes"
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.speech.config import ConformerConfig
-from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits, conformer_paper, single_exit
+from edgeexit_models.speech.conformer import EarlyExitConformer, conformer_paper, single_exit
+from edgeexit_models.speech.digits import asr_digits
 from edgeexit_models.speech.splitformer import Splitformer, splitformer_paper
 
 WHOLE = ConformerConfig(bins=8, vocab=5, layers=3, width=16, heads=2, feed_forward=24, kernel=5, exits=(1, 3))

@@ -13,7 +13,7 @@ from edgeexit_models.speech.batch import Batch, make_batch
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.measure import answers, error_rates
-from edgeexit_models.speech.train import Noam, OneCycle, Progress, feature_statistics, fit_ctc
+from edgeexit_models.speech.trainer import Noam, OneCycle, Progress, feature_statistics, fit_ctc
 
 CONFIG = ConformerConfig(
     bins=6, vocab=4, layers=2, width=16, heads=2, feed_forward=32, kernel=5, exits=(1, 2), chunk=4, left=4

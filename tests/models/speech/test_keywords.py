@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgeexit_models import DSCNN, load_trecx
+from edgeexit_models import DSCNN
 from edgeexit_models.speech.keywords import KeywordFeatures, Keywords, dscnn_sound
+from recipes.trecx import load_trecx
 from shared_data import data_dir, mfcc, trecx_probs, trecx_weights
 
 

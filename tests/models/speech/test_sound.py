@@ -8,9 +8,8 @@ import torch
 
 from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.speech.features import log_mel
-from edgeexit_models.speech.conformer import asr_digits
-from edgeexit_models.speech.sound import LogMel, asr_digits_sound
-from edgeexit_models.speech.spoken_digits import SPEECH
+from edgeexit_models.speech.digits import SPEECH, asr_digits, asr_digits_sound
+from edgeexit_models.speech.sound import LogMel
 
 SPECS = (
     SPEECH.features,

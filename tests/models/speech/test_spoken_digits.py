@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import DataError
-from edgeexit_models.speech import spoken_digits as digits
+from recipes import spoken_digits as digits
 from shared_data import data_dir
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
 from edgeexit_models.speech.config import ConformerConfig
-from edgeexit_models.speech.conformer import EarlyExitConformer, asr_digits
-from edgeexit_models.speech.streaming import StreamingConformer, asr_digits_streaming
+from edgeexit_models.speech.conformer import EarlyExitConformer
+from edgeexit_models.speech.digits import asr_digits, asr_digits_streaming
+from edgeexit_models.speech.streaming import StreamingConformer
 
 BASE = ConformerConfig(
     bins=8, vocab=5, layers=3, width=16, heads=2, feed_forward=24, kernel=5, exits=(1, 3), chunk=4, left=6

@@ -1,18 +1,17 @@
-"""Networks whose one exit has several heads that answer together, as the exporter takes them: `((head, head, ...),)`.
+"""Ensembles: networks whose one exit has several heads that are averaged.
 
-QUTE's deployed network is one; these two are what it is compared with, and the plain network is the third.
+They return `((head, head, ...),)`, as the exporter takes it. QUTE's deployed network is of this kind; these two, and
+the plain network, are compared with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.measure import Array, as_floats
-from edgeexit_models.protocol import InputSpec, evaluating, exits
+from edgeexit_models.protocol import InputSpec, exits
 
 Group = tuple[tuple[Tensor, ...]]
 """One exit: the logits `(batch, classes)` of its heads."""
@@ -22,7 +21,7 @@ class ExitEnsemble(nn.Module):
     """All exits of a multi-exit network as one (Qendro et al. 2021): every input runs the whole network.
 
     Args:
-        module: a multi-exit network; used, not copied.
+        module: a multi-exit network; not copied.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,7 +37,7 @@ class DeepEnsemble(nn.Module):
     """The last exits of several networks as one: same design, other seeds (Lakshminarayanan et al. 2017).
 
     Args:
-        modules: multi-exit networks; used, not copied. One is a plain network, early heads left out.
+        modules: multi-exit networks; not copied. One is a plain network, early heads left out.
 
     Raises:
         ModelError: no networks.
@@ -54,17 +53,3 @@ class DeepEnsemble(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Group:
         return (tuple(exits(m, *inputs)[-1] for m in self.members),)
-
-
-def members(module: nn.Module, x: Array, batch_size: int = 250) -> Tensor:
-    """Probabilities of every head of a network with one exit, in evaluation mode: `(n, heads, classes)`.
-
-    Args:
-        module: returns a `Group`.
-        x: inputs `(n, ...)`.
-        batch_size: inputs per call.
-    """
-    inputs = torch.as_tensor(x)
-    parts = [inputs[at : at + batch_size] for at in range(0, len(inputs), batch_size)]
-    with evaluating(module), torch.no_grad():
-        return torch.cat([torch.stack(module(as_floats(part))[0], 1).softmax(2) for part in parts])

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models import checkpoint as checkpoints
 from edgeexit_models.speech.batch import Batch
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.loss import joint_ctc
-from edgeexit_models.train import _threads, learning_rate
+from edgeexit_models.training import checkpoint as checkpoints
+from edgeexit_models.training.steps import learning_rate, parameter_groups, torch_threads
 
 BETAS = (0.9, 0.98)
 
@@ -52,7 +52,7 @@ class Noam:
 
 @dataclass(frozen=True)
 class Progress:
-    """What happened since the report before."""
+    """Report on the steps since the report before."""
 
     step: int
     """Steps done so far."""
@@ -63,10 +63,10 @@ class Progress:
     cpu_seconds: float
     """Processor time of this process, counted the same way."""
     errors: tuple[float, ...] | None = None
-    """Per exit, what `validate` said; None where it was not asked."""
+    """Per exit, the result of `validate`; None where it was not called."""
 
 
-Report = Callable[[Progress], None]
+ReportFunction = Callable[[Progress], None]
 
 
 def fit_ctc(
@@ -83,7 +83,7 @@ def fit_ctc(
     checkpoint: str | Path | None = None,
     save_seconds: float = 120.0,
     resume: bool = False,
-    progress: bool | Report = True,
+    progress: bool | ReportFunction = True,
     report_every: int = 100,
     validate: Callable[[nn.Module], tuple[float, ...]] | None = None,
     validate_every: int = 1000,
@@ -96,13 +96,13 @@ def fit_ctc(
         batch_at: step number from 0 -> batch; all chance from that number, or resuming cannot repeat it.
         steps: how many changes of the weights.
         seed: for dropout.
-        schedule: step -> learning rate; a dataclass is remembered in the checkpoint with its numbers.
+        schedule: step -> learning rate; a dataclass is stored in the checkpoint with its numbers.
         weights: of the exits' losses; None = all 1.
         blank: token number of the CTC blank.
         weight_decay: for weights with two or more axes only.
         clip: the gradient's norm is held below it.
         checkpoint: file written every `save_seconds` and at the end.
-        resume: go on from `checkpoint` if it exists; without it an existing file is an error.
+        resume: continue from `checkpoint` if it exists; without it an existing file is an error.
         progress: True draws one line on a terminal; a function is called at every report.
         report_every: steps between reports.
         validate: module in evaluation mode -> error rate per exit.
@@ -120,12 +120,12 @@ def fit_ctc(
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists() and not resume:
         raise ModelError(f"{path} exists: pass resume=True to go on from it, or delete it")
-    optimizer = torch.optim.AdamW(_groups(module, weight_decay), lr=0.0, betas=BETAS)
+    optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=BETAS)
     settings = {
         "steps": steps, "seed": seed, "schedule": repr(schedule), "weights": list(weights) if weights else None,
         "blank": blank, "weight_decay": weight_decay, "clip": clip, "config": repr(module.config),
     }  # fmt: skip
-    with _threads(threads), torch.random.fork_rng():
+    with torch_threads(threads), torch.random.fork_rng():
         torch.manual_seed(seed)
         run = _Run(module, optimizer, path, settings)
         if path is not None and path.exists():
@@ -155,7 +155,7 @@ def fit_ctc(
 
 
 class _Run:
-    """Everything that changes while training."""
+    """State of a run: module, optimizer, step, reports, clocks."""
 
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, path: Path | None, settings: dict[str, Any]
@@ -227,15 +227,7 @@ def _one_step(
     return number
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    weights = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _show(record: Progress, progress: bool | Report, steps: int) -> None:
+def _show(record: Progress, progress: bool | ReportFunction, steps: int) -> None:
     if callable(progress):
         progress(record)
     elif progress and sys.stderr.isatty():

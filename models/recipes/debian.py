@@ -1,4 +1,4 @@
-"""Transcribed real speech in Debian's packages: the prompts of Asterisk and the stamps of Tux Paint."""
+"""Speech corpora from Debian packages: the prompts of Asterisk and the stamps of Tux Paint."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from edgeexit.speech.resample import resample
 from edgeexit.speech.wav import read_wav
 from edgeexit_models.speech.augment import Samples
 from edgeexit_models.speech.corpus import InMemory
-from edgeexit_models.speech.spoken_digits import WORDS
+from edgeexit_models.speech.digits import WORDS
 
 LONGEST_SECONDS = 16.0
 PARTS = ("train", "dev", "test")
 SPOKEN = {"*": "star", "#": "pound", **dict(zip("0123456789", WORDS, strict=True))}
 
-Said = tuple[Samples, str]
-"""`(n,)` float32 samples at the rate asked for, and the words in small letters."""
+Recording = tuple[Samples, str]
+"""`(n,)` float32 samples at the requested rate, and the words in small letters."""
 
 
-def divided(recordings: Iterable[Said], source: str) -> dict[str, InMemory]:
+def divided(recordings: Iterable[Recording], source: str) -> dict[str, InMemory]:
     """train, dev and test: a tenth of the texts each for dev and test, chosen by hash; equal texts stay together.
 
     Raises:
         DataError: a part is empty; `source` is named.
     """
-    found: dict[str, tuple[list[Samples], list[str]]] = {part: ([], []) for part in PARTS}
+    corpora: dict[str, tuple[list[Samples], list[str]]] = {part: ([], []) for part in PARTS}
     for samples, text in recordings:
         bucket = hashlib.sha256(text.encode()).digest()[0] % 10
-        audio, said = found["dev" if bucket == 0 else "test" if bucket == 1 else "train"]
+        audio, texts = corpora["dev" if bucket == 0 else "test" if bucket == 1 else "train"]
         audio.append(samples)
-        said.append(text)
-    if not all(said for _, said in found.values()):
-        counts = ", ".join(f"{part} {len(said)}" for part, (_, said) in found.items())
+        texts.append(text)
+    if not all(texts for _, texts in corpora.values()):
+        counts = ", ".join(f"{part} {len(texts)}" for part, (_, texts) in corpora.items())
         raise DataError(f"{source}: too few recordings with a text to divide ({counts}): expected the unpacked package")
-    return {part: InMemory(audio, said) for part, (audio, said) in found.items()}
+    return {part: InMemory(audio, texts) for part, (audio, texts) in corpora.items()}
 
 
-def asterisk(folder: Path, texts: Path, rate: int) -> Iterator[Said]:
+def asterisk(folder: Path, texts: Path, rate: int) -> Iterator[Recording]:
     """English prompts of one voice, 8 kHz: the package asterisk-core-sounds-en-wav (CC BY-SA 3.0).
 
     Args:
         folder: the unpacked package.
         texts: Asterisk's list core-sounds-en.txt, `name: text` per line.
-        rate: samples per second wanted.
+        rate: samples per second of the output.
 
     Raises:
         DataError: the list or a recording is not readable, or has another rate.
@@ -63,15 +63,15 @@ def asterisk(folder: Path, texts: Path, rate: int) -> Iterator[Said]:
         text = prompt_words(known.get(name, ""))
         if text is None:
             continue
-        samples, found = read_wav(path)
-        if found != rate:
-            raise DataError(f"{path}: {found} samples per second, expected {rate}: take the wav package")
+        samples, file_rate = read_wav(path)
+        if file_rate != rate:
+            raise DataError(f"{path}: {file_rate} samples per second, expected {rate}: take the wav package")
         if len(samples) <= LONGEST_SECONDS * rate:
             yield samples, text
 
 
 def prompt_words(text: str) -> str | None:
-    """The words of an English prompt in small letters; None where the text says more or less than the voice.
+    """The words of an English prompt in small letters; None where text and voice may differ.
 
     >>> prompt_words("Please press 1 (or *), now!") is None, prompt_words("Don't press 1, press *.")
     (True, "don't press one press star")
@@ -84,14 +84,14 @@ def prompt_words(text: str) -> str | None:
     return " ".join(re.sub(r"[^a-z' ]", " ", text.lower()).split()) or None
 
 
-def tux_paint(folder: Path, languages: Iterable[str], rate: int) -> Iterator[Said]:
+def tux_paint(folder: Path, languages: Iterable[str], rate: int) -> Iterator[Recording]:
     """Descriptions of stamps by several voices in many languages: the package tuxpaint-stamps-default (GPL-2).
 
     Args:
         folder: the unpacked package: `NAME_desc_LANGUAGE.ogg` beside `NAME.txt` with lines `LANGUAGE.utf8=text`;
             English is `NAME_desc.ogg` and the text's first line.
         languages: as the files call them, "fr" for example, or "en".
-        rate: samples per second wanted.
+        rate: samples per second of the output.
 
     Raises:
         BackendMissing: soundfile is not installed.
@@ -111,7 +111,7 @@ def tux_paint(folder: Path, languages: Iterable[str], rate: int) -> Iterator[Sai
 
 
 def stamp_words(text: str) -> str | None:
-    """The words of a description in small letters, accents composed; None where digits or brackets leave them open.
+    """The words of a description in small letters, accents composed; None where digits or brackets make them ambiguous.
 
     >>> stamp_words("L’étoile de mer."), stamp_words("Une pièce de 5 cents")
     ("l'étoile de mer", None)
@@ -140,7 +140,7 @@ def _decoded(path: Path, rate: int) -> Samples | None:
     except ImportError as e:
         raise BackendMissing("reading .ogg needs soundfile: pip install soundfile") from e
     try:
-        samples, found = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as e:
         raise DataError(f"{path}: not readable as sound: {e}") from e
-    return resample(samples.mean(axis=1), found, rate) if len(samples) else None
+    return resample(samples.mean(axis=1), file_rate, rate) if len(samples) else None

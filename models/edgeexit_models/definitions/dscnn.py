@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeexit_models.heads import GridPoolLinear
-from edgeexit_models.layers import ConvNorm, SeparableBlock, init_weights
+from edgeexit_models.definitions.heads import GridPoolLinear
+from edgeexit_models.definitions.layers import ConvNorm, SeparableBlock, init_weights
 from edgeexit_models.protocol import InputSpec
 
 

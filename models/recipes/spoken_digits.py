@@ -1,8 +1,8 @@
 """Connected digits in babble and noise, mixed from the Free Spoken Digit Dataset (CC BY-SA 4.0).
 
 Six people said every digit 50 times (8 kHz). An utterance is 1 to 7 clips of one person with pauses, two other
-voices behind it that say digits too, white noise, and a random level. Speakers are disjoint: what is heard in
-training is never heard in `TEST`, also not behind it.
+voices in the background that also speak digits, white noise, and a random level. Speakers are disjoint: no voice of
+the training set is in `TEST`, not even in the background.
 """
 
 from __future__ import annotations
@@ -15,36 +15,24 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.bundle.feature_spec import FeatureSpec
-from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.common.files import read_npz
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit_models.speech.augment import at_speed
+from edgeexit_models.speech.augment import Samples, at_speed
+from edgeexit_models.speech.digits import SPEECH, WORDS
 
-RATE = 8000
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPEECH = SpeechSpec(
-    features=FeatureSpec(sample_rate=RATE, bins=40, low_hz=20.0, high_hz=-400.0, snip_edges=False),
-    tokens=("<blk>", *(f"▁{word}" for word in WORDS)),
-    blank=0,
-    drop=(),
-    frame_seconds=0.04,
-)
-"""Features as stock sherpa-onnx makes them by default, for 8 kHz and 40 bins."""
+RATE = SPEECH.features.sample_rate
 
 TRAIN = ("jackson", "nicolas", "theo", "yweweler")
 DEV = ("lucas",)
 TEST = ("george",)
 
-Samples = npt.NDArray[np.float32]
-"""`(n,)` in [-1, 1]."""
 Voice = Sequence[Sequence[Samples]]
-"""What one speaker said: ten lists of clips, by digit."""
+"""Clips of one speaker: ten lists, by digit."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """From what range every utterance draws its numbers, evenly."""
+    """Uniform ranges that every utterance's parameters are drawn from."""
 
     digits: tuple[int, int] = (1, 7)
     pause_seconds: tuple[float, float] = (0.03, 0.35)
@@ -60,7 +48,7 @@ class Mixture:
 
 
 HARD = Mixture()
-"""Of the fixed dev and test sets."""
+"""For the fixed dev and test sets."""
 CLEAN = Mixture(clean=1.0)
 TRAINING = Mixture(clean=0.2)
 SPEEDS = (0.85, 0.92, 1.0, 1.08, 1.16)
@@ -69,7 +57,7 @@ SPEEDS = (0.85, 0.92, 1.0, 1.08, 1.16)
 
 @dataclass(frozen=True)
 class Utterance:
-    """What was said and how it sounds."""
+    """One utterance: samples, digits and mixing levels."""
 
     samples: Samples
     digits: tuple[int, ...]
@@ -132,15 +120,15 @@ def load_crowd(path: Path) -> dict[str, dict[str, Voice]]:
     if int(arrays["sample_rate"]) != RATE:
         raise DataError(f"{path}: {arrays['sample_rate']} Hz, expected {RATE}")
     starts = arrays["starts"]
-    found: dict[str, dict[str, list[list[Samples]]]] = {}
+    groups: dict[str, dict[str, list[list[Samples]]]] = {}
     for i, (digit, voice) in enumerate(zip(arrays["digits"].tolist(), arrays["voices"].tolist(), strict=True)):
-        clips = found.setdefault(voice.split("/")[0], {}).setdefault(voice, [[] for _ in WORDS])
+        clips = groups.setdefault(voice.split("/")[0], {}).setdefault(voice, [[] for _ in WORDS])
         clips[digit].append(arrays["samples"][starts[i] : starts[i + 1]])
-    for group in found.values():
+    for group in groups.values():
         for voice, clips in group.items():
-            if missing := [WORDS[d] for d, said in enumerate(clips) if not said]:
+            if missing := [WORDS[d] for d, takes in enumerate(clips) if not takes]:
                 raise DataError(f"{path}: voice {voice!r} never says {missing[0]!r}")
-    return {group: dict(members) for group, members in found.items()}
+    return {group: dict(members) for group, members in groups.items()}
 
 
 def training_voices(
@@ -150,7 +138,7 @@ def training_voices(
     groups: dict[str, Mapping[str, Voice]] = {name: {name: voices[name]} for name in TRAIN}
     return {
         group: {
-            f"{name} x{speed}": [[at_speed(clip, speed) for clip in said] for said in voice]
+            f"{name} x{speed}": [[at_speed(clip, speed) for clip in takes] for takes in voice]
             for name, voice in members.items()
             for speed in SPEEDS
         }
@@ -161,11 +149,11 @@ def training_voices(
 def mix(
     rng: np.random.Generator, speaker: str, voices: Mapping[str, Voice], behind: Sequence[str], m: Mixture
 ) -> Utterance:
-    """One utterance of `speaker` with two of the voices `behind` it; all chance from `rng`."""
+    """One utterance of `speaker` with two of the voices `behind` it; all randomness from `rng`."""
     digits = tuple(int(d) for d in rng.integers(0, 10, rng.integers(m.digits[0], m.digits[1] + 1)))
     clips = [_clip(rng, voices[speaker], d) for d in digits]
     pauses = rng.uniform(*m.pause_seconds, len(digits) + 1)
-    samples = _strung(clips, pauses)
+    samples = _concatenated(clips, pauses)
     power = float(np.mean(np.concatenate(clips) ** 2)) + 1e-12
     clean = bool(rng.random() < m.clean)
     babble_db, noise_db = float(rng.uniform(*m.babble_db)), float(rng.uniform(*m.noise_db)) + 30.0 * clean
@@ -193,11 +181,11 @@ def fixed_set(
     if part not in sides:
         raise DataError(f"part {part!r}: expected dev or test")
     speakers, behind, number = sides[part]
-    made = []
+    utterances = []
     for i in range(count):
         rng = np.random.default_rng([seed, number, i])
-        made.append(mix(rng, speakers[i % len(speakers)], voices, behind, m))
-    return made
+        utterances.append(mix(rng, speakers[i % len(speakers)], voices, behind, m))
+    return utterances
 
 
 def training_utterances(
@@ -207,14 +195,14 @@ def training_utterances(
 
     Args:
         voices: from `training_voices`.
-        seed: with `step` the only source of chance.
+        seed: with `step` the only source of randomness.
         step: from 0.
         digits: at most 16 utterances, however short they are.
     """
     rng = np.random.default_rng([seed, 0, step])
     length = int(rng.integers(TRAINING.digits[0], TRAINING.digits[1] + 1))
     m = replace(TRAINING, digits=(length, length))
-    return [_by_anyone(rng, voices, m) for _ in range(min(max(digits // length, 1), 16))]
+    return [_random_utterance(rng, voices, m) for _ in range(min(max(digits // length, 1), 16))]
 
 
 def save(path: Path, utterances: Sequence[Utterance]) -> None:
@@ -234,7 +222,7 @@ def save(path: Path, utterances: Sequence[Utterance]) -> None:
         )
 
 
-def _by_anyone(rng: np.random.Generator, voices: Mapping[str, Mapping[str, Voice]], m: Mixture) -> Utterance:
+def _random_utterance(rng: np.random.Generator, voices: Mapping[str, Mapping[str, Voice]], m: Mixture) -> Utterance:
     speaker = sorted(voices)[rng.integers(len(voices))]
     others = {name: v for other, speeds in voices.items() if other != speaker for name, v in speeds.items()}
     name = sorted(voices[speaker])[rng.integers(len(voices[speaker]))]
@@ -245,7 +233,7 @@ def _clip(rng: np.random.Generator, voice: Voice, digit: int) -> Samples:
     return voice[digit][int(rng.integers(len(voice[digit])))]
 
 
-def _strung(clips: Sequence[Samples], pauses: npt.NDArray[np.float64]) -> Samples:
+def _concatenated(clips: Sequence[Samples], pauses: npt.NDArray[np.float64]) -> Samples:
     parts = [np.zeros(int(pauses[0] * RATE), np.float32)]
     for clip, pause in zip(clips, pauses[1:], strict=True):
         parts += [clip, np.zeros(int(pause * RATE), np.float32)]

@@ -43,14 +43,16 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuses to go on with a checkpoint made with other settings.
+def check_settings(path: Path, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Checks that a checkpoint's settings are those of this run.
 
     Raises:
         ModelError: names every setting that differs, with both values.
     """
-    names = sorted(found.keys() | wanted.keys())
-    differing = [f"{n}: {found.get(n)!r} there, {wanted.get(n)!r} now" for n in names if found.get(n) != wanted.get(n)]
+    names = sorted(stored.keys() | current.keys())
+    differing = [
+        f"{n}: {stored.get(n)!r} there, {current.get(n)!r} now" for n in names if stored.get(n) != current.get(n)
+    ]
     if differing:
         raise ModelError(
             f"{path}: made with other settings ({'; '.join(differing)}): "

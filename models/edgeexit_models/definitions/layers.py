@@ -1,4 +1,4 @@
-"""Building blocks of our definitions: convolutions that pad as TensorFlow's 'same' does, with batch norm.
+"""Building blocks of the definitions: convolutions that pad as TensorFlow's 'same' does, with batch norm.
 
 TensorFlow pads stride-2 windows unevenly (more below and to the right), torch's `padding=1` evenly. With even
 pictures the two sample different pixels, so networks trained there (MLPerf Tiny, T-RECX) only fit modules

@@ -191,9 +191,9 @@ def make_head(name: str, feature_shape: Sequence[int], classes: int) -> nn.Modul
     build, axes = HEADS[name]
     shape = tuple(int(n) for n in feature_shape)
     if len(shape) not in axes:
-        wanted = " or ".join(str(n) for n in axes)
+        expected = " or ".join(str(n) for n in axes)
         raise ModelError(
-            f"head {name!r} needs features with {wanted} axes besides the batch, got shape {shape}: "
+            f"head {name!r} needs features with {expected} axes besides the batch, got shape {shape}: "
             "choose another head or another place"
         )
     return build(shape, classes)

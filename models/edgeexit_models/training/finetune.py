@@ -1,4 +1,4 @@
-"""Exits on a trained network, trained on: the heads first, then everything with a small rate."""
+"""Fine-tuning of exits on a trained network: the heads first, then everything with a small learning rate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.losses import GrowingDistillation, SelfDistillation
-from edgeexit_models.measure import Data
-from edgeexit_models.train import Epoch, Loss, fit
+from edgeexit_models.training.losses import GrowingDistillation, SelfDistillation
+from edgeexit_models.training.measure import Data
+from edgeexit_models.training.trainer import Epoch, Loss, fit
 
 HEAD_EPOCHS, EPOCHS = 2, 4
 HEAD_RATE, RATE = 0.01, 0.002
@@ -29,15 +29,15 @@ def finetune(
     threads: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Train on a network whose exits are fitted already, in place.
+    """Fine-tunes a network whose exits are fitted already, in place.
 
     The heads learn jointly, with the backbone frozen; then heads and backbone, with a small rate. In both, an early
     exit learns from the labels and from the last exit (Zhang et al. 2019). While the backbone learns, its weight in
     the loss grows from epoch to epoch to its share of the cost (Kaya et al. 2019): the last exit is not pulled away.
 
     Args:
-        module: a multi-exit module with parts `backbone` and `heads`, such as `attach` makes. Should its batch norms
-            keep their statistics, it sees to that itself.
+        module: a multi-exit module with parts `backbone` and `heads`, as `attach` returns. Batch norms whose
+            statistics must not change have to be frozen by the module.
         data: inputs and class numbers.
         costs: cumulative cost of every exit, any unit.
         seed: of the order of rows.
@@ -45,7 +45,7 @@ def finetune(
         epochs, rate: of everything; 0 epochs = not.
         batch_size: rows per step.
         threads: of torch.
-        progress: is told every epoch.
+        progress: called with one line of text per epoch.
 
     Raises:
         DataError, ModelError: as `fit`, or no such parts.
@@ -67,15 +67,15 @@ def finetune(
         try:
             fit(
                 module, data, epochs=count, seed=seed, batch_size=batch_size, lr=lr, loss=loss, threads=threads,
-                progress=_teller(progress, what, count),
+                progress=_reporter(progress, what, count),
             )  # fmt: skip
         finally:
             for p in learning:
                 p.requires_grad_(True)
 
 
-def _teller(progress: Callable[[str], None], what: str, count: int) -> Callable[[Epoch], None]:
-    def tell(epoch: Epoch) -> None:
+def _reporter(progress: Callable[[str], None], what: str, count: int) -> Callable[[Epoch], None]:
+    def report(epoch: Epoch) -> None:
         progress(f"  training {what}: epoch {epoch.number + 1} of {count}, loss {epoch.loss:.3f}")
 
-    return tell
+    return report

@@ -1,16 +1,14 @@
 """QUTE: an ensemble in one network, for uncertainty and not for speed (Ghanathe & Wilton, ICML 2025).
 
-Early exits are there in training only. Each hands its depthwise filter to an early-view head, which applies it to the
-*last* features: several heads on one backbone that look through different eyes. The device runs backbone and views.
+Early exits exist during training only. Each shares its depthwise filter with an early-view head, which applies it to
+the *last* features: several heads on one backbone with different filters. The device runs backbone and views.
+`edgeexit_models.training.qute` has the loss and the training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +16,11 @@ from torch.nn import functional
 
 from edgeexit.errors import ModelError
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit_models.ensembles import Group
-from edgeexit_models.heads import PoolLinear
-from edgeexit_models.layers import init_weights
-from edgeexit_models.losses import WeightedSum, sdn_weights, weighted_sum
-from edgeexit_models.measure import Data
+from edgeexit_models.definitions.ensembles import Group
+from edgeexit_models.definitions.heads import PoolLinear
+from edgeexit_models.definitions.layers import init_weights
+from edgeexit_models.definitions.resnet8 import CIFAR10_MEAN, ResNet8
 from edgeexit_models.protocol import InputSpec, evaluating
-from edgeexit_models.resnet8 import CIFAR10_MEAN, ResNet8
-from edgeexit_models.train import Epoch, History, fit
-
-RESNET8_COSTS = (5.17, 8.85, 12.52)
-"""Million MACs up to ResNet-8's stacks 1, 2 and 3."""
-FROZEN = 0.1
-"""Share of the epochs in which the views' linear layers train alone."""
 
 
 class ExitAndView(nn.Module):
@@ -66,8 +56,8 @@ class ExitAndView(nn.Module):
         # Detached, the filter is what copying it before every batch gives, without the copy: the view's loss reaches
         # backbone and linear layer, never the filter. A plain shared filter would be another method.
         fixed = None if bias is None else bias.detach()
-        seen = functional.conv2d(x, f.weight.detach(), fixed, stride=f.stride, groups=f.groups)
-        y: Tensor = self.view(torch.relu(seen))
+        filtered = functional.conv2d(x, f.weight.detach(), fixed, stride=f.stride, groups=f.groups)
+        y: Tensor = self.view(torch.relu(filtered))
         return y
 
     def deployed(self) -> nn.Module:
@@ -144,9 +134,9 @@ class Qute(nn.Module):
         The early exits go, and so does the final head: it is over-confident, and the paper's ensembles are better
         without it.
         """
-        found = QuteDeployed(deepcopy(self.stages), [pair.deployed() for pair in self._pairs()])
-        found.input_spec, found.preprocess = self.input_spec, self.preprocess
-        return found.eval()
+        network = QuteDeployed(deepcopy(self.stages), [pair.deployed() for pair in self._pairs()])
+        network.input_spec, network.preprocess = self.input_spec, self.preprocess
+        return network.eval()
 
     def _pairs(self) -> list[ExitAndView]:
         return [pair for pair in self.pairs if isinstance(pair, ExitAndView)]
@@ -188,76 +178,8 @@ def _run(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
     return features
 
 
-@dataclass(frozen=True)
-class QuteLoss:
-    """``sum tau_k CE(exit_k) + sum w_k CE(view_k) + CE(final)`` for `fit`."""
-
-    costs: tuple[float, ...]
-    """K + 1 cumulative costs of the stages, any unit: tau_k is `sdn_weights`, which grow with the epochs."""
-    first: float = 3.0
-    """w of the first view; larger drowns the exits (the paper tried 2 to 5)."""
-    step: float = 0.5
-    """What w grows by from view to view."""
-    scale: float = 1.0
-    """Multiplies all weights. With two views they sum to more than 7, and plain SGD's steps grow with them; those of
-    Adam (the paper's) do not. About 1/8 gives SGD the steps of one loss."""
-
-    def weights(self, epoch: int, epochs: int) -> tuple[float, ...]:
-        """2K + 1 weights, in the order of `Qute`'s outputs."""
-        tau = sdn_weights(epoch, epochs, self.costs)[:-1]
-        weights = (*tau, *(self.first + k * self.step for k in range(len(tau))), 1.0)
-        return tuple(self.scale * w for w in weights)
-
-    def __call__(self, outputs: Sequence[Tensor], targets: Tensor, epoch: int, epochs: int) -> Tensor:
-        return weighted_sum(outputs, targets, self.weights(epoch, epochs))
-
-
-def fit_qute(
-    module: Qute,
-    data: Data,
-    *,
-    epochs: int,
-    lr: float,
-    loss: QuteLoss,
-    checkpoint: Path | None = None,
-    progress: bool | Callable[[Epoch], None] = True,
-    **options: Any,
-) -> History:
-    """`fit`, then `freeze` for the last 10 % of the epochs (at least one of two or more); ends frozen.
-
-    Each part has a learning-rate cycle of its own, the second up to a tenth of `lr`.
-
-    Args:
-        module: not frozen yet; as `fit`.
-        checkpoint: as `fit`; the frozen epochs go to another file, `<stem>-frozen<suffix>`. Resuming reads both.
-        progress, options: as `fit`.
-
-    Raises:
-        DataError, ModelError: as `fit`; or the module is frozen.
-    """
-    if module.frozen:
-        raise ModelError("this QUTE network is frozen: build a new one to train it")
-    tail = max(round(FROZEN * epochs), 1) if epochs > 1 else 0
-    head = epochs - tail
-    run = fit(module, data, epochs=head, lr=lr, loss=loss, checkpoint=checkpoint, progress=progress, **options)
-    history = run.epochs
-    module.freeze()
-    if tail:
-        views = loss.weights(0, 1)[len(module.pairs) : -1]
-        only = WeightedSum((*(0.0 for _ in views), *views, 0.0))
-        path = checkpoint and checkpoint.with_name(f"{checkpoint.stem}-frozen{checkpoint.suffix}")
-
-        def later(epoch: Epoch) -> Epoch:
-            return replace(epoch, number=head + epoch.number)
-
-        tell = (lambda epoch: progress(later(epoch))) if callable(progress) else progress
-        more = fit(module, data, epochs=tail, lr=lr / 10, loss=only, checkpoint=path, progress=tell, **options)
-        history += tuple(later(epoch) for epoch in more.epochs)
-    return History(history)
-
-
-class _TakeOff(nn.Module):
-    """Takes a mean off every channel."""
+class _SubtractMean(nn.Module):
+    """Subtracts a mean from every channel."""
 
     def __init__(self, mean: Tensor) -> None:
         super().__init__()
@@ -271,7 +193,7 @@ class _TakeOff(nn.Module):
 def qute_resnet8(classes: int = 10, mean: Sequence[float] | None = CIFAR10_MEAN) -> Qute:
     """ResNet-8 with early exits behind stacks 1 and 2, and two early views; arguments as `ResNet8`."""
     net = ResNet8(classes, mean)
-    centre = [] if net.mean is None else [_TakeOff(net.mean)]
+    centre = [] if net.mean is None else [_SubtractMean(net.mean)]
     first = nn.Sequential(*centre, net.stem, net.stacks[0])
     module = Qute([first, *net.stacks[1:]], net.heads[-1], classes, torch.zeros(1, 3, 32, 32))
     module.input_spec, module.preprocess = net.input_spec, net.preprocess

@@ -1,4 +1,4 @@
-"""T-RECX's published networks (Ghanathe, Wilton 2023, MIT licence) as our modules.
+"""Loading of T-RECX's published networks (Ghanathe, Wilton 2023, MIT licence) into `resnet8` and `dscnn`.
 
 They come as an npz of arrays `L<k>.<name>` in Keras layout, `k` counting Keras' layers with weights: `kernel`
 (rows, columns, in, out), `depthwise_kernel` (rows, columns, channels, 1), `bias`, and batch norm's four.
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_models.dscnn import DSCNN
-from edgeexit_models.heads import GridPoolLinear
-from edgeexit_models.resnet8 import ResNet8
+from edgeexit_models.definitions.dscnn import DSCNN
+from edgeexit_models.definitions.heads import GridPoolLinear
+from edgeexit_models.definitions.resnet8 import ResNet8
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -96,8 +96,8 @@ def _convert(arrays: Arrays, module: nn.Module, layers: tuple[str, ...], path: s
             raise ModelError(f"{path}: array {name!r} has no place in T-RECX's {type(module).__name__}")
         value = _to_torch(torch.from_numpy(array.astype(np.float32)), module, layer)
         if value.shape != state[key].shape:
-            found, wanted = tuple(value.shape), tuple(state[key].shape)
-            raise ModelError(f"{path}: {name} becomes {found} in torch's layout, but {key} is {wanted}")
+            shape, expected = tuple(value.shape), tuple(state[key].shape)
+            raise ModelError(f"{path}: {name} becomes {shape} in torch's layout, but {key} is {expected}")
         state[key] = value
         filled.add(key)
     missing = [key for key in state if key not in filled and not key.endswith("num_batches_tracked")]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit_models.heads import GridPoolLinear
-from edgeexit_models.layers import ConvNorm, SameConv2d, Size, init_weights, same_size
+from edgeexit_models.definitions.heads import GridPoolLinear
+from edgeexit_models.definitions.layers import ConvNorm, SameConv2d, Size, init_weights, same_size
 from edgeexit_models.protocol import InputSpec
 
 CIFAR10_MEAN = (125.3, 123.0, 113.9)
@@ -33,12 +33,12 @@ class ResidualBlock(nn.Module):
 class ResNet8(nn.Module):
     """Pictures `(batch, 3, 32, 32)` -> logits `(batch, classes)` after stacks 1, 2 and 3.
 
-    Pixels are float32 0..255, as T-RECX's weights want them.
+    Pixels are float32 0..255, as T-RECX's weights expect.
 
     Args:
         classes: number of classes.
-        mean: if given, red, green and blue to take off first, as part of the network. A scale is not needed
-            beside it: the batch norm behind the first convolution takes any scale, in training too.
+        mean: red, green and blue to subtract first, as part of the network; None = nothing. A scale is not needed:
+            the batch norm after the first convolution absorbs any scale, in training too.
     """
 
     def __init__(self, classes: int = 10, mean: Sequence[float] | None = None) -> None:

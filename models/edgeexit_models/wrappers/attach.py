@@ -1,8 +1,7 @@
 """Make any backbone multi-exit by naming submodules, without touching its code.
 
-The named submodules are listened to with forward hooks that exist only while the wrapper runs, so the
-backbone used alone stays what it was. Every head runs inside its hook, on what the submodule returned: a
-later in-place ReLU cannot change what the head sees.
+Forward hooks read the outputs of the named submodules. They exist only while the wrapper runs, so the backbone
+used alone is unchanged. Every head runs inside its hook, before a later in-place ReLU can change its input.
 """
 
 from __future__ import annotations
@@ -14,9 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models.heads import HeadFactory, make_head
-from edgeexit_models.listen import check_names, final_logits, first_tensor, listen, not_run, observe, ran_often
+from edgeexit_models.definitions.heads import HeadFactory, make_head
 from edgeexit_models.protocol import InputSpec, check_outputs, evaluating
+from edgeexit_models.wrappers.hooks import (
+    check_names,
+    final_logits,
+    first_tensor,
+    not_run,
+    observe,
+    ran_repeatedly,
+    run_with_hooks,
+)
 
 Heads = str | Iterable[nn.Module] | HeadFactory
 """A name from `HEADS`, one module per place, or a function (feature shape, classes) -> module."""
@@ -53,18 +60,18 @@ class MultiExit(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The backbone's inputs -> `(batch, classes)` of every exit, the backbone's own last."""
-        answers: dict[int, Tensor] = {}
+        logits: dict[int, Tensor] = {}
 
-        def answer(index: int, output: object) -> None:
-            if index in answers:
-                raise ModelError(ran_often(self.after[index], "twice or more"))
-            answers[index] = self.heads[index](first_tensor(output, self.after[index]))
+        def run_head(index: int, output: object) -> None:
+            if index in logits:
+                raise ModelError(ran_repeatedly(self.after[index], "twice or more"))
+            logits[index] = self.heads[index](first_tensor(output, self.after[index]))
 
-        final = listen(self.backbone, self.after, answer, inputs)
-        missing = [name for index, name in enumerate(self.after) if index not in answers]
+        final = run_with_hooks(self.backbone, self.after, run_head, inputs)
+        missing = [name for index, name in enumerate(self.after) if index not in logits]
         if missing:
             raise ModelError(not_run(missing[0]))
-        outputs = [answers[index] for index in range(len(self.after))]
+        outputs = [logits[index] for index in range(len(self.after))]
         if self.include_final:
             outputs.append(final_logits(final))
         return tuple(outputs)
@@ -88,25 +95,24 @@ def attach(
 ) -> MultiExit:
     """Adds an exit behind each submodule named in `after`.
 
-    The example is run once, in evaluation mode, to see which submodules run, in which order, and what they
-    return. A submodule that returns a tuple, list or dict (transformers' blocks do) is represented by the
-    first tensor in it. The backbone's own answer may be a tensor, or a tuple or dict of which `logits`, or
-    else the first tensor, is taken.
+    The example is run once, in evaluation mode, to check which submodules run, in which order, and what they
+    return. Of a tuple, list or dict (as transformers' blocks return) the first tensor is used. The backbone's own
+    output may be a tensor, or a tuple or dict: then `logits`, or else the first tensor, is used.
 
     Args:
-        backbone: any module; it is used, not copied.
+        backbone: any module; not copied.
         after: names as in `backbone.named_modules()`, in the order they run.
         example: one set of inputs, of the shapes and types the network will get.
         heads: see `Heads`. "auto" reads `(batch, tokens, channels)` as tokens and `(batch, channels, height,
             width)` as a picture; for signals `(batch, channels, length)` say "pool". Heads get features only,
             no padding mask.
-        classes: taken from the backbone's answer when None.
-        include_final: whether the backbone's own answer is the last exit.
+        classes: number of classes; None = as in the backbone's output.
+        include_final: whether the backbone's own output is the last exit.
         freeze: train heads only; this switches off gradients of the backbone's own parameters.
 
     Returns:
-        A module that meets the protocol, with an `input_spec` made from the example (first axes free) unless
-        the backbone brings its own. Change that attribute if other axes are free too.
+        A multi-exit module. Its `input_spec` is the backbone's, or else follows from the example with the first axes
+        free; set the attribute if other axes are free too.
 
     Raises:
         ModelError: a name is unknown, listed twice, not run, run more than once or out of order; a head does
@@ -115,12 +121,12 @@ def attach(
     inputs = example if isinstance(example, tuple) else (example,)
     names = list(after)
     check_names(backbone, names, "after")
-    seen = observe(backbone, names, inputs)
+    observation = observe(backbone, names, inputs)
     if classes is None:
         if not include_final:
             raise ModelError("classes is needed with include_final=False: nothing else says how many there are")
-        classes = final_logits(seen.final).shape[-1]
-    built = _build_heads(heads, [seen.shapes[name] for name in names], classes)
+        classes = final_logits(observation.final).shape[-1]
+    built = _build_heads(heads, [observation.shapes[name] for name in names], classes)
     multi = MultiExit(backbone, names, built, include_final, freeze)
     multi.input_spec = getattr(backbone, "input_spec", None) or _spec(backbone, inputs)
     _try(multi, inputs)
@@ -133,10 +139,12 @@ def _build_heads(heads: Heads, shapes: list[tuple[int, ...]], classes: int) -> l
     if isinstance(heads, str):
         return [make_head(heads, shape, classes) for shape in shapes]
     if isinstance(heads, Iterable):
-        given = list(heads)
-        if len(given) != len(shapes) or not all(isinstance(head, nn.Module) for head in given):
-            raise ModelError(f"`heads` must be {len(shapes)} modules, one per name in `after`, got {len(given)} items")
-        return given
+        modules = list(heads)
+        if len(modules) != len(shapes) or not all(isinstance(head, nn.Module) for head in modules):
+            raise ModelError(
+                f"`heads` must be {len(shapes)} modules, one per name in `after`, got {len(modules)} items"
+            )
+        return modules
     if isinstance(heads, nn.Module) or not callable(heads):
         raise ModelError(
             "`heads` must be a name, one module per place, or a function (feature shape, classes) -> module"
@@ -145,7 +153,7 @@ def _build_heads(heads: Heads, shapes: list[tuple[int, ...]], classes: int) -> l
 
 
 def _try(multi: MultiExit, inputs: tuple[Tensor, ...]) -> None:
-    """Runs the finished module on the example, so that a head that does not fit is found now."""
+    """Runs the finished module on the example, so that a head that does not fit is reported now."""
     try:
         with evaluating(multi), torch.no_grad():
             outputs = multi(*inputs)

@@ -6,11 +6,10 @@ exactly the weights of a run that was never interrupted (same machine, same vers
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from edgeexit.errors import ModelError
-from edgeexit_models import checkpoint as checkpoints
-from edgeexit_models.measure import Data, as_floats, as_tensors, evaluate
 from edgeexit_models.protocol import exits
+from edgeexit_models.training import checkpoint as checkpoints
+from edgeexit_models.training.measure import Data, as_floats, as_tensors, evaluate
+from edgeexit_models.training.steps import learning_rate, parameter_groups, torch_threads
 
 Loss = Callable[[Sequence[Tensor], Tensor, int, int], Tensor]
-"""(outputs, targets, epoch, epochs) -> scalar; see `edgeexit_models.losses`."""
+"""(outputs, targets, epoch, epochs) -> scalar; see `edgeexit_models.training.losses`."""
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(batch, generator) -> batch; all chance from the generator, or resuming cannot repeat it."""
 
 MOMENTUM = 0.9
-WARM_UP = 0.15
-"""Share of the steps in which the learning rate climbs."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch did."""
+    """Loss, accuracy and duration of one epoch."""
 
     number: int
     """From 0."""
@@ -52,14 +50,6 @@ class History:
     """All epochs of a run, those before an interruption included."""
 
     epochs: tuple[Epoch, ...]
-
-
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear to `peak` in the first 15 % of steps, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
-    climb = max(round(WARM_UP * steps), 1)
-    if step < climb:
-        return peak * (step + 1) / climb
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(steps - climb, 1)))
 
 
 def fit(
@@ -84,16 +74,16 @@ def fit(
     Args:
         module: a multi-exit module with its starting weights (seed before building it to repeat a run).
         data: training inputs and class numbers; uint8 and float64 become float32 batch by batch.
-        epochs: passes over the data. What does not fill a last batch is left out, another few samples every
-            time.
+        epochs: passes over the data. Samples that do not fill a last batch are left out, different ones every
+            epoch.
         seed: for order, augmentation and dropout.
         batch_size: samples per step.
         lr: the highest learning rate of the cycle.
-        loss: see `Loss`; a dataclass is remembered in the checkpoint with its numbers.
+        loss: see `Loss`; a dataclass is stored in the checkpoint with its numbers.
         weight_decay: for weights with two or more axes only: not for biases and norms.
         augment: see `Augment`.
         checkpoint: file written after every epoch.
-        resume: go on from `checkpoint` if it exists. Without it an existing file is an error, not
+        resume: continue from `checkpoint` if it exists. Without it an existing file is an error, not
             overwritten.
         progress: True draws one line on a terminal and is quiet elsewhere; a function is called after every
             epoch.
@@ -111,9 +101,11 @@ def fit(
     if path is not None and path.exists() and not resume:
         raise ModelError(f"{path} exists: pass resume=True to go on from it, or delete it")
     plan = _Plan(epochs, seed, batch_size, lr, weight_decay, loss, augment)
-    run = _Run(plan, module, x, y, _optimizer(module, weight_decay), torch.Generator().manual_seed(seed))
+    groups = parameter_groups(module, weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+    run = _Run(plan, module, x, y, optimizer, torch.Generator().manual_seed(seed))
     records: list[Epoch] = []
-    with _threads(threads), torch.random.fork_rng(devices=[]):
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if path is not None and path.exists():
             records = run.restore(path)
@@ -145,7 +137,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Run:
-    """A plan with everything that changes while it is carried out."""
+    """State of a run: plan, module, data, optimizer, random generator."""
 
     plan: _Plan
     module: nn.Module
@@ -191,7 +183,7 @@ class _Run:
         return number
 
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint must agree on."""
+        """Settings that a checkpoint must share with the run."""
         plan = self.plan
         return {
             "epochs": plan.epochs,
@@ -218,7 +210,7 @@ class _Run:
         checkpoints.save(path, state)
 
     def restore(self, path: Path) -> list[Epoch]:
-        """Puts everything back as `save` found it."""
+        """Restores everything that `save` wrote."""
         state = checkpoints.load(path)
         checkpoints.check_settings(path, state["settings"], self.settings())
         self.module.load_state_dict(state["model"])
@@ -228,27 +220,8 @@ class _Run:
         return [Epoch(**record) for record in state["epochs"]]
 
 
-def _optimizer(module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    weights = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
-
-
 def _named(part: object) -> str:
     """A dataclass with its numbers; a function by name, for its numbers cannot be seen."""
     if part is None or is_dataclass(part):
         return repr(part)
     return str(getattr(part, "__qualname__", type(part).__name__))
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeexit_models.heads import GridPoolLinear, PoolLinear
-from edgeexit_models.layers import ConvNorm, SeparableBlock, init_weights, same_size
+from edgeexit_models.definitions.heads import GridPoolLinear, PoolLinear
+from edgeexit_models.definitions.layers import ConvNorm, SeparableBlock, init_weights, same_size
 from edgeexit_models.protocol import InputSpec
 
 # (channels at full width, stride) of the 13 blocks

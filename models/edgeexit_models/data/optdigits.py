@@ -1,4 +1,4 @@
-"""Real handwritten digits that ship with the package: UCI optical digits (CC BY 4.0, see `data/SOURCES.md`)."""
+"""UCI optical digits: handwritten digits that ship with the package (CC BY 4.0, see SOURCES.md)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class OptDigits:
 
 
 def load_optdigits(seed: int = 0, design_rows: int = DESIGN_ROWS) -> OptDigits:
-    """The digits, with so many rows of the official training part set aside (seeded)."""
+    """The digits; `design_rows` of the official training rows, drawn with `seed`, become the design split."""
     raw = (files("edgeexit_models") / "data" / "optdigits.npz").read_bytes()
-    with np.load(io.BytesIO(raw), allow_pickle=False) as found:
-        x, y = _pictures(found["x_train"]), found["y_train"].astype(np.int64)
-        x_test, y_test = _pictures(found["x_test"]), found["y_test"].astype(np.int64)
+    with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+        x, y = _pictures(file["x_train"]), file["y_train"].astype(np.int64)
+        x_test, y_test = _pictures(file["x_test"]), file["y_test"].astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(x))
     design, train = np.sort(order[:design_rows]), np.sort(order[design_rows:])
     return OptDigits(x[train], y[train], x[design], y[design], x_test, y_test)

@@ -1,4 +1,4 @@
-"""Hearing what submodules of a network take or return, with forward hooks that live for one call only."""
+"""Forward hooks on named submodules, registered for one call only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgeexit.errors import ModelError
 from edgeexit_models.protocol import evaluating
 
 Hook = Callable[[int, object], None]
-"""(index of the submodule, what it returned)."""
+"""(index of the submodule, its output, or the tuple of its inputs)."""
 
 
 def check_names(backbone: nn.Module, names: Sequence[str], option: str) -> None:
-    """Refuses names that are no submodules or stand there twice; `option` is what the caller calls them.
+    """Checks that names are submodules and differ; `option` is the argument named in messages.
 
     Raises:
         ModelError: no names, an unknown one (with near ones), or one listed twice.
@@ -35,7 +35,7 @@ def check_names(backbone: nn.Module, names: Sequence[str], option: str) -> None:
 
 
 def first_tensor(output: object, name: str, verb: str = "returned") -> Tensor:
-    """The first tensor of what submodule `name` returned (or took): itself, or the first in a tuple, list or dict.
+    """The first tensor in the output (or inputs) of submodule `name`: itself, or the first in a tuple, list or dict.
 
     Raises:
         ModelError: there is none.
@@ -49,54 +49,53 @@ def first_tensor(output: object, name: str, verb: str = "returned") -> Tensor:
 
 
 def final_logits(output: object) -> Tensor:
-    """The backbone's own answer as one tensor: `logits` by key or attribute, or else the first tensor."""
+    """The backbone's own output as one tensor: `logits` by key or attribute, or else the first tensor."""
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     return named if isinstance(named, Tensor) else first_tensor(output, "the backbone")
 
 
-def listen(
+def run_with_hooks(
     backbone: nn.Module,
     names: Sequence[str],
-    heard: Hook,
+    hook: Hook,
     inputs: tuple[Tensor, ...],
-    entering: bool = False,
+    before: bool = False,
 ) -> object:
-    """Runs the backbone and calls `heard(index, output)` whenever a named submodule has run.
+    """Runs the backbone and calls `hook(index, output)` after every run of a named submodule; returns its output.
 
-    With `entering` it calls `heard(index, inputs)`, a tuple, before the submodule runs and can change them in place.
+    With `before` it calls `hook(index, inputs)` before each run; inputs are a tuple, before in-place changes.
     """
     handles = []
     try:
         for index, name in enumerate(names):
             submodule = backbone.get_submodule(name)
-            if entering:
-                hook = _hook_before(index, heard)
-                handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
+            if before:
+                handles.append(submodule.register_forward_pre_hook(_input_hook(index, hook), with_kwargs=True))
             else:
-                handles.append(submodule.register_forward_hook(_hook(index, heard)))
+                handles.append(submodule.register_forward_hook(_output_hook(index, hook)))
         return backbone(*inputs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(index: int, heard: Hook) -> Callable[[nn.Module, object, object], None]:
-    def hook(module: nn.Module, inputs: object, output: object) -> None:
-        heard(index, output)
+def _output_hook(index: int, hook: Hook) -> Callable[[nn.Module, object, object], None]:
+    def call(module: nn.Module, inputs: object, output: object) -> None:
+        hook(index, output)
 
-    return hook
+    return call
 
 
-def _hook_before(index: int, heard: Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        heard(index, (*inputs, *named.values()))
+def _input_hook(index: int, hook: Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def call(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        hook(index, (*inputs, *named.values()))
 
-    return hook
+    return call
 
 
 @dataclass
 class Observation:
-    """What one run of the example showed."""
+    """Order and output shapes of the named submodules in one run, and the backbone's output."""
 
     order: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -105,35 +104,37 @@ class Observation:
 
 def observe(backbone: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> Observation:
     """Runs the example once and checks that every name runs exactly once and in order."""
-    seen = Observation()
+    observation = Observation()
 
-    def heard(index: int, output: object) -> None:
-        seen.order.append(names[index])
-        seen.shapes[names[index]] = tuple(first_tensor(output, names[index]).shape[1:])
+    def record(index: int, output: object) -> None:
+        observation.order.append(names[index])
+        observation.shapes[names[index]] = tuple(first_tensor(output, names[index]).shape[1:])
 
     with evaluating(backbone), torch.no_grad():
-        seen.final = listen(backbone, names, heard, inputs)
+        observation.final = run_with_hooks(backbone, names, record, inputs)
     for name in names:
-        count = seen.order.count(name)
+        count = observation.order.count(name)
         if count == 0:
             raise ModelError(not_run(name))
         if count > 1:
-            raise ModelError(ran_often(name, f"{count} times"))
-    if seen.order != names:
-        raise ModelError(f"`after` is {names}, but the submodules run in the order {seen.order}: list them that way")
-    return seen
+            raise ModelError(ran_repeatedly(name, f"{count} times"))
+    if observation.order != names:
+        raise ModelError(
+            f"`after` is {names}, but the submodules run in the order {observation.order}: list them that way"
+        )
+    return observation
 
 
 def not_run(name: str) -> str:
-    """The message for a submodule that the forward never calls."""
+    """Error message for a submodule that the forward never calls."""
     return (
         f"submodule {name!r} was not run by the backbone's forward: name one that runs "
         "(its weights may be used without calling it, as with MultiheadAttention.out_proj)"
     )
 
 
-def ran_often(name: str, times: str) -> str:
-    """The message for a submodule that runs at more than one place."""
+def ran_repeatedly(name: str, times: str) -> str:
+    """Error message for a submodule that runs more than once per forward."""
     return (
         f"submodule {name!r} ran {times} in one forward (a shared layer?): "
         "put an nn.Identity at the place you mean and name that, or name a block around it"

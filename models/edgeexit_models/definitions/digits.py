@@ -1,21 +1,21 @@
-"""A net for 8 x 8 digits with three exits: trains in seconds, so examples need no download, no patience."""
+"""Network for 8 x 8 digits with three exits; trains in seconds and needs no download, for examples."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit_models.heads import AvgMaxPoolLinear
-from edgeexit_models.layers import ConvNorm, init_weights
+from edgeexit_models.definitions.heads import AvgMaxPoolLinear
+from edgeexit_models.definitions.layers import ConvNorm, init_weights
 from edgeexit_models.protocol import InputSpec
 
 
 class Digits(nn.Module):
     """Pictures `(batch, 1, 8, 8)`, ink 0..16 as in UCI's optdigits -> three times logits `(batch, classes)`.
 
-    The first exit sees 5 x 5 neighbourhoods only, and their mean and maximum over the picture: it is cheap and often
-    wrong on purpose, so that policies have something to decide. The last stage holds nine tenths of the
-    multiplications, so that leaving early saves time also where every call costs tens of microseconds.
+    The first exit sees 5 x 5 neighbourhoods only, and their mean and maximum over the picture: it is deliberately cheap
+    and often wrong, so that policies have a choice. The last stage has nine tenths of the multiplications, so that
+    an early exit saves time even where every call takes tens of microseconds.
     """
 
     def __init__(self, classes: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""Running a multi-exit module over arrays: outputs and accuracy of every exit."""
+"""Logits and accuracy of every exit over arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Data = tuple[Array, Array]
 
 
 def predict(module: nn.Module, x: Array, batch_size: int = 250) -> Tensor:
-    """Logits of every exit, `(exits, n, classes)` float32, in evaluation mode; the mode before comes back."""
+    """Logits of every exit, `(exits, n, classes)` float32, computed in evaluation mode; the mode is restored."""
     inputs = torch.as_tensor(x)
     parts = [inputs[at : at + batch_size] for at in range(0, len(inputs), batch_size)]
     with evaluating(module), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pictures made worse on purpose: seven of CIFAR-10-C's corruptions (Hendrycks & Dietterich, ICLR 2019).
+"""Corrupted pictures: seven of CIFAR-10-C's corruptions (Hendrycks & Dietterich, ICLR 2019).
 
 Severities 1 to 5 are those published for 32 x 32 pictures (`make_cifar_c.py`). Noise is drawn anew, so noisy pictures
 resemble the published files without being them; the other four corruptions follow the same arithmetic. Not here:
@@ -106,7 +106,7 @@ def corrupt(x: NDArray[Any], name: str, severity: int, seed: int = 0) -> NDArray
     """All pictures with one corruption at one severity; the same arguments give the same pictures.
 
     Args:
-        x: `(n, channels, height, width)` uint8; any size, though the severities were made for 32 x 32.
+        x: `(n, channels, height, width)` uint8; any size, though the severities are meant for 32 x 32.
         name: a key of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: of the noise; noise differs between severities. Corruptions without chance ignore it.
@@ -126,11 +126,11 @@ def corrupt(x: NDArray[Any], name: str, severity: int, seed: int = 0) -> NDArray
             f"corruptions take pictures (n, channels, height, width) as uint8, got {pictures.dtype} {pictures.shape}"
         )
     rng = np.random.default_rng((seed, severity))
-    found = np.empty_like(pictures)
+    corrupted = np.empty_like(pictures)
     for at in range(0, len(pictures), _CHUNK):
         part = function(pictures[at : at + _CHUNK] / 255, numbers[severity - 1], rng)
-        found[at : at + _CHUNK] = np.clip(part, 0, 1) * 255
-    return found
+        corrupted[at : at + _CHUNK] = np.clip(part, 0, 1) * 255
+    return corrupted
 
 
 def corrupted_stream(
@@ -140,7 +140,7 @@ def corrupted_stream(
 
     Pictures keep their order, so `y` comes back as it was; severities are spread over them at random. Where five does
     not divide n, parts differ by one. `edgeexit.calibrate.metrics.uncertainty.accuracy_drop` takes
-    what a network says to it.
+    a network's answers to it.
 
     Args:
         x: as `corrupt`, at least five.
@@ -161,11 +161,11 @@ def corrupted_stream(
             f"a stream needs pictures and as many classes (n,), at least 5; got {pictures.shape} and {labels.shape}"
         )
     order = np.random.default_rng((seed, 0)).permutation(len(pictures))
-    found = np.empty_like(pictures)
+    corrupted = np.empty_like(pictures)
     for severity in SEVERITIES:
         rows = np.sort(order[severity - 1 :: len(SEVERITIES)])
-        found[rows] = corrupt(pictures[rows], name, severity, seed)
-    return found, labels
+        corrupted[rows] = corrupt(pictures[rows], name, severity, seed)
+    return corrupted, labels
 
 
 def _look_up(name: str) -> tuple[Corruption, tuple[float, ...]]:

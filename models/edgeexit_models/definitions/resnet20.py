@@ -1,4 +1,4 @@
-"""ResNet-20 for CIFAR-10 (He et al., CVPR 2016): a single-exit network to give exits to."""
+"""ResNet-20 for CIFAR-10 (He et al., CVPR 2016): a single-exit network to add exits to."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Definitions of multi-exit networks, their layers and heads."""

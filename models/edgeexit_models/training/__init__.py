@@ -1,0 +1,1 @@
+"""Training of multi-exit classifiers: losses, trainer, checkpoints, fine-tuning, accuracy."""
