@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from edgeexit.bundle.lm_spec import DecoderFiles
-from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, TensorSpec
+from edgeexit.bundle.manifest import MAX_STATE, Artifact, ExitSpec, Manifest, TensorSpec
 from edgeexit.errors import BundleError, DataError
 from edgeexit.pictures.preprocess import Preprocess
 
@@ -40,6 +41,9 @@ def check_parts(m: Manifest, at: str) -> None:
         if twice and not (what == "tensor" and _say_the_same(tensors, twice)):
             raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
     known = {t.name for t in m.feeds}
+    for state in m.states:
+        if (numbers := math.prod(a for a in state.input.shape if isinstance(a, int))) > MAX_STATE:
+            raise BundleError(f"{at}: state {state.input.name!r:.60} has {numbers} numbers; expected up to {MAX_STATE}")
     if m.states and m.batch != "one":
         raise BundleError(f"{at}: a network with states takes one input per call, batch is {m.batch!r}")
     for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):
@@ -139,10 +143,17 @@ def _check_ports(a: Artifact, m: Manifest, at: str) -> None:
     if twice := [n for n, times in Counter(p.name for p in a.ports).items() if times > 1]:
         raise BundleError(f"{at}: artifact {a.name!r}: port {twice[0]!r:.60} stands twice")
     for p in a.ports:
+        place = f"{at}: artifact {a.name!r}: port {p.name!r:.60}"
         if p.name not in own:
-            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} is no input, state or exit's tensor")
+            raise BundleError(f"{place} is no input, state or exit's tensor")
+        if (p.scale is None) != (p.zero_point is None):
+            raise BundleError(f"{place}: a scale and a zero_point come together")
+        if p.scale is not None and not p.dtype.startswith(("int", "uint")):
+            raise BundleError(f"{place}: {p.dtype} with a scale; quantized numbers are integers")
+        if p.order is not None and sorted(p.order) != [*range(len(p.order))]:
+            raise BundleError(f"{place}: order {list(p.order)} does not name every axis once")
         if p.order is not None and (len(p.order) != len(own[p.name].shape) or p.order[0] != 0):
-            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} orders {len(p.order)} axes wrongly")
+            raise BundleError(f"{place} orders {len(p.order)} axes wrongly")
 
 
 def _check_outputs(e: ExitSpec, at: str) -> None:
@@ -161,7 +172,7 @@ def _check_outputs(e: ExitSpec, at: str) -> None:
         raise BundleError(
             f"{at}: exit {e.name!r:.60}: lengths are int64 (inputs,), of an answer (inputs, positions, classes)"
         )
-    if e.members < 1 or (e.members > 1) != (e.uncertainty is not None):
+    if (e.members > 1) != (e.uncertainty is not None):
         raise BundleError(f"{at}: exit {e.name!r:.60}: {e.members} heads; several, and no other, have an uncertainty")
 
 

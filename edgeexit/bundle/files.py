@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.codec import from_json, to_json
-from edgeexit.bundle.manifest import FileSpec, Manifest
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.manifest import Manifest
 
 MANIFEST = "manifest.json"
 

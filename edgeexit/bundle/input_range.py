@@ -1,19 +1,18 @@
 """Range of a network's input over the rows it was calibrated on, and whether an input lies far outside it."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.common.json_fields import Reader, not_negative, number
-from edgeexit.errors import BundleError
+from edgeexit.common.kinds import Number, Whole
+from edgeexit.common.records import Record
+from edgeexit.errors import DataError
 
 FLAT = 0.1
 """An input that spans less than this share of what the flattest calibration row spans is unusual."""
@@ -27,24 +26,35 @@ class UnusualInput(UserWarning):
     """An input lies far outside what the network was calibrated on."""
 
 
-@dataclass(frozen=True)
-class InputRange:
-    """What the numbers of a floating-point input were like over the calibration rows."""
+_Number = Annotated[float, Number()]
+_NotNegative = Annotated[float, Number(0)]
 
-    low: float
+
+@dataclass(frozen=True)
+class InputRange(Record, title="range"):
+    """Range of the numbers of a floating-point input over the calibration rows."""
+
+    low: _Number
     """Smallest number in any row."""
-    high: float
+    high: _Number
     """Largest number in any row."""
-    span: float
+    span: _NotNegative
     """Smallest difference, over the rows, of a row's largest and smallest number."""
-    mean_low: float
+    mean_low: _Number
     """Smallest mean of a row."""
-    mean_high: float
+    mean_high: _Number
     """Largest mean of a row."""
-    mean: float
-    std: float
+    mean: _Number
     """Of all numbers of all rows."""
-    rows: int
+    std: _NotNegative
+    """Standard deviation of all numbers of all rows."""
+    rows: Annotated[int, Whole(1, 1 << 62)]
+    """Number of calibration rows."""
+
+    def __post_init__(self) -> None:
+        for low, high in (("low", "high"), ("mean_low", "mean_high")):
+            if not getattr(self, low) <= getattr(self, high):
+                raise DataError(f"{low}: expected at most {high} {getattr(self, high)!r}, found {getattr(self, low)!r}")
 
     def unusual(self, row: NDArray[Any]) -> str | None:
         """What is unusual of one input; None = nothing.
@@ -91,25 +101,6 @@ class InputRange:
             f"{self.low:g} to {self.high:g}, mean {self.mean:.4g} (of rows {self.mean_low:.4g} to "
             f"{self.mean_high:.4g}), standard deviation {self.std:.4g}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; `from_dict` reads it back."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str = "range") -> InputRange:
-        """Read it from JSON that may be hostile.
-
-        Raises:
-            BundleError: a missing or strange field; `at` names the place in the message.
-        """
-        r = Reader(data, at)
-        values = {n: number(r.data.get(n), f"{at}.{n}") for n in ("low", "high", "mean_low", "mean_high", "mean")}
-        values |= {n: not_negative(r.data.get(n), f"{at}.{n}") for n in ("span", "std")}
-        found = cls(**values, rows=r.count("rows"))
-        if not (found.low <= found.high and found.mean_low <= found.mean_high and found.rows):
-            raise BundleError(f"{at}: expected low <= high, mean_low <= mean_high and at least one row")
-        return found
 
 
 def measure(rows: Any) -> InputRange | None:

@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from edgeexit.bundle.codec import from_json, to_json
-from edgeexit.bundle.manifest import Artifact, FileSpec, Manifest
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.errors import BundleError
 
 T = TypeVar("T")

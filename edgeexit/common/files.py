@@ -8,13 +8,11 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +27,6 @@ MAX_JSON_BYTES = 4 << 20
 MAX_JSON_DEPTH = 64
 MAX_NPZ_BYTES = 4 << 30
 """Sum of a data file's arrays once unpacked; a small file may claim to be huge."""
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-
-
-@dataclass(frozen=True)
-class FileSpec:
-    """One file of the bundle."""
-
-    path: str
-    """Relative to the bundle, with forward slashes."""
-    sha256: str
-    bytes: int
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str) -> FileSpec:
-        """Read what may be hostile.
-
-        Raises:
-            BundleError: a field is missing or not what it should be, or the path would leave the bundle.
-        """
-        if not isinstance(data, Mapping):
-            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
-        path, digest, size = (data.get(name) for name in ("path", "sha256", "bytes"))
-        if not isinstance(path, str) or len(path) > 512 or not _PATH.fullmatch(path):
-            raise BundleError(
-                f"{at}.path: expected letters, digits, '.', '_' and '-', confined to the bundle, found {path!r:.60}"
-            )
-        if path == "manifest.json":
-            raise BundleError(f"{at}.path: expected a file other than the manifest itself")
-        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise BundleError(f"{at}.sha256: expected 64 hexadecimal digits, found {digest!r:.60}")
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
-            raise BundleError(f"{at}.bytes: expected a whole number from 0 to {MAX_FILE_BYTES}, found {size!r:.60}")
-        return cls(path, digest, size)
 
 
 def sha256(path: Path) -> str:
