@@ -30,7 +30,7 @@ class FeatureSpec(CheckedRecord, title="features"):
     """Length of a window; in samples `int(sample_rate * 0.001 * window_ms)`, 2 to 65536."""
     shift_ms: _Milliseconds = 10.0
     """From one window to the next; in samples likewise, 1 to as many as the window."""
-    window: Annotated[str, OneOf(WINDOWS)] = "povey"
+    window: Annotated[str, OneOf(*WINDOWS)] = "povey"
     """povey: hanning to the power of 0.85; all are symmetric."""
     preemphasis: Annotated[float, Number(0, 1)] = 0.97
     """Share of the sample before that is subtracted."""

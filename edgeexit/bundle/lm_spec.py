@@ -86,7 +86,7 @@ class LmProof(CheckedRecord, title="proof", error=BundleError):
         BundleError: a field that is not what it should be, or a word that the numbers do not support.
     """
 
-    lossless: Annotated[str, OneOf((VERIFIED, APPROXIMATE))]
+    lossless: Annotated[str, OneOf(VERIFIED, APPROXIMATE)]
     """verified exactly where `flips` is 0 and `max_difference` is not above `tolerance`."""
     tokens: Annotated[int, Whole(1, 1 << 40)]
     """Positions compared."""

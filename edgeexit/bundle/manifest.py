@@ -44,7 +44,7 @@ DTYPES = (
 )
 
 
-Dtype = Annotated[str, OneOf(DTYPES)]
+Dtype = Annotated[str, OneOf(*DTYPES)]
 _AXES = Size(1, 16)
 _LARGEST_SCALE = 2.0**126
 """float32 holds such a scale and its inverse."""
@@ -66,7 +66,7 @@ class TensorSpec(Record, title="tensor"):
 
 PerInput = Annotated[
     TensorSpec,
-    Narrow("perInput", shape=Annotated[tuple[Axis, ...], _AXES], batch_axis=Annotated[int, OneOf((0,))]),
+    Narrow("perInput", shape=Annotated[tuple[Axis, ...], _AXES], batch_axis=Annotated[int, OneOf(0)]),
 ]
 """A model input or an exit's output: its axis 0 counts inputs."""
 Fixed = Annotated[
@@ -74,7 +74,7 @@ Fixed = Annotated[
     Narrow(
         "fixed",
         shape=Annotated[tuple[Annotated[int, Whole(0, 1 << 40)], ...], _AXES],
-        batch_axis=Annotated[int, OneOf((0,))],
+        batch_axis=Annotated[int, OneOf(0)],
     ),
 ]
 """A tensor of fixed sizes for one input per call."""
@@ -89,7 +89,7 @@ class ExitSpec(Record, title="exit"):
     outputs: Annotated[tuple[PerInput, ...], Size(1, 4)]
     """The answer `(inputs, ..., classes)`, whose axes between are positions (frames, tokens, pixels); then the tensors
     that `uncertainty`, `learned` and `lengths` name."""
-    kind: Annotated[str, OneOf(("logits", "probs"))]
+    kind: Annotated[str, OneOf("logits", "probs")]
     """What the answer holds along its last axis."""
     macs: Count | None
     """Multiply-accumulates for one input to answer here, all heads on the way included; None = unknown."""
@@ -186,11 +186,11 @@ class Artifact(Record, title="artifact"):
     """E.g. `onnx-fused-fp32`."""
     format: Name
     """The engine that runs it: `onnx` or `tflite`. A reader skips artifacts of formats that it does not know."""
-    layout: Annotated[str, OneOf(LAYOUTS)]
+    layout: Annotated[str, OneOf(*LAYOUTS)]
     """See [layouts](#layouts); `decoder` only where `lm` is there."""
     precision: Name
     """A note, e.g. `fp32` or `int8`."""
-    score: NotRequired[Annotated[str, OneOf(GRAPH)] | None]
+    score: NotRequired[Annotated[str, OneOf(*GRAPH)] | None]
     """The [score](#scores) inside a fused graph; None for the other layouts."""
     temperatures: Annotated[tuple[Annotated[float, Number(positive=True)], ...], Size(1, MAX_EXITS)]
     """Divisors of the logits before the score, one per exit; 1 until calibrated."""
@@ -205,7 +205,7 @@ class Artifact(Record, title="artifact"):
     """Scores on the calibration rows, see [.npz files](#npz-files)."""
     check: NotRequired[Check | None] = None
     """Comparison with the source model at export; None = not compared."""
-    batch: OmitDefault[Annotated[str, OneOf(("one",))] | None] = None
+    batch: OmitDefault[Annotated[str, OneOf("one")] | None] = None
     """`one`: it takes one input per call, whatever the network can; None = as the network."""
     cuts: OmitDefault[tuple[TensorSpec, ...] | None] = None
     """Its own cut tensors; None = the network's."""
@@ -244,7 +244,7 @@ class Manifest(Record, title="manifest"):
     """Of the network."""
     task: Text
     """A note, e.g. `classification`."""
-    batch: Annotated[str, OneOf(("dynamic", "one"))]
+    batch: Annotated[str, OneOf("dynamic", "one")]
     """dynamic: axis 0 of the inputs counts inputs; one: the model files take one input per call."""
     inputs: Annotated[tuple[PerInput, ...], Size(1, 256)]
     """The model's inputs, in the order of `input_0`, `input_1`, ... of the vectors."""

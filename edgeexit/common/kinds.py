@@ -6,7 +6,6 @@ import itertools
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 MOST_TEXT = 512
@@ -55,11 +54,11 @@ class Kind:
         return Misfit(f"expected {self.expected}, found {value!r:.60}")
 
 
-@dataclass(frozen=True)
 class String(Kind):
     """Printable text: no control characters, no halves of surrogate pairs."""
 
-    most: int = MOST_TEXT
+    def __init__(self, most: int = MOST_TEXT) -> None:
+        self.most = most
 
     @property
     def expected(self) -> str:
@@ -71,16 +70,15 @@ class String(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Matching(Kind):
     """Text of at most 512 characters that matches a whole pattern."""
 
-    pattern: str
-    what: str
+    def __init__(self, pattern: str, expected: str) -> None:
+        self.pattern, self._expected = pattern, expected
 
     @property
     def expected(self) -> str:
-        return self.what
+        return self._expected
 
     def read(self, value: Any) -> str:
         if not isinstance(value, str) or len(value) > MOST_TEXT or not re.fullmatch(self.pattern, value):
@@ -88,11 +86,11 @@ class Matching(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class OneOf(Kind):
     """One of a few values of one type."""
 
-    options: tuple[Any, ...]
+    def __init__(self, *options: Any) -> None:
+        self.options = options
 
     @property
     def expected(self) -> str:
@@ -104,12 +102,11 @@ class OneOf(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Whole(Kind):
     """A whole number within bounds."""
 
-    least: int
-    most: int
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
 
     @property
     def expected(self) -> str:
@@ -121,13 +118,11 @@ class Whole(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Number(Kind):
     """A number that a float holds, within bounds; None = no bound."""
 
-    least: float | None = None
-    most: float | None = None
-    positive: bool = False
+    def __init__(self, least: float | None = None, most: float | None = None, *, positive: bool = False) -> None:
+        self.least, self.most, self.positive = least, most, positive
 
     @property
     def expected(self) -> str:
@@ -149,7 +144,6 @@ class Number(Kind):
         return float(value)
 
 
-@dataclass(frozen=True)
 class Flag(Kind):
     """True or false."""
 
@@ -163,12 +157,11 @@ class Flag(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class AxisSize(Kind):
     """Size of a tensor's axis: a whole number, or the name of a free axis."""
 
-    size: Whole = Whole(0, 1 << 40)
-    name: String = String()
+    def __init__(self, size: Whole, name: String) -> None:
+        self.size, self.name = size, name
 
     @property
     def expected(self) -> str:
@@ -181,7 +174,6 @@ class AxisSize(Kind):
             raise self.misfit(value) from None
 
 
-@dataclass(frozen=True)
 class Free(Kind):
     """An object with whatever JSON the document's limits allow."""
 
@@ -198,11 +190,11 @@ class Free(Kind):
         return dict(value)
 
 
-@dataclass(frozen=True)
 class Nullable(Kind):
     """A value of a kind, or null."""
 
-    kind: Kind
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
 
     @property
     def is_plain(self) -> bool:
@@ -219,15 +211,12 @@ class Nullable(Kind):
         return None if value is None else self.kind.write(value)
 
 
-@dataclass(frozen=True)
 class ListOf(Kind):
     """A list of values of one kind; a tuple in Python."""
 
-    item: Kind
-    least: int
-    most: int
-    unique: bool = False
-    rising: bool = False
+    def __init__(self, item: Kind, least: int, most: int, unique: bool = False, rising: bool = False) -> None:
+        self.item, self.least, self.most = item, least, most
+        self.unique, self.rising = unique, rising
 
     @property
     def is_plain(self) -> bool:
@@ -256,14 +245,11 @@ class ListOf(Kind):
         return list(value) if self.item.is_plain else [self.item.write(v) for v in value]
 
 
-@dataclass(frozen=True)
 class MapOf(Kind):
     """An object of `least` to `most` values of one kind, whose keys are of one kind, too."""
 
-    key: Kind
-    value: Kind
-    least: int
-    most: int
+    def __init__(self, key: Kind, value: Kind, least: int, most: int) -> None:
+        self.key, self.value, self.least, self.most = key, value, least, most
 
     @property
     def is_plain(self) -> bool:
@@ -292,7 +278,8 @@ class MapOf(Kind):
 
 
 NAME_PATTERN = "[A-Za-z0-9_][A-Za-z0-9._-]*"
-Text = Annotated[str, String()]
+_TEXT = String()
+Text = Annotated[str, _TEXT]
 Name = Annotated[str, Matching(NAME_PATTERN, "a name of letters, digits, '.', '_' and '-'")]
 Count = Annotated[int, Whole(0, 1 << 62)]
-Axis = Annotated[int | str, AxisSize()]
+Axis = Annotated[int | str, AxisSize(Whole(0, 1 << 40), _TEXT)]

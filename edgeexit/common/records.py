@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -42,16 +42,18 @@ OmitDefault = Annotated[T, _OMITTED]
 """May be missing when read; not written when it is the default."""
 
 
-@dataclass(frozen=True)
 class Size:
-    """How many values a list or an object may have."""
+    """How many values a list or an object may have.
 
-    least: int = 0
-    most: int = 4096
-    unique: bool = False
-    """No value twice."""
-    rising: bool = False
-    """Every number larger than the one before."""
+    Args:
+        least: of values.
+        most: of values.
+        unique: no value may stand twice.
+        rising: every number is larger than the one before.
+    """
+
+    def __init__(self, least: int = 0, most: int = 4096, *, unique: bool = False, rising: bool = False) -> None:
+        self.least, self.most, self.unique, self.rising = least, most, unique, rising
 
 
 class Narrow:
@@ -104,20 +106,25 @@ class Record:
         return record
 
 
-@dataclass(frozen=True)
 class FieldSpec:
     """One field of a record as JSON holds it."""
 
-    name: str
-    kind: Kind
-    is_required: bool
-    has_default: bool
-    """Whether Python code may leave it out."""
-    default: Any
-    is_written: bool
-    """Whether the default is written."""
-    takes_null: bool
-    """Whether null stands for the default."""
+    def __init__(self, field: Field[Any], narrowed: Any = None) -> None:
+        marks = getattr(field.type, "__metadata__", ())
+        presence = next((m for m in marks if isinstance(m, _Presence)), None)
+        self.name = field.name
+        self.kind = kind_of(field.type if narrowed is None else narrowed)
+        self.is_required = presence is None
+        self.takes_null = presence is not None and isinstance(self.kind, MapOf)
+        """Whether null stands for the default."""
+        self.has_default = field.default is not MISSING or field.default_factory is not MISSING
+        """Whether Python code may leave it out."""
+        self.default = None if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            self.default = field.default_factory()
+        is_fixed = narrowed is not None and isinstance(self.kind, OneOf) and len(self.kind.options) == 1
+        self.is_written = not is_fixed and (presence is None or presence.is_written)
+        """Whether the default is written."""
 
 
 class ObjectOf(Kind):
@@ -130,7 +137,7 @@ class ObjectOf(Kind):
     def fields(self) -> tuple[FieldSpec, ...]:
         """The record's fields; its annotations are analysed once."""
         hints = {} if self.narrow is None else self.narrow.hints
-        return tuple(_field(f, hints.get(f.name)) for f in fields(self.record))  # type: ignore[arg-type]
+        return tuple(FieldSpec(f, hints.get(f.name)) for f in fields(self.record))  # type: ignore[arg-type]
 
     @property
     def title(self) -> str:
@@ -202,20 +209,6 @@ class CheckedRecord(Record):
             except Misfit as e:
                 raise self.error(f"{field.name}{e.place}: {e.text}") from None
             object.__setattr__(self, field.name, value)  # 25 and 25.0 are one setting
-
-
-def _field(field: Field[Any], narrowed: Any) -> FieldSpec:
-    hint = field.type if narrowed is None else narrowed
-    kind = kind_of(hint)
-    presence = next((m for m in getattr(field.type, "__metadata__", ()) if isinstance(m, _Presence)), None)
-    default = None if field.default is MISSING else field.default
-    if field.default_factory is not MISSING:
-        default = field.default_factory()
-    has_default = field.default is not MISSING or field.default_factory is not MISSING
-    is_fixed = narrowed is not None and isinstance(kind, OneOf) and len(kind.options) == 1
-    is_written = not is_fixed and (presence is None or presence.is_written)
-    takes_null = presence is not None and isinstance(kind, MapOf)
-    return FieldSpec(field.name, kind, presence is None, has_default, default, is_written, takes_null)
 
 
 def kind_of(hint: Any) -> Kind:

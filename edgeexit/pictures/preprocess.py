@@ -39,17 +39,17 @@ class Preprocess(CheckedRecord, title="preprocess"):
 
     size: tuple[_Side, _Side] | None = None
     """Height and width of the network's picture, up to 2^24 pixels; None = every size, only with `resize` = `none`."""
-    layout: Annotated[str, OneOf(LAYOUTS)] = "NCHW"
+    layout: Annotated[str, OneOf(*LAYOUTS)] = "NCHW"
     """Axes of the network's input; NHW = grey without an axis of channels."""
-    color: Annotated[str, OneOf(tuple(COLORS))] = "RGB"
+    color: Annotated[str, OneOf(*COLORS)] = "RGB"
     """Order of the network's channels: 3, 3, 1."""
-    resize: Annotated[str, OneOf(RESIZES)] = "cover"
+    resize: Annotated[str, OneOf(*RESIZES)] = "cover"
     """cover: keep the proportions, so that `resize_size` is just covered, then crop the centre of `size`; stretch: to
     `resize_size`, then crop likewise; crop: crop the centre only; none: a picture of another size is refused."""
     resize_size: tuple[_Side, _Side] | None = None
     """Height and width before the crop, at least those of `size`; None with `crop` and `none`, else None = `size`.
     `(256, 256)` with cover makes the shorter side 256."""
-    interpolation: Annotated[str, OneOf(INTERPOLATIONS)] = "bilinear"
+    interpolation: Annotated[str, OneOf(*INTERPOLATIONS)] = "bilinear"
     """Antialiased: filters are as wide as the picture shrinks, as in Pillow."""
     scale: Annotated[float, _POSITIVE] = 1.0
     """Factor on a pixel's channel, 0 to 255."""
