@@ -18,15 +18,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeexit.bundle.archives import MAX_ZIP_ENTRIES as MAX_ZIP_ENTRIES
 from edgeexit.bundle.archives import unzip
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.bundle.file_spec import FileSpec
-from edgeexit.bundle.files import MANIFEST as MANIFEST
-from edgeexit.bundle.files import calibration_arrays as calibration_arrays
-from edgeexit.bundle.files import copy_file, version_of
-from edgeexit.bundle.files import describe as describe
-from edgeexit.bundle.files import write_into as write_into
+from edgeexit.bundle.files import MANIFEST, copy_file, describe, version_of, write_into
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.bundle.merging import check_unchanged, merged
 from edgeexit.common import files

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeexit.bundle import bundle, manifest
+from edgeexit.bundle import archives, bundle, manifest
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.input_range import InputRange
@@ -46,7 +46,7 @@ def test_limits(page: str) -> None:
     assert manifest.MAX_EXITS == 256 and "| exits, artifacts, inputs | 256 each |" in page
     assert files.MAX_FILE_BYTES == 16 << 30 and "| one file | 16 GiB |" in page
     assert bundle.MAX_ARRAY_BYTES == 1 << 30 and "| one `.npz`, unpacked | 1 GiB |" in page
-    assert bundle.MAX_ZIP_ENTRIES == 4096 and "| `.zip`: entries, sum unpacked | 4096, 16 GiB |" in page
+    assert archives.MAX_ZIP_ENTRIES == 4096 and "| `.zip`: entries, sum unpacked | 4096, 16 GiB |" in page
     assert manifest.SCHEMA == 1 and page.startswith("# The bundle format, schema 1\n")
 
 

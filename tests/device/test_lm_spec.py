@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from edgeexit.bundle.bundle import Bundle, describe, write_bundle
+from edgeexit.bundle.bundle import Bundle, write_bundle
 from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.lm_spec import DecoderFiles, LmProof, LmSpec
 from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
 from edgeexit.errors import BundleError

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeexit.bundle.bundle import describe
 from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.errors import ModelError
