@@ -104,7 +104,7 @@ def schema() -> dict[str, Any]:
 
 def _object(kind: ObjectOf, definitions: dict[str, Any]) -> dict[str, Any]:
     texts = meanings(kind.record)
-    found: dict[str, Any] = {
+    definition: dict[str, Any] = {
         "type": "object",
         "description": " ".join(str(inspect.getdoc(kind.record)).split("\n\n")[0].split()),
         "required": [f.name for f in kind.fields if f.is_required],
@@ -112,8 +112,8 @@ def _object(kind: ObjectOf, definitions: dict[str, Any]) -> dict[str, Any]:
         **RULES.get(kind.title, {}),
     }
     if issubclass(kind.record, CheckedRecord):
-        found["additionalProperties"] = False
-    return found
+        definition["additionalProperties"] = False
+    return definition
 
 
 def _property(field: FieldSpec, text: str, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -240,10 +240,10 @@ def _short(number: float | None) -> str:
 def records(kind: Kind = Manifest.json_kind) -> dict[str, type[Record]]:
     """Every record of the format by its title."""
     if isinstance(kind, ObjectOf):
-        found = {kind.record.title: kind.record}
+        known = {kind.record.title: kind.record}
         for field in kind.fields:
-            found |= records(field.kind)
-        return found
+            known |= records(field.kind)
+        return known
     parts = [getattr(kind, n, None) for n in ("kind", "item", "value")]
     return {title: r for part in parts if isinstance(part, Kind) for title, r in records(part).items()}
 

@@ -1,4 +1,4 @@
-"""Whether the parts of a manifest fit each other: what its JSON Schema can't say."""
+"""Rules between the parts of a manifest, which annotations and JSON Schema cannot express."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from edgeexit.pictures.preprocess import Preprocess
 
 
 def check_parts(m: Manifest, at: str) -> None:
-    """Whether stages, exits, tensors and artifacts belong together.
+    """Check that stages, exits, tensors and artifacts fit each other.
 
     Args:
-        m: a manifest whose fields are all of their types.
+        m: a manifest whose fields are each valid.
         at: name of the document, for messages.
 
     Raises:
@@ -25,7 +25,7 @@ def check_parts(m: Manifest, at: str) -> None:
     count = len(m.exits)
     if len(m.stages) != count:
         raise BundleError(f"{at}: {count} exits but {len(m.stages)} stages; every exit has its stage")
-    if m.batch == "dynamic":  # where one input goes per call, no axis is ever thinned out
+    if m.batch == "dynamic":  # with one input per call no input is taken out of a batch
         for t in m.cuts:
             if t.batch_axis is not None and t.batch_axis >= len(t.shape):
                 raise BundleError(f"{at}: cut {t.name!r:.60} has {len(t.shape)} axes, its batch_axis is {t.batch_axis}")
@@ -101,7 +101,7 @@ def check_parts(m: Manifest, at: str) -> None:
 
 
 def check_declared(inputs: Sequence[TensorSpec], declared: Mapping[str, Preprocess]) -> None:
-    """Whether preprocessing belongs to the inputs that it is declared for.
+    """Check that preprocessing fits the inputs that it is declared for.
 
     Raises:
         DataError: it does not.
@@ -160,9 +160,9 @@ def _check_outputs(e: ExitSpec, at: str) -> None:
     """Every output has its part: the answer first, then uncertainty of several heads, learned score and lengths."""
     parts = [e.answer.name, *(n for n in (e.uncertainty, e.learned, e.lengths) if n is not None)]
     if [t.name for t in e.outputs] != parts:
-        found = ", ".join(t.name for t in e.outputs)
+        names = ", ".join(t.name for t in e.outputs)
         raise BundleError(
-            f"{at}: exit {e.name!r:.60}: outputs {found:.120} are not answer, uncertainty, learned score, lengths"
+            f"{at}: exit {e.name!r:.60}: outputs {names:.120} are not answer, uncertainty, learned score, lengths"
         )
     if any((t.dtype, len(t.shape)) != ("float32", 1) for t in e.outputs[1:] if t.name != e.lengths):
         raise BundleError(f"{at}: exit {e.name!r:.60}: uncertainty and learned score are float32 (inputs,)")
@@ -178,8 +178,8 @@ def _check_outputs(e: ExitSpec, at: str) -> None:
 
 def _say_the_same(tensors: list[TensorSpec], names: set[str]) -> bool:
     """Whether each of these stands exactly twice, with one dtype and shape."""
-    found: dict[str, list[TensorSpec]] = {}
+    by_name: dict[str, list[TensorSpec]] = {}
     for t in tensors:
         if t.name in names:
-            found.setdefault(t.name, []).append(t)
-    return all(len(f) == 2 and (f[0].dtype, f[0].shape) == (f[1].dtype, f[1].shape) for f in found.values())
+            by_name.setdefault(t.name, []).append(t)
+    return all(len(f) == 2 and (f[0].dtype, f[0].shape) == (f[1].dtype, f[1].shape) for f in by_name.values())

@@ -1,4 +1,4 @@
-"""Range of a network's input over the rows it was calibrated on, and whether an input lies far outside it."""
+"""Range of a network's input over its calibration rows, and detection of inputs far outside it."""
 
 import math
 import warnings
@@ -17,13 +17,13 @@ from edgeexit.errors import DataError
 FLAT = 0.1
 """An input that spans less than this share of what the flattest calibration row spans is unusual."""
 LEAST_ROWS = 30
-"""Fewer rows say too little of what inputs are like, and nothing is unusual."""
+"""With fewer rows the range is uncertain, and no input is unusual."""
 _CHUNK = 1 << 20
-"""Numbers that are looked at together."""
+"""Numbers per step."""
 
 
 class UnusualInput(UserWarning):
-    """An input lies far outside what the network was calibrated on."""
+    """An input lies far outside the range of the calibration rows."""
 
 
 _Number = Annotated[float, Number()]
@@ -57,7 +57,7 @@ class InputRange(Record, title="range"):
                 raise DataError(f"{low}: expected at most {high} {getattr(self, high)!r}, found {getattr(self, low)!r}")
 
     def unusual(self, row: NDArray[Any]) -> str | None:
-        """What is unusual of one input; None = nothing.
+        """Why one input is unusual, in words; None = it is not.
 
         A number is far outside when it is beyond the range by more than the range is wide; a row's mean by more than
         half as much, and more than a twentieth of what all numbers span.
@@ -83,7 +83,7 @@ class InputRange(Record, title="range"):
 
     @cached_property
     def _bounds(self) -> tuple[float, float, float, float, float]:
-        """What a row's smallest and largest number, span and mean are compared with: once, not once per input."""
+        """Limits of a row's smallest and largest number, span and mean, computed once."""
         width = (self.high - self.low) or abs(self.high)
         reach = max((self.mean_high - self.mean_low) / 2, width / 20)
         beyond = width or math.inf
@@ -104,10 +104,10 @@ class InputRange(Record, title="range"):
 
 
 def measure(rows: Any) -> InputRange | None:
-    """The range of floating-point rows; None = no such numbers, none at all, or some that are not finite.
+    """The range of floating-point rows; None = other numbers, no rows, or numbers that are not finite.
 
     Args:
-        rows: `(n, ...)`, an array or anything that gives parts of it when sliced.
+        rows: `(n, ...)`, an array or anything whose slices are arrays.
     """
     parts: list[NDArray[np.float64]] = []
     step = max(_CHUNK // max(np.asarray(rows[0:1]).size, 1), 1)
@@ -129,20 +129,20 @@ def measure(rows: Any) -> InputRange | None:
 
 
 def measure_all(names: Sequence[str], inputs: Sequence[Any]) -> Mapping[str, InputRange]:
-    """The ranges of the inputs that have one, by name; what follows the named inputs is left out."""
-    found = {name: measure(rows) for name, rows in zip(names, inputs, strict=False)}
-    return {name: r for name, r in found.items() if r is not None}
+    """The ranges of the inputs that have one, by name; inputs after the named ones are left out."""
+    ranges = {name: measure(rows) for name, rows in zip(names, inputs, strict=False)}
+    return {name: r for name, r in ranges.items() if r is not None}
 
 
 class UsualInputs:
-    """What a network's inputs usually are like; made once per engine, asked once per run."""
+    """Detector of unusual inputs: one per engine, called once per run."""
 
     def __init__(self, names: Sequence[str], ranges: Mapping[str, InputRange]) -> None:
         self._ranges = [(k, name, ranges[name]) for k, name in enumerate(names) if name in ranges]
-        self._told = False
+        self._has_warned = False
 
     def of(self, inputs: Sequence[NDArray[Any]]) -> str | None:
-        """What is unusual of one input, as a sentence; None = nothing. The first is warned of, too."""
+        """Why one input is unusual, as a sentence; None = it is not. The first one is also a warning."""
         for k, name, known in self._ranges:
             if (why := known.unusual(inputs[k])) is not None:
                 text = f"input {name!r} is far outside what the network was calibrated on: {why}"
@@ -151,12 +151,12 @@ class UsualInputs:
         return None
 
     def each(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
-        """Which of many inputs `(n, ...)` are unusual; None = no range is known. The first is warned of."""
+        """Which of many inputs `(n, ...)` are unusual; None = no range is known. The first one is also a warning."""
         if not self._ranges:
             return None
         return np.array([self.of([a[i] for a in inputs]) is not None for i in range(len(inputs[0]))])
 
     def _warn(self, text: str) -> None:
-        if not self._told:
-            self._told = True
-            warnings.warn(f"{text} (said once per engine; see Decision.unusual)", UnusualInput, stacklevel=4)
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"{text} (shown once per engine; see Decision.unusual)", UnusualInput, stacklevel=4)

@@ -111,24 +111,24 @@ class LmProof(CheckedRecord, title="proof", error=BundleError):
 
     @staticmethod
     def word(max_difference: float, flips: int, tolerance: float) -> str:
-        """What may be said of such numbers."""
+        """The word for such numbers."""
         return VERIFIED if flips == 0 and max_difference <= tolerance else APPROXIMATE
 
     @property
     def verified(self) -> bool:
-        """Whether the word lossless may be used, for up to `block` tokens at a time."""
+        """Whether speculation is lossless for up to `block` tokens at a time."""
         return self.lossless == VERIFIED
 
 
 def proved(proof: LmProof | None, tokens: int) -> bool | None:
-    """Whether so many tokens together were shown to get the logits of one by one; None = nobody looked."""
+    """Whether so many tokens together get the logits of one by one; None = not tested."""
     if proof is None or (proof.verified and tokens > proof.block):
         return None
     return proof.verified
 
 
 def unproved(proof: LmProof | None, tokens: int) -> str:
-    """Why so many tokens together are not known to give plain decoding's text, and what to do about it."""
+    """Why so many tokens together may not give the text of plain decoding, and what to do about it."""
     if proof is None:
         return f"nothing was compared on export; to have it, export again with --text FILE --block {tokens}"
     if not proof.verified:
@@ -144,7 +144,7 @@ def unproved(proof: LmProof | None, tokens: int) -> str:
 
 @dataclass(frozen=True)
 class DecoderFiles:
-    """The files of a decoder artifact by what they do; in the manifest they are found by their names."""
+    """The files of a decoder artifact by their roles, which their names in the manifest decide."""
 
     stages: tuple[FileSpec, ...]
     """`stage_<k>.onnx`."""

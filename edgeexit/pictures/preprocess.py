@@ -1,4 +1,4 @@
-"""Preprocessing of pictures: how pixels become an input of a network, as the manifest declares it.
+"""Preprocessing of pictures as the manifest declares it: pixels to network input.
 
 A pixel's channel p, a whole number from 0 to 255, becomes ``(p * scale - mean) / std``, with ``255 - p`` for p where
 `invert` is set. `edgeexit.pictures.convert` applies it.
@@ -20,7 +20,7 @@ COLORS = {"RGB": 3, "BGR": 3, "grey": 1}
 RESIZES = ("cover", "stretch", "crop", "none")
 MOST_SIDE = 1 << 14
 MOST_PIXELS = 1 << 24
-"""Of a network's input; a file that asks for more would take a device's memory by its manifest alone."""
+"""Of a network's input; more could fill a device's memory by a manifest alone."""
 _LARGEST = 1e9
 _POSITIVE = Number(1e-9, _LARGEST)
 _Side = Annotated[int, Whole(1, MOST_SIDE)]
@@ -96,14 +96,14 @@ class Preprocess(CheckedRecord, title="preprocess"):
         return {"NCHW": (self.channels, *size), "NHWC": (*size, self.channels), "NHW": size}[self.layout]
 
     def check(self, shape: Shape, dtype: str) -> None:
-        """Refuse an input of a network that this cannot make.
+        """Refuse an input of a network that this preprocessing does not fit.
 
         Args:
             shape: of the input, with the axis that counts inputs.
             dtype: of the input.
 
         Raises:
-            DataError: other axes, sizes or channels than these, or no numbers.
+            DataError: other axes, sizes or channels, or an input of booleans.
         """
         if len(shape) != len(self.layout):
             raise DataError(f"layout: {self.layout} is of {len(self.layout)} axes, the input has {list(shape)!r:.60}")
@@ -138,47 +138,47 @@ def shown(size: tuple[int, int] | None) -> str:
     return "any" if size is None else f"{size[0]}x{size[1]}"
 
 
-def picture_fields(shape: Shape, dtype: str, asked: Mapping[str, Any]) -> Preprocess:
-    """A declaration for one input of a network: what is not asked for is read off the input's shape.
+def picture_fields(shape: Shape, dtype: str, stated: Mapping[str, Any]) -> Preprocess:
+    """Preprocessing for one input of a network; fields that are not stated follow from the input's shape.
 
     Args:
         shape: of the input, with the axis that counts inputs.
         dtype: of the input.
-        asked: fields of `Preprocess`; and `crop`, the share of `resize_size` that the centre crop keeps.
+        stated: fields of `Preprocess`, and `crop`, the share of `resize_size` that the centre crop keeps.
 
     Raises:
-        DataError: the input is no picture, or not one of what was asked for.
+        DataError: the input is no picture, or does not fit the stated fields.
     """
-    found = dict(asked)
-    if "layout" not in found:
-        found["layout"] = _layout(shape)
-    if found["layout"] not in LAYOUTS:
-        raise DataError(f"layout: expected one of {', '.join(LAYOUTS)}, found {found['layout']!r:.60}")
-    if len(shape) != len(found["layout"]):
-        raise DataError(f"layout {found['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
-    if "color" not in found:
-        channels = 1 if found["layout"] == "NHW" else shape[1 if found["layout"] == "NCHW" else 3]
+    values = dict(stated)
+    if "layout" not in values:
+        values["layout"] = _layout(shape)
+    if values["layout"] not in LAYOUTS:
+        raise DataError(f"layout: expected one of {', '.join(LAYOUTS)}, found {values['layout']!r:.60}")
+    if len(shape) != len(values["layout"]):
+        raise DataError(f"layout {values['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
+    if "color" not in values:
+        channels = 1 if values["layout"] == "NHW" else shape[1 if values["layout"] == "NCHW" else 3]
         if channels not in (1, 3):
             raise DataError(
-                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {found['layout']}; a picture has 1, 3"
+                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {values['layout']}; a picture has 1, 3"
             )
-        found["color"] = "grey" if channels == 1 else "RGB"
-    first = 2 if found["layout"] == "NCHW" else 1
+        values["color"] = "grey" if channels == 1 else "RGB"
+    first = 2 if values["layout"] == "NCHW" else 1
     own = [a for a in shape[first : first + 2] if isinstance(a, int)]
-    if found.get("size") is None and len(own) == 2:
-        found["size"] = (own[0], own[1])
-    crop = found.pop("crop", None)
-    if found.get("size") is None and "resize" not in found and crop is None:
-        found["resize"] = "none"
+    if values.get("size") is None and len(own) == 2:
+        values["size"] = (own[0], own[1])
+    crop = values.pop("crop", None)
+    if values.get("size") is None and "resize" not in values and crop is None:
+        values["resize"] = "none"
     if crop is not None:
-        if found.get("resize_size") is not None:
+        if values.get("resize_size") is not None:
             raise DataError("crop: expected no resize_size beside it")
-        if found.get("size") is None:
+        if values.get("size") is None:
             raise DataError("size: a crop needs the height and width to keep; the input has free sizes")
         share = _read(Number(1e-9, 1.0), crop, "crop")
-        size = _read(ListOf(Whole(1, MOST_SIDE), 2, 2), found["size"], "size")
-        found["resize_size"] = tuple(math.floor(side / share) for side in size)
-    result = Preprocess(**found)
+        size = _read(ListOf(Whole(1, MOST_SIDE), 2, 2), values["size"], "size")
+        values["resize_size"] = tuple(math.floor(side / share) for side in size)
+    result = Preprocess(**values)
     result.check(shape, dtype)
     return result
 

@@ -152,7 +152,7 @@ def test_psutil_that_lies() -> None:
         "-274 C",
         "4294967 C",
         "available: -1 bytes",
-        "500000 cannot",
+        "500000 is implausible",
         "255 %",
         "denied",
     ):

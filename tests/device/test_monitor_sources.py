@@ -95,7 +95,7 @@ SECOND: dict[str, tuple[dict[str, str | None], str, Any, str]] = {
         4 * 12 * 3600.0,
         "BAT0 charge_full: expected a number",
     ),
-    "power that wraps": ({f"{BATTERY}0/power_now": "4294967295"}, "power_w", 18.0, "4294967295 is 4294.967 W"),
+    "power that wraps": ({f"{BATTERY}0/power_now": "4294967295"}, "power_w", 18.0, "4294967295: 4294.967 W"),
     "mean current": (
         {f"{BATTERY}0/current_now": "65149000", f"{BATTERY}0/current_avg": "1000000"},
         "power_w",
