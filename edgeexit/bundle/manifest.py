@@ -272,7 +272,7 @@ class Manifest(Record, title="manifest"):
     lm: OmitDefault[LmSpec | None] = None
     """Sizes of a language model; None = it is none."""
     default_policy: OmitDefault[Name | None] = None
-    """One of `policies`: the operating point that is followed [by default](#default-operating-point); None = the first of them."""
+    """One of `policies`: the operating point followed [by default](#default-operating-point); None = the first."""
     preprocess: OmitDefault[Annotated[Mapping[Text, Preprocess], _PerInputMap]] = field(default_factory=dict)
     """Input -> how pixels become that input; an input that is missing takes no pictures."""
     ranges: OmitDefault[Annotated[Mapping[Text, InputRange], _PerInputMap]] = field(default_factory=dict)
