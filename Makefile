@@ -32,7 +32,7 @@ test-all: setup  ## all tests, the slow ones too
 test-pi: setup  ## a shipped bundle in an arm64 user space under emulation, as on Pi 3, 4 and 5; skips without the tools
 	$(BIN)/python scripts/test_pi.py $(PI)
 
-check: setup  ## lint, types, import contracts
+check: setup  ## lint, format, types, import contracts, generated files
 	BIN=$(BIN) scripts/check
 
 wheel: setup  ## build the wheel and test the device side from it in an empty environment
@@ -43,6 +43,7 @@ tflite-runtime: setup  ## test TFLite bundles on the older interpreter, in an en
 
 docs: setup  ## rewrite the generated pages
 	$(BIN)/python scripts/cli_docs.py --write
+	$(BIN)/python scripts/format_docs.py --write
 
 clean:
 	rm -rf $(VENV) demo-out dist build

@@ -1,4 +1,4 @@
-"""An arm64 Debian user space with EdgeExit in it, made without running a single foreign program.
+"""Arm64 Debian user space with EdgeExit in it, built without running a foreign program.
 
 `mmdebstrap --variant=extract` only unpacks packages, and the host's pip unpacks aarch64 wheels beside them, so neither
 binfmt nor emulation is needed to make it. What is slow to get is kept in a cache folder.

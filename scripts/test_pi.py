@@ -1,4 +1,4 @@
-"""Does a shipped bundle answer on a Raspberry Pi's instruction sets as it does here? `make test-pi`
+"""Compare a shipped bundle's answers on a Raspberry Pi's instruction sets with those here: `make test-pi`.
 
 The built wheel, its `onnx` and `tflite` extras as aarch64 wheels and Debian's arm64 Python run under qemu-user as
 Cortex-A53, A72 and A76. Every artifact must pass its own vectors, and int8 TFLite must give the very bytes it gives on

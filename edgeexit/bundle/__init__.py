@@ -1,1 +1,1 @@
-"""Bundles: the manifest, its JSON form, its checks, and the folder on disk."""
+"""Bundles: manifest, JSON codec, checks, and the folder on disk."""

@@ -1,4 +1,4 @@
-"""Unpacking of a zipped bundle: names confined, sizes bounded, no links."""
+"""Safe unpacking of a zipped bundle: confined names, bounded sizes, no links."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def unzip(path: Path, manifest: str) -> Path:
                     _pour(source, out, entry.file_size, path)
     except BaseException as e:
         shutil.rmtree(home, ignore_errors=True)
-        if isinstance(e, Exception) and not isinstance(e, BundleError):  # zipfile and zlib raise a dozen kinds
+        if isinstance(e, Exception) and not isinstance(e, BundleError):  # zipfile and zlib raise many kinds
             raise BundleError(f"{path}: not a bundle folder nor a readable .zip of one: {e}") from e
         raise
     return folder

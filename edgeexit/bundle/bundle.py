@@ -1,4 +1,4 @@
-"""Bundles on disk: open one (executing nothing, trusting nothing), and add to one.
+"""Bundles on disk: opening (executes nothing, verifies every file) and changing.
 
 The format is specified in `docs/bundle-format.md`.
 """
@@ -18,15 +18,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeexit.bundle.archives import MAX_ZIP_ENTRIES as MAX_ZIP_ENTRIES
 from edgeexit.bundle.archives import unzip
 from edgeexit.bundle.codec import from_json, to_json
-from edgeexit.bundle.files import MANIFEST as MANIFEST
-from edgeexit.bundle.files import calibration_arrays as calibration_arrays
-from edgeexit.bundle.files import copy_file, version_of
-from edgeexit.bundle.files import describe as describe
-from edgeexit.bundle.files import write_into as write_into
-from edgeexit.bundle.manifest import FileSpec, Manifest
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.files import MANIFEST, copy_file, describe, version_of, write_into
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.bundle.merging import check_unchanged, merged
 from edgeexit.common import files
 from edgeexit.common.locking import folder_lock, is_locked
@@ -35,7 +31,7 @@ from edgeexit.policy.operating_point import OperatingPoint
 
 MAX_ARRAY_BYTES = 1 << 30
 _REOPEN_S = 10.0
-"""How long a bundle is opened again that is replaced all the time."""
+"""How long opening is repeated while the bundle keeps being replaced."""
 
 Change = tuple[Mapping[str, bytes], Manifest]
 """Bytes of new and changed files, and the manifest that names them."""
@@ -48,7 +44,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     _version: tuple[int, ...] | None = None
-    """Of the manifest's file, as it was read; see `is_current`."""
+    """Identity of the manifest's file when it was read; see `is_current`."""
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
@@ -96,7 +92,7 @@ class Bundle:
 
     @classmethod
     def _read(cls, folder: Path, path: Path) -> Bundle:
-        """Check a folder that was given as `path`."""
+        """Read and check a folder; `path` is its name in messages."""
         if not (folder / MANIFEST).is_file():
             raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}")
         if (folder / MANIFEST).is_symlink():
@@ -108,7 +104,7 @@ class Bundle:
         return bundle
 
     def file(self, spec: FileSpec) -> Path:
-        """Where a file of the manifest lies; names are confined to the bundle."""
+        """Path of a file of the manifest; names are confined to the bundle."""
         return self.path / spec.path
 
     def _verify(self, spec: FileSpec, shown: Path) -> None:
@@ -149,7 +145,7 @@ class Bundle:
         return point
 
     def points_for(self, artifact: str | None = None) -> Iterator[OperatingPoint]:
-        """Operating points in the order in which they are taken where none is asked for.
+        """Operating points in the order of preference where none is asked for by name.
 
         The default (`Manifest.default_policy`) first, then the others as they were stored.
 
@@ -157,7 +153,7 @@ class Bundle:
             artifact: only points that may run on this one; None = all.
 
         Raises:
-            PolicyError: see `operating_point`; raised when its turn comes.
+            PolicyError: see `operating_point`; raised when the iteration reaches the point.
         """
         names = self.manifest.policies
         default = self.manifest.default_policy
@@ -180,13 +176,13 @@ class Bundle:
         return next(self.points_for(artifact), None)
 
     def update(self, change: Callable[[Bundle], Change]) -> Bundle:
-        """Change the bundle as it is on the disk now; what fails leaves it as it was.
+        """Change the bundle as it is on the disk now; a failure leaves it unchanged.
 
         One process at a time: others wait, and `change` sees what they wrote.
 
         Args:
-            change: called with the bundle of this moment; gives bytes of new and changed files, and the manifest. What
-                it raises comes through.
+            change: called with the current bundle; returns bytes of new and changed files, and the manifest. Its
+                exceptions are passed on.
 
         Raises:
             BundleError: the bundle was opened from a ``.zip``, another process changes it all the time, or the disk
@@ -210,9 +206,9 @@ class Bundle:
             raise BundleError(f"{self.path}: cannot be written: {e.strerror or e}; nothing was left behind") from e
 
     def rewrite(self, changed: Mapping[str, bytes], manifest: Manifest) -> Bundle:
-        """Replace files and manifest in one step; what fails leaves the bundle as it was.
+        """Replace files and manifest in one step; a failure leaves the bundle unchanged.
 
-        What other processes changed since this bundle was opened stays, where it is another part of it.
+        Changes of other parts by other processes since this bundle was opened are kept.
 
         Raises:
             BundleError: as `update`; or another process changed the same part, or an artifact whose operating points
@@ -244,16 +240,16 @@ class Bundle:
         return self.rewrite(changed, other.manifest)
 
     def _others(self) -> list[str]:
-        """Files in the folder that are not the bundle's: a README that a person put there."""
+        """Files in the folder that the manifest does not name, e.g. a README."""
         own = {MANIFEST, *(f.path for f in self.manifest.files)}
-        found = (p for p in sorted(self.path.rglob("*")) if p.is_file() and not p.is_symlink())
-        return [name for p in found if (name := p.relative_to(self.path).as_posix()) not in own]
+        paths = (p for p in sorted(self.path.rglob("*")) if p.is_file() and not p.is_symlink())
+        return [name for p in paths if (name := p.relative_to(self.path).as_posix()) not in own]
 
     def with_operating_point(self, point: OperatingPoint, *, default: bool | None = None) -> Bundle:
         """Store an operating point (one of the same name is replaced).
 
         Args:
-            point: made on the artifact as it is in this bundle.
+            point: calibrated on the artifact as it is in this bundle.
             default: True = it becomes the default, False = it is not the default (any more); None = the default stays
                 what it was, and the first point of a bundle becomes it.
 

@@ -1,21 +1,22 @@
-"""Whether the parts of a manifest fit each other: what its JSON Schema can't say."""
+"""Rules between the parts of a manifest, which annotations and JSON Schema cannot express."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from edgeexit.bundle.lm_spec import DecoderFiles
-from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, TensorSpec
+from edgeexit.bundle.manifest import MAX_STATE, Artifact, ExitSpec, Manifest, TensorSpec
 from edgeexit.errors import BundleError, DataError
 from edgeexit.pictures.preprocess import Preprocess
 
 
 def check_parts(m: Manifest, at: str) -> None:
-    """Whether stages, exits, tensors and artifacts belong together.
+    """Check that stages, exits, tensors and artifacts fit each other.
 
     Args:
-        m: a manifest whose fields are all of their types.
+        m: a manifest whose fields are each valid.
         at: name of the document, for messages.
 
     Raises:
@@ -24,7 +25,7 @@ def check_parts(m: Manifest, at: str) -> None:
     count = len(m.exits)
     if len(m.stages) != count:
         raise BundleError(f"{at}: {count} exits but {len(m.stages)} stages; every exit has its stage")
-    if m.batch == "dynamic":  # where one input goes per call, no axis is ever thinned out
+    if m.batch == "dynamic":  # with one input per call no input is taken out of a batch
         for t in m.cuts:
             if t.batch_axis is not None and t.batch_axis >= len(t.shape):
                 raise BundleError(f"{at}: cut {t.name!r:.60} has {len(t.shape)} axes, its batch_axis is {t.batch_axis}")
@@ -40,6 +41,9 @@ def check_parts(m: Manifest, at: str) -> None:
         if twice and not (what == "tensor" and _say_the_same(tensors, twice)):
             raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
     known = {t.name for t in m.feeds}
+    for state in m.states:
+        if (numbers := math.prod(a for a in state.input.shape if isinstance(a, int))) > MAX_STATE:
+            raise BundleError(f"{at}: state {state.input.name!r:.60} has {numbers} numbers; expected up to {MAX_STATE}")
     if m.states and m.batch != "one":
         raise BundleError(f"{at}: a network with states takes one input per call, batch is {m.batch!r}")
     for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):
@@ -97,7 +101,7 @@ def check_parts(m: Manifest, at: str) -> None:
 
 
 def check_declared(inputs: Sequence[TensorSpec], declared: Mapping[str, Preprocess]) -> None:
-    """Whether preprocessing belongs to the inputs that it is declared for.
+    """Check that preprocessing fits the inputs that it is declared for.
 
     Raises:
         DataError: it does not.
@@ -139,19 +143,26 @@ def _check_ports(a: Artifact, m: Manifest, at: str) -> None:
     if twice := [n for n, times in Counter(p.name for p in a.ports).items() if times > 1]:
         raise BundleError(f"{at}: artifact {a.name!r}: port {twice[0]!r:.60} stands twice")
     for p in a.ports:
+        place = f"{at}: artifact {a.name!r}: port {p.name!r:.60}"
         if p.name not in own:
-            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} is no input, state or exit's tensor")
+            raise BundleError(f"{place} is no input, state or exit's tensor")
+        if (p.scale is None) != (p.zero_point is None):
+            raise BundleError(f"{place}: a scale and a zero_point come together")
+        if p.scale is not None and not p.dtype.startswith(("int", "uint")):
+            raise BundleError(f"{place}: {p.dtype} with a scale; quantized numbers are integers")
+        if p.order is not None and sorted(p.order) != [*range(len(p.order))]:
+            raise BundleError(f"{place}: order {list(p.order)} does not name every axis once")
         if p.order is not None and (len(p.order) != len(own[p.name].shape) or p.order[0] != 0):
-            raise BundleError(f"{at}: artifact {a.name!r}: port {p.name!r:.60} orders {len(p.order)} axes wrongly")
+            raise BundleError(f"{place} orders {len(p.order)} axes wrongly")
 
 
 def _check_outputs(e: ExitSpec, at: str) -> None:
     """Every output has its part: the answer first, then uncertainty of several heads, learned score and lengths."""
     parts = [e.answer.name, *(n for n in (e.uncertainty, e.learned, e.lengths) if n is not None)]
     if [t.name for t in e.outputs] != parts:
-        found = ", ".join(t.name for t in e.outputs)
+        names = ", ".join(t.name for t in e.outputs)
         raise BundleError(
-            f"{at}: exit {e.name!r:.60}: outputs {found:.120} are not answer, uncertainty, learned score, lengths"
+            f"{at}: exit {e.name!r:.60}: outputs {names:.120} are not answer, uncertainty, learned score, lengths"
         )
     if any((t.dtype, len(t.shape)) != ("float32", 1) for t in e.outputs[1:] if t.name != e.lengths):
         raise BundleError(f"{at}: exit {e.name!r:.60}: uncertainty and learned score are float32 (inputs,)")
@@ -161,14 +172,14 @@ def _check_outputs(e: ExitSpec, at: str) -> None:
         raise BundleError(
             f"{at}: exit {e.name!r:.60}: lengths are int64 (inputs,), of an answer (inputs, positions, classes)"
         )
-    if e.members < 1 or (e.members > 1) != (e.uncertainty is not None):
+    if (e.members > 1) != (e.uncertainty is not None):
         raise BundleError(f"{at}: exit {e.name!r:.60}: {e.members} heads; several, and no other, have an uncertainty")
 
 
 def _say_the_same(tensors: list[TensorSpec], names: set[str]) -> bool:
     """Whether each of these stands exactly twice, with one dtype and shape."""
-    found: dict[str, list[TensorSpec]] = {}
+    by_name: dict[str, list[TensorSpec]] = {}
     for t in tensors:
         if t.name in names:
-            found.setdefault(t.name, []).append(t)
-    return all(len(f) == 2 and (f[0].dtype, f[0].shape) == (f[1].dtype, f[1].shape) for f in found.values())
+            by_name.setdefault(t.name, []).append(t)
+    return all(len(f) == 2 and (f[0].dtype, f[0].shape) == (f[1].dtype, f[1].shape) for f in by_name.values())

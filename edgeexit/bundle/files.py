@@ -1,4 +1,4 @@
-"""Files of a bundle's folder: their entries in the manifest, writing them, arrays of the stored scores."""
+"""Files of a bundle's folder: entries in the manifest, writing, arrays of the stored scores."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.codec import from_json, to_json
-from edgeexit.bundle.manifest import FileSpec, Manifest
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.manifest import Manifest
 
 MANIFEST = "manifest.json"
 
 
 def version_of(folder: Path) -> tuple[int, ...] | None:
-    """What changes whenever the folder's manifest is replaced; None = it has none."""
+    """Identity of the folder's manifest file, which every replacement changes; None = it has none."""
     try:
-        found = (folder / MANIFEST).stat()
-    except (OSError, ValueError):  # a name that no file can have
+        status = (folder / MANIFEST).stat()
+    except (OSError, ValueError):  # an invalid file name
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def describe(path: str, data: bytes) -> FileSpec:
@@ -44,7 +45,7 @@ def write_into(folder: Path, contents: Mapping[str, bytes], manifest: Manifest) 
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's bytes; folders on the way are made."""
+    """Copy a file's bytes; missing folders are created."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
@@ -53,7 +54,7 @@ def calibration_arrays(
     scores: NDArray[np.float32], agreement: NDArray[Any], correct: NDArray[Any] | None
 ) -> dict[str, NDArray[Any]]:
     """The arrays of ``calibration/<artifact>.npz``, from `(exits, n)` to the file's `(n, exits)`."""
-    found = {"scores": scores.T, "agreement": agreement.T.astype(np.float32)}
+    arrays = {"scores": scores.T, "agreement": agreement.T.astype(np.float32)}
     if correct is not None:
-        found["correct"] = correct.T.astype(np.float32)
-    return {name: np.ascontiguousarray(a) for name, a in found.items()}
+        arrays["correct"] = correct.T.astype(np.float32)
+    return {name: np.ascontiguousarray(a) for name, a in arrays.items()}

@@ -1,53 +1,63 @@
-"""Range of a network's input over the rows it was calibrated on, and whether an input lies far outside it."""
-
-from __future__ import annotations
+"""Range of a network's input over its calibration rows, and detection of inputs far outside it."""
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.common.json_fields import Reader, not_negative, number
-from edgeexit.errors import BundleError
+from edgeexit.common.kinds import Number, Whole
+from edgeexit.common.records import Record
+from edgeexit.errors import DataError
 
 FLAT = 0.1
 """An input that spans less than this share of what the flattest calibration row spans is unusual."""
 LEAST_ROWS = 30
-"""Fewer rows say too little of what inputs are like, and nothing is unusual."""
+"""With fewer rows the range is uncertain, and no input is unusual."""
 _CHUNK = 1 << 20
-"""Numbers that are looked at together."""
+"""Numbers per step."""
 
 
 class UnusualInput(UserWarning):
-    """An input lies far outside what the network was calibrated on."""
+    """An input lies far outside the range of the calibration rows."""
+
+
+_Number = Annotated[float, Number()]
+_NotNegative = Annotated[float, Number(0)]
 
 
 @dataclass(frozen=True)
-class InputRange:
-    """What the numbers of a floating-point input were like over the calibration rows."""
+class InputRange(Record, title="range"):
+    """Range of the numbers of a floating-point input over the calibration rows."""
 
-    low: float
+    low: _Number
     """Smallest number in any row."""
-    high: float
+    high: _Number
     """Largest number in any row."""
-    span: float
+    span: _NotNegative
     """Smallest difference, over the rows, of a row's largest and smallest number."""
-    mean_low: float
+    mean_low: _Number
     """Smallest mean of a row."""
-    mean_high: float
+    mean_high: _Number
     """Largest mean of a row."""
-    mean: float
-    std: float
+    mean: _Number
     """Of all numbers of all rows."""
-    rows: int
+    std: _NotNegative
+    """Standard deviation of all numbers of all rows."""
+    rows: Annotated[int, Whole(1, 1 << 62)]
+    """Number of calibration rows."""
+
+    def __post_init__(self) -> None:
+        for low, high in (("low", "high"), ("mean_low", "mean_high")):
+            if not getattr(self, low) <= getattr(self, high):
+                raise DataError(f"{low}: expected at most {high} {getattr(self, high)!r}, found {getattr(self, low)!r}")
 
     def unusual(self, row: NDArray[Any]) -> str | None:
-        """What is unusual of one input; None = nothing.
+        """Why one input is unusual, in words; None = it is not.
 
         A number is far outside when it is beyond the range by more than the range is wide; a row's mean by more than
         half as much, and more than a twentieth of what all numbers span.
@@ -73,7 +83,7 @@ class InputRange:
 
     @cached_property
     def _bounds(self) -> tuple[float, float, float, float, float]:
-        """What a row's smallest and largest number, span and mean are compared with: once, not once per input."""
+        """Limits of a row's smallest and largest number, span and mean, computed once."""
         width = (self.high - self.low) or abs(self.high)
         reach = max((self.mean_high - self.mean_low) / 2, width / 20)
         beyond = width or math.inf
@@ -92,31 +102,12 @@ class InputRange:
             f"{self.mean_high:.4g}), standard deviation {self.std:.4g}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; `from_dict` reads it back."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str = "range") -> InputRange:
-        """Read it from JSON that may be hostile.
-
-        Raises:
-            BundleError: a missing or strange field; `at` names the place in the message.
-        """
-        r = Reader(data, at)
-        values = {n: number(r.data.get(n), f"{at}.{n}") for n in ("low", "high", "mean_low", "mean_high", "mean")}
-        values |= {n: not_negative(r.data.get(n), f"{at}.{n}") for n in ("span", "std")}
-        found = cls(**values, rows=r.count("rows"))
-        if not (found.low <= found.high and found.mean_low <= found.mean_high and found.rows):
-            raise BundleError(f"{at}: expected low <= high, mean_low <= mean_high and at least one row")
-        return found
-
 
 def measure(rows: Any) -> InputRange | None:
-    """The range of floating-point rows; None = no such numbers, none at all, or some that are not finite.
+    """The range of floating-point rows; None = other numbers, no rows, or numbers that are not finite.
 
     Args:
-        rows: `(n, ...)`, an array or anything that gives parts of it when sliced.
+        rows: `(n, ...)`, an array or anything whose slices are arrays.
     """
     parts: list[NDArray[np.float64]] = []
     step = max(_CHUNK // max(np.asarray(rows[0:1]).size, 1), 1)
@@ -138,20 +129,20 @@ def measure(rows: Any) -> InputRange | None:
 
 
 def measure_all(names: Sequence[str], inputs: Sequence[Any]) -> Mapping[str, InputRange]:
-    """The ranges of the inputs that have one, by name; what follows the named inputs is left out."""
-    found = {name: measure(rows) for name, rows in zip(names, inputs, strict=False)}
-    return {name: r for name, r in found.items() if r is not None}
+    """The ranges of the inputs that have one, by name; inputs after the named ones are left out."""
+    ranges = {name: measure(rows) for name, rows in zip(names, inputs, strict=False)}
+    return {name: r for name, r in ranges.items() if r is not None}
 
 
 class UsualInputs:
-    """What a network's inputs usually are like; made once per engine, asked once per run."""
+    """Detector of unusual inputs: one per engine, called once per run."""
 
     def __init__(self, names: Sequence[str], ranges: Mapping[str, InputRange]) -> None:
         self._ranges = [(k, name, ranges[name]) for k, name in enumerate(names) if name in ranges]
-        self._told = False
+        self._has_warned = False
 
     def of(self, inputs: Sequence[NDArray[Any]]) -> str | None:
-        """What is unusual of one input, as a sentence; None = nothing. The first is warned of, too."""
+        """Why one input is unusual, as a sentence; None = it is not. The first one is also a warning."""
         for k, name, known in self._ranges:
             if (why := known.unusual(inputs[k])) is not None:
                 text = f"input {name!r} is far outside what the network was calibrated on: {why}"
@@ -160,12 +151,12 @@ class UsualInputs:
         return None
 
     def each(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
-        """Which of many inputs `(n, ...)` are unusual; None = no range is known. The first is warned of."""
+        """Which of many inputs `(n, ...)` are unusual; None = no range is known. The first one is also a warning."""
         if not self._ranges:
             return None
         return np.array([self.of([a[i] for a in inputs]) is not None for i in range(len(inputs[0]))])
 
     def _warn(self, text: str) -> None:
-        if not self._told:
-            self._told = True
-            warnings.warn(f"{text} (said once per engine; see Decision.unusual)", UnusualInput, stacklevel=4)
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"{text} (shown once per engine; see Decision.unusual)", UnusualInput, stacklevel=4)

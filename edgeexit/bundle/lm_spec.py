@@ -1,15 +1,15 @@
-"""What the manifest says of a language model: its sizes, the files of its artifacts, and what was proved of each."""
-
-from __future__ import annotations
+"""Sections of the manifest about a language model: its sizes, the files of its artifacts, lossless speculation."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated
 
-from edgeexit.common.files import FileSpec
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.common.kinds import Number, OneOf, Whole
+from edgeexit.common.records import CheckedRecord, NotRequired, Size
 from edgeexit.errors import BundleError
 
 MAX_VOCABULARY = 1 << 21
@@ -19,50 +19,52 @@ MAX_LAYERS = 1 << 12
 MAX_CONTEXT = 1 << 24
 MAX_STOPS = 256
 VERIFIED, APPROXIMATE = "verified", "approximate"
-T = TypeVar("T")
 _FILE = re.compile(r"(?:exit|kv)_(0|[1-9][0-9]*)\.onnx|exit_(0|[1-9][0-9]*)_ids\.npy")
+_Layers = Annotated[int, Whole(1, MAX_LAYERS)]
+_Width = Annotated[int, Whole(1, MAX_SIZE)]
+_Token = Annotated[int, Whole(0, MAX_VOCABULARY - 1)]
+_Difference = Annotated[float, Number(0, 1e30)]
 
 
 @dataclass(frozen=True)
-class LmSpec:
+class LmSpec(CheckedRecord, title="lm", error=BundleError):
     """A decoder of the Llama kind, cut after some of its layers; every cut is an exit.
 
     >>> LmSpec(1024, 128, 12, 2, 32, 256, (4, 8, 12), None, (0,)).cache_bytes(100)
     614400
+
+    Raises:
+        BundleError: sizes beyond the limits of the format, or that do not fit each other.
     """
 
-    vocab: int
-    width: int
+    vocab: Annotated[int, Whole(1, MAX_VOCABULARY)]
+    """Number of tokens, as many as the last exit has classes."""
+    width: _Width
     """Of the hidden states between the layers."""
-    layers: int
-    kv_heads: int
-    head_dim: int
-    context: int
-    """Positions it was trained for; prompt and answer fit into them together."""
-    stages: tuple[int, ...]
-    """Layers finished after stage k, rising; the last is all of them."""
-    bos: int | None = None
-    """Put before a text; None = nothing is."""
-    eos: tuple[int, ...] = ()
-    """Tokens that end an answer."""
-    tokenizer: FileSpec | None = None
-    """A `tokenizer.json`; None = whoever runs it brings token ids."""
+    layers: _Layers
+    """Number of layers."""
+    kv_heads: _Layers
+    """Keys and values of one layer and position are `(kv_heads, head_dim)` each."""
+    head_dim: _Width
+    """See `kv_heads`."""
+    context: Annotated[int, Whole(1, MAX_CONTEXT)]
+    """Positions for prompt and answer together."""
+    stages: Annotated[tuple[_Layers, ...], Size(1, 256, rising=True)]
+    """Layers finished after stage k, one number per exit, rising; the last is `layers`."""
+    bos: NotRequired[_Token | None] = None
+    """Token put before a text; None = none."""
+    eos: NotRequired[Annotated[tuple[_Token, ...], Size(0, MAX_STOPS, unique=True)]] = ()
+    """Tokens that end an answer; missing = none does."""
+    tokenizer: NotRequired[FileSpec | None] = None
+    """A `tokenizer.json`; None = the caller brings token ids."""
 
     def __post_init__(self) -> None:
-        """Raises: BundleError for sizes that cannot be, or beyond the limits of the format."""
-        for name, most in _SIZES.items():
-            _whole(getattr(self, name), name, 1, most)
-        rising = all(type(n) is int for n in self.stages) and list(self.stages) == sorted({*self.stages})
-        if not rising or not self.stages or self.stages[0] < 1 or self.stages[-1] != self.layers:
-            raise BundleError(
-                f"stages: {list(self.stages)!r:.60}; expected layer counts that rise from at least 1 to {self.layers}"
-            )
-        if self.bos is not None:
-            _whole(self.bos, "bos", 0, self.vocab - 1)
-        if len(self.eos) > MAX_STOPS or len({*self.eos}) != len(self.eos):
-            raise BundleError(f"eos: {len(self.eos)} tokens; expected up to {MAX_STOPS}, none twice")
-        for token in self.eos:
-            _whole(token, "eos", 0, self.vocab - 1)
+        super().__post_init__()
+        if self.stages[-1] != self.layers:
+            raise BundleError(f"stages: expected the last to be all {self.layers} layers, found {self.stages[-1]}")
+        for name, tokens in (("bos", () if self.bos is None else (self.bos,)), ("eos", self.eos)):
+            if tokens and max(tokens) >= self.vocab:
+                raise BundleError(f"{name}: expected a token from 0 to {self.vocab - 1}, found {max(tokens)}")
 
     def layers_of(self, stage: int) -> range:
         """Numbers of the layers that stage k runs."""
@@ -72,60 +74,35 @@ class LmSpec:
         """Memory of the keys and values, float32, of so many positions."""
         return 2 * 4 * self.layers * self.kv_heads * self.head_dim * positions
 
-    def to_dict(self) -> dict[str, Any]:
-        """As the manifest has it; `from_dict` reads it back."""
-        return {**asdict(self), "stages": list(self.stages), "eos": list(self.eos)}
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str = "lm") -> LmSpec:
-        """Read what may be hostile.
-
-        Raises:
-            BundleError: a field is missing, unknown, of another type or out of its bounds.
-        """
-        found = _fields(data, cls, at, optional=("bos", "eos", "tokenizer"))
-        for name, most in (("stages", MAX_LAYERS), ("eos", MAX_STOPS)):
-            value = found.get(name, [])
-            if not isinstance(value, list) or len(value) > most:
-                raise BundleError(f"{at}.{name}: expected a list of up to {most} whole numbers, found {value!r:.60}")
-            found[name] = tuple(value)
-            if not all(type(n) is int for n in value):
-                raise BundleError(f"{at}.{name}: expected whole numbers, found {value!r:.60}")
-        if found.get("tokenizer") is not None:
-            found["tokenizer"] = FileSpec.from_dict(found["tokenizer"], f"{at}.tokenizer")
-        return _made(lambda: cls(**found), at)
-
 
 @dataclass(frozen=True)
-class LmProof:
+class LmProof(CheckedRecord, title="proof", error=BundleError):
     """Whether tokens that go through an artifact together get the logits that they get one by one.
 
     Measured on real text when it was exported, for every number of tokens from 2 to `block`, the first layers one by
     one and the rest together included. Speculation gives the text of plain decoding only where they do.
+
+    Raises:
+        BundleError: a field that is not what it should be, or a word that the numbers do not support.
     """
 
-    lossless: str
-    """`verified`: no largest logit changed its place, no logit moved by more than `tolerance`; else `approximate`."""
-    tokens: int
+    lossless: Annotated[str, OneOf(VERIFIED, APPROXIMATE)]
+    """verified exactly where `flips` is 0 and `max_difference` is not above `tolerance`."""
+    tokens: Annotated[int, Whole(1, 1 << 40)]
     """Positions compared."""
-    block: int
-    """The most tokens that went through together; nothing is said of more."""
-    max_difference: float
-    """The largest difference of a logit."""
-    flips: int
-    """Positions whose largest logit was another one."""
-    tolerance: float
-    """What `max_difference` was allowed to be."""
+    block: Annotated[int, Whole(2, MAX_CONTEXT)]
+    """Largest number of tokens that went through together; more were not tested."""
+    max_difference: _Difference
+    """Largest difference of a logit."""
+    flips: Annotated[int, Whole(0, 1 << 40)]
+    """Positions whose largest logit was another one; up to `tokens`."""
+    tolerance: _Difference
+    """Largest allowed `max_difference`."""
 
     def __post_init__(self) -> None:
-        """Raises: BundleError for numbers that cannot be, or for a word that they do not bear out."""
-        _whole(self.tokens, "tokens", 1, 1 << 40)
-        _whole(self.block, "block", 2, MAX_CONTEXT)
-        _whole(self.flips, "flips", 0, self.tokens)
-        for name in ("max_difference", "tolerance"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e30:
-                raise BundleError(f"{name}: expected a number of at least 0, found {value!r:.60}")
+        super().__post_init__()
+        if self.flips > self.tokens:
+            raise BundleError(f"flips: expected a whole number from 0 to {self.tokens}, found {self.flips}")
         if self.lossless != (right := self.word(self.max_difference, self.flips, self.tolerance)):
             raise BundleError(
                 f"lossless: {self.lossless!r:.40}, but {self.flips} flips and a difference of "
@@ -134,38 +111,24 @@ class LmProof:
 
     @staticmethod
     def word(max_difference: float, flips: int, tolerance: float) -> str:
-        """What may be said of such numbers."""
+        """The word for such numbers."""
         return VERIFIED if flips == 0 and max_difference <= tolerance else APPROXIMATE
 
     @property
     def verified(self) -> bool:
-        """Whether the word lossless may be used, for up to `block` tokens at a time."""
+        """Whether speculation is lossless for up to `block` tokens at a time."""
         return self.lossless == VERIFIED
-
-    def to_dict(self) -> dict[str, Any]:
-        """As the manifest has it; `from_dict` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str = "proof") -> LmProof:
-        """Read what may be hostile.
-
-        Raises:
-            BundleError: a field is missing, unknown, of another type out of its bounds, or the word is not borne out.
-        """
-        found = _fields(data, cls, at)
-        return _made(lambda: cls(**found), at)
 
 
 def proved(proof: LmProof | None, tokens: int) -> bool | None:
-    """Whether so many tokens together were shown to get the logits of one by one; None = nobody looked."""
+    """Whether so many tokens together get the logits of one by one; None = not tested."""
     if proof is None or (proof.verified and tokens > proof.block):
         return None
     return proof.verified
 
 
 def unproved(proof: LmProof | None, tokens: int) -> str:
-    """Why so many tokens together are not known to give plain decoding's text, and what to do about it."""
+    """Why so many tokens together may not give the text of plain decoding, and what to do about it."""
     if proof is None:
         return f"nothing was compared on export; to have it, export again with --text FILE --block {tokens}"
     if not proof.verified:
@@ -181,7 +144,7 @@ def unproved(proof: LmProof | None, tokens: int) -> str:
 
 @dataclass(frozen=True)
 class DecoderFiles:
-    """The files of a decoder artifact by what they do; in the manifest they are found by their names."""
+    """The files of a decoder artifact by their roles, which their names in the manifest decide."""
 
     stages: tuple[FileSpec, ...]
     """`stage_<k>.onnx`."""
@@ -199,7 +162,7 @@ class DecoderFiles:
     """`kv_<k>.onnx`: hidden states -> keys and values of stage k's layers, without computing the layers."""
 
     @classmethod
-    def of(cls, models: Sequence[FileSpec], data: Sequence[FileSpec]) -> DecoderFiles:
+    def of(cls, models: Sequence[FileSpec], data: Sequence[FileSpec]) -> "DecoderFiles":
         """Sort an artifact's files.
 
         Args:
@@ -233,33 +196,3 @@ class DecoderFiles:
         if lost := [k for k in range(count) if ids[k] is not None and exits[k] is None]:
             raise BundleError(f"exit_{lost[0]}_ids.npy without exit_{lost[0]}.onnx")
         return cls(tuple(models), named["head.onnx"], named["positions.onnx"], named["embedding.npy"], exits, ids, rows)
-
-
-_SIZES = {
-    "vocab": MAX_VOCABULARY, "width": MAX_SIZE, "layers": MAX_LAYERS, "kv_heads": MAX_LAYERS, "head_dim": MAX_SIZE,
-    "context": MAX_CONTEXT,
-}  # fmt: skip
-
-
-def _whole(value: Any, name: str, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise BundleError(f"{name}: expected a whole number from {least} to {most}, found {value!r:.60}")
-
-
-def _fields(data: Any, kind: type[Any], at: str, optional: Sequence[str] = ()) -> dict[str, Any]:
-    """The object's fields: all that the class has, and no others, for they might change what is computed."""
-    if not isinstance(data, Mapping):
-        raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
-    names = [f.name for f in fields(kind)]
-    if lacking := [n for n in names if n not in data and n not in optional]:
-        raise BundleError(f"{at}.{lacking[0]}: missing")
-    if strange := [n for n in data if n not in names]:
-        raise BundleError(f"{at}: unknown field {strange[0]!r:.60}; known: {', '.join(names)}")
-    return dict(data)
-
-
-def _made(make: Callable[[], T], at: str) -> T:
-    try:
-        return make()
-    except BundleError as e:
-        raise BundleError(f"{at}.{e}") from e

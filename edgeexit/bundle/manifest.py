@@ -1,21 +1,24 @@
-"""The types of ``manifest.json``; `docs/bundle-format.md` is their specification."""
+"""Records of ``manifest.json``: their annotations and docstrings are the format's one source.
 
-from __future__ import annotations
+`scripts/format_docs.py` writes `schema.json` and the tables of `docs/bundle-format.md` from them; rules between fields
+are in `edgeexit.bundle.checks`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+from edgeexit.bundle.file_spec import FileSpec
 from edgeexit.bundle.input_range import InputRange
 from edgeexit.bundle.lm_spec import LmProof, LmSpec
-from edgeexit.common.files import MAX_FILE_BYTES as MAX_FILE_BYTES
-from edgeexit.common.files import FileSpec as FileSpec
+from edgeexit.bundle.speech_spec import SpeechSpec
+from edgeexit.common.kinds import Axis, Count, Name, Number, OneOf, Text, Whole
+from edgeexit.common.records import Narrow, NotRequired, OmitDefault, Record, Size
 from edgeexit.errors import BundleError
 from edgeexit.pictures.preprocess import Preprocess
+from edgeexit.policy.scores import GRAPH
 
-if TYPE_CHECKING:
-    from edgeexit.bundle.speech_spec import SpeechSpec
-
+FORMAT = "edgeexit"
 SCHEMA = 1
 MAX_EXITS = 256
 MAX_MEMBERS = 64
@@ -41,40 +44,68 @@ DTYPES = (
 )
 
 
+Dtype = Annotated[str, OneOf(*DTYPES)]
+_AXES = Size(1, 16)
+_LARGEST_SCALE = 2.0**126
+"""float32 holds such a scale and its inverse."""
+
+
 @dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Record, title="tensor"):
     """One named tensor."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: Text
+    """As in the model files."""
+    dtype: Dtype
+    """Type of its numbers."""
+    shape: Annotated[tuple[Axis, ...], Size(0, 16)]
     """Fixed sizes as numbers, free axes as names; equal names mean equal sizes."""
-    batch_axis: int | None = 0
-    """The axis that counts inputs; None = the tensor is the same for the whole batch."""
+    batch_axis: NotRequired[Count | None] = 0
+    """Axis that counts inputs; None = the tensor is the same for the whole batch; missing = 0."""
+
+
+PerInput = Annotated[
+    TensorSpec,
+    Narrow("perInput", shape=Annotated[tuple[Axis, ...], _AXES], batch_axis=Annotated[int, OneOf(0)]),
+]
+"""A model input or an exit's output: its axis 0 counts inputs."""
+Fixed = Annotated[
+    TensorSpec,
+    Narrow(
+        "fixed",
+        shape=Annotated[tuple[Annotated[int, Whole(0, 1 << 40)], ...], _AXES],
+        batch_axis=Annotated[int, OneOf(0)],
+    ),
+]
+"""A tensor of fixed sizes for one input per call."""
 
 
 @dataclass(frozen=True)
-class ExitSpec:
+class ExitSpec(Record, title="exit"):
     """A place where the network can answer."""
 
-    name: str
-    outputs: tuple[TensorSpec, ...]
-    """The answer `(inputs, ..., classes)`, then what else the exit gives: `uncertainty`, `learned` and `lengths`."""
-    kind: str
-    """What the answer holds: logits or probs."""
-    macs: int | None
+    name: Text
+    """For people."""
+    outputs: Annotated[tuple[PerInput, ...], Size(1, 4)]
+    """The answer `(inputs, ..., classes)`, whose axes between are positions (frames, tokens, pixels); then the tensors
+    that `uncertainty`, `learned` and `lengths` name."""
+    kind: Annotated[str, OneOf("logits", "probs")]
+    """What the answer holds along its last axis."""
+    macs: Count | None
     """Multiply-accumulates for one input to answer here, all heads on the way included; None = unknown."""
-    prefix_macs: int | None
+    prefix_macs: Count | None
     """The same for a network with this exit only."""
-    members: int = 1
-    """Heads that answer together; the answer is then the mean of their probabilities."""
-    uncertainty: str | None = None
-    """The tensor `(inputs,)` with the spread of the heads, in [0, 1]; None = there is one head."""
-    learned: str | None = None
-    """The tensor `(inputs,)` with the exit's learned score; None = it has none."""
-    lengths: str | None = None
-    """The tensor `(inputs,)` int64 that counts the valid positions of the answer `(inputs, positions, classes)`; what
-    stands behind them is padding. None = all positions are valid. Either every exit has one, or none."""
+    members: NotRequired[Annotated[int, Whole(1, MAX_MEMBERS)]] = 1
+    """Heads that answer together; the answer of several is the mean of their probabilities. Missing = 1."""
+    uncertainty: NotRequired[Text | None] = None
+    """The output, float32 `(inputs,)`, with the [spread of the heads](#scores); None exactly where there is one
+    head."""
+    learned: NotRequired[Text | None] = None
+    """The output, float32 `(inputs,)`, with the exit's learned score; None = it has none."""
+    lengths: OmitDefault[Text | None] = None
+    """The output, int64 `(inputs,)`, that counts the valid positions of the answer, which is then
+    `(inputs, positions, classes)`; the positions behind them are padding. None = all positions are valid. Either every
+    exit has one, or none."""
 
     @property
     def answer(self) -> TensorSpec:
@@ -86,89 +117,110 @@ class ExitSpec:
 
 
 @dataclass(frozen=True)
-class StateSpec:
-    """What a network with memory carries from one call to the next; a stream of inputs starts with zeros."""
+class StateSpec(Record, title="state"):
+    """A tensor that a network with memory carries from one call to the next; a stream of inputs starts with zeros."""
 
-    input: TensorSpec
-    """As the network takes it: of fixed sizes, for one input per call."""
-    output: str
-    """The tensor, of the same type and shape, that is its next value."""
+    input: Fixed
+    """Model input of fixed sizes with a first axis of 1."""
+    output: Text
+    """Tensor of the same type and shape that is its next value."""
 
 
 @dataclass(frozen=True)
-class StageSpec:
+class StageSpec(Record, title="stage"):
     """The computation that exit k needs and no earlier exit did."""
 
-    inputs: tuple[str, ...]
-    """Model inputs, states and cut tensors it reads."""
-    outputs: tuple[str, ...]
-    """The exit's outputs, the next values of its states, then the cut tensors it produces."""
-    macs: int | None
-    parameters: int
-    weight_bytes: int
-    cut_bytes: int | None
-    """Bytes of the tensors handed on past this stage for one input, at the example's sizes; None = unknown."""
-    states: tuple[StateSpec, ...] = ()
-    """What this stage carries on: it reads it first and computes its next value."""
+    inputs: Annotated[tuple[Text, ...], Size(1)]
+    """Model inputs, states and cuts that it reads."""
+    outputs: Annotated[tuple[Text, ...], Size(1)]
+    """The exit's tensors, the next values of its states, then the cuts that it makes."""
+    macs: Count | None
+    """Multiply-accumulates of this stage alone, for one input; None = unknown."""
+    parameters: Count
+    """Number of weights that no earlier stage uses."""
+    weight_bytes: Count
+    """Bytes of these weights."""
+    cut_bytes: Count | None
+    """Bytes handed on past this stage for one input, at the exporter's example sizes; None = unknown."""
+    states: NotRequired[tuple[StateSpec, ...]] = ()
+    """Tensors that the stage carries from one call to the next: it reads them first and computes their next values."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """How far an artifact's outputs were from the source model's when it was made."""
+class Check(Record, title="check"):
+    """Differences of an artifact's outputs from the source model's when it was exported."""
 
-    tolerance: float
-    """Largest allowed error, as a fraction of the exit's largest output."""
-    max_error: tuple[float, ...]
-    """`(exits,)` the largest seen, likewise."""
-    inputs: int
+    tolerance: Annotated[float, Number(0)]
+    """Largest allowed difference, as a fraction of the exit's largest output."""
+    max_error: Annotated[tuple[Annotated[float, Number(0)], ...], Size(1, MAX_EXITS)]
+    """Largest measured difference, one per exit, likewise."""
+    inputs: Count
     """Number of inputs compared."""
 
 
 @dataclass(frozen=True)
-class Port:
-    """A model input or an exit's tensor as an artifact takes or gives it, where that is not as the manifest says."""
+class Port(Record, title="port"):
+    """A model input or an exit's tensor as an artifact's file has it, where that differs from the manifest."""
 
-    name: str
-    dtype: str
-    order: tuple[int, ...] | None = None
-    """Axis i of the artifact's tensor is axis `order[i]` of the network's; None = as the network's."""
-    scale: float | None = None
-    """Real value = scale * (integer - zero_point); None = not quantized."""
-    zero_point: int | None = None
-    called: str | None = None
-    """Its name in the artifact's file; None = the network's."""
+    name: Text
+    """Of the model input or the exit's tensor."""
+    dtype: Dtype
+    """In the artifact's file."""
+    order: NotRequired[Annotated[tuple[Annotated[int, Whole(0, 15)], ...], Size(1, 16, unique=True)] | None] = None
+    """Axis i of the artifact's tensor is axis `order[i]` of the network's, e.g. `[0, 2, 3, 1]` for NHWC; None = the
+    same. Axis 0 stays."""
+    scale: NotRequired[Annotated[float, Number(1 / _LARGEST_SCALE, _LARGEST_SCALE)] | None] = None
+    """Real value = scale x (integer - zero_point); None = not quantized. float32 holds the scale and its inverse."""
+    zero_point: NotRequired[Annotated[int, Whole(1 - (1 << 31), (1 << 31) - 1)] | None] = None
+    """None exactly where `scale` is."""
+    called: OmitDefault[Text | None] = None
+    """Its name in the artifact's file; None = `name`. The files of layout `prefix` may use one name for several exits'
+    tensors."""
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Record, title="artifact"):
     """One runnable form: format x layout x precision."""
 
-    name: str
-    format: str
-    layout: str
-    precision: str
-    score: str | None
-    """The score inside a fused graph; None for the other layouts."""
-    temperatures: tuple[float, ...]
-    """`(exits,)` divisors of the logits before the score; 1 until calibrated."""
-    models: tuple[FileSpec, ...]
-    """chain: one per stage, or one that holds all stages; decoder: one per stage; prefix: one per exit; else: one."""
+    name: Name
+    """E.g. `onnx-fused-fp32`."""
+    format: Name
+    """The engine that runs it: `onnx` or `tflite`. A reader skips artifacts of formats that it does not know."""
+    layout: Annotated[str, OneOf(*LAYOUTS)]
+    """See [layouts](#layouts); `decoder` only where `lm` is there."""
+    precision: Name
+    """A note, e.g. `fp32` or `int8`."""
+    score: NotRequired[Annotated[str, OneOf(*GRAPH)] | None]
+    """The [score](#scores) inside a fused graph; None for the other layouts."""
+    temperatures: Annotated[tuple[Annotated[float, Number(positive=True)], ...], Size(1, MAX_EXITS)]
+    """Divisors of the logits before the score, one per exit; 1 until calibrated."""
+    models: Annotated[tuple[FileSpec, ...], Size(1, MAX_EXITS)]
+    """chain, prefix, decoder: one per exit, in their order; fused, all: one. A chain that is not `onnx` may be one file
+    that holds all stages."""
     data: tuple[FileSpec, ...] = ()
-    """Weights that the model files share, and what else stands beside them, such as `tokens.txt`; a decoder's other
-    files."""
-    vectors: FileSpec | None = None
-    calibration: FileSpec | None = None
-    check: Check | None = None
-    batch: str | None = None
-    """one: it takes one input per call, whatever the network can; None = as the network."""
-    cuts: tuple[TensorSpec, ...] | None = None
+    """Weights that the model files share, and files beside them such as `tokens.txt`; a decoder's other files."""
+    vectors: NotRequired[FileSpec | None] = None
+    """Inputs with expected outputs, see [.npz files](#npz-files)."""
+    calibration: NotRequired[FileSpec | None] = None
+    """Scores on the calibration rows, see [.npz files](#npz-files)."""
+    check: NotRequired[Check | None] = None
+    """Comparison with the source model at export; None = not compared."""
+    batch: OmitDefault[Annotated[str, OneOf("one")] | None] = None
+    """`one`: it takes one input per call, whatever the network can; None = as the network."""
+    cuts: OmitDefault[tuple[TensorSpec, ...] | None] = None
     """Its own cut tensors; None = the network's."""
-    ports: tuple[Port, ...] = ()
-    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Free axis of the inputs -> the sizes, rising, that its files are made for: an input is padded up to the next one.
-    Empty = every size. One axis at most, in layout chain."""
-    proof: LmProof | None = None
-    """decoder: whether tokens that go through together get the logits they get one by one; None = nobody looked."""
+    ports: OmitDefault[Annotated[tuple[Port, ...], Size(0, 512)]] = ()
+    """Model inputs and exits' tensors that differ in its file from the manifest."""
+    sizes: OmitDefault[
+        Annotated[
+            Mapping[Text, Annotated[tuple[Annotated[int, Whole(1, 1 << 40)], ...], Size(1, 256, rising=True)]],
+            Size(1, 1),
+        ]
+    ] = field(default_factory=dict)
+    """A free axis of the inputs -> the sizes that its files are made for, rising; an input is padded with zeros to the
+    next one. Missing = every size. Layout `chain` in one file, of exits with `lengths`."""
+    proof: OmitDefault[LmProof | None] = None
+    """decoder only: whether speculation gives the text of plain decoding; None = not tested."""
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
@@ -181,36 +233,50 @@ class Artifact:
         return sum(f.bytes for f in (*self.models, *self.data))
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a bundle holds."""
+_PerInputMap = Size(0, 256)
 
-    name: str
-    task: str
-    batch: str
-    """dynamic: axis 0 of the inputs counts inputs; one: the model takes one input per call."""
-    inputs: tuple[TensorSpec, ...]
-    exits: tuple[ExitSpec, ...]
-    stages: tuple[StageSpec, ...]
+
+@dataclass(frozen=True)
+class Manifest(Record, title="manifest"):
+    """Content of a bundle."""
+
+    name: Text
+    """Of the network."""
+    task: Text
+    """A note, e.g. `classification`."""
+    batch: Annotated[str, OneOf("dynamic", "one")]
+    """dynamic: axis 0 of the inputs counts inputs; one: the model files take one input per call."""
+    inputs: Annotated[tuple[PerInput, ...], Size(1, 256)]
+    """The model's inputs, in the order of `input_0`, `input_1`, ... of the vectors."""
+    exits: Annotated[tuple[ExitSpec, ...], Size(1, MAX_EXITS)]
+    """Shallow to deep."""
+    stages: Annotated[tuple[StageSpec, ...], Size(1, MAX_EXITS)]
+    """One per exit: stage k belongs to exit k."""
     cuts: tuple[TensorSpec, ...]
-    artifacts: tuple[Artifact, ...]
-    policies: Mapping[str, FileSpec] = field(default_factory=dict)
-    labels: tuple[str, ...] | None = None
-    """Class names, in order of the outputs."""
+    """Tensors that one stage makes and a later one reads."""
+    artifacts: Annotated[tuple[Artifact, ...], Size(1, 256)]
+    """Runnable forms of the network."""
+    policies: Mapping[Name, FileSpec] = field(default_factory=dict)
+    """Operating points by name."""
+    labels: NotRequired[Annotated[tuple[Text, ...], Size(0, 1 << 20)] | None] = None
+    """Class names in the order of the outputs, as many as the last exit has classes; None = unknown."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Free JSON: source, versions, settings."""
-    speech: SpeechSpec | None = None
-    """How a speech model hears and what its answers spell; None = it is none."""
-    min_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Free axis of the inputs -> the smallest size that the network takes; an axis that is missing was not tried."""
-    lm: LmSpec | None = None
+    """Free: source, versions, settings, in any JSON within the limits."""
+    speech: OmitDefault[SpeechSpec | None] = None
+    """Audio features and output symbols of a speech model; None = it is none."""
+    min_sizes: OmitDefault[Annotated[Mapping[Text, Annotated[int, Whole(0, 1 << 40)]], _PerInputMap]] = field(
+        default_factory=dict
+    )
+    """Free axis of an input -> the smallest size that the network takes along it; axes that are missing were not
+    tested."""
+    lm: OmitDefault[LmSpec | None] = None
     """Sizes of a language model; None = it is none."""
-    default_policy: str | None = None
-    """Name of the operating point to follow where none is asked for; None = the first of `policies`."""
-    preprocess: Mapping[str, Preprocess] = field(default_factory=dict)
-    """Input -> how a picture becomes it; an input that is missing takes no pictures."""
-    ranges: Mapping[str, InputRange] = field(default_factory=dict)
-    """Input -> what its numbers were like over the latest calibration rows."""
+    default_policy: OmitDefault[Name | None] = None
+    """One of `policies`: the operating point followed [by default](#default-operating-point); None = the first."""
+    preprocess: OmitDefault[Annotated[Mapping[Text, Preprocess], _PerInputMap]] = field(default_factory=dict)
+    """Input -> how pixels become that input; an input that is missing takes no pictures."""
+    ranges: OmitDefault[Annotated[Mapping[Text, InputRange], _PerInputMap]] = field(default_factory=dict)
+    """Input -> range of its numbers over the latest calibration rows."""
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of that name.

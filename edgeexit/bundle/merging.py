@@ -1,4 +1,4 @@
-"""Three-way merge of manifests: one process's change on top of what others changed meanwhile."""
+"""Three-way merge of manifests: the changes of one process and those of others meanwhile."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from edgeexit.bundle.codec import from_json, to_json
-from edgeexit.bundle.manifest import Artifact, FileSpec, Manifest
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.errors import BundleError
 
 T = TypeVar("T")
 
 
 def normal(manifest: Manifest) -> Manifest:
-    """The manifest as it is read back from its file, so that equal ones compare equal."""
+    """The manifest as it would be read from its file, so that equal ones compare equal."""
     return from_json(json.loads(json.dumps(to_json(manifest))))
 
 
 def same_network(a: Artifact, b: Artifact) -> bool:
-    """Whether what was calibrated on one artifact holds for the other: everything but the stored scores is equal."""
+    """Whether calibration on one artifact is valid for the other: all but the stored scores is equal."""
     return replace(a, calibration=None) == replace(b, calibration=None)
 
 
 def check_unchanged(before: Manifest, now: Manifest, artifact: str, shown: object) -> None:
-    """Refuse to store what was calibrated on an artifact that is another one now.
+    """Refuse to store a calibration whose artifact has changed since.
 
     Args:
         before: as it was calibrated on.
@@ -102,5 +103,5 @@ def _by_name(
 ) -> dict[str, T]:
     """Each named part merged for itself, in the order in which they were stored."""
     before, ours, theirs = parts(base), parts(mine), parts(now)
-    found = {n: pick(before.get(n), ours.get(n), theirs.get(n), f"{what} {n}") for n in (*theirs, *ours)}
-    return {n: part for n, part in found.items() if part is not None}
+    merged_parts = {n: pick(before.get(n), ours.get(n), theirs.get(n), f"{what} {n}") for n in (*theirs, *ours)}
+    return {n: part for n, part in merged_parts.items() if part is not None}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.bundle.bundle import Bundle, Change, calibration_arrays, describe
+from edgeexit.bundle.bundle import Bundle, Change
+from edgeexit.bundle.files import calibration_arrays, describe
 from edgeexit.bundle.input_range import InputRange
 from edgeexit.bundle.merging import check_unchanged
 from edgeexit.calibrate.budget import Budget

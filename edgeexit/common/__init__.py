@@ -1,1 +1,1 @@
-"""Shared helpers: files, JSON fields, locks, environment line, measures; standard library and numpy only."""
+"""Shared helpers: files, JSON records, locks, environment line, measures; standard library and numpy only."""

@@ -1,4 +1,4 @@
-"""How far two sequences are apart."""
+"""Edit distance of two sequences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """How many insertions, deletions and substitutions lead from one sequence to the other (Levenshtein, 1966).
+    """Number of insertions, deletions and substitutions between two sequences (Levenshtein, 1966).
 
     >>> edit_distance("four", "for"), edit_distance([1, 2], [])
     (1, 2)

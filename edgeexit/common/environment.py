@@ -1,4 +1,4 @@
-"""The line that every table of numbers stands under: device, system, versions, threads."""
+"""Environment of a measurement: device, system, versions, threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeexit.version import __version__
 
 
 def environment(engine: str | None = None, threads: int | None = None) -> dict[str, Any]:
-    """What the numbers were measured with; None = unknown or not used."""
+    """Device, system and versions of a measurement; None = unknown or not used."""
     return {
         "device": device(),
         "cpus": os.cpu_count(),
@@ -26,23 +26,23 @@ def environment(engine: str | None = None, threads: int | None = None) -> dict[s
     }
 
 
-def environment_line(found: dict[str, Any]) -> str:
+def environment_line(measured_on: dict[str, Any]) -> str:
     """The environment as one line of text."""
     parts = [
-        f"{found['device'] or 'unknown device'}, {found['cpus']} CPUs",
-        found["system"],
-        f"Python {found['python']}",
+        f"{measured_on['device'] or 'unknown device'}, {measured_on['cpus']} CPUs",
+        measured_on["system"],
+        f"Python {measured_on['python']}",
     ]
-    parts.append(f"numpy {found['numpy']}")
-    if found["engine"]:
-        parts.append(found["engine"])
-    if found["threads"]:
-        parts.append(f"{found['threads']} thread{'s' if found['threads'] != 1 else ''}")
-    return ", ".join([*parts, f"edgeexit {found['edgeexit']}"])
+    parts.append(f"numpy {measured_on['numpy']}")
+    if measured_on["engine"]:
+        parts.append(measured_on["engine"])
+    if measured_on["threads"]:
+        parts.append(f"{measured_on['threads']} thread{'s' if measured_on['threads'] != 1 else ''}")
+    return ", ".join([*parts, f"edgeexit {measured_on['edgeexit']}"])
 
 
 def device() -> str | None:
-    """The board or processor by name; None = the system does not say."""
+    """The board or processor by name; None = unknown."""
     try:
         return Path("/proc/device-tree/model").read_text().strip("\0 \n")  # Raspberry Pi and other boards
     except OSError:

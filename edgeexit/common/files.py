@@ -1,4 +1,4 @@
-"""Reading what may be hostile, writing so that nothing is ever half-written."""
+"""Safe parsing of untrusted files, and writing of whole files or none."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +26,7 @@ MAX_FILE_BYTES = 16 << 30
 MAX_JSON_BYTES = 4 << 20
 MAX_JSON_DEPTH = 64
 MAX_NPZ_BYTES = 4 << 30
-"""Sum of a data file's arrays once unpacked; a small file may claim to be huge."""
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-
-
-@dataclass(frozen=True)
-class FileSpec:
-    """One file of the bundle."""
-
-    path: str
-    """Relative to the bundle, with forward slashes."""
-    sha256: str
-    bytes: int
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str) -> FileSpec:
-        """Read what may be hostile.
-
-        Raises:
-            BundleError: a field is missing or not what it should be, or the path would leave the bundle.
-        """
-        if not isinstance(data, Mapping):
-            raise BundleError(f"{at}: expected an object, found {type(data).__name__}")
-        path, digest, size = (data.get(name) for name in ("path", "sha256", "bytes"))
-        if not isinstance(path, str) or len(path) > 512 or not _PATH.fullmatch(path):
-            raise BundleError(
-                f"{at}.path: expected letters, digits, '.', '_' and '-', confined to the bundle, found {path!r:.60}"
-            )
-        if path == "manifest.json":
-            raise BundleError(f"{at}.path: expected a file other than the manifest itself")
-        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise BundleError(f"{at}.sha256: expected 64 hexadecimal digits, found {digest!r:.60}")
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
-            raise BundleError(f"{at}.bytes: expected a whole number from 0 to {MAX_FILE_BYTES}, found {size!r:.60}")
-        return cls(path, digest, size)
+"""Sum of a data file's arrays once unpacked; a small file may unpack to much."""
 
 
 def sha256(path: Path) -> str:
@@ -81,18 +46,18 @@ def read_json(path: Path, error: type[EdgeExitError] = BundleError) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        data = dict(pairs)
+        if len(data) != len(pairs):
             raise ValueError("a key stands twice in one object")
-        return found
+        return data
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not JSON")
 
     def finite(word: str) -> float:
-        if not math.isfinite(found := float(word)):
+        if not math.isfinite(number := float(word)):
             raise ValueError(f"the number {word:.20} is too large")
-        return found
+        return number
 
     try:
         size = path.stat().st_size
@@ -109,7 +74,7 @@ def read_json(path: Path, error: type[EdgeExitError] = BundleError) -> Any:
 
 
 def _check_document(document: Any) -> None:
-    """Raise ValueError for what json.loads takes and later steps would fall over."""
+    """Raise ValueError for documents that json.loads reads but later steps cannot handle."""
     level = [document]
     for _ in range(MAX_JSON_DEPTH):
         level = [
@@ -139,20 +104,20 @@ def read_npz(
         if claimed > limit:
             raise error(f"{path}: unpacks to {claimed} bytes, at most {limit} are read")
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+            contents = {name: arrays[name] for name in arrays.files}
     except EdgeExitError:
         raise
     except FileNotFoundError as e:
         raise error(f"{path}: no such file") from e
     except OSError as e:
         raise error(f"{path}: cannot be read: {e.strerror or e}") from e
-    except Exception as e:  # damaged files: zipfile, zlib and numpy's header parser raise a dozen kinds
+    except Exception as e:  # damaged files: zipfile, zlib and numpy's header parser raise many kinds
         what = "it holds object arrays, which need pickle" if "allow_pickle" in str(e) else str(e)
         raise error(f"{path}: not a plain .npz of number arrays: {what}; write it with np.savez") from e
-    for name, array in found.items():
+    for name, array in contents.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufUS":
             raise error(f"{path}: {name!r} is not an array of numbers or text")
-    return found
+    return contents
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -218,13 +183,13 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False, locked: bool = F
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put a folder in another's place; where that is there, `new` then holds the old one, or is gone."""
+    """Move a folder to a path; an old folder there is then in `new`, or deleted."""
     if not path.exists():
         new.rename(path)
         return
     if _exchange(new, path):
         return
-    # A folder cannot be renamed over a full one: step aside, and step back if the second rename fails.
+    # A folder cannot be renamed over a full one: move that aside, and back if the second rename fails.
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
         path.rename(aside / "old")
@@ -234,13 +199,13 @@ def _swap(new: Path, path: Path) -> None:
             (aside / "old").rename(path)
         raise
     finally:
-        with contextlib.suppress(OSError):  # half deleted it must not look like what `set_aside` names
+        with contextlib.suppress(OSError):  # a half-deleted one must not look like those of `set_aside`
             (aside / "old").rename(aside / "replaced")
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders change places in one step, so that readers always find one; False = not possible here."""
+    """Exchange two folders in one step, so that readers always find one; False = the system cannot."""
     if sys.platform != "linux":
         return False
     import ctypes
@@ -254,9 +219,9 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def set_aside(path: Path) -> str | None:
-    """Where a folder lies whose replacement was killed between its two renames, with what to do; None = nowhere."""
-    for kept in sorted(path.parent.glob(f".{glob.escape(path.name)}.old.*/old")):
-        return f"its replacement was interrupted and the old one is whole: mv '{kept}' '{path}'"
+    """How to restore a folder whose replacement was interrupted between its two renames; None = there is none."""
+    for old in sorted(path.parent.glob(f".{glob.escape(path.name)}.old.*/old")):
+        return f"its replacement was interrupted and the old one is whole: mv '{old}' '{path}'"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Non-finite numbers: refused in inputs, and in answers where no softmax is defined (docs/decisions/non-finite.md)."""
+"""Checks for NaN and infinity: in inputs, and in answers without a defined softmax (docs/decisions/non-finite.md)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from edgeexit.errors import DataError
 
 _SMALL = 4096
-"""Numbers up to which a dot product is quicker than a look at each; more would start BLAS threads."""
+"""Size up to which a dot product is faster than comparing each number; larger ones would start BLAS threads."""
 
 
 def finite(array: NDArray[Any]) -> bool:
     """Whether all numbers are finite; half a microsecond for an answer with few classes."""
     if array.size <= _SMALL and array.dtype.char in "fd" and math.isfinite(np.vdot(array, array)):
-        return True  # else the squares may just be too large
+        return True  # else the squares may overflow
     if array.dtype.kind != "f" or not array.size:
         return True
-    return math.isfinite(array.min()) and math.isfinite(array.max())  # NaN wins in both; needs no memory
+    return math.isfinite(array.min()) and math.isfinite(array.max())  # both propagate NaN and need no memory
 
 
 def sound(output: NDArray[Any], kind: str) -> bool:
-    """Whether an answer `(n, ..., classes)` can be one.
+    """Whether an answer `(n, ..., classes)` is valid.
 
-    Logits may hold -inf for classes that are ruled out, if each position has a finite one; NaN and +inf they may not.
-    Probabilities are finite.
+    Logits may hold -inf for excluded classes if each position has a finite one, but no NaN and no +inf. Probabilities
+    are finite.
     """
     if finite(output):
         return True
@@ -40,7 +40,7 @@ def unsound_rows(output: NDArray[Any], kind: str, valid: NDArray[np.bool_] | Non
     Args:
         output: of one exit.
         kind: "logits" or "probs".
-        valid: `(n, positions)`, False in padding, which may hold anything; None = all are valid.
+        valid: `(n, positions)`, False in padding, which is not checked; None = all are valid.
     """
     good = np.isfinite(output).all(-1) if kind == "probs" else np.isfinite(output.max(-1))
     if valid is not None:
@@ -49,7 +49,7 @@ def unsound_rows(output: NDArray[Any], kind: str, valid: NDArray[np.bool_] | Non
 
 
 def named(array: NDArray[Any]) -> str:
-    """The first number that is not finite and where it stands, such as "NaN at [0, 3]", and how many more there are."""
+    """The first number that is not finite with its index, such as "NaN at [0, 3]", and the count of others."""
     wrong = ~np.isfinite(array)
     count = int(np.count_nonzero(wrong))
     at = np.unravel_index(int(np.argmax(wrong)), array.shape) if count else ()
@@ -63,7 +63,7 @@ def check_input(name: str, array: NDArray[Any]) -> None:
     """Refuse an input with NaN or infinity.
 
     Raises:
-        DataError: with the input's name and the first place.
+        DataError: names the input and the first such number.
     """
     if finite(array):
         return
@@ -74,15 +74,15 @@ def check_input(name: str, array: NDArray[Any]) -> None:
 
 
 def no_answer(artifact: str, exit: str, output: NDArray[Any], kind: str, score: float, half: bool = False) -> DataError:
-    """The error for an answer that is none.
+    """The error for an invalid answer.
 
     Args:
         artifact: its name.
-        exit: which exit gave it, in words.
+        exit: name of the exit, for the message.
         output: of one input, `(1, ..., classes)` without padding.
         kind: "logits" or "probs".
-        score: the exit's.
-        half: whether it computes in 16 bits.
+        score: of the exit.
+        half: whether the artifact computes in 16 bits.
     """
     if sound(output, kind):
         what = f"with a score of {score:g}"

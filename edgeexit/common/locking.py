@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeexit.errors import BundleError
 
 WAIT_S = 600.0
-"""How long a change waits for another one: a language model of gigabytes is copied meanwhile."""
+"""How long a change waits for another one, which may be copying gigabytes."""
 _POLL_S = 0.02
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -34,11 +34,11 @@ def folder_lock(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
 
     Args:
         folder: its real path, without symbolic links.
-        wait_s: seconds until another holder is given up on.
+        wait_s: longest wait for another holder, in seconds.
 
     Raises:
         BundleError: another process held it all the time.
-        OSError: the lock file cannot be made.
+        OSError: the lock file cannot be created.
     """
     path = lock_path(folder)
     handle = _acquired(path, wait_s)
@@ -50,13 +50,13 @@ def folder_lock(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.unlink()
         else:
-            with contextlib.suppress(OSError):  # first removed, then released: whoever waits sees that it is gone
+            with contextlib.suppress(OSError):  # removed before release: waiting processes see it
                 path.unlink()
             os.close(handle)
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the lock of a folder, or of what a link leads to, now; makes no file."""
+    """Whether a process holds the lock of a folder (links are followed); creates no file."""
     try:
         handle = os.open(lock_path(Path(os.path.realpath(folder))), os.O_RDONLY)
     except (OSError, ValueError):
@@ -95,7 +95,7 @@ def _acquired(path: Path, wait_s: float) -> int:
 
 
 def _opened(path: Path, end: float) -> int | None:
-    """The lock file, made where it is missing; None = it went meanwhile."""
+    """The opened lock file, created where it is missing; None = it was removed meanwhile."""
     link = getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | link, 0o666)
@@ -120,7 +120,7 @@ def _wait(path: Path, end: float) -> None:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether the file that is locked still is the one that others will open."""
+    """Whether the locked file is still the one that others will open."""
     try:
         other = os.open(path, os.O_RDONLY)  # on NFS stat may answer from a cache, open asks the server
     except FileNotFoundError:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.file_spec import FileSpec
 from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.bundle.manifest import Artifact
-from edgeexit.common.files import FileSpec
 from edgeexit.engine import backends
 from edgeexit.engine.backends import Backend, Runnable
 from edgeexit.errors import BundleError

@@ -1,4 +1,4 @@
-"""What the machine is going through: heat, throttling, contention, memory, battery, power.
+"""System readings: temperature, throttling, contention, memory, battery, power.
 
 ::
 
@@ -6,7 +6,7 @@
 
     reading = default_reader().read()  # Reading(temperature_c=61.8, throttled=None, load_per_cpu=0.4, ...)
 
-None = this device cannot tell (docs/monitor.md).
+None = unknown on this device (docs/monitor.md).
 """
 
 from edgeexit.monitor.hosts import PsutilReader, default_reader

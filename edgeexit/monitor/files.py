@@ -1,4 +1,4 @@
-"""Small files of /sys and /proc, read so that nothing in them can hurt: bounded, never blocking, ASCII."""
+"""Safe reading of small files of /sys and /proc: bounded, never blocking, ASCII."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(path: str, limit: int = MAX_BYTES) -> str:
     """The first `limit` bytes of a file.
 
     Raises:
-        OSError: it cannot be read. A pipe without a writer reads as empty: opening one would wait for ever.
+        OSError: it cannot be read. A pipe without a writer reads as empty: opening one would block.
     """
     stream = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
@@ -47,30 +47,30 @@ def listed(folder: str) -> list[str]:
     return sorted(names, key=lambda n: [p.zfill(9) if p.isdigit() else p for p in re.split(r"([0-9]+)", n[:80])])
 
 
-def whole(said: str) -> int:
+def whole(digits: str) -> int:
     """A whole number.
 
     Raises:
         ValueError: anything else.
     """
-    if not _WHOLE.fullmatch(said := said.strip()):
-        raise ValueError(f"expected a number, found {said[:24]!r}")
-    return int(said)
+    if not _WHOLE.fullmatch(digits := digits.strip()):
+        raise ValueError(f"expected a number, found {digits[:24]!r}")
+    return int(digits)
 
 
-def decimal(said: str) -> float:
+def decimal(digits: str) -> float:
     """A number such as 12.5, not negative.
 
     Raises:
         ValueError: anything else.
     """
-    if not _DECIMAL.fullmatch(said := said.strip()):
-        raise ValueError(f"expected a number, found {said[:24]!r}")
-    return float(said)
+    if not _DECIMAL.fullmatch(digits := digits.strip()):
+        raise ValueError(f"expected a number, found {digits[:24]!r}")
+    return float(digits)
 
 
-class Seen:
-    """What the sensors have said so far in one reading: of each field the first value that can be, and all problems."""
+class ReadingBuilder:
+    """Collects one reading: of each field the first plausible value, and all problems."""
 
     __slots__ = ("problems", "values")
 
@@ -79,7 +79,7 @@ class Seen:
         self.problems: list[str] = []
 
     def put(self, field: str, value: object, source: str) -> None:
-        """A value, if it can be; else a problem that names the sensor."""
+        """Store a value if it is plausible; else a problem that names the sensor."""
         if (why := implausible(field, value)) is not None:
             self.problem(field, source, why)
         elif field not in self.values:
@@ -99,7 +99,7 @@ class Seen:
             return None
 
     def quantity(self, name: str, field: str, path: str, source: str) -> float | None:
-        """A file's number in the unit of `ranges.RANGES[name]`; None and a problem if there is none or it cannot be."""
+        """A file's number in the unit of `ranges.RANGES[name]`; None and a problem if it is missing or implausible."""
         try:
             return scaled(name, whole(read(path, 64)))
         except (OSError, ValueError) as e:

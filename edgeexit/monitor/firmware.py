@@ -1,7 +1,7 @@
-"""What a Raspberry Pi's firmware knows: throttling flags, on a Pi 5 the power of the regulator's rails; and, where
-the kernel's files fail, temperature and clock.
+"""Raspberry Pi firmware through `vcgencmd`: throttling flags, power of a Pi 5's rails, temperature and clock.
 
-It is asked through the program `vcgencmd`, whose start costs milliseconds: `background.py` keeps it off the readings.
+Temperature and clock are asked only where the kernel's files fail. Starting the program takes milliseconds, so
+`background.py` runs it in a thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Collection
 from typing import Any
 
-from edgeexit.monitor.files import Seen, read
+from edgeexit.monitor.files import ReadingBuilder, read
 from edgeexit.monitor.ranges import outside
 from edgeexit.monitor.reading import Throttled
 
@@ -36,7 +36,7 @@ def find_vcgencmd() -> Vcgencmd | None:
         return None
 
     def ask(command: str) -> str:
-        import subprocess  # only a Raspberry Pi pays for it
+        import subprocess  # imported on a Raspberry Pi only
 
         done = subprocess.run(
             [program, *command.split()], capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
@@ -46,61 +46,61 @@ def find_vcgencmd() -> Vcgencmd | None:
     return ask
 
 
-def flags(said: str) -> Throttled:
+def flags(output: str) -> Throttled:
     """The flags in what `get_throttled` printed.
 
     Raises:
         ValueError: it printed something else.
     """
-    if not (found := _FLAGS.fullmatch(said.strip())):
-        raise ValueError(f"expected throttled=0x..., found {said.strip()[:60]!r}")
-    return Throttled(int(found[1], 16))
+    if not (match := _FLAGS.fullmatch(output.strip())):
+        raise ValueError(f"expected throttled=0x..., found {output.strip()[:60]!r}")
+    return Throttled(int(match[1], 16))
 
 
-def rail_watts(said: str) -> float:
+def rail_watts(output: str) -> float:
     """Sum over the rails of volts times amperes, in what `pmic_read_adc` printed.
 
     Voltages without a current (the 5 V input, the clock's battery) do not count: the regulator does not measure
     those, so what USB ports and the 5 V pins feed is missing from the sum.
 
     Raises:
-        ValueError: no rail, a line that is something else, or a current without its voltage, as in a text that was cut
-            off: a sum of what is left would be too small.
+        ValueError: no rail, another kind of line, or a current without its voltage, as in a truncated text: the sum of
+            the rest would be too small.
     """
     amperes: dict[str, float] = {}
     volts: dict[str, float] = {}
-    for line in said[:_MAX_TEXT].splitlines():
-        found = _RAIL.fullmatch(line)
-        if found is None and line.strip("\0 "):
+    for line in output[:_MAX_TEXT].splitlines():
+        match = _RAIL.fullmatch(line)
+        if match is None and line.strip("\0 "):
             raise ValueError(f"expected a current or voltage of a rail, found {line.strip()[:60]!r}")
-        if found is not None:
-            (amperes if found[3] == "A" else volts)[found[1]] = float(found[2])
+        if match is not None:
+            (amperes if match[3] == "A" else volts)[match[1]] = float(match[2])
     if not amperes:
-        raise ValueError(f"expected currents and voltages of rails, found {said.strip()[:60]!r}")
+        raise ValueError(f"expected currents and voltages of rails, found {output.strip()[:60]!r}")
     if lost := sorted(amperes.keys() - volts.keys()):
         raise ValueError(f"{len(lost)} rails have a current but no voltage, {lost[0]} first")
     return math.fsum(current * volts[rail] for rail, current in amperes.items())
 
 
-def degrees(said: str) -> float:
+def degrees(output: str) -> float:
     """The temperature in what `measure_temp` printed.
 
     Raises:
         ValueError: it printed something else.
     """
-    if not (match := _DEGREES.fullmatch(said.strip())):
-        raise ValueError(f"expected temp=...'C, found {said.strip()[:60]!r}")
+    if not (match := _DEGREES.fullmatch(output.strip())):
+        raise ValueError(f"expected temp=...'C, found {output.strip()[:60]!r}")
     return float(match[1])
 
 
-def hertz(said: str) -> float:
+def hertz(output: str) -> float:
     """The clock in what `measure_clock arm` or `get_config arm_freq` printed, the latter in MHz.
 
     Raises:
         ValueError: it printed something else.
     """
-    if not (match := _CLOCK.fullmatch(said.strip())):
-        raise ValueError(f"expected frequency(..)=... or arm_freq=..., found {said.strip()[:60]!r}")
+    if not (match := _CLOCK.fullmatch(output.strip())):
+        raise ValueError(f"expected frequency(..)=... or arm_freq=..., found {output.strip()[:60]!r}")
     value = int(match[1]) if match[1] else int(match[2]) * 1_000_000
     if (why := outside("clock", value)) is not None:
         raise ValueError(why)
@@ -108,7 +108,7 @@ def hertz(said: str) -> float:
 
 
 class Question:
-    """What one question to the firmware tells."""
+    """One question to the firmware and the fields that its answer provides."""
 
     def __init__(self, ask: Vcgencmd, command: str, fields: tuple[str, ...], answer: Callable[[str], Any]) -> None:
         self.ask, self.command, self.fields, self.answer = ask, command, fields, answer
@@ -118,57 +118,57 @@ class Question:
         """The answer, or what the callable or the parser raises."""
         return self.answer(str(self.ask(self.command)))
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         try:
             value = self.value()
-        except Exception as e:  # the callable is anybody's
-            seen.problem(self.fields[0], self.where, said_by(e))
+        except Exception as e:  # the callable is the user's
+            builder.problem(self.fields[0], self.where, error_text(e))
             return
-        seen.put(self.fields[0], value, self.where)
-        if "under_voltage" in self.fields and "throttled" in seen.values:
-            seen.put("under_voltage", value.under_voltage_now, self.where)
+        builder.put(self.fields[0], value, self.where)
+        if "under_voltage" in self.fields and "throttled" in builder.values:
+            builder.put("under_voltage", value.under_voltage_now, self.where)
 
 
 class ThrottledFile:
-    """The flags from the file that older kernels have, which warns in the kernel's log: for where vcgencmd fails."""
+    """The flags from a file of older kernels, for where vcgencmd fails; reading it makes the kernel log a warning."""
 
     fields = ("throttled", "under_voltage")
 
     def __init__(self, path: str) -> None:
         self.path, self.where = path, "soc:firmware get_throttled"
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         try:
             value = flags(f"throttled=0x{read(self.path, 64).strip().removeprefix('0x')}")
         except (OSError, ValueError) as e:
-            seen.problem("throttled", self.where, e)
+            builder.problem("throttled", self.where, e)
             return
-        seen.put("throttled", value, self.where)
-        if "throttled" in seen.values:
-            seen.put("under_voltage", seen.values["throttled"].under_voltage_now, self.where)
+        builder.put("throttled", value, self.where)
+        if "throttled" in builder.values:
+            builder.put("under_voltage", builder.values["throttled"].under_voltage_now, self.where)
 
 
-def said_by(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An exception as one short line."""
-    found = " ".join(str(getattr(error, "strerror", None) or error).split())[:120]
-    return found if isinstance(error, ValueError | OSError) and found else f"{type(error).__name__} {found}".strip()
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:120]
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__} {text}".strip()
 
 
 def find_firmware(
     root: str, ask: Vcgencmd | None, known: Collection[str] = (), highest_hz: float | None = None
 ) -> tuple[list[Question | ThrottledFile], dict[str, str]]:
-    """What this firmware answers, and for each of its fields that stays unknown, why.
+    """Questions that this firmware answers, and for each field that stays unknown, why.
 
     Args:
         root: the folder that holds `sys`.
         ask: the program, if there is one.
-        known: fields with a source that costs no program: for these it is asked only where that fails.
-        highest_hz: the processor's highest clock, where cpufreq tells; else the firmware is asked.
+        known: fields with a source that needs no program: for these the firmware is asked only where that fails.
+        highest_hz: the processor's highest clock from cpufreq; None = ask the firmware.
     """
     questions: list[Question | ThrottledFile] = []
     unknown: dict[str, str] = {}
     if ask is None:
-        why = "only a Raspberry Pi's vcgencmd tells, and it is not here"
+        why = "only a Raspberry Pi's vcgencmd reports it, which is not installed"
         unknown = dict.fromkeys(("throttled", "under_voltage", "power_w"), why)
     else:
         for question, hint in _questions(ask, highest_hz):
@@ -177,7 +177,7 @@ def find_firmware(
                     question.value()
                 questions.append(question)
             except Exception as e:
-                unknown |= dict.fromkeys(question.fields, hint.format(f"{question.where}", said_by(e)))
+                unknown |= dict.fromkeys(question.fields, hint.format(f"{question.where}", error_text(e)))
     path = os.path.join(root, "sys/devices/platform/soc/soc:firmware/get_throttled")
     if os.path.isfile(path):
         questions.append(ThrottledFile(path))
@@ -185,10 +185,10 @@ def find_firmware(
 
 
 def _questions(ask: Vcgencmd, highest_hz: float | None) -> list[tuple[Question, str]]:
-    """What can be asked, and how it is said that there is no answer."""
+    """Questions, each with the message for no answer."""
 
-    def ratio(said: str) -> float:
-        return hertz(said) / (highest_hz or hertz(str(ask("get_config arm_freq"))))
+    def ratio(output: str) -> float:
+        return hertz(output) / (highest_hz or hertz(str(ask("get_config arm_freq"))))
 
     return [
         (

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from edgeexit.monitor.files import Seen, read, whole
+from edgeexit.monitor.files import ReadingBuilder, read, whole
 from edgeexit.monitor.ranges import outside
 
 T = TypeVar("T", int, float)
@@ -20,35 +20,39 @@ Hierarchy = tuple[int, list[str]]
 
 
 class Unreadable(Exception):
-    """A limit is here and cannot be read: it might be the tightest. The problem is already listed."""
+    """A limit exists and cannot be read; it might be the tightest. The problem is already listed."""
 
 
 class Groups:
-    """This process's groups: each of their limits holds. Of two hierarchies the first that can be read counts."""
+    """Control groups of this process, whose limits all hold; of two hierarchies the first readable one is used."""
 
     def __init__(self, base: str, cpu: list[Hierarchy], memory: list[Hierarchy], pressure: dict[str, str]) -> None:
         self.base, self.cpu, self.memory = base, cpu, memory
         self.pressure = pressure
-        """Resource -> pressure file of the outermost group that this process sees."""
+        """Resource -> pressure file of the outermost visible group."""
 
-    def quota(self, field: str, seen: Seen) -> float | None:
+    def quota(self, field: str, builder: ReadingBuilder) -> float | None:
         """The smallest quota in CPUs; None = none is set.
 
         Raises:
             Unreadable: one cannot be read.
         """
-        return self._tightest(self.cpu, {1: _quota1, 2: _quota2}, field, seen)
+        return self._tightest(self.cpu, {1: _quota1, 2: _quota2}, field, builder)
 
-    def headroom(self, field: str, seen: Seen) -> int | None:
-        """Bytes left below the tightest memory limit, page cache that can go included; None = no limit is set.
+    def headroom(self, field: str, builder: ReadingBuilder) -> int | None:
+        """Bytes left below the tightest memory limit, page cache that can be freed included; None = no limit is set.
 
         Raises:
             Unreadable: one cannot be read.
         """
-        return self._tightest(self.memory, {1: _headroom1, 2: _headroom2}, field, seen)
+        return self._tightest(self.memory, {1: _headroom1, 2: _headroom2}, field, builder)
 
     def _tightest(
-        self, hierarchies: list[Hierarchy], readers: dict[int, Callable[[str], T | None]], field: str, seen: Seen
+        self,
+        hierarchies: list[Hierarchy],
+        readers: dict[int, Callable[[str], T | None]],
+        field: str,
+        builder: ReadingBuilder,
     ) -> T | None:
         for version, folders in hierarchies:
             limits = []
@@ -58,7 +62,7 @@ class Groups:
             except (OSError, ValueError) as e:
                 group = os.path.relpath(folder, self.base)
                 named = os.path.basename(e.filename) if isinstance(e, OSError) and e.filename else ""
-                seen.problem(field, f"control group {group}" + (f" {named}" if named else ""), e)
+                builder.problem(field, f"control group {group}" + (f" {named}" if named else ""), e)
                 continue
             return min((limit for limit in limits if limit is not None), default=None)
         if hierarchies:
@@ -70,9 +74,9 @@ def _number(folder: str, file: str) -> int:
     return _parsed(file, read(os.path.join(folder, file), 64))
 
 
-def _parsed(file: str, said: str) -> int:
+def _parsed(file: str, content: str) -> int:
     try:
-        return whole(said)
+        return whole(content)
     except ValueError as e:
         raise ValueError(f"{file}: {e}") from e
 
@@ -89,7 +93,7 @@ def _quota1(folder: str) -> float | None:
 
 def _share(quota: int, period: int, file: str) -> float:
     if quota <= 0 or period <= 0 or outside("cpu_quota", quota / period) is not None:
-        raise ValueError(f"{file}: a quota of {quota} in {period} us cannot be")
+        raise ValueError(f"{file}: a quota of {quota} in {period} us is implausible")
     return quota / period
 
 
@@ -105,9 +109,9 @@ def _headroom1(folder: str) -> int | None:
     return _left(folder, "memory.limit_in_bytes", limit, "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _left(folder: str, file: str, said: str, used: str, cache: str) -> int:
-    if (limit := _parsed(file, said)) < 0:
-        raise ValueError(f"{file}: a limit of {limit} bytes cannot be")
+def _left(folder: str, file: str, content: str, used: str, cache: str) -> int:
+    if (limit := _parsed(file, content)) < 0:
+        raise ValueError(f"{file}: a limit of {limit} bytes is implausible")
     left = limit - _number(folder, used)
     for line in read(os.path.join(folder, "memory.stat"), 8192).splitlines():
         name, _, value = line.partition(" ")

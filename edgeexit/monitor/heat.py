@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 
-from edgeexit.monitor.files import Seen, listed, text
+from edgeexit.monitor.files import ReadingBuilder, listed, text
 from edgeexit.monitor.ranges import celsius, shows_thousandths
 from edgeexit.monitor.reading import implausible
 
 _ZONES = (
-    # best first; a zone of another part (gpu, wifi, battery, acpitz) is never taken for the processor's
+    # best first; zones of other parts (gpu, wifi, battery, acpitz) are never used for the processor
     re.compile(r"cpu", re.IGNORECASE),  # cpu-thermal of a Raspberry Pi, cpu0-thermal
     re.compile(r"x86_pkg_temp|package", re.IGNORECASE),
     re.compile(r"soc", re.IGNORECASE),
@@ -18,11 +18,11 @@ _ZONES = (
 )
 _CHIPS = ("cpu_thermal", "coretemp", "k10temp", "zenpower")
 _SENSORS = 8
-"""More are not read: a server's 64 cores would cost a millisecond."""
+"""At most so many are read: a server's 64 cores would take a millisecond."""
 
 
 def of_the_processor(kind: str) -> int | None:
-    """How surely a zone of this type is the processor's, 0 = most; None = it is another part's."""
+    """Rank of a zone type as the processor's, 0 = most certain; None = it is another part's."""
     return next((rank for rank, pattern in enumerate(_ZONES) if pattern.search(kind)), None)
 
 
@@ -35,30 +35,30 @@ class Heat:
         self.files = files
         self.where = ", ".join(files)
         self._thousandths: set[str] = set()
-        """Sensors that have shown their unit."""
+        """Sensors known to count thousandths."""
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         degrees = []
         for name, path in self.files.items():
-            if (number := seen.number("temperature_c", path, name)) is None:
+            if (number := builder.number("temperature_c", path, name)) is None:
                 continue
             if shows_thousandths(number):
                 self._thousandths.add(name)
             try:
                 value = celsius(number, name in self._thousandths)
             except ValueError as e:
-                seen.problem("temperature_c", name, e)
+                builder.problem("temperature_c", name, e)
                 continue
             if (why := implausible("temperature_c", value)) is not None:
-                seen.problem("temperature_c", name, why)
+                builder.problem("temperature_c", name, why)
             else:
                 degrees.append(value)
         if degrees:
-            seen.put("temperature_c", max(degrees), self.where)
+            builder.put("temperature_c", max(degrees), self.where)
 
 
 def find_heat(root: str) -> list[Heat] | str:
-    """The processor's sensors by kind, best first: thermal zones, then hwmon chips; a text = why there are none."""
+    """The processor's sensors by kind, best first: thermal zones, then hwmon chips; a text = the reason for none."""
     base = os.path.join(root, "sys/class/thermal")
     ranked: dict[int, dict[str, str]] = {}
     others = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from edgeexit.monitor.background import Background, Sensor, ask_all
-from edgeexit.monitor.files import Seen
+from edgeexit.monitor.files import ReadingBuilder
 from edgeexit.monitor.firmware import Vcgencmd, find_firmware, find_vcgencmd
 from edgeexit.monitor.groups import find_groups
 from edgeexit.monitor.heat import find_heat
@@ -29,22 +29,20 @@ from edgeexit.monitor.system import (
 class LinuxReader:
     """Reads this machine, or a recorded tree of its files.
 
-    Where to look is found once, here; a reading then opens about ten small files. `vcgencmd` and the batteries can take
-    long, so their last answers are given and new ones are asked for beside the readings; only the first ones are waited
-    for, in the constructor.
+    The constructor looks for the sensors; a reading then opens about ten small files. `vcgencmd` and batteries can be
+    slow, so a reading uses their last answers while a thread gets new ones; the constructor waits for the first.
 
     Args:
         root: the folder that holds `sys` and `proc`.
         vcgencmd: asks a Raspberry Pi's firmware; None = there is none; "auto" = the program of that name if it is
             on this system and `root` is "/": a recorded tree is never mixed with the machine it is read on.
-        clock: seconds that only go forward. One that jumps back does no harm but to the readings' `at_seconds`.
-        slow_seconds: how old the answers of slow sensors may become before they are asked again; 0 = ask them within
-            every reading.
+        clock: seconds that only go forward. One that jumps back affects the readings' `at_seconds` only.
+        slow_seconds: age of a slow sensor's answer after which it is asked again; 0 = ask within every reading.
 
     Attributes:
-        name: what this reader is, in words.
-        sources: field -> where it comes from, and what else is asked where that fails.
-        unknown: field -> why this machine cannot tell.
+        name: of this reader, for people.
+        sources: field -> its source, and those used where it fails.
+        unknown: field -> why it is unknown on this machine.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class LinuxReader:
         self.discover()
 
     def discover(self) -> None:
-        """Look again for what is here, for instance after a battery was plugged in."""
+        """Look for sensors again, e.g. after a battery was plugged in."""
         sources: dict[str, list[str]] = {}
         unknown: dict[str, str] = {}
 
@@ -81,7 +79,7 @@ class LinuxReader:
                     sources.setdefault(field, []).append(sensor.where)
             return sensors
 
-        damaged = Seen()
+        damaged = ReadingBuilder()
         groups, clock = find_groups(self.root), find_clock(self.root)
         fast = keep(find_heat(self.root), "temperature_c")
         fast += keep(find_under_voltage(self.root))
@@ -101,34 +99,34 @@ class LinuxReader:
         self._damaged = damaged.problems
         self._fast = fast
         self._slow = Background(slow, self._slow_seconds, self._now)
-        seen = Seen()
-        ask_all(fast, seen)
-        self._slow.prime(seen)
+        builder = ReadingBuilder()
+        ask_all(fast, builder)
+        self._slow.prime(builder)
 
     def read(self) -> Reading:
-        """What is so now; never raises. A sensor that fails is a problem, and None where no other one tells."""
-        seen = Seen()
-        seen.problems += self._damaged
-        ask_all(self._fast, seen)
-        self._slow.read(seen)
+        """Current values; never raises. A sensor that fails is a problem, and its field None without another source."""
+        builder = ReadingBuilder()
+        builder.problems += self._damaged
+        ask_all(self._fast, builder)
+        self._slow.read(builder)
         at = self._now()
         if at is None:
-            seen.problem("at_seconds", "clock", "gave no time")
-        return seen.reading(at)
+            builder.problem("at_seconds", "clock", "returned no time")
+        return builder.reading(at)
 
     def _now(self) -> float | None:
         try:
             at = float(self.clock())
-        except Exception:  # the callable is anybody's
+        except Exception:  # the callable is the user's
             return None
         return at if math.isfinite(at) else None
 
 
 _DEFAULTS = {
-    "load_per_cpu": "no /proc/loadavg, or the number of CPUs is not told",
-    "cpu_quota": "the number of CPUs is not told and no control group limits them",
+    "load_per_cpu": "no /proc/loadavg, or the number of CPUs is unknown",
+    "cpu_quota": "the number of CPUs is unknown and no control group limits them",
     "available_bytes": "no /proc/meminfo",
     "battery_percent": "the battery's driver does not say",
     "battery_joules": "the battery's driver does not say",
-    "on_battery": "no battery and no supply that the system knows of",
+    "on_battery": "no battery and no supply in /sys/class/power_supply",
 }

@@ -1,6 +1,6 @@
 """Plausible ranges of sensor values: one table for the signals of a reading and for the numbers that kernel files hold.
 
-What lies outside cannot be: the sensor lies, or its driver writes another unit than the kernel documents
+A value outside is wrong: the sensor fails, or its driver writes another unit than the kernel documents
 (docs/decisions/sensor-units.md).
 """
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """What a value can be."""
+    """Plausible range of a value."""
 
     low: float
     high: float
@@ -62,7 +62,7 @@ def outside(name: str, value: Any) -> str | None:
     row = RANGES.get(name, Range(-math.inf, math.inf, ""))
     if not row.low <= value <= row.high or not abs(value) < math.inf:  # whole numbers may be beyond floats
         shown = f"{value:.7g}" if abs(value) < 1e300 else f"{value!r:.40}"
-        return f"{shown} {row.unit} cannot be".replace("  ", " ")
+        return f"{shown} {row.unit} is implausible".replace("  ", " ")
     if name == "temperature_c" and abs(value) <= _ZERO_C:
         if value == 0:
             return "exactly 0 C, as of a sensor that was never read"
@@ -74,7 +74,7 @@ def scaled(name: str, number: int) -> float:
     """A file's number in the table's unit, with the sign that a driver lost.
 
     Raises:
-        ValueError: it cannot be; the message has both.
+        ValueError: it is implausible; the message has both.
     """
     row = RANGES[name]
     if row.signed:
@@ -85,7 +85,7 @@ def scaled(name: str, number: int) -> float:
                     return negative
     value = number * row.scale
     if (why := outside(name, value)) is not None:
-        raise ValueError(why if row.scale == 1 else f"{number} is {why}")
+        raise ValueError(why if row.scale == 1 else f"{number}: {why}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a monitor saw at one moment. Unknown is None, never 0; what a sensor said that cannot be is named."""
+"""Readings: a machine's signals at one moment; unknown is None, never 0, and implausible values are problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from edgeexit.monitor.ranges import outside
 
 THROTTLE_BITS = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
-"""Bits 0 to 3 of the Raspberry Pi's `get_throttled` say what is so now, 16 to 19 what has been since boot."""
+"""Bits 0 to 3 of the Raspberry Pi's `get_throttled` are the current state, 16 to 19 whatever occurred since boot."""
 
 _TRUTHS = ("under_voltage", "on_battery")
 
@@ -58,7 +58,7 @@ class Throttled:
 
     @property
     def now(self) -> tuple[str, ...]:
-        """The names of what is so at this moment, e.g. `("under_voltage", "throttled")`."""
+        """Names of the current flags, e.g. `("under_voltage", "throttled")`."""
         return tuple(name for bit, name in enumerate(THROTTLE_BITS) if self._now(bit))
 
     @property
@@ -71,13 +71,13 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a monitor saw; every signal may be None, which says that this device cannot tell.
+    """Signals of a machine at one moment; None = unknown.
 
-    A reader of your own builds it with `Reading.checked`, which turns what cannot be into None and a problem.
+    A reader of your own builds it with `Reading.checked`, which turns implausible values into None and a problem.
     """
 
     at_seconds: float | None = None
-    """The reader's clock; only differences mean something."""
+    """The reader's clock; only differences are meaningful."""
     temperature_c: float | None = None
     """Of the processor, the hottest of its sensors."""
     throttled: Throttled | None = None
@@ -85,8 +85,8 @@ class Reading:
     under_voltage: bool | None = None
     """Whether the supply is too weak at this moment (Raspberry Pi)."""
     cpu_frequency_ratio: float | None = None
-    """Clock over the highest clock, (0, 1], a little more with turbo. An idle processor clocks down too: it says slow
-    only together with load."""
+    """Clock over the highest clock, (0, 1], a little more with turbo. An idle processor clocks down too: a low ratio
+    means slow only together with load."""
     load_per_cpu: float | None = None
     """Tasks that ran or wanted to over the last minute, per CPU that may be used."""
     cpu_pressure_avg10: float | None = None
@@ -107,37 +107,37 @@ class Reading:
     """Raspberry Pi 5: sum of its regulator's rails, without what USB ports and 5 V pins feed. Elsewhere: what is drawn
     from the battery while nothing charges it."""
     problems: tuple[str, ...] = ()
-    """What a sensor that is here did wrong, as `field: what`; its field is None. Not being here is no problem."""
+    """Failures of existing sensors, as `field: reason`; the field is None. A missing sensor is no problem."""
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], problems: Sequence[str] = ()) -> Reading:
-        """A reading without what cannot be.
+        """A reading without implausible values.
 
         Args:
             values: fields by name; names that no reading has are refused.
-            problems: what went wrong before.
+            problems: earlier ones.
 
         Raises:
             TypeError: an unknown field.
         """
-        kept = dict(values)
-        said = list(problems)
+        plausible = dict(values)
+        reasons = list(problems)
         for name, value in values.items():
             if value is not None and (why := implausible(name, value)) is not None:
-                kept[name] = None
-                said.append(f"{name}: {why}")
-        return cls(**kept, problems=tuple(said))
+                plausible[name] = None
+                reasons.append(f"{name}: {why}")
+        return cls(**plausible, problems=tuple(reasons))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: `throttled` as its bits, all numbers finite where the reading was checked."""
-        found = asdict(self)
-        found["throttled"] = None if self.throttled is None else self.throttled.bits
-        found["problems"] = list(self.problems)
-        return found
+        data = asdict(self)
+        data["throttled"] = None if self.throttled is None else self.throttled.bits
+        data["problems"] = list(self.problems)
+        return data
 
 
 SIGNALS = tuple(f.name for f in fields(Reading) if f.name not in ("at_seconds", "problems"))
-"""The fields that a device may know or not."""
+"""Fields that may be known or unknown."""
 
 
 def implausible(name: str, value: Any) -> str | None:
@@ -151,8 +151,8 @@ def implausible(name: str, value: Any) -> str | None:
 
 
 class Reader(Protocol):
-    """Where readings come from. Small, so that a board with sensors of its own needs one method."""
+    """Source of readings; a board with sensors of its own needs one method."""
 
     def read(self) -> Reading:
-        """What is so now. Costs little and does not raise: what fails is None and a problem."""
+        """Current values. Fast, and never raises: a failure is None and a problem."""
         ...

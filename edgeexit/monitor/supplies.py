@@ -1,11 +1,11 @@
-"""Batteries and mains, from /sys/class/power_supply (micro-volts, -amperes, -watts, -watt-hours, -ampere-hours)."""
+"""Batteries and mains from /sys/class/power_supply (micro-volts, -amperes, -watts, -watt-hours, -ampere-hours)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
-from edgeexit.monitor.files import Seen, listed, text
+from edgeexit.monitor.files import ReadingBuilder, listed, text
 from edgeexit.monitor.ranges import outside
 
 _QUANTITIES = {
@@ -25,14 +25,14 @@ _QUANTITIES = {
 _POWER = (("power_now",), ("current_now", "voltage"), ("power_avg",), ("current_avg", "voltage"))
 _ENERGY = (("energy_now",), ("charge_now", "voltage"))
 _LEVEL = (("capacity",), ("energy_now", "energy_full"), ("charge_now", "charge_full"))
-"""Sources in order of preference, each as what is multiplied, or divided for the level."""
+"""Sources in order of preference: files to multiply, or to divide for the level."""
 _FILLED = 5.0
-"""Percent from which on a battery that holds nothing is a sensor that was never read."""
+"""Level in percent from which an energy of 0 is a sensor that was never read."""
 _STATUS = {"Discharging": True, "Charging": False, "Full": False, "Not charging": False, "Unknown": None}
 
 
 class Battery:
-    """One battery: each signal from the first of its files that answers with what can be."""
+    """One battery: each signal from the first of its files with a plausible value."""
 
     def __init__(self, name: str, files: dict[str, str]) -> None:
         self.name, self.files = name, files
@@ -43,31 +43,31 @@ class Battery:
         voltage = {"voltage"} if {"voltage_now", "voltage_avg"} & self.files.keys() else set()
         return any(set(source) <= self.files.keys() | voltage for source in sources)
 
-    def read(self, seen: Seen) -> Values:
-        return Values(self, seen)
+    def read(self, builder: ReadingBuilder) -> Values:
+        return Values(self, builder)
 
-    def status(self, seen: Seen) -> bool | None:
+    def status(self, builder: ReadingBuilder) -> bool | None:
         """Whether it is being drained; None = unknown."""
         if "status" not in self.files:
             return None
         where = f"{self.name} status"
-        if (said := text(self.files["status"])) is None:
-            seen.problem("on_battery", where, "cannot be read")
-        elif said not in _STATUS:
-            seen.problem("on_battery", where, f"expected {', '.join(_STATUS)}, found {said[:24]!r}")
-        return _STATUS.get(said or "")
+        if (word := text(self.files["status"])) is None:
+            builder.problem("on_battery", where, "cannot be read")
+        elif word not in _STATUS:
+            builder.problem("on_battery", where, f"expected {', '.join(_STATUS)}, found {word[:24]!r}")
+        return _STATUS.get(word or "")
 
 
 class Values:
-    """What a battery's files say in one reading; a file is read when something needs it, and once."""
+    """Values of a battery's files in one reading; each file is read at most once, when it is needed."""
 
-    def __init__(self, battery: Battery, seen: Seen) -> None:
-        self.battery, self.seen = battery, seen
+    def __init__(self, battery: Battery, builder: ReadingBuilder) -> None:
+        self.battery, self.builder = battery, builder
         self._values: dict[str, float] = {}
         self._failed: set[tuple[str, str]] = set()
 
     def of(self, file: str, field: str) -> float | None:
-        """A file's value in V, A, W, Wh, Ah or %; "voltage" is the first of the two voltages that can be."""
+        """A file's value in V, A, W, Wh, Ah or %; "voltage" is the first plausible one of the two voltages."""
         if file == "voltage":
             now = self.of("voltage_now", field)
             return self.of("voltage_avg", field) if now is None else now
@@ -75,7 +75,7 @@ class Values:
             return None
         if file not in self._values and (file, field) not in self._failed:
             name = f"{self.battery.name} {file}"
-            value = self.seen.quantity(_QUANTITIES[file], field, self.battery.files[file], name)
+            value = self.builder.quantity(_QUANTITIES[file], field, self.battery.files[file], name)
             if value is None:
                 self._failed.add((file, field))
             else:
@@ -90,7 +90,7 @@ class Values:
                 continue
             parts = [self.of(file, "battery_percent") for file in source]
             if parts[-1] is not None and parts[0] is not None:
-                # A worn battery may hold more than it says.
+                # a battery may hold more than its nominal charge
                 return parts[0] if len(parts) == 1 else min(100.0, 100 * parts[0] / parts[-1])
         return None
 
@@ -102,22 +102,22 @@ class Values:
             now = source[0]
             if (why := self._wrong_unit(now)) is None:
                 return hours * 3600
-            self.seen.problem("battery_joules", f"{self.battery.name} {now}", why)
+            self.builder.problem("battery_joules", f"{self.battery.name} {now}", why)
         return None
 
     @property
     def watts(self) -> float | None:
-        """The sign of a current differs from driver to driver, so it is not used: the status says the direction."""
+        """The sign of a current differs from driver to driver, so it is not used; the status gives the direction."""
         passed: list[tuple[str, float, str]] = []
         for source in _POWER:
             if (value := self._product(source, "power_w")) is None:
                 continue
             if (why := outside("battery_power", abs(value))) is None:
                 for file, _, wrong in passed:
-                    self.seen.problem("power_w", f"{self.battery.name} {file}", f"{wrong} while it is drained")
+                    self.builder.problem("power_w", f"{self.battery.name} {file}", f"{wrong} while it is drained")
                 return abs(value)
             passed.append((source[0], abs(value), why))
-        return passed[0][1] if passed else None  # 0, as of one that is idle beside another, or a problem of the sum
+        return passed[0][1] if passed else None  # 0 for one that is idle beside another, or a problem of the sum
 
     def _product(self, source: Sequence[str], field: str) -> float | None:
         if not self.battery.has([source]):
@@ -130,11 +130,11 @@ class Values:
         return product
 
     def _wrong_unit(self, now: str) -> str | None:
-        """Why the number cannot be: the full battery, as its own file or the level says, is too small to be one."""
+        """Why the number is implausible: by it, the full battery is too small; None = it is plausible."""
         row = now.replace("_now", "_full")
         part, full, level = self._values.get(now), self.of(row, "battery_joules"), self.level
         if full is None and level is None and row in self.battery.files:
-            return f"its {row} says nothing, so that the unit is unknown"
+            return f"its {row} is unknown, and so is the unit"
         if part == 0 and level and level >= _FILLED:
             return f"0 at a level of {level:g} %"
         if full is None and part and level and (why := outside(row, 100 * part / level)) is not None:
@@ -145,7 +145,7 @@ class Values:
 class Supplies:
     """All batteries of this system together; those of a mouse or a keyboard are left out.
 
-    A battery that does not answer is a problem, and the others are what is known.
+    A battery that does not answer is a problem; the values are those of the others.
     """
 
     def __init__(self, batteries: Sequence[Battery], mains: dict[str, str]) -> None:
@@ -157,27 +157,27 @@ class Supplies:
             if any(b.has(sources) for b in batteries):
                 self.fields += (field,)
 
-    def read(self, seen: Seen) -> None:
-        draining = self._draining(seen)
+    def read(self, builder: ReadingBuilder) -> None:
+        draining = self._draining(builder)
         if draining is not None:
-            seen.put("on_battery", draining, self.where)
-        values = [b.read(seen) for b in self.batteries]
-        _put_level(values, seen)
+            builder.put("on_battery", draining, self.where)
+        values = [b.read(builder) for b in self.batteries]
+        _put_level(values, builder)
         energy = [v.joules for v in values]
         if known := [e for e in energy if e is not None]:
-            seen.put("battery_joules", sum(known), self.where)
+            builder.put("battery_joules", sum(known), self.where)
         if not draining:
             return
         power = [v.watts for v in values]
         if known := [w for w in power if w is not None]:
             if (why := outside("battery_power", sum(known))) is not None:
-                seen.problem("power_w", self.where, f"{why} while a battery is drained")
+                builder.problem("power_w", self.where, f"{why} while a battery is drained")
             else:
-                seen.put("power_w", sum(known), self.where)
+                builder.put("power_w", sum(known), self.where)
 
-    def _draining(self, seen: Seen) -> bool | None:
-        states = [b.status(seen) for b in self.batteries]
-        plugged = [seen.quantity("online", "on_battery", path, name) for name, path in self.mains.items()]
+    def _draining(self, builder: ReadingBuilder) -> bool | None:
+        states = [b.status(builder) for b in self.batteries]
+        plugged = [builder.quantity("online", "on_battery", path, name) for name, path in self.mains.items()]
         if True in states:
             return True
         if False in states or any(plugged):
@@ -185,8 +185,8 @@ class Supplies:
         return True if self.batteries and 0 in plugged else None
 
 
-def _put_level(batteries: Sequence[Values], seen: Seen) -> None:
-    """Percent over all batteries, weighed by what each holds when full where all say it."""
+def _put_level(batteries: Sequence[Values], builder: ReadingBuilder) -> None:
+    """Level of all batteries, weighted by their full energy where all have it."""
     levels = [(level, values) for values in batteries if (level := values.level) is not None]
     if not levels:
         return
@@ -196,7 +196,7 @@ def _put_level(batteries: Sequence[Values], seen: Seen) -> None:
         mean = sum(level for level, _ in levels) / len(levels)
     else:
         mean = sum(level * (w or 0.0) for (level, _), w in zip(levels, weights, strict=True)) / total
-    seen.put("battery_percent", float(mean), "capacity")
+    builder.put("battery_percent", float(mean), "capacity")
 
 
 def find_supplies(root: str) -> Supplies | str:
@@ -218,5 +218,5 @@ def find_supplies(root: str) -> Supplies | str:
         ):
             mains[name] = path
     if not batteries and not mains:
-        return "no battery and no supply that the system knows of"
+        return "no battery and no supply in /sys/class/power_supply"
     return Supplies(batteries, mains)

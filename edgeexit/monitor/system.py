@@ -1,4 +1,4 @@
-"""Clock, load, pressure and memory: what the kernel says about the processor and those who share it."""
+"""Clock, load, pressure and memory from the kernel's files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from typing import NamedTuple
 
-from edgeexit.monitor.files import Seen, decimal, listed, read, text, whole
+from edgeexit.monitor.files import ReadingBuilder, decimal, listed, read, text, whole
 from edgeexit.monitor.groups import Groups, Unreadable
 from edgeexit.monitor.ranges import RANGES, outside, scaled
 from edgeexit.monitor.reading import implausible
@@ -29,9 +29,9 @@ class Policy(NamedTuple):
 
 
 class Clock:
-    """The clock of the fastest cores over their highest, the fastest of them counts: cores that idle clock down.
+    """Highest current clock of the fastest cores over their maximum; idle cores clock down.
 
-    Slower cores answer where none of the fastest does.
+    Slower cores are used where none of the fastest answers.
     """
 
     fields = ("cpu_frequency_ratio",)
@@ -43,26 +43,26 @@ class Clock:
         self.where = "cpufreq " + ", ".join(fastest)
         self.highest = policies[0].highest
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         ratios: list[float] = []
         for i, policy in enumerate(self.policies):
             if ratios and policy.highest < self.policies[i - 1].highest:
                 break
-            if (ratio := self._ratio(policy, seen)) is not None:
+            if (ratio := self._ratio(policy, builder)) is not None:
                 ratios.append(ratio)
         if ratios:
-            seen.put("cpu_frequency_ratio", max(ratios), self.where)
+            builder.put("cpu_frequency_ratio", max(ratios), self.where)
 
-    def _ratio(self, policy: Policy, seen: Seen) -> float | None:
+    def _ratio(self, policy: Policy, builder: ReadingBuilder) -> float | None:
         for path in policy.files:
             source = f"{policy.name} {os.path.basename(path)}"
-            if (number := seen.number("cpu_frequency_ratio", path, source)) is None:
+            if (number := builder.number("cpu_frequency_ratio", path, source)) is None:
                 continue
             ratio = number * RANGES["clock"].scale / policy.highest
             if (why := outside("cpu_frequency_ratio", ratio)) is None:
                 return ratio
             highest = f"{policy.highest:.7g} Hz"
-            seen.problem("cpu_frequency_ratio", source, f"{number} kHz of at most {highest}: a ratio of {why}")
+            builder.problem("cpu_frequency_ratio", source, f"{number} kHz of at most {highest}: a ratio of {why}")
         return None
 
 
@@ -82,26 +82,26 @@ def find_clock(root: str) -> Clock | str:
             policies.append(Policy(name, tuple(p for p in now if os.path.isfile(p)), highest))
             break
     if not policies and wrong:
-        return f"no highest clock that can be: {wrong[0]}"
+        return f"no plausible highest clock: {wrong[0]}"
     if not policies:
-        return "no cpufreq policy: the clock is fixed, or the host of this virtual machine keeps it to itself"
+        return "no cpufreq policy: the clock is fixed, or hidden by the host of this virtual machine"
     return Clock(sorted(policies, key=lambda p: -p.highest)[:_CLOCKS])
 
 
 class UnderVoltage:
-    """The kernel's driver of the firmware's alarm, which costs no `vcgencmd`."""
+    """The firmware's alarm through the kernel's driver, which needs no `vcgencmd`."""
 
     fields = ("under_voltage",)
 
     def __init__(self, path: str) -> None:
         self.path, self.where = path, "hwmon rpi_volt"
 
-    def read(self, seen: Seen) -> None:
-        found = seen.number("under_voltage", self.path, self.where)
-        if found in (0, 1):
-            seen.put("under_voltage", bool(found), self.where)
-        elif found is not None:
-            seen.problem("under_voltage", self.where, f"expected 0 or 1, found {found}")
+    def read(self, builder: ReadingBuilder) -> None:
+        alarm = builder.number("under_voltage", self.path, self.where)
+        if alarm in (0, 1):
+            builder.put("under_voltage", bool(alarm), self.where)
+        elif alarm is not None:
+            builder.problem("under_voltage", self.where, f"expected 0 or 1, found {alarm}")
 
 
 def find_under_voltage(root: str) -> UnderVoltage | str:
@@ -113,23 +113,23 @@ def find_under_voltage(root: str) -> UnderVoltage | str:
 
 
 class Pressure:
-    """Stall information of one resource; the line `some` counts tasks of which some waited."""
+    """Pressure stall information of one resource, the line `some`: at least one task waited."""
 
     def __init__(self, field: str, path: str, where: str) -> None:
         self.fields, self.path, self.where = (field,), path, where
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         try:
-            match = _PRESSURE.search(said := read(self.path, 256))
+            match = _PRESSURE.search(content := read(self.path, 256))
             if match is None:
-                raise ValueError(f"expected some avg10=..., found {said[:24]!r}")
-            seen.put(self.fields[0], float(match[1]), self.where)
+                raise ValueError(f"expected some avg10=..., found {content[:24]!r}")
+            builder.put(self.fields[0], float(match[1]), self.where)
         except (OSError, ValueError) as e:
-            seen.problem(self.fields[0], self.where, e)
+            builder.problem(self.fields[0], self.where, e)
 
 
 def find_pressure(root: str, resource: str, groups: Groups) -> list[Pressure] | str:
-    """The system's, then that of the outermost control group in sight, which in a container is all that can be seen."""
+    """The system's, then that of the outermost visible control group, in a container often the only one."""
     path = os.path.join(root, "proc/pressure", resource)
     field, why, sources = f"{resource}_pressure_avg10", f"no /proc/pressure/{resource}", []
     try:
@@ -159,24 +159,24 @@ class Share:
         if cpus and (os.path.isfile(self.load) or (self.here and _system_load() is not None)):
             self.fields += ("load_per_cpu",)
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         try:
-            quota = self.groups.quota("/".join(self.fields), seen)
+            quota = self.groups.quota("/".join(self.fields), builder)
         except Unreadable:
-            return  # it might be the tightest limit
+            return  # it may be the tightest limit
         limits = [n for n in (self.cpus, quota) if n is not None]
         if not limits:
             return
         usable = float(min(limits))
-        seen.put("cpu_quota", usable, "control group")
-        if "load_per_cpu" not in self.fields or "cpu_quota" not in seen.values:
+        builder.put("cpu_quota", usable, "control group")
+        if "load_per_cpu" not in self.fields or "cpu_quota" not in builder.values:
             return
         try:
-            seen.put("load_per_cpu", decimal(read(self.load, 128).partition(" ")[0]) / usable, "loadavg")
+            builder.put("load_per_cpu", decimal(read(self.load, 128).partition(" ")[0]) / usable, "loadavg")
         except (OSError, ValueError) as e:
-            seen.problem("load_per_cpu", "loadavg", e)
-        if self.here and "load_per_cpu" not in seen.values and (load := _system_load()) is not None:
-            seen.put("load_per_cpu", load / usable, "getloadavg")
+            builder.problem("load_per_cpu", "loadavg", e)
+        if self.here and "load_per_cpu" not in builder.values and (load := _system_load()) is not None:
+            builder.put("load_per_cpu", load / usable, "getloadavg")
 
 
 def _system_load() -> float | None:
@@ -186,19 +186,19 @@ def _system_load() -> float | None:
     return None
 
 
-def find_cpus(root: str, seen: Seen) -> int | None:
-    """CPUs that are online and that this process may run on; None = nothing tells. What is damaged is a problem."""
+def find_cpus(root: str, builder: ReadingBuilder) -> int | None:
+    """CPUs that are online and that this process may run on; None = unknown. Damaged files are problems."""
     allowed = online = None
     try:
         online = _cpu_list(read(os.path.join(root, "sys/devices/system/cpu/online")))
     except (OSError, ValueError) as e:
-        _unless_missing(seen, "cpu/online", e)
+        _unless_missing(builder, "cpu/online", e)
     try:
         for line in read(os.path.join(root, "proc/self/status")).splitlines():
             if line.startswith("Cpus_allowed_list:"):
                 allowed = _cpu_list(line.partition(":")[2])
     except (OSError, ValueError) as e:
-        _unless_missing(seen, "self/status Cpus_allowed_list", e)
+        _unless_missing(builder, "self/status Cpus_allowed_list", e)
     if allowed is None and root == "/":
         with contextlib.suppress(OSError, AttributeError):
             allowed = os.sched_getaffinity(0)
@@ -207,9 +207,9 @@ def find_cpus(root: str, seen: Seen) -> int | None:
     return len(allowed or online or ()) or _listed_cpus(root) or None
 
 
-def _unless_missing(seen: Seen, source: str, error: Exception) -> None:
+def _unless_missing(builder: ReadingBuilder, source: str, error: Exception) -> None:
     if not isinstance(error, FileNotFoundError):
-        seen.problem("cpu_quota", source, error)
+        builder.problem("cpu_quota", source, error)
 
 
 def _listed_cpus(root: str) -> int:
@@ -219,20 +219,20 @@ def _listed_cpus(root: str) -> int:
     return 0
 
 
-def _cpu_list(said: str) -> set[int]:
+def _cpu_list(listing: str) -> set[int]:
     """CPU numbers of a text such as 0-3,8."""
-    found: set[int] = set()
-    for part in said.strip().split(","):
+    numbers: set[int] = set()
+    for part in listing.strip().split(","):
         first, _, last = part.partition("-")
         low, high = whole(first), whole(last or first)
         if not 0 <= low <= high < _MAX_CPUS:
             raise ValueError(f"{part[:24]!r} is no range of CPUs")
-        found.update(range(low, high + 1))
-    return found
+        numbers.update(range(low, high + 1))
+    return numbers
 
 
 class Memory:
-    """Memory that can be had: the system's, and what is left below the control group's limit."""
+    """Available memory: the system's, at most what is left below the control group's limit."""
 
     fields = ("available_bytes",)
 
@@ -242,33 +242,33 @@ class Memory:
         limits = max((len(folders) for _, folders in groups.memory), default=0)
         self.where = f"meminfo, {limits} control groups"
 
-    def read(self, seen: Seen) -> None:
+    def read(self, builder: ReadingBuilder) -> None:
         try:
-            left = self.groups.headroom("available_bytes", seen)
+            left = self.groups.headroom("available_bytes", builder)
         except Unreadable:
-            return  # it might be the tightest limit
-        system = self._system(seen)
-        if system is not None:  # the group's room alone may be far more than there is
-            seen.put("available_bytes", system if left is None else min(system, left), self.where)
+            return  # it may be the tightest limit
+        system = self._system(builder)
+        if system is not None:  # the group's limit may be far above the machine's memory
+            builder.put("available_bytes", system if left is None else min(system, left), self.where)
 
-    def _system(self, seen: Seen) -> int | None:
+    def _system(self, builder: ReadingBuilder) -> int | None:
         try:
-            return _available(read(self.path), seen)
+            return _available(read(self.path), builder)
         except (OSError, ValueError) as e:
-            seen.problem("available_bytes", "meminfo", e)
+            builder.problem("available_bytes", "meminfo", e)
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if self.here and (pages := os.sysconf("SC_AVPHYS_PAGES")) > 0:
                 return pages * os.sysconf("SC_PAGE_SIZE")
         return None
 
 
-def _available(said: str, seen: Seen) -> int:
-    """MemAvailable; where it is missing or cannot be, what kernels before 3.14 made of other lines.
+def _available(meminfo: str, builder: ReadingBuilder) -> int:
+    """MemAvailable; where it is missing or implausible, computed from other lines as before kernel 3.14.
 
     Raises:
         ValueError: neither is there.
     """
-    lines = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+    lines = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
 
     def size(name: str) -> int:
         if name not in lines:
@@ -284,7 +284,7 @@ def _available(said: str, seen: Seen) -> int:
     try:
         available = size("MemAvailable")
         if "MemTotal" in lines and available > (total := size("MemTotal")):
-            raise ValueError(f"MemAvailable: {available} bytes of {total} cannot be")
+            raise ValueError(f"MemAvailable: {available} bytes of {total} is implausible")
         return available
     except ValueError as e:
         try:
@@ -292,5 +292,5 @@ def _available(said: str, seen: Seen) -> int:
             available = max(free, free + size("Buffers") + size("Cached") - size("Shmem"))
         except ValueError:
             raise e from None
-        seen.problem("available_bytes", "meminfo", f"{e}; MemFree + Buffers + Cached - Shmem taken")
+        builder.problem("available_bytes", "meminfo", f"{e}; MemFree + Buffers + Cached - Shmem taken")
         return available

@@ -1,6 +1,6 @@
-"""Pictures as network inputs: files, Pillow images, uint8 arrays and torch tensors, brought to what `Preprocess` says.
+"""Conversion of pictures to network inputs: files, Pillow images, uint8 arrays, torch tensors.
 
-Numpy does everything but reading files, which needs Pillow. What counts as a picture is in `PictureInput`.
+Only reading files needs Pillow, the rest is numpy. `PictureInput` defines what counts as a picture.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from edgeexit.pictures.preprocess import COLORS, Preprocess, Shape, shown
 from edgeexit.pictures.resample import Pixels, resize
 
 MOST_PIXELS = 1 << 26
-"""Of a picture file, 67 million: a file of a few bytes may claim to be huge."""
+"""Of a picture file, 67 million: a file of a few bytes may declare a huge picture."""
 MOST_SIDE = 1 << 16
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-"""Files that are read; of others Pillow may start programs."""
+"""Formats of files that are read; for others Pillow may start programs."""
 _CHANNELS = (1, 3, 4)
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -31,9 +31,9 @@ class PictureInput:
 
     Pictures are Pillow images, paths of files, and uint8 arrays or tensors: `(height, width)`, `(height, width,
     channels)` or `(channels, height, width)` with 1, 3 (RGB) or 4 (RGBA) channels, with or without an axis in front
-    that counts them. Where both ends could count channels, the network's own layout decides where the shape is its
-    own; else arrays end with channels and tensors begin with them. All else is taken as the network's own numbers, and
-    so is a uint8 array of the network's shape where the network itself takes uint8.
+    that counts them. Where both ends could count channels, the network's layout decides if the shape is the network's;
+    else channels are last in arrays and first in tensors. Everything else is taken as the network's own numbers, as is
+    a uint8 array of the network's shape where the network itself takes uint8.
     """
 
     def __init__(self, name: str, declared: Preprocess, shape: Shape, dtype: str) -> None:
@@ -52,7 +52,7 @@ class PictureInput:
         """A picture as one input, with its axis of 1 in front; None = `x` is no picture.
 
         Raises:
-            DataError: not one picture, or one that the network does not take.
+            DataError: not one picture, or one of a size that the network does not take.
         """
         x, channels_first = plain(x)
         if self._own(x, many=False):
@@ -65,7 +65,7 @@ class PictureInput:
         return self.apply(pixels[0])[None]
 
     def many(self, x: Any) -> PictureRows | None:
-        """Pictures `(n, ...)`, or a list of any, as inputs, computed when they are asked for; None = no pictures.
+        """Pictures `(n, ...)`, or a list of any kind, as inputs, computed when they are read; None = no pictures.
 
         Raises:
             DataError: not pictures.
@@ -86,15 +86,15 @@ class PictureInput:
             DataError: a size that the network does not take.
         """
         d = self.declared
-        found = _resized(_colored(pixels, d), d, self.name)
-        if d.color != "grey" and found.shape[2] == 1:
-            found = np.repeat(found, 3, 2)
+        levels = _resized(_colored(pixels, d), d, self.name)
+        if d.color != "grey" and levels.shape[2] == 1:
+            levels = np.repeat(levels, 3, 2)
         if d.color == "BGR":
-            found = found[..., ::-1]
-        out = np.empty(d.shape((found.shape[0], found.shape[1])), self.dtype)
+            levels = levels[..., ::-1]
+        out = np.empty(d.shape((levels.shape[0], levels.shape[1])), self.dtype)
         for c, table in enumerate(self.table):
             into = out if d.layout == "NHW" else out[c] if d.layout == "NCHW" else out[..., c]
-            into[...] = table[found[..., c]]
+            into[...] = table[levels[..., c]]
         return out
 
     def _single(self, item: Any) -> Pixels:
@@ -123,8 +123,8 @@ class PictureInput:
 
         Args:
             x: what was passed, as `plain` leaves it.
-            channels_first: whether channels are rather in front where both ends could count them.
-            rows: whether the first axis counts pictures in any case.
+            channels_first: whether the first axis counts channels where both ends could.
+            rows: whether the first axis always counts pictures.
         """
         if _is_image(x):
             return [from_image(x)]
@@ -156,7 +156,7 @@ class PictureInput:
 
 
 class PictureRows:
-    """Pictures as inputs, computed when a part of them is asked for: `rows[i:j]` is an array."""
+    """Pictures as inputs, computed slice by slice: `rows[i:j]` is an array."""
 
     def __init__(self, input_: PictureInput, pixels: Sequence[Pixels] | NDArray[np.uint8]) -> None:
         self._input, self._pixels = input_, pixels
@@ -181,7 +181,7 @@ class PictureRows:
 
 
 def plain(x: Any) -> tuple[Any, bool]:
-    """An array for a torch tensor or another library's array, and whether it was a tensor; all else as it is.
+    """An array for a torch tensor or another library's array, and whether it was a tensor; everything else unchanged.
 
     Tensors may need gradients, be on another device, or hold bfloat16, which becomes float32.
 
@@ -236,15 +236,14 @@ def read_file(path: str | os.PathLike[str]) -> Pixels:
             return from_image(image)
     except DataError as e:
         raise e if str(path) in str(e) else DataError(f"{path}: {e}") from e
-    except Exception as e:  # damaged files: Pillow's readers raise a dozen kinds
+    except Exception as e:  # damaged files: Pillow's readers raise many kinds
         raise DataError(f"{path}: not a readable picture ({', '.join(FORMATS)}): {e}") from e
 
 
 def from_image(image: Any) -> Pixels:
-    """Pixels `(height, width, channels)` of a Pillow image, turned as its EXIF orientation says.
+    """Pixels `(height, width, channels)` of a Pillow image, rotated by its EXIF orientation.
 
-    Grey, 1-bit and 16-bit images have one channel (65535 becomes 255), all others three, and four where something is
-    transparent.
+    Grey, 1-bit and 16-bit images have one channel (65535 becomes 255), others three, or four with transparency.
 
     Raises:
         DataError: an image whose numbers have no known range, or one that cannot be decoded.
@@ -270,16 +269,16 @@ def from_image(image: Any) -> Pixels:
             image = image.convert("L")
         else:
             image = image.convert("RGB")
-        found = np.asarray(image, np.uint8)
+        pixels = np.asarray(image, np.uint8)
     except DataError:
         raise
-    except Exception as e:  # damaged files: Pillow's decoders raise a dozen kinds
+    except Exception as e:  # damaged files: Pillow's decoders raise many kinds
         raise DataError(f"not a readable picture: {e}") from e
-    return found if found.ndim == 3 else found[..., None]
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _colored(pixels: Pixels, d: Preprocess) -> Pixels:
-    """RGB or grey pixels, nothing transparent; a grey picture stays so for a network of colours until it is resized."""
+    """RGB or grey pixels without transparency; a grey picture gets its colour channels after resizing."""
     if pixels.shape[2] == 4:
         alpha = pixels[..., 3:].astype(np.int32)
         mixed = pixels[..., :3] * alpha + d.background * (255 - alpha)

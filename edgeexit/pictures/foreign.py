@@ -1,4 +1,4 @@
-"""Preprocessing out of Hugging Face's ``preprocessor_config.json`` and timm's model configurations."""
+"""Preprocessing from Hugging Face's ``preprocessor_config.json`` and timm's model configurations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTES = (
     "device", "return_tensors", "disable_grouping", "default_to_square", "do_convert_rgb", "transformers_version",
     "image_seq_length", "num_channels",
 )  # fmt: skip
-"""Fields that do not change what a network sees of an RGB picture."""
+"""Fields that do not change the input made of an RGB picture."""
 
 
 def is_foreign(document: Any) -> bool:
@@ -29,7 +29,7 @@ def from_foreign(document: Mapping[str, Any], at: str) -> dict[str, Any]:
     """Fields of `Preprocess`.
 
     Raises:
-        DataError: something in it changes what the network sees and is not understood; it is named.
+        DataError: a field that changes the input is not supported; the message names it.
     """
     if any(k in document for k in _HUGGING_FACE):
         return _hugging_face(document, at)
@@ -70,37 +70,42 @@ def _hugging_face(document: Mapping[str, Any], at: str) -> dict[str, Any]:
         raise DataError(
             f"{at}: {strange[0]!r:.60} is not understood; state the preprocessing by its fields, see --preprocess"
         )
-    found: dict[str, Any] = {"scale": d.get("rescale_factor", 1 / 255) if d.get("do_rescale", True) else 1.0}
+    declared: dict[str, Any] = {"scale": d.get("rescale_factor", 1 / 255) if d.get("do_rescale", True) else 1.0}
     if d.get("do_normalize", True):
-        found["mean"] = _numbers(d.get("image_mean"), f"{at}: image_mean")
-        found["std"] = _numbers(d.get("image_std"), f"{at}: image_std")
+        declared["mean"] = _numbers(d.get("image_mean"), f"{at}: image_mean")
+        declared["std"] = _numbers(d.get("image_std"), f"{at}: image_std")
     if d.get("do_flip_channel_order"):
-        found["color"] = "BGR"
+        declared["color"] = "BGR"
     cropped = d.get("do_center_crop", "crop_size" in d)
     crop = _pair(d.get("crop_size"), f"{at}: crop_size") if cropped else None
     if not d.get("do_resize", True):
-        return {**found, "resize": "none"} if crop is None else {**found, "resize": "crop", "size": crop}
-    found["interpolation"] = _interpolation(d.get("resample", 2), at)
+        return {**declared, "resize": "none"} if crop is None else {**declared, "resize": "crop", "size": crop}
+    declared["interpolation"] = _interpolation(d.get("resample", 2), at)
     size = d.get("size")
     shortest = size.get("shortest_edge") if isinstance(size, Mapping) and set(size) == {"shortest_edge"} else None
     if isinstance(size, int) and crop is not None:  # older files
         shortest = size
     if shortest is None:
         whole = _pair(size, f"{at}: size")
-        return {**found, "resize": "stretch", "resize_size": whole, "size": crop or whole}
+        return {**declared, "resize": "stretch", "resize_size": whole, "size": crop or whole}
     side = _pair(shortest, f"{at}: size")
     if (share := d.get("crop_pct")) is not None:  # ConvNeXT: large ones are stretched, others cropped
         if not isinstance(share, int | float) or not 0 < share <= 1:
             raise DataError(f"{at}: crop_pct: expected a share of at most 1, found {share!r:.60}")
         if side[0] >= 384:
-            return {**found, "resize": "stretch", "size": side}
-        return {**found, "resize": "cover", "size": side, "resize_size": _pair(int(side[0] / share), f"{at}: crop_pct")}
+            return {**declared, "resize": "stretch", "size": side}
+        return {
+            **declared,
+            "resize": "cover",
+            "size": side,
+            "resize_size": _pair(int(side[0] / share), f"{at}: crop_pct"),
+        }
     if crop is None:
         raise DataError(
             f"{at}: the shorter side becomes {side[0]} and nothing is cropped, so that sizes vary; state the size and "
             "resizing by their fields, see --preprocess"
         )
-    return {**found, "resize": "cover", "size": crop, "resize_size": side}
+    return {**declared, "resize": "cover", "size": crop, "resize_size": side}
 
 
 def _interpolation(value: Any, at: str) -> str:

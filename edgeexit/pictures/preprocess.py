@@ -1,18 +1,17 @@
-"""Preprocessing of pictures: how pixels become an input of a network, as the manifest declares it.
+"""Preprocessing of pictures as the manifest declares it: pixels to network input.
 
 A pixel's channel p, a whole number from 0 to 255, becomes ``(p * scale - mean) / std``, with ``255 - p`` for p where
 `invert` is set. `edgeexit.pictures.convert` applies it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from edgeexit.common.json_fields import check_fields
-from edgeexit.errors import BundleError, DataError
+from edgeexit.common.kinds import Kind, ListOf, Misfit, Number, OneOf, Whole
+from edgeexit.common.records import CheckedRecord, Size
+from edgeexit.errors import DataError
 from edgeexit.pictures.resample import INTERPOLATIONS
 
 LAYOUTS = ("NCHW", "NHWC", "NHW")
@@ -21,55 +20,55 @@ COLORS = {"RGB": 3, "BGR": 3, "grey": 1}
 RESIZES = ("cover", "stretch", "crop", "none")
 MOST_SIDE = 1 << 14
 MOST_PIXELS = 1 << 24
-"""Of a network's input; a file that asks for more would take a device's memory by its manifest alone."""
+"""Of a network's input; more could fill a device's memory by a manifest alone."""
 _LARGEST = 1e9
-_SMALLEST = 1e-9
+_POSITIVE = Number(1e-9, _LARGEST)
+_Side = Annotated[int, Whole(1, MOST_SIDE)]
+_PER_CHANNEL = Size(1, 3)
 
 Shape = Sequence[int | str]
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(CheckedRecord, title="preprocess"):
     """How a picture becomes an input of a network.
 
     Raises:
         DataError: a field that is not what it should be, or fields that do not fit each other.
     """
 
-    size: tuple[int, int] | None = None
-    """Height and width of the network's picture; None = it takes every size."""
-    layout: str = "NCHW"
+    size: tuple[_Side, _Side] | None = None
+    """Height and width of the network's picture, up to 2^24 pixels; None = every size, only with `resize` = `none`."""
+    layout: Annotated[str, OneOf(*LAYOUTS)] = "NCHW"
     """Axes of the network's input; NHW = grey without an axis of channels."""
-    color: str = "RGB"
-    """Order of the network's channels."""
-    resize: str = "cover"
+    color: Annotated[str, OneOf(*COLORS)] = "RGB"
+    """Order of the network's channels: 3, 3, 1."""
+    resize: Annotated[str, OneOf(*RESIZES)] = "cover"
     """cover: keep the proportions, so that `resize_size` is just covered, then crop the centre of `size`; stretch: to
     `resize_size`, then crop likewise; crop: crop the centre only; none: a picture of another size is refused."""
-    resize_size: tuple[int, int] | None = None
-    """Height and width before the crop; None = `size`. `(256, 256)` with cover makes the shorter side 256."""
-    interpolation: str = "bilinear"
-    """Antialiased, as in Pillow."""
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    """One for all channels, or one for each in the network's order."""
-    std: tuple[float, ...] = (1.0,)
-    """Likewise."""
+    resize_size: tuple[_Side, _Side] | None = None
+    """Height and width before the crop, at least those of `size`; None with `crop` and `none`, else None = `size`.
+    `(256, 256)` with cover makes the shorter side 256."""
+    interpolation: Annotated[str, OneOf(*INTERPOLATIONS)] = "bilinear"
+    """Antialiased: filters are as wide as the picture shrinks, as in Pillow."""
+    scale: Annotated[float, _POSITIVE] = 1.0
+    """Factor on a pixel's channel, 0 to 255."""
+    mean: Annotated[tuple[Annotated[float, Number(-_LARGEST, _LARGEST)], ...], _PER_CHANNEL] = (0.0,)
+    """Subtracted after `scale`: one number, or as many as channels in the order of the input's."""
+    std: Annotated[tuple[Annotated[float, _POSITIVE], ...], _PER_CHANNEL] = (1.0,)
+    """Divisor after `mean`, likewise."""
     invert: bool = False
-    """Whether dark pixels are large numbers to the network."""
-    background: int = 255
-    """The grey, 0..255, that shows through where a picture is transparent."""
+    """True: 255 - p takes the place of p, for networks to which dark pixels are large numbers."""
+    background: Annotated[int, Whole(0, 255)] = 255
+    """Grey that shows through where a picture is transparent."""
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("layout", LAYOUTS), ("color", tuple(COLORS)), ("resize", RESIZES), ("interpolation", INTERPOLATIONS),
-        ):  # fmt: skip
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
-                raise DataError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r:.60}")
-        if (self.layout == "NHW") and self.color != "grey":
+        super().__post_init__()
+        if self.layout == "NHW" and self.color != "grey":
             raise DataError(f"layout: NHW has no axis for the channels of {self.color}; expected NCHW or NHWC")
-        for name in ("size", "resize_size"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _size(getattr(self, name), name))
+        for name, size in (("size", self.size), ("resize_size", self.resize_size)):
+            if size is not None and math.prod(size) > MOST_PIXELS:
+                raise DataError(f"{name}: {shown(size)} is more than {MOST_PIXELS} pixels")
         if self.resize != "none" and self.size is None:
             raise DataError(f"size: resize {self.resize!r} needs the height and width to reach; or resize 'none'")
         if self.resize in ("crop", "none") and self.resize_size is not None:
@@ -84,17 +83,9 @@ class Preprocess:
                     f"resize_size: {shown(self.resize_size)} is smaller than size {shown(self.size)}, which is cropped "
                     "from it"
                 )
-        object.__setattr__(self, "scale", _number(self.scale, "scale", _SMALLEST))
-        for name, least in (("mean", 0.0), ("std", _SMALLEST)):
-            values = getattr(self, name)
-            if not isinstance(values, list | tuple) or len(values) not in (1, self.channels):
-                raise DataError(f"{name}: expected 1 or {self.channels} numbers, found {values!r:.60}")
-            object.__setattr__(self, name, tuple(_number(v, name, least, least > 0) for v in values))
-        if not isinstance(self.invert, bool):
-            raise DataError(f"invert: expected true or false, found {self.invert!r:.60}")
-        whole = isinstance(self.background, int) and not isinstance(self.background, bool)
-        if not whole or not 0 <= self.background <= 255:
-            raise DataError(f"background: expected a whole number from 0 to 255, found {self.background!r:.60}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise DataError(f"{name}: expected 1 or {self.channels} numbers, found {len(values)}")
 
     @property
     def channels(self) -> int:
@@ -105,14 +96,14 @@ class Preprocess:
         return {"NCHW": (self.channels, *size), "NHWC": (*size, self.channels), "NHW": size}[self.layout]
 
     def check(self, shape: Shape, dtype: str) -> None:
-        """Refuse an input of a network that this cannot make.
+        """Refuse an input of a network that this preprocessing does not fit.
 
         Args:
             shape: of the input, with the axis that counts inputs.
             dtype: of the input.
 
         Raises:
-            DataError: other axes, sizes or channels than these, or no numbers.
+            DataError: other axes, sizes or channels, or an input of booleans.
         """
         if len(shape) != len(self.layout):
             raise DataError(f"layout: {self.layout} is of {len(self.layout)} axes, the input has {list(shape)!r:.60}")
@@ -124,24 +115,6 @@ class Preprocess:
                 raise DataError(f"axis {axis} of a picture in {self.layout} has {needed}, the input has {own}")
             if isinstance(own, int) and needed == -1:
                 raise DataError(f"size: expected the input's own, found none, where the input is {list(shape)!r:.60}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; `from_dict` reads it back."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
-
-    @classmethod
-    def from_dict(cls, data: Any, at: str = "preprocess") -> Preprocess:
-        """Read it from JSON that may be hostile; unknown fields are refused, as they might change what is seen.
-
-        Raises:
-            BundleError: a missing, strange or unknown field; `at` names the place in the message.
-        """
-        check_fields(data, [f.name for f in fields(cls)], at)
-        try:
-            return cls(**data)
-        except DataError as e:
-            raise BundleError(f"{at}.{e}") from e
 
     def __str__(self) -> str:
         """One line for people."""
@@ -165,46 +138,47 @@ def shown(size: tuple[int, int] | None) -> str:
     return "any" if size is None else f"{size[0]}x{size[1]}"
 
 
-def picture_fields(shape: Shape, dtype: str, asked: Mapping[str, Any]) -> Preprocess:
-    """A declaration for one input of a network: what is not asked for is read off the input's shape.
+def picture_fields(shape: Shape, dtype: str, stated: Mapping[str, Any]) -> Preprocess:
+    """Preprocessing for one input of a network; fields that are not stated follow from the input's shape.
 
     Args:
         shape: of the input, with the axis that counts inputs.
         dtype: of the input.
-        asked: fields of `Preprocess`; and `crop`, the share of `resize_size` that the centre crop keeps.
+        stated: fields of `Preprocess`, and `crop`, the share of `resize_size` that the centre crop keeps.
 
     Raises:
-        DataError: the input is no picture, or not one of what was asked for.
+        DataError: the input is no picture, or does not fit the stated fields.
     """
-    found = dict(asked)
-    if "layout" not in found:
-        found["layout"] = _layout(shape)
-    if found["layout"] not in LAYOUTS:
-        raise DataError(f"layout: expected one of {', '.join(LAYOUTS)}, found {found['layout']!r:.60}")
-    if len(shape) != len(found["layout"]):
-        raise DataError(f"layout {found['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
-    if "color" not in found:
-        channels = 1 if found["layout"] == "NHW" else shape[1 if found["layout"] == "NCHW" else 3]
+    values = dict(stated)
+    if "layout" not in values:
+        values["layout"] = _layout(shape)
+    if values["layout"] not in LAYOUTS:
+        raise DataError(f"layout: expected one of {', '.join(LAYOUTS)}, found {values['layout']!r:.60}")
+    if len(shape) != len(values["layout"]):
+        raise DataError(f"layout {values['layout']!r:.20} does not fit the axes of the input, {list(shape)!r:.60}")
+    if "color" not in values:
+        channels = 1 if values["layout"] == "NHW" else shape[1 if values["layout"] == "NCHW" else 3]
         if channels not in (1, 3):
             raise DataError(
-                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {found['layout']}; a picture has 1, 3"
+                f"the input {list(shape)!r:.60} has {channels!r:.20} channels in {values['layout']}; a picture has 1, 3"
             )
-        found["color"] = "grey" if channels == 1 else "RGB"
-    first = 2 if found["layout"] == "NCHW" else 1
+        values["color"] = "grey" if channels == 1 else "RGB"
+    first = 2 if values["layout"] == "NCHW" else 1
     own = [a for a in shape[first : first + 2] if isinstance(a, int)]
-    if found.get("size") is None and len(own) == 2:
-        found["size"] = (own[0], own[1])
-    crop = found.pop("crop", None)
-    if found.get("size") is None and "resize" not in found and crop is None:
-        found["resize"] = "none"
+    if values.get("size") is None and len(own) == 2:
+        values["size"] = (own[0], own[1])
+    crop = values.pop("crop", None)
+    if values.get("size") is None and "resize" not in values and crop is None:
+        values["resize"] = "none"
     if crop is not None:
-        share = _number(crop, "crop", _SMALLEST)
-        if share > 1 or found.get("resize_size") is not None:
-            raise DataError("crop: expected a share of at most 1, and no resize_size beside it")
-        if found.get("size") is None:
+        if values.get("resize_size") is not None:
+            raise DataError("crop: expected no resize_size beside it")
+        if values.get("size") is None:
             raise DataError("size: a crop needs the height and width to keep; the input has free sizes")
-        found["resize_size"] = tuple(math.floor(side / share) for side in _size(found["size"], "size"))
-    result = Preprocess(**found)
+        share = _read(Number(1e-9, 1.0), crop, "crop")
+        size = _read(ListOf(Whole(1, MOST_SIDE), 2, 2), values["size"], "size")
+        values["resize_size"] = tuple(math.floor(side / share) for side in size)
+    result = Preprocess(**values)
     result.check(shape, dtype)
     return result
 
@@ -229,21 +203,11 @@ def _layout(shape: Shape) -> str:
     return "NCHW" if first else "NHWC"
 
 
-def _size(value: Any, name: str) -> tuple[int, int]:
-    whole = isinstance(value, list | tuple) and len(value) == 2
-    if not whole or not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= MOST_SIDE for v in value):
-        raise DataError(f"{name}: expected a height and a width from 1 to {MOST_SIDE}, found {value!r:.60}")
-    if value[0] * value[1] > MOST_PIXELS:
-        raise DataError(f"{name}: {value[0]}x{value[1]} is more than {MOST_PIXELS} pixels")
-    return value[0], value[1]
-
-
-def _number(value: Any, name: str, least: float, is_positive: bool = True) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not abs(value) <= _LARGEST or (is_positive and value < least):
-        kind = f"a number from {least:g} to {_LARGEST:g}" if is_positive else f"a number up to {_LARGEST:g}"
-        raise DataError(f"{name}: expected {kind}, found {value!r:.60}")
-    return float(value)
+def _read(kind: Kind, value: Any, name: str) -> Any:
+    try:
+        return kind.read(value)
+    except Misfit as e:
+        raise DataError(f"{name}{e.place}: {e.text}") from None
 
 
 def _ratio(scale: float) -> str:

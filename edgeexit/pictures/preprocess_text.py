@@ -1,4 +1,4 @@
-"""Preprocessing as people write it: ``size=224,scale=1/255,mean=0.485:0.456:0.406``, a preset, or a JSON file."""
+"""Preprocessing in text form: ``size=224,scale=1/255,mean=0.485:0.456:0.406``, a preset, or a JSON file."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ _EXAMPLE = "e.g. size=224,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.2
 
 
 def parse(text: str) -> tuple[str | None, dict[str, Any]]:
-    """The input that a text names, if it does, and the fields that it states.
+    """Name of the input (None = not stated) and fields of `Preprocess` in a text.
 
     Args:
-        text: fields separated by commas, presets (`PRESETS`) among them, or the name of a JSON file; later ones win.
+        text: fields and presets (`PRESETS`), separated by commas, of which later ones win; or the name of a JSON file.
 
     Raises:
-        DataError: an unknown field or preset, or a value that is none.
+        DataError: an unknown field or preset, or a value of another kind.
     """
     if names_file(text):
         return read_fields(read_json(Path(text), DataError), text)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for part in (p.strip() for p in text.split(",")):
         key, equals, value = (p.strip() for p in part.partition("="))
         if not equals and key in PRESETS:
-            found |= PRESETS[key]
+            values |= PRESETS[key]
         elif not equals and key == "invert":
-            found["invert"] = True
+            values["invert"] = True
         elif not equals:
             raise DataError(
                 f"preprocessing {part!r:.60}: expected FIELD=VALUE or a preset ({', '.join(PRESETS)}), {_EXAMPLE}"
             )
         elif key in ("mean", "std"):
-            found[key] = value.split(":")
+            values[key] = value.split(":")
         elif key in ("size", "resize_size"):
-            found[key] = value.split("x") * (1 if "x" in value else 2)
+            values[key] = value.split("x") * (1 if "x" in value else 2)
         else:
-            found[key] = value
-    return read_fields(found, "preprocessing")
+            values[key] = value
+    return read_fields(values, "preprocessing")
 
 
 def names_file(text: str) -> bool:
-    """Whether a text is the name of a file and not fields."""
+    """Whether a text is the name of a file, not fields."""
     return text.endswith(".json") or os.path.isfile(text)
 
 
 def read_fields(data: Any, at: str) -> tuple[str | None, dict[str, Any]]:
     """Fields of `Preprocess` from JSON or texts: numbers may be texts such as "1/255", a size one number.
 
-    Documents of Hugging Face and timm are read, too, see `foreign_preprocessing`.
+    Documents of Hugging Face and timm are read too, see `edgeexit.pictures.foreign`.
 
     Raises:
         DataError: as `parse`; `at` names the place in the message.
@@ -74,33 +74,33 @@ def read_fields(data: Any, at: str) -> tuple[str | None, dict[str, Any]]:
         return None, from_foreign(data, at)
     if not isinstance(data, Mapping):
         raise DataError(f"{at}: expected an object of fields, found {type(data).__name__}")
-    found = dict(data)
-    name = found.pop("input", None)
+    values = dict(data)
+    name = values.pop("input", None)
     if name is not None and not isinstance(name, str):
         raise DataError(f"{at}: input: expected the name of an input, found {name!r:.60}")
-    if strange := [k for k in found if k not in KEYS]:
+    if strange := [k for k in values if k not in KEYS]:
         raise DataError(f"{at}: no field {strange[0]!r:.60}; known: {', '.join(KEYS)}, input")
-    for key, value in found.items():
+    for key, value in values.items():
         if key in ("scale", "crop"):
-            found[key] = _number(value, f"{at}: {key}")
+            values[key] = _number(value, f"{at}: {key}")
         elif key in ("mean", "std"):
-            values = value if isinstance(value, list | tuple) else [value]
-            found[key] = tuple(_number(v, f"{at}: {key}") for v in values)
+            numbers = value if isinstance(value, list | tuple) else [value]
+            values[key] = tuple(_number(v, f"{at}: {key}") for v in numbers)
         elif key in ("size", "resize_size") and value is not None:
             sides = value if isinstance(value, list | tuple) else [value] * 2
-            found[key] = tuple(_whole(v, f"{at}: {key}") for v in sides)
+            values[key] = tuple(_whole(v, f"{at}: {key}") for v in sides)
         elif key == "background":
-            found[key] = _whole(value, f"{at}: {key}")
+            values[key] = _whole(value, f"{at}: {key}")
         elif key == "invert" and isinstance(value, str):
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             if value.lower() not in words:
                 raise DataError(f"{at}: invert: expected true or false, found {value!r:.60}")
-            found[key] = words[value.lower()]
+            values[key] = words[value.lower()]
         elif isinstance(value, str):
-            found[key] = {"gray": "grey", "rgb": "RGB", "bgr": "BGR"}.get(value.lower(), value)
-    if isinstance(found.get("layout"), str):
-        found["layout"] = {"HW": "NHW", "CHW": "NCHW", "HWC": "NHWC"}.get(layout := found["layout"].upper(), layout)
-    return name, found
+            values[key] = {"gray": "grey", "rgb": "RGB", "bgr": "BGR"}.get(value.lower(), value)
+    if isinstance(values.get("layout"), str):
+        values["layout"] = {"HW": "NHW", "CHW": "NCHW", "HWC": "NHWC"}.get(layout := values["layout"].upper(), layout)
+    return name, values
 
 
 def _number(value: Any, at: str) -> float:

@@ -1,9 +1,8 @@
-"""Resizing of 8-bit pictures in numpy, as Pillow does it: antialiased, with its filters and its rounding.
+"""Resizing of 8-bit pictures in numpy with Pillow's antialiased filters and rounding.
 
-A device without Pillow so gets the numbers of a training pipeline with it. Columns are resized first and rounded, as
-in Pillow up to version 12; later versions begin with the rows where that is less work, which moves a pixel by one
-level (bilinear, box; bicubic and lanczos by more beside hard edges). Only the part of the result that is asked for is
-computed.
+A device without Pillow thus gets the same pixels as a training pipeline with Pillow. Columns are resized first and
+rounded, as in Pillow up to version 12; later versions start with the rows where that is less work, which changes a
+pixel by one level (bilinear, box; bicubic and lanczos by more at hard edges). Only the requested window is computed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Pixels = NDArray[np.uint8]
 _BITS = 22
 """Pillow's fixed point: weights are whole numbers of 2**-22, sums fit 32 bits."""
 _ROWS = 32
-"""Rows per step, so that what is summed stays in the cache."""
+"""Rows per step, so that the sums stay in the processor's cache."""
 
 
 def _box(x: NDArray[np.float64]) -> NDArray[np.float64]:

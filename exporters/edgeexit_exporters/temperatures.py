@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgeexit.bundle.bundle import Bundle, describe
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.errors import BackendMissing, ModelError
 from edgeexit_exporters.layouts.fuse import set_temperatures

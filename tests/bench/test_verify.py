@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from edgeexit.bench.verify import verify
-from edgeexit.bundle.bundle import Bundle, describe
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.files import npz_bytes, read_npz
 from edgeexit.engine.inputs import relative_error

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit.bundle.bundle import MAX_ZIP_ENTRIES, Bundle, describe
+from edgeexit.bundle.archives import MAX_ZIP_ENTRIES
+from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.files import describe
 from edgeexit.common import files
 from edgeexit.errors import BundleError, DataError, EdgeExitError, PolicyError
 

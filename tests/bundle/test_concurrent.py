@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from edgeexit import Bundle, OperatingPoint, Threshold
-from edgeexit.bundle.bundle import describe, write_bundle
+from edgeexit.bundle.bundle import write_bundle
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.common import files, locking
 from edgeexit.errors import BundleError

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from edgeexit.bundle.bundle import Bundle, describe, write_bundle
+from edgeexit.bundle.bundle import Bundle, write_bundle
 from edgeexit.bundle.codec import from_json, to_json
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.lm_spec import DecoderFiles, LmProof, LmSpec
 from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
 from edgeexit.errors import BundleError
@@ -107,16 +108,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "width beyond": (_lm(width=1 << 40), r"lm\.width"),
     "no width": (lambda m: m["lm"].pop("width"), r"lm\.width: missing"),
     "unknown field": (_lm(rope="scaled"), "unknown field 'rope'"),
-    "stages that fall": (_lm(stages=[3, 2]), r"lm\.stages: \[3, 2\]"),
+    "stages that fall": (_lm(stages=[3, 2]), r"lm\.stages: expected rising numbers, found \[3, 2\]"),
     "stages that stand": (_lm(stages=[3, 3]), r"lm\.stages"),
-    "stages short of the end": (_lm(stages=[1, 2]), r"to 3"),
+    "stages short of the end": (_lm(stages=[1, 2]), "all 3 layers, found 2"),
     "stage before the first layer": (_lm(stages=[0, 3]), r"lm\.stages"),
     "stages for other exits": (_lm(stages=[1, 2, 3]), "3 stages with 2 exits"),
-    "stages of texts": (_lm(stages=["1", "3"]), r"lm\.stages: expected whole numbers"),
+    "stages of texts": (_lm(stages=["1", "3"]), r"lm\.stages\[0\]: expected a whole number"),
     "no list of stages": (_lm(stages=3), r"lm\.stages: expected a list"),
     "begin outside": (_lm(bos=16), r"lm\.bos: .*to 15"),
     "end outside": (_lm(eos=[-1]), r"lm\.eos"),
-    "end twice": (_lm(eos=[1, 1]), "none twice"),
+    "end twice": (_lm(eos=[1, 1]), "no value twice"),
     "ends without end": (_lm(eos=list(range(5000))), r"lm\.eos: expected a list"),
     "tokenizer elsewhere": (_lm(tokenizer={"path": "../x", "sha256": "0" * 64, "bytes": 1}), r"tokenizer\.path"),
     "tokenizer of text": (_lm(tokenizer="tokenizer.json"), "tokenizer: expected an object"),
@@ -125,7 +126,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "verified with flips": (_proof(flips=1), "make it 'approximate'"),
     "verified beyond the tolerance": (_proof(max_difference=1.0), "make it 'approximate'"),
     "approximate for no reason": (_proof(lossless="approximate"), "make it 'verified'"),
-    "another word": (_proof(lossless="lossless"), "make it 'verified'"),
+    "another word": (_proof(lossless="lossless"), "lossless: expected one of verified, approximate"),
     "more flips than tokens": (_proof(flips=41, lossless="approximate"), "flips: .*to 40"),
     "proof by nothing": (_proof(tokens=0), r"proof\.tokens"),
     "a block of one": (_proof(block=1), r"proof\.block"),

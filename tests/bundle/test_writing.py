@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeexit.bundle.bundle import MANIFEST, Bundle, write_bundle
+from edgeexit.bundle.bundle import Bundle, write_bundle
+from edgeexit.bundle.files import MANIFEST
 from edgeexit.common import files
 from edgeexit.errors import BundleError, EdgeExitError
 from edgeexit.policy.operating_point import OperatingPoint

@@ -139,7 +139,8 @@ def test_verify(cli: Cli, tiny: Path) -> None:
 def test_verify_fails(cli: Cli, copy: Path) -> None:
     from dataclasses import replace
 
-    from edgeexit.bundle.bundle import Bundle, describe
+    from edgeexit.bundle.bundle import Bundle
+    from edgeexit.bundle.files import describe
 
     bundle = Bundle.open(copy)
     path = "artifacts/onnx-all-fp32/model.onnx"

@@ -38,7 +38,7 @@ def test_table(cli: Cli, tmp_path: Path) -> None:
     assert len(rows) == 3 and all(" battery " in row and "18.00" in row for row in rows)
     assert rows[0].split()[1] == "-", "a sensor that lies shows nothing"
     assert [line.strip() for line in lines if "problem" in line] == [  # once, not in every line
-        "problem: temperature_c: thermal_zone1 (x86_pkg_temp): 4294967 C cannot be"
+        "problem: temperature_c: thermal_zone1 (x86_pkg_temp): 4294967 C is implausible"
     ]
 
 

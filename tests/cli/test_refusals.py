@@ -446,7 +446,8 @@ def test_a_full_disk_is_one_line(
 
 def test_damaged_calibration_is_one_line(cli: Cli, copy: Path) -> None:
     """A bundle whose checksums hold, but whose files are not what they should be."""
-    from edgeexit.bundle.bundle import Bundle, describe
+    from edgeexit.bundle.bundle import Bundle
+    from edgeexit.bundle.files import describe
 
     for arrays in ({"agreement": np.zeros((5, 2), np.float32)}, {"other": X}, {"agreement": np.array(["a"])}):
         raw = npz(**arrays)

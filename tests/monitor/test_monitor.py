@@ -519,7 +519,7 @@ def test_after_a_long_pause_the_answers_are_new(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [lambda: math.nan, lambda: 1 / 0, lambda: "soon", lambda: math.inf])
 def test_a_clock_that_fails(tmp_path: Path, bad: Any) -> None:
     reading = reader(tmp_path, trees.PI4, trees.PI4_FIRMWARE, clock=bad).read()
-    assert reading.at_seconds is None and reading.problems == ("at_seconds: clock: gave no time",)
+    assert reading.at_seconds is None and reading.problems == ("at_seconds: clock: returned no time",)
     assert reading.temperature_c == 48.199
 
 

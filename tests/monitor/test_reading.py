@@ -125,7 +125,7 @@ def test_psutil_where_little_is_told() -> None:
     pinned = host(Process=lambda: SimpleNamespace(cpu_affinity=lambda: [0, 3]))
     assert PsutilReader(psutil=pinned).read().load_per_cpu == 1.5
     late = PsutilReader(psutil=host(), clock=lambda: math.nan).read()
-    assert late.at_seconds is None and late.problems == ("at_seconds: clock: gave no time",)
+    assert late.at_seconds is None and late.problems == ("at_seconds: clock: returned no time",)
 
 
 def test_psutil_that_lies() -> None:
@@ -152,7 +152,7 @@ def test_psutil_that_lies() -> None:
         "-274 C",
         "4294967 C",
         "available: -1 bytes",
-        "500000 cannot",
+        "500000 is implausible",
         "255 %",
         "denied",
     ):

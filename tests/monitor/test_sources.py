@@ -31,7 +31,7 @@ OLD_MEMORY = "MemTotal: 4000 kB\nMemFree: 1000 kB\nBuffers: 100 kB\nCached: 500 
 SECOND: dict[str, tuple[dict[str, str | None], str, Any, str]] = {
     # what is damaged (None = gone) and added: the field, its value from the second source, the problem of the first
     "zone of another kind": ({f"{ZONE}0/temp": "garbage"}, "temperature_c", 61.0, "thermal_zone0 (cpu-thermal)"),
-    "zone that lies": ({f"{ZONE}0/temp": "-274000"}, "temperature_c", 61.0, "-274 C cannot be"),
+    "zone that lies": ({f"{ZONE}0/temp": "-274000"}, "temperature_c", 61.0, "-274 C is implausible"),
     "hwmon": ({f"{ZONE}0/temp": "0", f"{ZONE}1/temp": None}, "temperature_c", 48.199, "exactly 0 C"),
     "other clock file": (
         {f"{CPU}0/scaling_cur_freq": "?", f"{CPU}0/cpuinfo_cur_freq": "900000"},
@@ -72,7 +72,7 @@ SECOND: dict[str, tuple[dict[str, str | None], str, Any, str]] = {
         {f"{BATTERY}0/capacity": "255", f"{BATTERY}0/charge_full": "5000000"},
         "battery_percent",
         80.0,
-        "BAT0 capacity: 255 % cannot be",
+        "BAT0 capacity: 255 % is implausible",
     ),
     "other battery's level": (
         {f"{BATTERY}0/capacity": None, f"{BATTERY}1/type": "Battery", f"{BATTERY}1/capacity": "40"},
@@ -87,20 +87,20 @@ SECOND: dict[str, tuple[dict[str, str | None], str, Any, str]] = {
         "BAT0 voltage_now",
     ),
     "power from the current": ({f"{BATTERY}0/power_now": "garbage"}, "power_w", 18.0, "BAT0 power_now"),
-    "power in mW": ({f"{BATTERY}0/power_now": "18000"}, "power_w", 18.0, "BAT0 power_now: 0.018 W cannot be"),
-    "power that is stuck": ({f"{BATTERY}0/power_now": "0"}, "power_w", 18.0, "BAT0 power_now: 0 W cannot be"),
+    "power in mW": ({f"{BATTERY}0/power_now": "18000"}, "power_w", 18.0, "BAT0 power_now: 0.018 W is implausible"),
+    "power that is stuck": ({f"{BATTERY}0/power_now": "0"}, "power_w", 18.0, "BAT0 power_now: 0 W is implausible"),
     "full battery that is dead": (
         {f"{BATTERY}0/charge_full": "?"},
         "battery_joules",
         4 * 12 * 3600.0,
         "BAT0 charge_full: expected a number",
     ),
-    "power that wraps": ({f"{BATTERY}0/power_now": "4294967295"}, "power_w", 18.0, "4294967295 is 4294.967 W"),
+    "power that wraps": ({f"{BATTERY}0/power_now": "4294967295"}, "power_w", 18.0, "4294967295: 4294.967 W"),
     "mean current": (
         {f"{BATTERY}0/current_now": "65149000", f"{BATTERY}0/current_avg": "1000000"},
         "power_w",
         12.0,
-        "65149000 is 65.149 A cannot be",
+        "65149000: 65.149 A is implausible",
     ),
     "other battery's power": (
         {f"{BATTERY}0/current_now": None, f"{BATTERY}1/type": "Battery", f"{BATTERY}1/power_now": "5000000"},
@@ -109,7 +109,7 @@ SECOND: dict[str, tuple[dict[str, str | None], str, Any, str]] = {
         "BAT0 current_now",
     ),
     "supply": ({f"{BATTERY}0/status": "garbage"}, "on_battery", True, "BAT0 status: expected Discharging"),
-    "battery": ({"sys/class/power_supply/AC/online": "9"}, "on_battery", True, "AC: 9 cannot be"),
+    "battery": ({"sys/class/power_supply/AC/online": "9"}, "on_battery", True, "AC: 9 is implausible"),
 }
 
 
@@ -176,13 +176,13 @@ def test_currents_without_their_sign(tmp_path: Path, bits: int, microamperes: in
 @pytest.mark.parametrize(
     ("files", "field", "problem"),
     [
-        ({"power_now": "12000"}, "power_w", "0.012 W cannot be while a battery is drained"),  # mW
-        ({"power_now": "12000000000"}, "power_w", "12000000000 is 12000 W cannot be"),  # nW
-        ({"current_now": "1500000", "voltage_now": "12000"}, "power_w", "12000 is 0.012 V cannot be"),  # mV
+        ({"power_now": "12000"}, "power_w", "0.012 W is implausible while a battery is drained"),  # mW
+        ({"power_now": "12000000000"}, "power_w", "12000000000: 12000 W is implausible"),  # nW
+        ({"current_now": "1500000", "voltage_now": "12000"}, "power_w", "12000: 0.012 V is implausible"),  # mV
         ({"energy_now": "40000", "energy_full": "50000"}, "battery_joules", "energy_full"),  # mWh
         ({"energy_now": "40000", "capacity": "80"}, "battery_joules", "a full battery of 0.05 Wh"),
         ({"energy_now": "0", "capacity": "71"}, "battery_joules", "0 at a level of 71 %"),
-        ({"energy_now": "9000000000000"}, "battery_joules", "Wh cannot be"),
+        ({"energy_now": "9000000000000"}, "battery_joules", "Wh is implausible"),
     ],
 )
 def test_units_of_batteries(tmp_path: Path, files: dict[str, str], field: str, problem: str) -> None:
@@ -271,6 +271,6 @@ def test_a_highest_clock_that_cannot_be(tmp_path: Path) -> None:
     tree = {f"{CPU}0/cpuinfo_max_freq": "1800000000", f"{CPU}0/scaling_cur_freq": "900000000"}
     found = reader(tmp_path, tree)
     assert found.read().cpu_frequency_ratio is None
-    assert "policy0 cpuinfo_max_freq: 1800000000 is 1.8e+12 Hz cannot be" in found.unknown["cpu_frequency_ratio"]
+    assert "policy0 cpuinfo_max_freq: 1800000000: 1.8e+12 Hz is implausible" in found.unknown["cpu_frequency_ratio"]
     tree[f"{CPU}0/scaling_max_freq"], tree[f"{CPU}0/scaling_cur_freq"] = "1800000", "900000"
     assert reader(tmp_path, tree).read().cpu_frequency_ratio == 0.5

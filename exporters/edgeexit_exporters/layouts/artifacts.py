@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from edgeexit.bundle.bundle import describe
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.manifest import NETWORK_LAYOUTS, Artifact, Check
 from edgeexit.errors import ExportMismatch
 from edgeexit_exporters.analysis import describe as describing

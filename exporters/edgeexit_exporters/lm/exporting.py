@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeexit.bundle.bundle import Bundle, describe, write_into, writing_bundle
+from edgeexit.bundle.bundle import Bundle, writing_bundle
+from edgeexit.bundle.files import describe, write_into
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
 from edgeexit.common.environment import device

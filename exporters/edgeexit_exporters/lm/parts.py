@@ -12,10 +12,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeexit.bundle.bundle import describe
+from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.bundle.manifest import Artifact
-from edgeexit.common.files import FileSpec
 from edgeexit.errors import ModelError
 from edgeexit_exporters.lm.graphs import Graphs
 from edgeexit_exporters.lm.heads import EMBEDDING, npy, shortened, tied

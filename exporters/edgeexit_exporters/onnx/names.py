@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from edgeexit.common.json_fields import text
-from edgeexit.errors import BundleError
+from edgeexit.common.kinds import Misfit, String
 
 OURS = "edgeexit_"
 """Begins the names of what this toolkit adds to a graph."""
@@ -25,8 +24,8 @@ def free_name(name: str, taken: Collection[str]) -> str:
 def is_text(name: str) -> bool:
     """Whether a manifest can hold the name: 1 to 512 printable characters."""
     try:
-        return bool(text(name, ""))
-    except BundleError:
+        return bool(String().read(name))
+    except Misfit:
         return False
 
 

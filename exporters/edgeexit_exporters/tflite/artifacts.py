@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.bundle.bundle import describe
+from edgeexit.bundle.files import describe
 from edgeexit.bundle.manifest import Artifact, Check, Manifest, Port, TensorSpec
 from edgeexit.engine import backends
 from edgeexit.engine.layouts import Driver, drive

@@ -126,7 +126,7 @@ def test_the_bundle_ships_and_verifies_all_outputs(bundle: edgeexit.Bundle, tmp_
     path = bundle.manifest.artifacts[0].vectors.path  # type: ignore[union-attr]
     raw = edgeexit.common.files.npz_bytes(**vectors)
     changed = [
-        edgeexit.bundle.manifest.Artifact(**{**vars(a), "vectors": edgeexit.bundle.bundle.describe(path, raw)})
+        edgeexit.bundle.manifest.Artifact(**{**vars(a), "vectors": edgeexit.bundle.files.describe(path, raw)})
         for a in bundle.manifest.artifacts
     ]
     manifest = edgeexit.bundle.manifest.Manifest(**{**vars(bundle.manifest), "artifacts": tuple(changed)})
