@@ -14,6 +14,7 @@ from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.checks import check_declared
 from edgeexit.bundle.input_range import InputRange, UsualInputs, measure_all
 from edgeexit.bundle.manifest import Artifact
+from edgeexit.bundle.tasks import task_of
 from edgeexit.common.finite import finite, no_answer, sound, unsound_rows
 from edgeexit.engine import layouts
 from edgeexit.engine.backends import Backend
@@ -27,7 +28,7 @@ from edgeexit.pictures.preprocess import Preprocess
 from edgeexit.policy.drift import DriftMonitor
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import Policy, Window
-from edgeexit.policy.scores import SEQUENCE_BEST, Kind, probabilities, valid_positions
+from edgeexit.policy.scores import Kind, probabilities, valid_positions
 from edgeexit.policy.sets import ConformalSets
 from edgeexit.records.classification import Records, check_labels
 
@@ -63,6 +64,8 @@ class Engine:
     ) -> None:
         self.bundle, self.artifact, self.backend, self.threads = bundle, artifact, backend, threads
         self.driver = layouts.make(bundle, artifact, backend, threads, clock)
+        self.task = task_of(bundle.manifest)
+        """What the bundle's task does differently from others."""
         self.clock = clock
         states = [s.input for s in bundle.manifest.states]
         self._check = InputCheck(bundle.manifest.inputs, states, bundle.manifest.min_sizes, bundle.manifest.preprocess)
@@ -172,8 +175,8 @@ class Engine:
 
     @property
     def default_score(self) -> str:
-        """What policies compare here unless told otherwise: what a fused graph holds, else the kind's best."""
-        return self.artifact.score or (SEQUENCE_BEST if self.bundle.manifest.speech is not None else "maxprob")
+        """What policies compare here unless told otherwise: what a fused graph holds, else the task's default."""
+        return self.artifact.score or self.task.default_score
 
     @property
     def exits(self) -> int:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.manifest import Artifact, Manifest
+from edgeexit.bundle.tasks import RunScorer, task_of
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.decision import Reason
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.policy.policies import Policy, Threshold, Window
 from edgeexit.policy.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
 from edgeexit.policy.scores import score as score_of
-
-if TYPE_CHECKING:
-    from edgeexit.speech.scorer import Scorer
 
 Array = NDArray[Any]
 
@@ -131,6 +129,7 @@ class Base:
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
     ) -> None:
         self.manifest, self.artifact, self.models, self.clock = manifest, artifact, models, clock
+        self.task = task_of(manifest)
         self.count = len(manifest.exits)
         self.names = [t.name for t in manifest.feeds]
         self.exit_names = [e.answer.name for e in manifest.exits]
@@ -145,9 +144,9 @@ class Base:
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):
             raise PolicyError(f"the policy is made for {policy.exits} exits, {self.manifest.name} has {self.count}")
-        if policy.score in SEQUENCE and self.manifest.speech is None:
+        if policy.score in SEQUENCE and self.task.scores is None:
             raise PolicyError(
-                f"score {policy.score!r} is of transcripts; {self.manifest.name} says nothing of speech in its manifest"
+                f"score {policy.score!r} is of transcripts; {self.manifest.name} is of task {self.task.name}"
             )
         if lacking := [e.name for e in self.manifest.exits if not e.gives(policy.score or "maxprob")]:
             raise PolicyError(f"exit {lacking[0]!r} of {self.manifest.name} gives no score {policy.score!r}")
@@ -155,16 +154,13 @@ class Base:
     def temperatures(self, policy: Policy) -> tuple[float, ...]:
         return policy.temperatures or self.artifact.temperatures
 
-    def scorer(self, policy: Policy) -> Scorer | None:
-        """The memory of one run, where the policy looks at what exits wrote; None = it need not."""
-        speech = self.manifest.speech
-        if speech is None or not (policy.score in SEQUENCE or policy.needs_labels):
+    def scorer(self, policy: Policy) -> RunScorer | None:
+        """The memory of one run, where the policy looks at what exits wrote; None = it does not."""
+        if self.task.scores is None or not (policy.score in SEQUENCE or policy.needs_labels):
             return None
-        from edgeexit.speech.scorer import Scorer  # here, so that bundles without speech do not load it
+        return self.task.scorer(self.manifest)
 
-        return Scorer(speech)
-
-    def score(self, given: ExitOutput, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
+    def score(self, given: ExitOutput, k: int, name: str, temperature: float, scorer: RunScorer | None = None) -> Array:
         """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.
 
         Args:
