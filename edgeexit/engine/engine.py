@@ -27,7 +27,7 @@ from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.pictures.preprocess import Preprocess
 from edgeexit.policy.drift import DriftMonitor
 from edgeexit.policy.operating_point import OperatingPoint
-from edgeexit.policy.policies import Policy, Window
+from edgeexit.policy.policies import Policy
 from edgeexit.policy.scores import Kind, probabilities, valid_positions
 from edgeexit.policy.sets import ConformalSets
 from edgeexit.records.classification import Records, check_labels
@@ -226,7 +226,7 @@ class Engine:
             output = probabilities(output)
         drift = self._drift
         drifted = None if drift is None else drift.see(k, score)
-        accepted = bool(policy.accepts(score)) if isinstance(policy, Window) else None
+        accepted = policy.accepts(score)
         seconds = self.clock() - start
         if self._expected is not None:
             self.slowdown += _FORGET * (min(max(seconds, 0.0) / self._expected[k], _SLOWEST) - self.slowdown)
@@ -246,7 +246,7 @@ class Engine:
             self.reading,
             kept,
             uncertainty,
-            accepted,
+            None if accepted is None else bool(accepted),
             drifted,
             unusual,
             self.bundle.manifest.labels,
@@ -304,10 +304,11 @@ class Engine:
         drift, drifted = self._drift, None
         if drift is not None:
             drifted = np.array([drift.see(k, s) for k, s in zip(exits, scores.tolist(), strict=True)])
-        accepted = np.asarray(policy.accepts(scores), bool) if isinstance(policy, Window) else None
+        accepted = policy.accepts(scores)
         unusual = self._usual.each(inputs)
         return Batch(
-            exits, outputs, scores, self.clock() - start, total, drifted, uncertainties, accepted, lengths, unusual,
+            exits, outputs, scores, self.clock() - start, total, drifted, uncertainties,
+            None if accepted is None else np.asarray(accepted, bool), lengths, unusual,
             self.bundle.manifest.labels,
         )  # fmt: skip
 

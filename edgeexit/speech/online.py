@@ -14,7 +14,7 @@ from edgeexit.bundle.manifest import Manifest
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.engine.decision import Reason
 from edgeexit.engine.engine import Engine
-from edgeexit.engine.layouts.base import ExitOutput, stopped
+from edgeexit.engine.layouts.base import ExitOutput
 from edgeexit.engine.layouts.chain import Chain
 from edgeexit.errors import BundleError, DataError
 from edgeexit.policy.policies import Policy
@@ -206,7 +206,7 @@ class StreamTranscriber:
             if k == self.engine.exits - 1:
                 return k, whole, float(scores[-1]), "last"
             if policy.stop(scores, labels):
-                return k, whole, float(scores[-1]), stopped(policy, k, scores[-1])
+                return k, whole, float(scores[-1]), policy.reason(k, scores[-1])
         raise AssertionError("the last exit answers")
 
     def _heard(

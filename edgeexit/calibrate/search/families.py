@@ -12,7 +12,7 @@ from edgeexit.calibrate.search.eero import EERO_SCORE, Mode, eero_policy
 from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.search.pareto import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
-from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
+from edgeexit.policy.policies import Policy, fixed_exit
 from edgeexit.policy.scores import NAMES, SCORES
 from edgeexit.records.base import Outcome, Rows, outcome, replay
 
@@ -88,9 +88,9 @@ def adaptive(path: ParetoFront, held_out: Rows) -> Chooser:
             point.cost,
             point.accuracy,
             measured[policy],
-            policy.thresholds if isinstance(policy, Threshold) else None,
-            policy.patience if isinstance(policy, Patience) else None,
-            policy.q if isinstance(policy, QExit) else None,
+            getattr(policy, "thresholds", None),
+            getattr(policy, "patience", None),
+            getattr(policy, "q", None),
         )
 
     return choose

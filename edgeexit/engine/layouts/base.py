@@ -14,7 +14,7 @@ from edgeexit.bundle.tasks import RunScorer, task_of
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.decision import Reason
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.policy.policies import Policy, Threshold, Window
+from edgeexit.policy.policies import Policy
 from edgeexit.policy.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
 from edgeexit.policy.scores import score as score_of
 
@@ -223,15 +223,3 @@ def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> Batch
         None if all(t is None for t in told) else np.array([np.nan if t is None else t for t in told], np.float32),
         np.concatenate(counts) if counts else None,
     )
-
-
-def forbidden(policy: Policy, k: int) -> bool:
-    """Whether no score lets an input leave at exit `k`, so that none need be computed there."""
-    return isinstance(policy, Threshold) and policy.thresholds[k] == np.inf
-
-
-def stopped(policy: Policy, k: int, score: Any) -> Reason:
-    """Why an input left before the last exit: sure enough, given up, or allowed no deeper."""
-    if isinstance(policy, Window) and score < policy.compared[k][0]:
-        return "rejected"
-    return "forced" if isinstance(policy, Threshold) and policy.thresholds[k] == -np.inf else "confident"

@@ -18,8 +18,6 @@ from edgeexit.engine.layouts.base import (
     BatchResult,
     ExitOutput,
     RunResult,
-    forbidden,
-    stopped,
 )
 from edgeexit.engine.layouts.memory import Memory, Waiting
 from edgeexit.errors import BundleError, PolicyError
@@ -97,7 +95,7 @@ class Chain(Base):
             else:
                 self.catch_up(k, memory)
                 found = self._carry(k, known, memory)
-            if k < last and left is None and scorer is None and forbidden(policy, k):
+            if k < last and left is None and scorer is None and policy.forbids(k):
                 scores.append(None)
                 continue
             given = self.given(found, k)
@@ -108,12 +106,12 @@ class Chain(Base):
                 return RunResult(k, output, float(sure), "last", told, given.lengths)
             if sure != sure or (name not in SCORES and not sound(given.single, self.kinds[k])):
                 # NaN is below every threshold; what is none must not send an input deeper. The engine refuses it.
-                return RunResult(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
+                return RunResult(k, output, float(sure), policy.reason(k, sure), told, given.lengths)
             scores.append(sure)
             if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
                 labels.append(given.labels if scorer is None else scorer.labels())
             if policy.stop(scores, labels):
-                return RunResult(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
+                return RunResult(k, output, float(sure), policy.reason(k, sure), told, given.lengths)
             if left is not None and self.seconds is not None:
                 runs = 1 if memory is None else 1 + len(memory.waiting[k + 1])
                 if self.slowdown * self.seconds[k + 1] * runs > left():

@@ -8,9 +8,9 @@ import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
-from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, RunResult, one_by_one, stopped
+from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, RunResult, one_by_one
 from edgeexit.errors import BundleError, DataError, PolicyError
-from edgeexit.policy.policies import Policy, Threshold, Window, fixed_exit
+from edgeexit.policy.policies import Policy, fixed_exit
 
 
 class Fused(Base):
@@ -28,8 +28,7 @@ class Fused(Base):
 
     def fits(self, policy: Policy) -> None:
         super().fits(policy)
-        # With one exit nothing is compared in the graph, so a policy may reject answers outside it.
-        if not isinstance(policy, Threshold) and not (isinstance(policy, Window) and self.count == 1):
+        if policy.graph_thresholds is None:
             raise PolicyError(f"policy {policy.kind!r} needs layout chain; a fused graph compares thresholds only")
         if policy.score != self.artifact.score:
             raise PolicyError(
@@ -58,7 +57,7 @@ class Fused(Base):
         return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0]), lengths
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        compared = policy.compared if isinstance(policy, Threshold) else ()
+        compared = policy.graph_thresholds or ()
         thresholds = np.array(compared, np.float32)
         most = self.count - 1
         if left is not None and self.seconds is not None:
@@ -71,7 +70,7 @@ class Fused(Base):
             raise self.passed(next(j for j in range(k) if j == most or compared[j] == -np.inf), k)
         if k == most < self.count - 1 and not sure >= compared[k]:
             return RunResult(k, output, sure, "deadline", told, lengths)
-        return RunResult(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told, lengths)
+        return RunResult(k, output, sure, "last" if k == self.count - 1 else policy.reason(k, sure), told, lengths)
 
     def passed(self, k: int, answering: int) -> DataError:
         """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""

@@ -10,7 +10,7 @@ from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, ExitOutput, RunResult
 from edgeexit.errors import PolicyError
-from edgeexit.policy.policies import Policy, Threshold
+from edgeexit.policy.policies import Policy
 
 
 class Prefix(Base):
@@ -30,13 +30,8 @@ class Prefix(Base):
             raise PolicyError(
                 "agreement compares two exits, and layout prefix runs one: use another score or layout chain"
             )
-        if self.fixed(policy) is None:
+        if policy.fixed is None:
             raise PolicyError("layout prefix holds every exit as a network of its own; it answers at a fixed exit only")
-
-    def fixed(self, policy: Policy) -> int | None:
-        if isinstance(policy, Threshold) and all(abs(t) == np.inf for t in policy.thresholds):
-            return next((k for k, t in enumerate(policy.thresholds) if t < 0), self.count - 1)
-        return None
 
     def call(self, inputs: Sequence[Array], k: int) -> dict[str | None, Array]:
         """What exit `k` gives, by name."""
@@ -52,7 +47,7 @@ class Prefix(Base):
         return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], self.scorer(policy))
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        k = self.fixed(policy)
+        k = policy.fixed
         assert k is not None
         given, sure = self.answered(inputs, k, policy)
         told = None if given.uncertainty is None else float(given.uncertainty[0])
@@ -61,7 +56,7 @@ class Prefix(Base):
         )
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
-        k = self.fixed(policy)
+        k = policy.fixed
         assert k is not None
         given, sure = self.answered(inputs, k, policy)
         return BatchResult(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty, given.lengths)
