@@ -1,10 +1,10 @@
-"""What a run gives back."""
+"""Decisions: what a run and a batch give back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchDecision:
     """The answers to many inputs, as arrays; iterate for `(exit, output, score)` rows."""
 
     exits: NDArray[np.int64]
@@ -100,6 +100,11 @@ class Batch:
             yield int(k), output, float(s)
 
     @property
+    def seconds_each(self) -> float:
+        """Wall-clock time per input."""
+        return self.seconds / len(self)
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """The most likely class of each input."""
         return np.asarray(np.argmax(self.outputs, -1), np.int64)
@@ -113,3 +118,6 @@ class Batch:
 def _named(labels: Any, names: tuple[str, ...] | None) -> Any:
     """The classes' names; None = they have none, or too few for these classes."""
     return None if names is None or np.max(labels, initial=-1) >= len(names) else np.asarray(names)[labels]
+
+
+Observer: TypeAlias = Callable[[Decision | BatchDecision], None]

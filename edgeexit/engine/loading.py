@@ -13,7 +13,8 @@ from edgeexit.bundle.merging import same_network
 from edgeexit.bundle.tasks import task_of
 from edgeexit.engine import backends
 from edgeexit.engine.backends import Backend
-from edgeexit.engine.engine import RUN_LAYOUTS, Engine, check_artifact
+from edgeexit.engine.decider import check_artifact
+from edgeexit.engine.engine import RUN_LAYOUTS, Engine
 from edgeexit.errors import BackendMissing, BundleError, EdgeExitError, PolicyError
 from edgeexit.policy.drift import DriftMonitor, DriftRegime
 from edgeexit.policy.operating_point import OperatingPoint

@@ -1,16 +1,61 @@
-"""What every exit gave to many inputs, input by input, joined into the arrays of `Records`."""
+"""Recording: every exit's outputs for many inputs, one by one, joined into the arrays of `Records`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.engine.layouts.base import AllExitOutputs
+from edgeexit.bundle.manifest import StateSpec
+from edgeexit.common.finite import sound
+from edgeexit.engine.answers import Answers
+from edgeexit.engine.layouts.base import AllExitOutputs, Driver
 from edgeexit.errors import DataError
 from edgeexit.policy.scores import uncertainty_score
+from edgeexit.records.classification import check_labels
+
+
+def record_rows(
+    driver: Driver,
+    answers: Answers,
+    inputs: Sequence[Any],
+    carried: Sequence[StateSpec],
+    labels: NDArray[Any] | None,
+    progress: Callable[[int, int], None],
+) -> list[AllExitOutputs]:
+    """What every exit gives to each input; see `edgeexit.engine.engine.Engine.record`.
+
+    Args:
+        driver: of the artifact.
+        answers: of the artifact.
+        inputs: `(n, ...)` arrays; states last.
+        carried: states that each row takes from the one before it; empty = every row brings its own.
+        labels: true classes; checked after the first row, not after all of the work.
+        progress: called with rows done and rows in all.
+
+    Raises:
+        DataError: an answer that is none, with the exit and the row; or labels that are none.
+    """
+    n = len(inputs[0])
+    rows: list[AllExitOutputs] = []
+    for i in range(n):
+        row = [a[i : i + 1] for a in inputs]
+        if carried and rows:
+            row[-len(carried) :] = [rows[-1].states[s.output] for s in carried]
+        try:
+            rows.append(driver.all_exits(row))
+        except DataError as e:
+            raise DataError(f"row {i}: {e}") from e
+        for k, kind in enumerate(answers.kinds):
+            if not sound(answer := rows[-1].single(k), kind):
+                raise answers.refusal(k, answer, math.nan, f"row {i}: ")
+        if not i and labels is not None and rows[0].lengths is None:
+            check_labels(labels, (len(answers.kinds), n, *rows[0].outputs[0].shape[1:]), answers.name)
+        progress(i + 1, n)
+    return rows
 
 
 def joined(rows: Sequence[AllExitOutputs]) -> list[NDArray[Any]]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.finite import sound
+from edgeexit.engine.answers import Answers
 from edgeexit.engine.decision import Decision
 from edgeexit.engine.inputs import Inputs
 from edgeexit.engine.layouts.base import Driver, RunResult
 from edgeexit.engine.layouts.chain import Chain
 from edgeexit.engine.layouts.memory import Memory
-from edgeexit.errors import DataError, PolicyError
+from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy, fixed_exit
 
 
@@ -39,6 +40,7 @@ class StreamEngine(Protocol):
     bundle: Bundle
     artifact: Artifact
     driver: Driver
+    answers: Answers
 
     @property
     def exits(self) -> int: ...
@@ -48,9 +50,6 @@ class StreamEngine(Protocol):
 
     def answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., RunResult]) -> Decision:
         """Answer one input by `run`."""
-
-    def no_answer(self, k: int, output: NDArray[Any], score: float, row: str = "") -> DataError:
-        """The error for an answer that is none."""
 
 
 class Stream:
@@ -126,5 +125,5 @@ class Stream:
         late = [Late(step, given.single) for step, given in self._chain.catch_up(exit, self._memory)]
         for step, output in late:
             if not sound(output, self._chain.kinds[exit]):
-                raise self.engine.no_answer(exit, output, float("nan"), f"input {step} of the stream: ")
+                raise self.engine.answers.refusal(exit, output, float("nan"), f"input {step} of the stream: ")
         return late

@@ -225,7 +225,7 @@ def test_a_confident_answer_needs_no_deadline(tiny: Path) -> None:
 
 def test_a_fused_graph_is_forced_beforehand(tiny: Path) -> None:
     engine, _ = paced(tiny, "fused", {"model.onnx": 0.010})
-    engine.driver.seconds = engine.seconds = (0.010, 0.030, 0.070)
+    engine.use_profile((0.010, 0.030, 0.070))
     for deadline, exit in ((0.005, 0), (0.011, 0), (0.031, 1), (0.071, 2)):
         found = engine.run(X[0], deadline_s=deadline)
         assert (found.exit, found.late) == (exit, deadline < 0.010)

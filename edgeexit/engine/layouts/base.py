@@ -13,6 +13,7 @@ from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.bundle.tasks import RunScorer, task_of
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.decision import Reason
+from edgeexit.engine.stage_times import StageTimes
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.policy.policies import Policy
 from edgeexit.policy.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
@@ -56,6 +57,10 @@ class RunResult(NamedTuple):
     """Of several heads; None = the exit has one."""
     lengths: Array | None = None
     """`(1,)` valid positions of the output; None = all are."""
+    network: float = 0.0
+    """Seconds in the engine library for this input."""
+    others: float = 0.0
+    """Seconds spent on earlier inputs of its stream."""
 
 
 class BatchResult(NamedTuple):
@@ -99,12 +104,10 @@ class AllExitOutputs:
 class Driver(Protocol):
     """One loaded artifact."""
 
-    seconds: tuple[float, ...] | None
-    """What `profile` measured; deadlines look ahead with it."""
+    times: StageTimes
+    """What deadlines look ahead with."""
     kinds: list[Kind]
     """What each exit's answer holds."""
-    slowdown: float
-    """By how much longer everything takes just now, at least 1."""
 
     def fits(self, policy: Policy) -> None:
         """Raise PolicyError unless this artifact can follow the policy."""
@@ -138,8 +141,7 @@ class Base:
         self.lengths = [e.lengths for e in manifest.exits]
         self.any_uncertain = any(self.uncertain)
         self.kinds: list[Kind] = ["probs" if e.kind == "probs" else "logits" for e in manifest.exits]
-        self.seconds: tuple[float, ...] | None = None
-        self.slowdown = 1.0
+        self.times = StageTimes()
 
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):

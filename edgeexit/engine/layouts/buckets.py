@@ -9,6 +9,7 @@ import numpy as np
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, BatchResult, RunResult, one_by_one
 from edgeexit.engine.layouts.chain import Chain
+from edgeexit.engine.stage_times import StageTimes
 from edgeexit.errors import DataError
 from edgeexit.policy.policies import Policy
 
@@ -26,8 +27,9 @@ class Buckets:
         self.axis, self.chains = axis, chains
         self.places = [(t.name, t.shape.index(axis) if axis in t.shape else None) for t in manifest.feeds]
         self.kinds = next(iter(chains.values())).kinds
-        self.seconds: tuple[float, ...] | None = None
-        self.slowdown = 1.0
+        self.times = StageTimes()
+        for chain in chains.values():
+            chain.times = self.times
 
     def fits(self, policy: Policy) -> None:
         next(iter(self.chains.values())).fits(policy)
@@ -51,7 +53,6 @@ class Buckets:
             )
         bucket = min(n for n in self.chains if n >= size)
         driver = self.chains[bucket]
-        driver.seconds, driver.slowdown = self.seconds, self.slowdown
         if bucket == size:
             return driver, list(inputs)
         return driver, [

@@ -81,23 +81,31 @@ class Chain(Base):
         self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: Memory | None
     ) -> RunResult:
         loop = ExitLoop(self, policy)
+        clock, network, others = self.clock, 0.0, 0.0
         for k, model in enumerate(self.models):
             if memory is None:
-                outputs = model.run([known[n] for n in self.reads[k]])
+                values = [known[n] for n in self.reads[k]]
+                start = clock()
+                outputs = model.run(values)
+                network += clock() - start
                 known.update(zip(model.outputs, outputs, strict=True))
             else:
+                before = clock()
                 self.catch_up(k, memory)
+                start = clock()
                 outputs = self._carry(k, known, memory)
+                others += start - before
+                network += clock() - start
             if left is None and loop.skips(k):
                 continue
             output = self.output(outputs, k)
             reason = loop.decide(output, k)
-            if reason is None and left is not None and self.seconds is not None:
+            if reason is None and left is not None and self.times.seconds is not None:
                 runs = 1 if memory is None else 1 + len(memory.waiting[k + 1])
-                if self.slowdown * self.seconds[k + 1] * runs > left():
+                if self.times.predicted(k + 1, runs) > left():
                     reason = "deadline"
             if reason is not None:
-                return loop.result(output, k, reason)
+                return loop.result(output, k, reason, network, others)
         raise AssertionError("the last stage answers")
 
     def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, ExitOutput]]:

@@ -59,10 +59,10 @@ class ExitLoop(_Scoring):
             return self.policy.reason(k, score)
         return self.policy.reason(k, score) if self.policy.stop(self.scores, self.labels) else None
 
-    def result(self, output: ExitOutput, k: int, reason: Reason) -> RunResult:
-        """The answer of exit `k`, the latest that was shown to `decide`."""
+    def result(self, output: ExitOutput, k: int, reason: Reason, network: float, others: float) -> RunResult:
+        """The answer of exit `k`, the latest that was shown to `decide`; seconds as in `RunResult`."""
         uncertainty = None if output.uncertainty is None else float(output.uncertainty[0])
-        return RunResult(k, output.answer, float(self.scores[-1]), reason, uncertainty, output.lengths)
+        return RunResult(k, output.answer, float(self.scores[-1]), reason, uncertainty, output.lengths, network, others)
 
 
 class BatchLoop(_Scoring):

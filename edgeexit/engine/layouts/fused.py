@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
+from edgeexit.engine.decision import Reason
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, RunResult, one_by_one
 from edgeexit.errors import BundleError, DataError, PolicyError
 from edgeexit.policy.policies import Policy, fixed_exit
@@ -60,17 +61,20 @@ class Fused(Base):
         compared = policy.graph_thresholds or ()
         thresholds = np.array(compared, np.float32)
         most = self.count - 1
-        if left is not None and self.seconds is not None:
-            time_left = left() / self.slowdown
+        if left is not None and self.times.seconds is not None:
+            time_left = left()
             # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
-            most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
+            most = max((k for k in range(self.count) if self.times.predicted(k) <= time_left), default=0)
             thresholds[most:] = -np.inf
-        k, output, sure, told, lengths = self.call(inputs, thresholds)
+        start = self.clock()
+        k, output, score, uncertainty, lengths = self.call(inputs, thresholds)
+        network = self.clock() - start
         if k and (k > most or -np.inf in compared[:k]):
             raise self.passed(next(j for j in range(k) if j == most or compared[j] == -np.inf), k)
-        if k == most < self.count - 1 and not sure >= compared[k]:
-            return RunResult(k, output, sure, "deadline", told, lengths)
-        return RunResult(k, output, sure, "last" if k == self.count - 1 else policy.reason(k, sure), told, lengths)
+        reason: Reason = "last" if k == self.count - 1 else policy.reason(k, score)
+        if k == most < self.count - 1 and not score >= compared[k]:
+            reason = "deadline"
+        return RunResult(k, output, score, reason, uncertainty, lengths, network)
 
     def passed(self, k: int, answering: int) -> DataError:
         """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
+from edgeexit.engine.decision import Reason
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, ExitOutput, RunResult
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy
@@ -39,27 +40,29 @@ class Prefix(Base):
         model = self.models[k]
         return dict(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
 
-    def answered(self, inputs: Sequence[Array], k: int, policy: Policy) -> tuple[ExitOutput, Array]:
+    def scored(self, outputs: Mapping[str | None, Array], k: int, policy: Policy) -> tuple[ExitOutput, Array]:
         """What exit `k` gives, and its scores `(n,)`."""
-        found = self.call(inputs, k)
-        others = (found.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
-        given = ExitOutput(found[self.exit_names[k]], *others)
-        return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], self.scorer(policy))
+        others = (outputs.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
+        output = ExitOutput(outputs[self.exit_names[k]], *others)
+        temperature = self.temperatures(policy)[k]
+        return output, self.score(output, k, policy.score or "maxprob", temperature, self.scorer(policy))
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         k = policy.fixed
         assert k is not None
-        given, sure = self.answered(inputs, k, policy)
-        told = None if given.uncertainty is None else float(given.uncertainty[0])
-        return RunResult(
-            k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told, given.lengths
-        )
+        start = self.clock()
+        outputs = self.call(inputs, k)
+        network = self.clock() - start
+        output, scores = self.scored(outputs, k, policy)
+        uncertainty = None if output.uncertainty is None else float(output.uncertainty[0])
+        reason: Reason = "last" if k == self.count - 1 else "forced"
+        return RunResult(k, output.answer, float(scores[0]), reason, uncertainty, output.lengths, network)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         k = policy.fixed
         assert k is not None
-        given, sure = self.answered(inputs, k, policy)
-        return BatchResult(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty, given.lengths)
+        output, scores = self.scored(self.call(inputs, k), k, policy)
+        return BatchResult(np.full(len(scores), k, np.int64), output.answer, scores, output.uncertainty, output.lengths)
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         known: dict[str | None, Array] = {}
