@@ -12,6 +12,7 @@ from edgeexit.common.files import MAX_FILE_BYTES as MAX_FILE_BYTES
 from edgeexit.common.files import FileSpec as FileSpec
 from edgeexit.errors import BundleError
 from edgeexit.pictures.preprocess import Preprocess
+from edgeexit.policy.scores import score_named
 
 if TYPE_CHECKING:
     from edgeexit.bundle.speech_spec import SpeechSpec
@@ -82,7 +83,7 @@ class ExitSpec:
 
     def gives(self, score: str) -> bool:
         """Whether this score is known here; those computed from the answer always are."""
-        return {"learned": self.learned, "ensemble": self.uncertainty}.get(score, "") is not None
+        return getattr(self, score_named(score).needs, "") is not None
 
 
 @dataclass(frozen=True)

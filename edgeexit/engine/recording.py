@@ -14,7 +14,7 @@ from edgeexit.common.finite import sound
 from edgeexit.engine.answers import Answers
 from edgeexit.engine.layouts.base import AllExitOutputs, Driver
 from edgeexit.errors import DataError
-from edgeexit.policy.scores import uncertainty_score
+from edgeexit.policy.scores import HEAD_SCORES, SCORES
 from edgeexit.records.classification import check_labels
 
 
@@ -83,14 +83,14 @@ def given_scores(rows: Sequence[AllExitOutputs], own: str | None) -> dict[str, N
         there = [[v for v in column if v is not None] for column in columns]
         return np.stack([np.concatenate(c) for c in there]).astype(np.float32) if all(there) else None
 
-    uncertainty = stacked(lambda r: r.uncertainties)
-    found = {
-        "learned": stacked(lambda r: r.learned),
-        "ensemble": None if uncertainty is None else uncertainty_score(uncertainty),
+    heads = {"learned": stacked(lambda r: r.learned), "uncertainty": stacked(lambda r: r.uncertainties)}
+    scores = {
+        name: SCORES[name].compute(heads[SCORES[name].needs])
+        for name in HEAD_SCORES
+        if heads[SCORES[name].needs] is not None
     }
-    if own is not None:
-        found[own] = stacked(lambda r: r.scores)
-    return {name: s for name, s in found.items() if s is not None}
+    graph = None if own is None else stacked(lambda r: r.scores)
+    return scores if own is None or graph is None else {**scores, own: graph}
 
 
 def given_lengths(rows: Sequence[AllExitOutputs]) -> NDArray[np.int64] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeexit.errors import PolicyError
 from edgeexit.policy.base import PolicyDefaults, check_temperatures, temperatures_of
-from edgeexit.policy.scores import check_name
+from edgeexit.policy.scores import score_named
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class QExit(PolicyDefaults):
     def __post_init__(self) -> None:
         if isinstance(self.q, bool) or not isinstance(self.q, int | float) or not 0 <= self.q < 1:
             raise PolicyError(f"q is a probability in [0, 1), found {self.q!r}; 0.5 is the median exit")
-        check_name(self.score)
+        score_named(self.score)
         if self.temperatures is not None:
             check_temperatures(self.temperatures, len(self.temperatures))
 

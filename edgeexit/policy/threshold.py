@@ -19,7 +19,7 @@ from edgeexit.policy.base import (
     temperatures_of,
     to_json,
 )
-from edgeexit.policy.scores import check_name
+from edgeexit.policy.scores import score_named
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Threshold(PolicyDefaults):
         thresholds = tuple(float(t) for t in self.thresholds)
         if any(math.isnan(t) for t in thresholds):
             raise PolicyError(f"a threshold is NaN: {list(thresholds)}; use inf to forbid an exit, -inf to force it")
-        check_name(self.score)
+        score_named(self.score)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "compared", as_float32(thresholds))
         check_temperatures(self.temperatures, self.exits)

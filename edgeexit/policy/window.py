@@ -20,7 +20,7 @@ from edgeexit.policy.base import (
     temperatures_of,
     to_json,
 )
-from edgeexit.policy.scores import check_name
+from edgeexit.policy.scores import score_named
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Window(PolicyDefaults):
         for k, (a, b) in enumerate(zip(low, high, strict=True)):
             if a > b:
                 raise PolicyError(f"the window of exit {k} has low {a:g} above high {b:g}; low must not exceed high")
-        check_name(self.score)
+        score_named(self.score)
         for name, value in (("low", low), ("high", high), ("tau", tau)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "compared", tuple(zip(as_float32(low), as_float32(high), strict=True)))

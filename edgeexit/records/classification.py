@@ -15,13 +15,13 @@ from edgeexit.common.files import read_npz
 from edgeexit.common.finite import finite, named, unsound_rows
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy.scores import (
-    GIVEN,
+    ANSWER_SCORES,
+    HEAD_SCORES,
     SCORES,
     Kind,
     mean_over_valid,
     probabilities,
     score,
-    uncertainty_score,
     valid_positions,
 )
 from edgeexit.records.base import Outcome, Rows, exits_taken, outcome, replay
@@ -88,7 +88,7 @@ class Records(Rows):
                     f"{self.name}: score {name!r} must be {(self.exits, self.n)}, found shape {given.shape}"
                 )
             # Those that were computed show their NaN where they are ranked.
-            if name in GIVEN and not (given.min() >= -_ROUNDING and given.max() <= 1 + _ROUNDING):
+            if name in HEAD_SCORES and not (given.min() >= -_ROUNDING and given.max() <= 1 + _ROUNDING):
                 wrong = ~((given >= -_ROUNDING) & (given <= 1 + _ROUNDING))
                 k, row = (int(i) for i in np.argwhere(wrong)[0])
                 found = f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity"
@@ -138,7 +138,7 @@ class Records(Rows):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        return (*SCORES, *(name for name in GIVEN if name in self.given))
+        return (*ANSWER_SCORES, *(name for name in HEAD_SCORES if name in self.given))
 
     @property
     def predictions(self) -> NDArray[np.int64]:
@@ -209,10 +209,10 @@ class Records(Rows):
         wanted = own if temperatures is None else temperatures
         if len(wanted) != self.exits:
             raise PolicyError(f"{len(wanted)} temperatures for {self.exits} exits")
-        if name in GIVEN and name not in self.given:
+        if name in HEAD_SCORES and name not in self.given:
             known = ", ".join(self.score_names)
             raise PolicyError(f"{self.name}: not every exit gave a score {name!r}; known here: {known}")
-        if name in self.given and (wanted == own or name in GIVEN):
+        if name in self.given and (wanted == own or name in HEAD_SCORES):
             return self.given[name]
         return self._once(
             (name, wanted),
@@ -269,10 +269,12 @@ class Records(Rows):
             )
         kind: Kind = "logits" if kinds[0] == "logits" else "probs"
         labels = arrays.get("labels", arrays.get("y"))
-        given = {"learned": arrays.get("learned")}
-        if "uncertainty" in arrays:
-            given["ensemble"] = uncertainty_score(numbers_of(arrays["uncertainty"], "uncertainty", str(path)))
-        scores = {n: numbers_of(s, n, str(path)).astype(np.float32) for n, s in given.items() if s is not None}
+        heads = {name: SCORES[name].needs for name in HEAD_SCORES}
+        scores = {
+            name: SCORES[name].compute(numbers_of(arrays[head], head, str(path))).astype(np.float32)
+            for name, head in heads.items()
+            if head in arrays
+        }
         static = arrays.get("static_cost")
         return cls(
             arrays[kind], arrays["cost"], labels, kind, static, scores,

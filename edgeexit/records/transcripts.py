@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeexit.common.files import npz_bytes, read_npz, write_atomic
 from edgeexit.common.measures import ERROR_RATES
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy.scores import OF_FRAMES, SEQUENCE, SEQUENCE_BEST
+from edgeexit.policy.scores import SCORES, TEXT_SCORES
 from edgeexit.records.base import Rows
 from edgeexit.records.classification import Records, check_cost, check_static_cost, numbers_of
 
@@ -64,7 +64,7 @@ class SequenceRecords(Rows):
         if (self.edits is None) != (self.units is None):
             raise DataError(f"{self.name}: edits (exits, n) and units (n,) belong together, found one of them")
         if not self.given:
-            raise DataError(f"{self.name}: no scores; record at least one of {', '.join(SEQUENCE)}")
+            raise DataError(f"{self.name}: no scores; record at least one of {', '.join(TEXT_SCORES)}")
         for name, value, wanted, whole in (
             ("edits", self.edits, shape, True),
             ("units", self.units, shape[1:], True),
@@ -133,15 +133,17 @@ class SequenceRecords(Rows):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.given, key=lambda n: (SEQUENCE.index(n) if n in SEQUENCE else len(SEQUENCE), n)))
+        return (*(n for n in TEXT_SCORES if n in self.given), *sorted(n for n in self.given if n not in TEXT_SCORES))
 
     @property
     def default_score(self) -> str:
-        """What ranks best (`ctc_sequence_logprob`) if it was recorded, else the first of `score_names`."""
-        return SEQUENCE_BEST if SEQUENCE_BEST in self.given else self.score_names[0]
+        """What ranks best for what it costs (`ctc_sequence_logprob`) if it was recorded, else the first of
+        `score_names`."""
+        return "ctc_sequence_logprob" if "ctc_sequence_logprob" in self.given else self.score_names[0]
 
     def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
-        name = name if name in self.given else OF_FRAMES.get(name, name)
+        if name not in self.given and name in SCORES:
+            name = SCORES[name].of_frames or name
         if name not in self.given:
             raise PolicyError(f"{self.name}: no score {name!r} was recorded; known here: {', '.join(self.score_names)}")
         own = self.temperatures or (1.0,) * self.exits

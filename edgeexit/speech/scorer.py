@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.policy.scores import Kind, tempered
-from edgeexit.speech import scores
+from edgeexit.policy.scores import Kind, Score, score_named, tempered
 from edgeexit.speech.ctc import greedy, normalised
 from edgeexit.speech.tokens import Tokens
 
@@ -48,11 +47,15 @@ class Scorer:
         self._heard = [_Heard(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
 
     def score(self, name: str) -> NDArray[np.float32]:
-        """`(n,)` scores of the latest exit, of `edgeexit.policy.scores.SEQUENCE`; NaN where an answer holds NaN."""
-        if name == "agreement":
-            found = [self._agreement(i, heard.ids) for i, heard in enumerate(self._heard)]
+        """`(n,)` scores of the latest exit, of `edgeexit.policy.scores.TEXT_SCORES`; NaN where an answer holds NaN."""
+        score = score_named(name)
+        if score.needs == "transcript":
+            before = [None] * len(self._heard) if self._before is None else self._before
+            found = [self._of_two(score, *pair) for pair in zip(self._heard, before, strict=True)]
         else:
-            found = [self._of_frames(name, h.log_probs) if h.sound else np.nan for h in self._heard]
+            found = [
+                score.compute(h.log_probs, self.blank, tuple(self.drop)) if h.sound else np.nan for h in self._heard
+            ]
         return np.array(found, np.float32)
 
     def labels(self) -> NDArray[np.str_]:
@@ -63,17 +66,12 @@ class Scorer:
         """Go on with these utterances only."""
         self._heard = [h for h, kept in zip(self._heard, rows.tolist(), strict=True) if kept]
 
-    def _agreement(self, i: int, ids: list[int] | None) -> float:
-        if self._before is None:
-            return scores.agreement((), None)
-        before = self._before[i].ids
-        return float("nan") if ids is None or before is None else scores.agreement(ids, before)
-
-    def _of_frames(self, name: str, log_probs: NDArray[Any]) -> float:
-        if name == "nbest_posterior":
-            return scores.nbest_posterior(log_probs, self.blank, drop=tuple(self.drop))
-        of: scores.OfFrames = getattr(scores, name)
-        return of(log_probs, self.blank)
+    def _of_two(self, score: Score, now: _Heard, before: _Heard | None) -> float:
+        if before is None:
+            return float(score.compute((), None))
+        if now.ids is None or before.ids is None:
+            return float("nan")
+        return float(score.compute(now.ids, before.ids))
 
 
 class _Heard:

@@ -16,8 +16,7 @@ from edgeexit.engine.decision import Reason
 from edgeexit.engine.stage_times import StageTimes
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.policy.policies import Policy
-from edgeexit.policy.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
-from edgeexit.policy.scores import score as score_of
+from edgeexit.policy.scores import Kind, score_named, valid_positions
 
 Array = NDArray[Any]
 
@@ -146,11 +145,12 @@ class Base:
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):
             raise PolicyError(f"the policy is made for {policy.exits} exits, {self.manifest.name} has {self.count}")
-        if policy.score in SEQUENCE and self.task.scores is None:
+        score = score_named(policy.score or "maxprob")
+        if score.of_text and self.task.scores is None:
             raise PolicyError(
                 f"score {policy.score!r} is of transcripts; {self.manifest.name} is of task {self.task.name}"
             )
-        if lacking := [e.name for e in self.manifest.exits if not e.gives(policy.score or "maxprob")]:
+        if lacking := [e.name for e in self.manifest.exits if not e.gives(score.name)]:
             raise PolicyError(f"exit {lacking[0]!r} of {self.manifest.name} gives no score {policy.score!r}")
 
     def temperatures(self, policy: Policy) -> tuple[float, ...]:
@@ -158,30 +158,10 @@ class Base:
 
     def scorer(self, policy: Policy) -> RunScorer | None:
         """The memory of one run, where the policy looks at what exits wrote; None = it does not."""
-        if self.task.scores is None or not (policy.score in SEQUENCE or policy.needs_labels):
+        if self.task.scores is None:
             return None
-        return self.task.scorer(self.manifest)
-
-    def score(self, given: ExitOutput, k: int, name: str, temperature: float, scorer: RunScorer | None = None) -> Array:
-        """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.
-
-        Args:
-            given: what the exit gave.
-            k: the exit.
-            name: of `edgeexit.policy.scores.NAMES`.
-            temperature: of the exit.
-            scorer: the run's, which is shown the exit.
-        """
-        if scorer is not None:
-            scorer.see(given.answer, given.lengths, self.kinds[k], temperature)
-            if name in SEQUENCE:
-                return scorer.score(name)
-        if name == "learned":
-            assert given.learned is not None
-            return given.learned
-        if name == "ensemble":
-            return np.asarray(uncertainty_score(given.uncertainty))
-        return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature, lengths=given.lengths)
+        looks = policy.needs_labels or (policy.score is not None and score_named(policy.score).of_text)
+        return self.task.scorer(self.manifest) if looks else None
 
     def recorded(self, known: Mapping[Any, Array]) -> AllExitOutputs:
         """All exits' tensors, picked by name."""

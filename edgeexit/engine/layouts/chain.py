@@ -22,6 +22,8 @@ from edgeexit.engine.layouts.memory import Memory, Waiting
 from edgeexit.errors import BundleError
 from edgeexit.policy.policies import Policy
 
+_ANSWER_ONLY = [None, None, None]
+
 
 class Chain(Base):
     """One file per stage; decides between calls, looks ahead at deadlines, thins batches out."""
@@ -37,9 +39,11 @@ class Chain(Base):
             own = [t.name for t in manifest.exits[k].outputs]
             self.reads.append(self.bound(model, own, known))
             known += model.outputs
-        self.where = [
-            tuple(None if n is None else m.outputs.index(n) for n in names)
-            for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, self.lengths, strict=True)
+        self.where: list[tuple[int, list[int | None]]] = [
+            (m.outputs.index(answer), [None if n is None else m.outputs.index(n) for n in names])
+            for m, answer, *names in zip(
+                models, self.exit_names, self.uncertain, self.learned, self.lengths, strict=True
+            )
         ]
         cuts = manifest.cuts if artifact.cuts is None else artifact.cuts
         self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.feeds, *cuts)}
@@ -82,13 +86,15 @@ class Chain(Base):
     ) -> RunResult:
         loop = ExitLoop(self, policy)
         clock, network, others = self.clock, 0.0, 0.0
+        outputs: list[Array] = []
         for k, model in enumerate(self.models):
             if memory is None:
+                if k:
+                    known.update(zip(self.models[k - 1].outputs, outputs, strict=True))
                 values = [known[n] for n in self.reads[k]]
                 start = clock()
                 outputs = model.run(values)
                 network += clock() - start
-                known.update(zip(model.outputs, outputs, strict=True))
             else:
                 before = clock()
                 self.catch_up(k, memory)
@@ -150,8 +156,9 @@ class Chain(Base):
 
     def output(self, outputs: Sequence[Array], k: int) -> ExitOutput:
         """What exit `k` gives, of its stage's outputs."""
-        answer, *others = self.where[k]
-        assert answer is not None
+        answer, others = self.where[k]
+        if others == _ANSWER_ONLY:
+            return ExitOutput(outputs[answer], None, None)
         return ExitOutput(outputs[answer], *(None if i is None else outputs[i] for i in others))
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:

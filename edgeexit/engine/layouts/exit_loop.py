@@ -12,15 +12,15 @@ from edgeexit.engine.decision import Reason
 from edgeexit.engine.layouts.base import Array, Base, BatchResult, ExitOutput, RunResult
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy
-from edgeexit.policy.scores import SCORES, valid_positions
+from edgeexit.policy.scores import score_named, valid_positions
 
 
-class _Scoring:
+class Scoring:
     """Scores, and labels where the policy reads them, of the exits so far in one run."""
 
     def __init__(self, driver: Base, policy: Policy) -> None:
-        self.driver, self.policy = driver, policy
-        self.name = policy.score or "maxprob"
+        self.policy, self.kinds = policy, driver.kinds
+        self.row = score_named(policy.score or "maxprob")
         self.temperatures = driver.temperatures(policy)
         self.scorer = driver.scorer(policy)
         self.last = driver.count - 1
@@ -28,14 +28,21 @@ class _Scoring:
         self.labels: list[Any] = []
 
     def score(self, output: ExitOutput, k: int) -> Array:
-        """`(n,)` scores of exit `k`; its labels are appended if the policy reads them."""
-        scores = self.driver.score(output, k, self.name, self.temperatures[k], self.scorer)
+        """`(n,)` scores of exit `k`, which gives such a score (`Driver.fits`); its labels are appended if the policy
+        reads them."""
+        row, scorer = self.row, self.scorer
+        if scorer is not None:
+            scorer.see(output.answer, output.lengths, self.kinds[k], self.temperatures[k])
         if self.policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
-            self.labels.append(output.labels if self.scorer is None else self.scorer.labels())
-        return scores
+            self.labels.append(output.labels if scorer is None else scorer.labels())
+        if row.needs == "answer":
+            return row.of_answer(output.answer, self.kinds[k], self.temperatures[k], output.lengths)
+        if scorer is not None and row.of_text:
+            return scorer.score(row.name)
+        return np.asarray(row.compute(getattr(output, row.needs)))
 
 
-class ExitLoop(_Scoring):
+class ExitLoop(Scoring):
     """Decisions about one input. Show every exit in order to `skips`, then to `decide` unless it was skipped."""
 
     def skips(self, k: int) -> bool:
@@ -55,7 +62,7 @@ class ExitLoop(_Scoring):
         self.scores.append(score)
         if k == self.last:
             return "last"
-        if score != score or (self.name not in SCORES and not sound(output.single, self.driver.kinds[k])):
+        if score != score or (self.row.needs != "answer" and not sound(output.single, self.kinds[k])):
             return self.policy.reason(k, score)
         return self.policy.reason(k, score) if self.policy.stop(self.scores, self.labels) else None
 
@@ -65,7 +72,7 @@ class ExitLoop(_Scoring):
         return RunResult(k, output.answer, float(self.scores[-1]), reason, uncertainty, output.lengths, network, others)
 
 
-class BatchLoop(_Scoring):
+class BatchLoop(Scoring):
     """Decisions about n inputs; those that stopped are dropped."""
 
     def __init__(self, driver: Base, policy: Policy, n: int) -> None:
@@ -123,7 +130,7 @@ class BatchLoop(_Scoring):
         if finite(scores) and finite(answer):
             return np.zeros(len(scores), bool)
         valid = None if output.lengths is None else valid_positions(output.lengths, answer.shape[1])
-        return np.asarray(unsound_rows(answer, self.driver.kinds[k], valid) | np.isnan(scores))
+        return np.asarray(unsound_rows(answer, self.kinds[k], valid) | np.isnan(scores))
 
     def result(self) -> BatchResult:
         """All answers, once every input has stopped."""

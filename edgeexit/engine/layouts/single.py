@@ -10,6 +10,7 @@ from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.decision import Reason
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, ExitOutput, RunResult
+from edgeexit.engine.layouts.exit_loop import Scoring
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy
 
@@ -44,8 +45,7 @@ class Prefix(Base):
         """What exit `k` gives, and its scores `(n,)`."""
         others = (outputs.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
         output = ExitOutput(outputs[self.exit_names[k]], *others)
-        temperature = self.temperatures(policy)[k]
-        return output, self.score(output, k, policy.score or "maxprob", temperature, self.scorer(policy))
+        return output, Scoring(self, policy).score(output, k)
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         k = policy.fixed
