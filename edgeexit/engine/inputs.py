@@ -1,4 +1,4 @@
-"""Arrays that come from outside, checked against what a model declares."""
+"""Input arrays, checked against what a model declares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.length_inputs import length_inputs
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.common.finite import check_input
 from edgeexit.errors import DataError
@@ -46,6 +47,8 @@ class InputCheck:
             for s in (*specs, *states)
         ]
         self.specs = (*specs, *states)
+        names = [s.name for s in self.specs]
+        self._lengths = [(names.index(n), names.index(of), k) for n, (of, k) in length_inputs(specs).items()]
         self._zeros = {s.name: np.zeros([int(a) for a in s.shape], s.dtype) for s in states}
         self._compiled = [
             (
@@ -125,7 +128,25 @@ class InputCheck:
                     )
             check_input(name, array)
             found.append(array)
+        for counting, counted, axis in self._lengths:
+            self._check_lengths(counting, found[counting], counted, found[counted], axis)
         return found
+
+    def _check_lengths(self, i: int, lengths: NDArray[Any], j: int, array: Any, axis: int) -> None:
+        """Check that lengths count positions that there are.
+
+        Raises:
+            DataError: one is negative, or larger than the input that it counts in.
+        """
+        if not lengths.size or isinstance(array, PictureRows):
+            return
+        size = array.shape[axis]
+        if lengths.max() > size or lengths.min() < 0:
+            row = int(np.argmax((lengths > size) | (lengths < 0)))
+            raise DataError(
+                f"input {self.specs[i].name!r} is {lengths[row]} for row {row}, and input {self.specs[j].name!r} has "
+                f"{size} along axis {axis} (shape {array.shape}); a length is from 0 to {size}"
+            )
 
     def _adapted(self, name: str, x: Any, dtype: np.dtype[Any], one: bool) -> Any:
         """An array of the input's dtype for a picture or a tensor; several pictures become `PictureRows`.

@@ -315,6 +315,36 @@ def test_inputs_that_are_not_finite(engines: dict[str, Engine], layout: str, val
     assert ("mask" in str(caught.value)) == (value == -np.inf)
 
 
+@pytest.mark.parametrize(
+    ("x", "name"),
+    [(("n", "time", 3), "x_lens"), (("n", "time", 3), "lengths"), ((1, 5, 3), "x_lens"), (("n", 5, 3), "lens")],
+)
+def test_lengths_beyond_the_input(x: tuple[Any, ...], name: str) -> None:
+    check = InputCheck([TensorSpec("x", "float32", x), TensorSpec(name, "int64", x[:1])])
+    rows = np.zeros((1, 5, 3), np.float32)
+    for length in (0, 5):
+        assert check.one({"x": rows, name: np.array([length])})[1] == length
+    for length in (6, -1):
+        for call in (check.one, check.many, check.rows):
+            with pytest.raises(DataError, match=rf"input '{name}' is {length} for row 0, and input 'x' has 5 along"):
+                call({"x": rows, name: np.array([length])})
+    with pytest.raises(DataError, match="is 9 for row 1"):
+        InputCheck([TensorSpec("x", "float32", ("n", "t")), TensorSpec("x_lens", "int32", ("n",))]).many(
+            {"x": np.zeros((3, 8), np.float32), "x_lens": np.array([8, 9, 10], np.int32)}
+        )
+
+
+def test_whole_numbers_that_are_no_lengths() -> None:
+    for specs in (
+        [TensorSpec("x", "float32", ("n", "time")), TensorSpec("y", "float32", ("n", "more")),
+         TensorSpec("lengths", "int64", ("n",))],  # of which?
+        [TensorSpec("x", "float32", ("n", "time")), TensorSpec("speaker", "int64", ("n",))],
+    ):  # fmt: skip
+        x = {s.name: np.zeros((2, 3)[: len(s.shape)], s.dtype) for s in specs}
+        x[specs[-1].name][:] = 77
+        assert len(InputCheck(specs).many(x)) == len(specs)
+
+
 def test_several_inputs() -> None:
     check = InputCheck([TensorSpec("a", "float32", ("n", 2)), TensorSpec("b", "int64", ("n", "time"))])
     a, b = np.zeros((3, 2), np.float32), np.zeros((3, 5), np.int64)
