@@ -99,14 +99,14 @@ class Task:
 
     def default_policy(self, manifest: Manifest, artifact: Artifact) -> Uncalibrated:
         """What decides where nothing was calibrated or asked for."""
-        found: Uncalibrated = resolve(self.uncalibrated)(manifest, artifact)
-        return found
+        result: Uncalibrated = resolve(self.uncalibrated)(manifest, artifact)
+        return result
 
     def scorer(self, manifest: Manifest) -> RunScorer:
         """A fresh memory for one run; only where `scores` is not None."""
         assert self.scores is not None
-        found: RunScorer = resolve(self.scores)(manifest)
-        return found
+        result: RunScorer = resolve(self.scores)(manifest)
+        return result
 
     @property
     def verify(self) -> Callable[..., Verified] | None:
@@ -155,12 +155,12 @@ def task_of(manifest: Manifest) -> Task:
         return described[0]
     if manifest.task in (CLASSIFICATION.name, *(t.name for t in TASKS.values())):
         return CLASSIFICATION
-    found = plugin(GROUP, manifest.task, BundleError)
-    if found is None:  # `task` is a note, too: every other network classifies
+    result = plugin(GROUP, manifest.task, BundleError)
+    if result is None:  # `task` is a note, too: every other network classifies
         return CLASSIFICATION
-    if not isinstance(found, Task):
+    if not isinstance(result, Task):
         raise BundleError(
-            f"entry point {manifest.task!r:.60} of group {GROUP} is a {type(found).__name__}; "
+            f"entry point {manifest.task!r:.60} of group {GROUP} is a {type(result).__name__}; "
             "expected a `edgeexit.bundle.tasks.Task`"
         )
-    return found
+    return result

@@ -107,8 +107,8 @@ def prediction_set(sets: ConformalSets, k: int, output: NDArray[Any], reason: st
     the policy's own exits only."""
     if sets.policy is not None and reason == "deadline":
         return None
-    found: NDArray[np.bool_] = sets.at(k, output)[0]
-    return found
+    members: NDArray[np.bool_] = sets.at(k, output)[0]
+    return members
 
 
 def check_artifact(point: OperatingPoint, artifact: Artifact) -> None:

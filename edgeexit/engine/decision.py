@@ -34,7 +34,7 @@ class Decision:
     macs: int | None
     """Multiply-accumulates spent, heads evaluated on the way included; None = not known for this model."""
     late: bool | None = None
-    """Whether the deadline was missed; None = none was given."""
+    """Whether the deadline was missed; None = there was none."""
     reading: Reading | None = None
     """What the governor's monitor last saw; None = none runs."""
     prediction_set: NDArray[np.bool_] | None = None
@@ -55,14 +55,14 @@ class Decision:
     @property
     def label(self) -> Any:
         """The most likely class: an int, or an array of ints for sequences and maps."""
-        found = np.argmax(self.output, -1)
-        return int(found) if found.ndim == 0 else found
+        classes = np.argmax(self.output, -1)
+        return int(classes) if classes.ndim == 0 else classes
 
     @property
     def name(self) -> Any:
         """The name of `label`: a text, or an array of texts for sequences and maps; None = classes have no names."""
-        found = _named(self.label, self.class_names)
-        return str(found) if isinstance(found, np.str_) else found
+        names = _named(self.label, self.class_names)
+        return str(names) if isinstance(names, np.str_) else names
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from edgeexit.engine.decider import Decider, prediction_set
 from edgeexit.engine.decision import BatchDecision, Decision, Observer
 from edgeexit.engine.inputs import InputCheck, Inputs
 from edgeexit.engine.layouts.base import RunResult
-from edgeexit.engine.recording import given_lengths, given_scores, joined, record_rows
+from edgeexit.engine.recording import joined, record_rows, stored_scores, valid_lengths
 from edgeexit.engine.stream import Stream
 from edgeexit.errors import BundleError, DataError
 from edgeexit.pictures.preprocess import Preprocess
@@ -109,7 +109,7 @@ class Engine(Decider):
 
     @property
     def default_score(self) -> str:
-        """What policies compare here unless told otherwise: what a fused graph holds, else the task's default."""
+        """What policies compare here by default: what a fused graph holds, else the task's default."""
         return self.artifact.score or self.task.default_score
 
     def run(self, x: Inputs, *, deadline_s: float | None = None) -> Decision:
@@ -192,10 +192,10 @@ class Engine(Decider):
         inputs = self._check.many(x)
         policy = self.policy
         if self._one_by_one:
-            found = layouts.one_by_one(self.driver, inputs, policy)
+            result = layouts.one_by_one(self.driver, inputs, policy)
         else:
-            found = self.driver.run_batch(inputs, policy)
-        exits, outputs, scores, uncertainties, lengths = found
+            result = self.driver.run_batch(inputs, policy)
+        exits, outputs, scores, uncertainties, lengths = result
         outputs = self.answers.many(exits, outputs, scores, lengths)
         macs = [self._macs[k] for k in np.unique(exits)]
         total = None if None in macs else int(sum(self._macs[k] or 0 for k in exits))
@@ -236,8 +236,8 @@ class Engine(Decider):
         cost, static = self.costs()
         return Records(
             np.stack([self.answers.of_exit(k, o) for k, o in enumerate(joined(rows))]), cost, labels, self.kind,
-            static, given_scores(rows, self.artifact.score), self.artifact.temperatures, self.bundle.manifest.name,
-            given_lengths(rows),
+            static, stored_scores(rows, self.artifact.score), self.artifact.temperatures, self.bundle.manifest.name,
+            valid_lengths(rows),
         )  # fmt: skip
 
     def input_ranges(self, x: Inputs) -> Mapping[str, InputRange]:

@@ -1,4 +1,4 @@
-"""From a bundle to an engine: which artifact, which backend, which policy."""
+"""Loading: choice of artifact, backend and policy for a bundle."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def load(
 
     Where neither `policy` nor `exit` is passed, the bundle's operating points decide, as in every command: the default
     one (`edgeexit calibrate --default`), else the first that was stored for the artifact. `Engine.point` is the one
-    that is followed, `Engine.policy_source` says why. Without any, the last exit answers always; of a chain that hears
-    speech, the first exit that writes what the one before it wrote.
+    that is followed, `Engine.policy_source` says why. Without any, the last exit answers always; of a chain that
+    transcribes, the first exit that writes what the one before it wrote.
 
     Args:
         path: a bundle folder or ``.zip``.
@@ -186,8 +186,8 @@ def _choose(bundle: Bundle, wanted: str | None, by_default: bool) -> tuple[Artif
         preferred = task_of(m).layout
         candidates = tuple(sorted(candidates, key=lambda a: preferred is not None and a.layout != preferred))
         if not candidates:
-            found = ", ".join(a.name for a in m.artifacts)
-            raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {found}: name one to use it")
+            names = ", ".join(a.name for a in m.artifacts)
+            raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {names}: name one to use it")
     for point in bundle.points_for() if by_default and wanted != "all" else ():
         if point.artifact is None:  # of recorded outputs: whichever comes first
             break

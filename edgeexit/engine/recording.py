@@ -69,7 +69,7 @@ def joined(rows: Sequence[AllExitOutputs]) -> list[NDArray[Any]]:
     return [np.concatenate([r.outputs[k] for r in rows]) for k in range(len(rows[0].outputs))]
 
 
-def given_scores(rows: Sequence[AllExitOutputs], own: str | None) -> dict[str, NDArray[np.float32]]:
+def stored_scores(rows: Sequence[AllExitOutputs], own: str | None) -> dict[str, NDArray[np.float32]]:
     """`(exits, n)` of every score that the artifact or its exits give themselves.
 
     Args:
@@ -93,7 +93,7 @@ def given_scores(rows: Sequence[AllExitOutputs], own: str | None) -> dict[str, N
     return scores if own is None or graph is None else {**scores, own: graph}
 
 
-def given_lengths(rows: Sequence[AllExitOutputs]) -> NDArray[np.int64] | None:
+def valid_lengths(rows: Sequence[AllExitOutputs]) -> NDArray[np.int64] | None:
     """`(exits, n)` valid positions of the answers; None = all are valid."""
     columns = [r.lengths for r in rows if r.lengths is not None]
     if len(columns) < len(rows):

@@ -46,8 +46,8 @@ def probabilities(outputs: NDArray[Any], kind: Kind = "logits", temperature: flo
 def _maxprob(z: NDArray[np.float32]) -> NDArray[np.float32]:
     # The ufuncs' own reduce: the array methods cost another microsecond each, and this runs per input and exit.
     total = np.add.reduce(np.exp(z - np.maximum.reduce(z, -1, keepdims=True)), -1)
-    found: NDArray[np.float32] = np.reciprocal(total)
-    return found
+    largest: NDArray[np.float32] = np.reciprocal(total)
+    return largest
 
 
 def _entropy(z: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,8 +101,10 @@ class Score:
     @cached_property
     def compute(self) -> Callable[..., Any]:
         """The function."""
-        found: Callable[..., Any] = resolve(self.function) if isinstance(self.function, str) else self.function
-        return found
+        if isinstance(self.function, str):
+            resolved: Callable[..., Any] = resolve(self.function)
+            return resolved
+        return self.function
 
     @property
     def of_text(self) -> bool:
@@ -178,15 +180,15 @@ def score_named(name: str) -> Score:
     own = SCORES.get(name)
     if own is not None:
         return own
-    found = plugin(GROUP, name, PolicyError)
-    if found is None:
+    registered = plugin(GROUP, name, PolicyError)
+    if registered is None:
         raise PolicyError(f"unknown score {name!r}; known: {', '.join(NAMES)}")
-    if not isinstance(found, Score) or found.name != name or found.needs not in get_args(Needs):
+    if not isinstance(registered, Score) or registered.name != name or registered.needs not in get_args(Needs):
         raise PolicyError(
-            f"entry point {name!r} of group {GROUP} is {found!r:.120}; expected an `edgeexit.policy.scores.Score` of "
-            f"that name which needs one of {', '.join(get_args(Needs))}"
+            f"entry point {name!r} of group {GROUP} is {registered!r:.120}; expected an `edgeexit.policy.scores.Score` "
+            f"of that name which needs one of {', '.join(get_args(Needs))}"
         )
-    return found
+    return registered
 
 
 def valid_positions(lengths: NDArray[Any], positions: int) -> NDArray[np.bool_]:
@@ -218,7 +220,7 @@ def score(
         kind: whether `outputs` are logits or probabilities.
         temperature: divides the logits; 1 leaves them.
         lengths: `(n,)` how many positions of `outputs` `(n, positions, classes)` are valid, the others being padding;
-            None = all. An input without any has score 0: there is nothing to be sure of.
+            None = all. An input without any has score 0.
 
     Returns:
         `(n,)` float32; NaN where an output is NaN, and a NaN score never stops.

@@ -1,4 +1,4 @@
-"""Speech while it is being said: partial texts chunk by chunk, and an exit for every utterance or every chunk."""
+"""Streaming transcription: partial texts chunk by chunk, and an exit for every utterance or every chunk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure an exit of a CTC model is of its sequence: one number in [0, 1], larger = surer.
+"""Confidence of an exit of a CTC model in its sequence: one number in [0, 1], larger = surer.
 
 All take one utterance's valid frames `(T, V)` as normalised log-probabilities, the blank and the classes that are not
 written (which most of them need not know), and give 1 where there is no frame: then every exit says the same nothing.

@@ -267,7 +267,7 @@ def test_figures_of_error_rates() -> None:
 def test_verdicts_that_do_not_pay_speak_of_errors() -> None:
     rng = np.random.default_rng(0)
     blind = {s: rng.random((4, 600), np.float32) for s in TEXT_SCORES}
-    rows = replace(DESIGN, given=blind, answers=rng.integers(0, 1 << 40, (4, 600)))
+    rows = replace(DESIGN, stored_scores=blind, answers=rng.integers(0, 1 << 40, (4, 600)))
     design, held_out = rows.split(0.5, 0)
     text = sweep(design, held_out, ("agreement",), (0.6,), alphas=()).verdict.text
     assert "pay" in text and "WER" in text and "accuracy" not in text

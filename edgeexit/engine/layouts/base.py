@@ -1,4 +1,4 @@
-"""What every layout's driver offers, and what they share."""
+"""The interface of a layout's driver, its results, and what drivers share."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ class ExitOutput(NamedTuple):
     @property
     def labels(self) -> Array:
         """`(n, ...)` most likely classes; -1 in padding, so that it never differs."""
-        found = np.argmax(self.answer, -1)
-        return found if self.lengths is None else np.where(valid_positions(self.lengths, found.shape[1]), found, -1)
+        classes: Array = np.argmax(self.answer, -1)
+        if self.lengths is None:
+            return classes
+        return np.where(valid_positions(self.lengths, classes.shape[1]), classes, -1)
 
 
 class RunResult(NamedTuple):
@@ -125,7 +127,7 @@ class Driver(Protocol):
 
 
 class Base:
-    """What the layouts share: names, scores and the step-by-step decision over given outputs."""
+    """What the layouts share: names, checks of policies and files, and timing."""
 
     def __init__(
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
@@ -195,13 +197,15 @@ class Base:
 
 def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> BatchResult:
     """A batch as single inputs, for layouts and models that take one at a time."""
-    found = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
-    told = [f.uncertainty for f in found]
-    counts = [f.lengths for f in found if f.lengths is not None]
+    results = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
+    uncertainties = [r.uncertainty for r in results]
+    counts = [r.lengths for r in results if r.lengths is not None]
     return BatchResult(
-        np.array([f.exit for f in found], np.int64),
-        np.concatenate([f.output for f in found]),
-        np.array([f.score for f in found], np.float32),
-        None if all(t is None for t in told) else np.array([np.nan if t is None else t for t in told], np.float32),
+        np.array([r.exit for r in results], np.int64),
+        np.concatenate([r.output for r in results]),
+        np.array([r.score for r in results], np.float32),
+        None
+        if all(u is None for u in uncertainties)
+        else np.array([np.nan if u is None else u for u in uncertainties], np.float32),
         np.concatenate(counts) if counts else None,
     )

@@ -40,10 +40,10 @@ class Buckets:
         Raises:
             DataError: inputs that are longer than the largest size, or differ in size.
         """
-        found = {a.shape[k] for a, (_, k) in zip(inputs, self.places, strict=True) if k is not None}
-        if len(found) != 1:
-            raise DataError(f"the inputs have {sorted(found)} along axis {self.axis!r}; expected one size for all")
-        (size,) = found
+        sizes = {a.shape[k] for a, (_, k) in zip(inputs, self.places, strict=True) if k is not None}
+        if len(sizes) != 1:
+            raise DataError(f"the inputs have {sorted(sizes)} along axis {self.axis!r}; expected one size for all")
+        (size,) = sizes
         largest = max(self.chains)
         if size > largest:
             names = ", ".join(n for n, k in self.places if k is not None)
@@ -61,16 +61,16 @@ class Buckets:
         ]
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        driver, given = self.padded(inputs)
-        return driver.run(given, policy, left)
+        driver, padded = self.padded(inputs)
+        return driver.run(padded, policy, left)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         return one_by_one(self, inputs, policy)
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
-        driver, given = self.padded(inputs)
-        return driver.all_exits(given)
+        driver, padded = self.padded(inputs)
+        return driver.all_exits(padded)
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
-        driver, given = self.padded(inputs)
-        return driver.profile(given, repeats)
+        driver, padded = self.padded(inputs)
+        return driver.profile(padded, repeats)

@@ -18,7 +18,7 @@ from edgeexit.engine.layouts.base import (
     RunResult,
 )
 from edgeexit.engine.layouts.exit_loop import BatchLoop, ExitLoop
-from edgeexit.engine.layouts.memory import Memory, Waiting
+from edgeexit.engine.layouts.memory import StreamMemory, Waiting
 from edgeexit.errors import BundleError
 from edgeexit.policy.policies import Policy
 
@@ -33,7 +33,7 @@ class Chain(Base):
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
         known = list(self.names)
-        self.given_names = {t.name for t in manifest.inputs}
+        self.input_names = {t.name for t in manifest.inputs}
         self.reads: list[list[str]] = []
         for k, model in enumerate(models):
             own = [t.name for t in manifest.exits[k].outputs]
@@ -53,8 +53,8 @@ class Chain(Base):
             for m, names in zip(models, carried, strict=True)
         ]
         """Per stage, its states' inputs and where among its outputs their next values are."""
-        for k, (names, found) in enumerate(zip(carried, self.carried, strict=True)):
-            if len(found) < len(names):
+        for k, (names, outputs) in enumerate(zip(carried, self.carried, strict=True)):
+            if len(outputs) < len(names):
                 lost = sorted(set(names) - set(models[k].outputs))
                 raise BundleError(f"artifact {artifact.name}: the file of stage {k} gives no state {lost[0]!r}")
         self.owes = [any(self.carried[k:]) for k in range(self.count)]
@@ -68,7 +68,7 @@ class Chain(Base):
         inputs: Sequence[Array],
         policy: Policy,
         left: Callable[[], float] | None,
-        memory: Memory | None = None,
+        memory: StreamMemory | None = None,
     ) -> RunResult:
         """As `Driver.run`; with a memory, the next input of its stream."""
         known = dict(zip(self.names, inputs, strict=True))
@@ -82,7 +82,7 @@ class Chain(Base):
         return result
 
     def _run(
-        self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: Memory | None
+        self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: StreamMemory | None
     ) -> RunResult:
         loop = ExitLoop(self, policy)
         clock, network, others = self.clock, 0.0, 0.0
@@ -114,7 +114,7 @@ class Chain(Base):
                 return loop.result(output, k, reason, network, others)
         raise AssertionError("the last stage answers")
 
-    def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, ExitOutput]]:
+    def catch_up(self, k: int, memory: StreamMemory, most: int | None = None) -> list[tuple[int, ExitOutput]]:
         """Take inputs that wait for stage `k`, and for those before it, through them, oldest first.
 
         Args:
@@ -136,21 +136,21 @@ class Chain(Base):
                 self._wait(k + 1, late, memory)
         return done
 
-    def _carry(self, k: int, known: dict[str, Array], memory: Memory) -> list[Array]:
+    def _carry(self, k: int, known: dict[str, Array], memory: StreamMemory) -> list[Array]:
         """Run stage `k` on the stream's states; `known` gets its outputs."""
         # Later stages read a state of this one as it was, whenever they get there: so it stays in `known`.
         known.update((name, memory.states[name]) for name, _ in self.carried[k])
         model = self.models[k]
-        found = model.run([known[n] for n in self.reads[k]])
-        memory.states.update((name, found[i]) for name, i in self.carried[k])
-        known.update(zip(model.outputs, found, strict=True))
-        return found
+        outputs = model.run([known[n] for n in self.reads[k]])
+        memory.states.update((name, outputs[i]) for name, i in self.carried[k])
+        known.update(zip(model.outputs, outputs, strict=True))
+        return outputs
 
-    def _wait(self, k: int, late: Waiting, memory: Memory) -> None:
+    def _wait(self, k: int, late: Waiting, memory: StreamMemory) -> None:
         """Keep what stage `k` and those behind it read; where too many wait, the oldest goes through it now."""
         # The caller may fill his arrays anew; what stages gave is ours.
-        kept = {n: a.copy() if n in self.given_names else a for n, a in late.known.items() if n in self.needs[k]}
-        memory.waiting[k].append(Waiting(late.step, kept))
+        values = {n: a.copy() if n in self.input_names else a for n, a in late.known.items() if n in self.needs[k]}
+        memory.waiting[k].append(Waiting(late.step, values))
         if len(memory.waiting[k]) > memory.limit:
             self.catch_up(k, memory, 1)
 
@@ -182,9 +182,9 @@ class Chain(Base):
         for k, model in enumerate(self.models):
             known.update(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
             seconds.append(self.clock() - start)
-        found = self.recorded(known)
-        found.seconds = seconds
-        return found
+        result = self.recorded(known)
+        result.seconds = seconds
+        return result
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         known = dict(zip(self.names, inputs, strict=True))

@@ -49,13 +49,13 @@ class Fused(Base):
     def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, float, float | None, Array | None]:
         """Exit, output, score, uncertainty, lengths."""
         values = [*inputs, thresholds]
-        found = self.models[0].run([values[i] for i in self.order])
-        output, index, sure, *told = (found[i] for i in self.picks)
+        outputs = self.models[0].run([values[i] for i in self.order])
+        output, index, score, *extras = (outputs[i] for i in self.picks)
         k = int(index.item())  # ONNX gives scalars, TFLite arrays of one
         if not 0 <= k < self.count:
             raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
-        lengths = None if None in self.lengths else told[-1]
-        return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0]), lengths
+        lengths = None if None in self.lengths else extras[-1]
+        return k, output, float(score.item()), None if self.uncertain[k] is None else float(extras[0]), lengths
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
         compared = policy.graph_thresholds or ()
@@ -89,19 +89,19 @@ class Fused(Base):
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         scores: list[Array] = []
-        found = AllExitOutputs([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
+        result = AllExitOutputs([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
             if passed := [r[0] for r in rows if r[0] != k]:
                 raise self.passed(k, passed[0])
-            told = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
-            found.outputs.append(np.concatenate([r[1] for r in rows]))
-            found.uncertainties.append(told)
-            if found.lengths is not None:
-                found.lengths.append(np.concatenate([r[4] for r in rows]))
+            uncertainties = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
+            result.outputs.append(np.concatenate([r[1] for r in rows]))
+            result.uncertainties.append(uncertainties)
+            if result.lengths is not None:
+                result.lengths.append(np.concatenate([r[4] for r in rows]))
             scores.append(np.array([r[2] for r in rows], np.float32))
-        return found
+        return result
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         spent = []
