@@ -47,6 +47,11 @@ def plugin(group: str, name: str, error: type[EdgeExitError]) -> Any | None:
         ) from e
 
 
+def plugin_names(group: str) -> tuple[str, ...]:
+    """Every name that other distributions register in a group, sorted."""
+    return tuple(sorted({e.name for e in entry_points(group=group)}))
+
+
 @cache
 def _entries(group: str, name: str) -> tuple[EntryPoint, ...]:
     return tuple({e.value: e for e in entry_points(group=group, name=name)}.values())

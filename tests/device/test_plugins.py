@@ -126,6 +126,15 @@ def test_an_engine(abacus: None, copy: Path) -> None:
     assert engine.backend.version() == "abacus 1" and engine.run(np.zeros(4, np.float32)).exit == engine.exits - 1
 
 
+def test_the_doctor_lists_engines(abacus: None) -> None:
+    pytest.importorskip("click")
+    from edgeexit.cli.doctor import _registered_engines
+
+    parts = {p["name"]: p for p in _registered_engines()}
+    assert parts["abacus"]["version"] == "abacus 1" and parts["abacus"]["for"] == "run bundles of format abacus"
+    assert parts["fails"]["version"] is None and "no beads" in parts["fails"]["problem"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
