@@ -25,6 +25,7 @@ class Fused(Base):
         contract += ["exit_uncertainty"] * self.any_uncertain + ["exit_lengths"] * (None not in self.lengths)
         self.reads = self.bound(models[0], contract, [*self.names, "exit_thresholds"])
         self.picks = [models[0].outputs.index(n) for n in contract]
+        self._latest: tuple[Policy, tuple[np.float32, ...], Array] | None = None
         self.order = [self.names.index(n) if n in self.names else len(self.names) for n in self.reads]
 
     def fits(self, policy: Policy) -> None:
@@ -46,6 +47,14 @@ class Fused(Base):
         """Thresholds that answer at exit `k` whatever the scores."""
         return np.array(fixed_exit(k, self.count).compared, np.float32)
 
+    def thresholds(self, policy: Policy) -> tuple[tuple[np.float32, ...], Array]:
+        """What a policy compares, and the same as an array, which must not be written to."""
+        latest = self._latest
+        if latest is None or latest[0] is not policy:
+            compared = policy.graph_thresholds or ()
+            self._latest = latest = policy, compared, np.array(compared, np.float32)
+        return latest[1], latest[2]
+
     def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, float, float | None, Array | None]:
         """Exit, output, score, uncertainty, lengths."""
         values = [*inputs, thresholds]
@@ -58,13 +67,13 @@ class Fused(Base):
         return k, output, float(score.item()), None if self.uncertain[k] is None else float(extras[0]), lengths
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        compared = policy.graph_thresholds or ()
-        thresholds = np.array(compared, np.float32)
+        compared, thresholds = self.thresholds(policy)
         most = self.count - 1
         if left is not None and self.times.seconds is not None:
             time_left = left()
             # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
             most = max((k for k in range(self.count) if self.times.predicted(k) <= time_left), default=0)
+            thresholds = thresholds.copy()
             thresholds[most:] = -np.inf
         start = self.clock()
         k, output, score, uncertainty, lengths = self.call(inputs, thresholds)
