@@ -118,7 +118,7 @@ class Score:
         if outputs.shape[-1] < 2:
             raise PolicyError(f"a score needs at least 2 classes in the last axis, found shape {outputs.shape}")
         with np.errstate(invalid="ignore", over="ignore"):  # an infinite output gives NaN, which never stops
-            s: NDArray[np.float32] = self.compute(tempered(outputs, kind, temperature))
+            s: NDArray[np.float32] = np.asarray(self.compute(tempered(outputs, kind, temperature)), np.float32)
         if lengths is not None:
             return mean_over_valid(s, lengths)
         return s if s.ndim == 1 else s.reshape(len(s), -1).mean(-1)

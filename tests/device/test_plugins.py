@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.tasks import task_of
 from edgeexit.common import plugins
 from edgeexit.engine import backends
-from edgeexit.errors import BackendMissing, BundleError, PolicyError
+from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.policy.policies import Threshold, policy_from_dict
 from edgeexit.policy.scores import score_named
 from edgeexit.records.base import replay
@@ -71,6 +72,7 @@ class Boom:
 
 gap = Score("gap", "answer", lambda z: np.ptp(z, -1) / (1 + np.ptp(z, -1)), "range of z / (1 + it)")
 other_name = Score("else", "answer", lambda z: z[..., 0], "")
+blind = Score("blind", "answer", lambda z: np.zeros(z.shape[:-1], np.float32), "")
 no_score = len
 
 def first(manifest, artifact):
@@ -82,7 +84,7 @@ no_task = {}
 ENTRIES = {
     "edgeexit.engine.backends": {"abacus": "Abacus", "dice": "NoEngine", "fails": "Fails", "gone": "Gone"},
     "edgeexit.policies": {"every": "Every", "vague": "NoPolicy", "boom": "Boom", "gone": "Gone"},
-    "edgeexit.scores": {"gap": "gap", "another": "other_name", "len": "no_score", "gone": "Gone"},
+    "edgeexit.scores": {"gap": "gap", "blind": "blind", "another": "other_name", "len": "no_score", "gone": "Gone"},
     "edgeexit.tasks": {"sorting": "sorting", "nothing": "no_task", "gone": "Gone"},
 }
 Install = Callable[[str, Mapping[str, Mapping[str, str]]], None]
@@ -166,6 +168,25 @@ def test_a_policy_and_its_score(abacus: None, tiny: Path) -> None:
     engine.policy = Threshold((0.7, 0.7), "gap")
     found = engine.run(x[0])
     assert found.score == pytest.approx(float(engine.record(x[:1]).scores("gap")[found.exit, 0]), abs=1e-6)
+
+
+def test_a_score_that_hides_nan(abacus: None, tiny: Path) -> None:
+    """The first exit that answers with NaN is named, not the last."""
+    pytest.importorskip("onnxruntime")
+    engine = edgeexit.load(tiny, artifact="chain", policy=Threshold((2.0, 2.0), "blind"))
+
+    class Nan:
+        def __init__(self, inner: Any) -> None:
+            self.inner, self.inputs, self.outputs = inner, inner.inputs, inner.outputs
+
+        def run(self, values: Any) -> Any:
+            return [a * np.nan for a in self.inner.run(values)]
+
+    first, *rest = engine.driver.models  # type: ignore[attr-defined]
+    engine.driver.models = [Nan(first), *rest]  # type: ignore[attr-defined]
+    for call in (lambda: engine.run(np.zeros(4, np.float32)), lambda: engine.run_batch(np.zeros((2, 4), np.float32))):
+        with pytest.raises(DataError, match="exit 0"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from edgeexit.engine.decision import Reason
 from edgeexit.engine.layouts.base import Array, Base, BatchResult, ExitOutput, RunResult
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy
-from edgeexit.policy.scores import score_named, valid_positions
+from edgeexit.policy.scores import SCORES, score_named, valid_positions
 
 
 class Scoring:
@@ -21,6 +21,8 @@ class Scoring:
     def __init__(self, driver: Base, policy: Policy) -> None:
         self.policy, self.kinds = policy, driver.kinds
         self.row = score_named(policy.score or "maxprob")
+        self.shows_nan = self.row.needs == "answer" and self.row.name in SCORES
+        """Whether the score is NaN wherever the answer is none; scores of other distributions may not be."""
         self.temperatures = driver.temperatures(policy)
         self.scorer = driver.scorer(policy)
         self.last = driver.count - 1
@@ -62,7 +64,7 @@ class ExitLoop(Scoring):
         self.scores.append(score)
         if k == self.last:
             return "last"
-        if score != score or (self.row.needs != "answer" and not sound(output.single, self.kinds[k])):
+        if score != score or (not self.shows_nan and not sound(output.single, self.kinds[k])):
             return self.policy.reason(k, score)
         return self.policy.reason(k, score) if self.policy.stop(self.scores, self.labels) else None
 
