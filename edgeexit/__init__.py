@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeexit.bench.profile import use_profile
     from edgeexit.bundle.bundle import Bundle
     from edgeexit.calibrate.on_device import solve_budget
-    from edgeexit.engine.decision import Batch, Decision
+    from edgeexit.engine.decision import BatchDecision, Decision
     from edgeexit.engine.engine import Engine
     from edgeexit.engine.loading import load
     from edgeexit.errors import (
@@ -45,7 +45,7 @@ __all__ = [
     # the doorway; its other half, `export` and `augment`, stays out: a star import would need the exporter's libraries
     "load",
     # what they give
-    "Batch",
+    "BatchDecision",
     "Bundle",
     "Decision",
     "Engine",
@@ -77,7 +77,7 @@ _HOMES = {
     "edgeexit.engine.engine": ("Engine",),
     "edgeexit.engine.loading": ("load",),
     "edgeexit.bundle.bundle": ("Bundle",),
-    "edgeexit.engine.decision": ("Batch", "Decision"),
+    "edgeexit.engine.decision": ("BatchDecision", "Decision"),
     "edgeexit.policy.operating_point": ("OperatingPoint",),
     "edgeexit.policy.policies": ("Patience", "Policy", "Threshold", "fixed_exit"),
     "edgeexit.calibrate.on_device": ("solve_budget",),

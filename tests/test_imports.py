@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,4 +108,15 @@ def test_unknown_name() -> None:
 
 def test_bundles_without_speech_load_none_of_it() -> None:
     code = f"import sys; import {EVERY_NAME}; print([m for m in sys.modules if m.startswith('edgeexit.speech.')])"
+    assert python(code).stdout == "[]\n"
+
+
+def test_running_a_classifier_loads_no_other_task(tiny: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    code = f"""
+import sys, numpy as np, edgeexit
+engine = edgeexit.load({str(tiny)!r}, artifact="chain")
+engine.run(np.zeros(4, np.float32)), engine.run_batch(np.zeros((2, 4), np.float32))
+print([m for m in sys.modules if m.startswith(("edgeexit.speech", "edgeexit.lm"))])
+"""
     assert python(code).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Networks side by side: how right, how honest about it, and at what cost. For ensembles and what they replace."""
+"""Comparison of networks: accuracy, calibration and cost, for ensembles and what replaces them."""
 
 from __future__ import annotations
 

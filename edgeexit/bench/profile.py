@@ -1,4 +1,4 @@
-"""Stage times that were measured once on this device, kept in a file: `edgeexit bench --save`."""
+"""Device profile: stage times measured once on this device and stored in a file (`edgeexit bench --save`)."""
 
 from __future__ import annotations
 

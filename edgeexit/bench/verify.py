@@ -1,44 +1,24 @@
-"""Re-running the vectors that a bundle ships: does it still give, on this machine, what it gave when it was made?"""
+"""Verification of a bundle on this machine: its shipped test vectors are run again and compared."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.manifest import Artifact
+from edgeexit.bundle.tasks import Verified, task_of
 from edgeexit.common.finite import named, sound
 from edgeexit.engine import backends, layouts
 from edgeexit.engine.engine import RUN_LAYOUTS, Engine
 from edgeexit.engine.inputs import InputCheck, relative_error
 from edgeexit.engine.layouts.base import AllExitOutputs
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
-from edgeexit.lm.loading import load_lm
-from edgeexit.lm.proof import prove
 from edgeexit.policy.policies import Threshold, fixed_exit
 from edgeexit.policy.scores import valid_positions
 
 DEFAULT_TOLERANCE = 1e-4
-MAX_PROOF_TOKENS = 1 << 16
-
-
-@dataclass(frozen=True)
-class Verified:
-    """How one artifact did on the shipped vectors."""
-
-    artifact: str
-    passed: bool | None
-    """None = not run: its engine is missing or it ships no vectors."""
-    reason: str
-    """What failed or why it was not run; empty when it passed."""
-    max_error: tuple[float, ...] = ()
-    """`(exits,)` largest difference as a fraction of the exit's largest output."""
-    tolerance: float | None = None
-    exits_agree: int | None = None
-    """Inputs that left where they should; None = this layout does not decide."""
-    inputs: int = 0
 
 
 def verify(bundle: Bundle, artifact: str | None = None, threads: int = 1) -> list[Verified]:
@@ -58,8 +38,8 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         backend = backends.get(artifact.format)
     except BackendMissing as e:
         return Verified(artifact.name, None, str(e))
-    if artifact.layout == "decoder":
-        return _decoder(bundle, artifact, threads)
+    if (of_task := task_of(bundle.manifest).verify) is not None:
+        return of_task(bundle, artifact, threads)
     arrays = _vectors(bundle, artifact)
     count = len(bundle.manifest.exits)
     inputs = InputCheck(bundle.manifest.feeds).many(
@@ -95,25 +75,6 @@ def _unsound(engine: Engine, rows: list[AllExitOutputs]) -> dict[int, str]:
             if k not in wrong and not sound(answer := row.single(k), engine.driver.kinds[k]):
                 wrong[k] = f"{named(answer)} to vector {i}"
     return wrong
-
-
-def _decoder(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
-    """Whether what was proved of a language model holds on this machine, too."""
-    assert artifact.vectors is not None
-    said, ids = artifact.proof, bundle.arrays(artifact.vectors).get("ids")
-    if said is None:
-        return Verified(artifact.name, None, "nothing was proved of it that could be checked")
-    if ids is None or ids.ndim != 2 or ids.dtype != np.int64 or ids.shape[1] < 2 or ids.size > MAX_PROOF_TOKENS:
-        raise BundleError(f"{bundle.path}: {artifact.vectors.path} needs 'ids', int64 (sequences, positions)")
-    lm = load_lm(bundle, artifact=artifact.name, threads=threads)
-    lm.check_ids(ids.reshape(-1).tolist())
-    found = prove(lm, ids, said.block, tolerance=said.tolerance).proof
-    kept = found.verified or not said.verified
-    reason = "" if kept else (
-        f"not lossless on this machine: {found.flips} of {found.tokens} tokens change when they go through together, "
-        f"logits by up to {found.max_difference:.2g}; use greedy decoding here"
-    )  # fmt: skip
-    return Verified(artifact.name, kept, reason, (found.max_difference,), said.tolerance, None, len(ids))
 
 
 def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | None:

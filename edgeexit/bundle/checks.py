@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.bundle.manifest import MAX_STATE, Artifact, ExitSpec, Manifest, TensorSpec
+from edgeexit.bundle.tasks import CLASSIFICATION, TASKS, tasks_of
 from edgeexit.errors import BundleError, DataError
 from edgeexit.pictures.preprocess import Preprocess
 
@@ -76,13 +77,15 @@ def check_parts(m: Manifest, at: str) -> None:
     classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
-    if m.speech is not None and isinstance(classes, int) and len(m.speech.tokens) != classes:
-        raise BundleError(f"{at}: {len(m.speech.tokens)} speech tokens for {classes} classes")
-    if m.lm is not None and len(m.lm.stages) != count:
-        raise BundleError(f"{at}: a language model of {len(m.lm.stages)} stages with {count} exits")
-    if m.lm is not None and m.lm.vocab != classes:
-        raise BundleError(f"{at}: a language model of {m.lm.vocab} tokens answers with {classes!r:.40} classes")
+    for task in tasks_of(m):
+        task.check(m, at)
+    layouts = {layout for task in tasks_of(m) or (CLASSIFICATION,) for layout in task.layouts}
     for a in m.artifacts:
+        if a.layout not in layouts:
+            section = next(name for name, task in TASKS.items() if a.layout in task.layouts)
+            raise BundleError(
+                f"{at}: artifact {a.name!r}: layout {a.layout} needs a section, and there is no `{section}`"
+            )
         expected = count if a.layout in ("chain", "prefix", "decoder") else 1
         if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
@@ -95,7 +98,7 @@ def check_parts(m: Manifest, at: str) -> None:
         _check_ports(a, m, at)
         if a.sizes:
             _check_sizes(a, m, at)
-        _check_decoder(a, m, at)
+        _check_decoder(a, at)
         if a.score is not None and (lacking := [e.name for e in m.exits if not e.gives(a.score)]):
             raise BundleError(f"{at}: artifact {a.name!r}: exit {lacking[0]!r:.60} gives no score {a.score!r}")
 
@@ -125,13 +128,11 @@ def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
         raise BundleError(f"{at}: artifact {a.name!r}: sizes of {strange[0]!r:.60}, which is no free axis of an input")
 
 
-def _check_decoder(a: Artifact, m: Manifest, at: str) -> None:
+def _check_decoder(a: Artifact, at: str) -> None:
     if a.layout != "decoder":
         if a.proof is not None:
             raise BundleError(f"{at}: artifact {a.name!r}: a proof is of a decoder, layout is {a.layout}")
         return
-    if m.lm is None:
-        raise BundleError(f"{at}: artifact {a.name!r}: a decoder belongs to a language model, and there is no `lm`")
     try:
         DecoderFiles.of(a.models, a.data)
     except BundleError as e:

@@ -16,7 +16,7 @@ from edgeexit.common.kinds import Axis, Count, Name, Number, OneOf, Text, Whole
 from edgeexit.common.records import Narrow, NotRequired, OmitDefault, Record, Size
 from edgeexit.errors import BundleError
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit.policy.scores import GRAPH
+from edgeexit.policy.scores import GRAPH_SCORES, score_named
 
 FORMAT = "edgeexit"
 SCHEMA = 1
@@ -113,7 +113,7 @@ class ExitSpec(Record, title="exit"):
 
     def gives(self, score: str) -> bool:
         """Whether this score is known here; those computed from the answer always are."""
-        return {"learned": self.learned, "ensemble": self.uncertainty}.get(score, "") is not None
+        return getattr(self, score_named(score).needs, "") is not None
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Artifact(Record, title="artifact"):
     """See [layouts](#layouts); `decoder` only where `lm` is there."""
     precision: Name
     """A note, e.g. `fp32` or `int8`."""
-    score: NotRequired[Annotated[str, OneOf(*GRAPH)] | None]
+    score: NotRequired[Annotated[str, OneOf(*GRAPH_SCORES)] | None]
     """The [score](#scores) inside a fused graph; None for the other layouts."""
     temperatures: Annotated[tuple[Annotated[float, Number(positive=True)], ...], Size(1, MAX_EXITS)]
     """Divisors of the logits before the score, one per exit; 1 until calibrated."""
@@ -243,7 +243,7 @@ class Manifest(Record, title="manifest"):
     name: Text
     """Of the network."""
     task: Text
-    """A note, e.g. `classification`."""
+    """A note, e.g. `classification`, and the name of a task that [another distribution](extending.md) adds."""
     batch: Annotated[str, OneOf("dynamic", "one")]
     """dynamic: axis 0 of the inputs counts inputs; one: the model files take one input per call."""
     inputs: Annotated[tuple[PerInput, ...], Size(1, 256)]

@@ -15,7 +15,7 @@ from edgeexit.cli.export import class_names
 from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.common.files import read_npz, write_atomic
 from edgeexit.errors import BackendMissing, DataError
-from edgeexit.policy.scores import SCORES
+from edgeexit.policy.scores import ANSWER_SCORES
 
 if TYPE_CHECKING:
     from edgeexit_exporters.augment.tuned import Tune
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     help="Also train heads and network on (torch sources), and say what that gains; written to OUT-tuned.edgeexit.",
 )  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="A .png of the front, the exits alone and the results.")
-@click.option("--score", type=click.Choice(list(SCORES)), default="maxprob", show_default=True, help="What decides.")
+@click.option("--score", type=click.Choice(ANSWER_SCORES), default="maxprob", show_default=True, help="What decides.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
 @click.option(
     "--layouts", metavar="A,B", show_default="those of fused,chain,prefix,all that can be made",

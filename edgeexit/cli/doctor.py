@@ -11,6 +11,9 @@ import click
 
 from edgeexit.cli.common import json_option, print_json, table
 from edgeexit.common.environment import environment, environment_line
+from edgeexit.common.plugins import plugin_names
+from edgeexit.engine import backends
+from edgeexit.errors import BackendMissing
 
 PARTS = (
     # module, what for, extra
@@ -42,8 +45,9 @@ def doctor(as_json: bool) -> None:
 
     Exit code 1 if no engine can run a bundle.
     """
-    found = [_look(module, use, extra) for module, use, extra in PARTS]
-    runnable = any(p["name"] in _ENGINES and p["version"] for p in found)
+    engines = _registered_engines()
+    found = [*(_look(module, use, extra) for module, use, extra in PARTS), *engines]
+    runnable = any(p["version"] for p in found if p["name"] in _ENGINES or p in engines)
     if as_json:
         print_json({"environment": environment(), "parts": found, "can_run_bundles": runnable})
     else:
@@ -53,6 +57,20 @@ def doctor(as_json: bool) -> None:
         click.echo(environment_line(environment()))
     if not runnable:
         sys.exit(1)
+
+
+def _registered_engines() -> list[dict[str, Any]]:
+    """Engines of other distributions."""
+    engines = []
+    for name in plugin_names(backends.GROUP):
+        version = problem = None
+        try:
+            version = backends.get(name).version()
+        except BackendMissing as e:
+            problem = str(e)
+        use = f"run bundles of format {name}"
+        engines.append({"name": name, "version": version, "for": use, "install": problem, "problem": problem})
+    return engines
 
 
 def _look(module: str, use: str, extra: str | None) -> dict[str, Any]:

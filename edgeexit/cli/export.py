@@ -17,7 +17,7 @@ from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.cli.refit_shown import refit_text
 from edgeexit.common.files import read_json, read_npz, write_atomic
 from edgeexit.errors import BackendMissing, EdgeExitError
-from edgeexit.policy.scores import GRAPH
+from edgeexit.policy.scores import GRAPH_SCORES
 
 if TYPE_CHECKING:
     from edgeexit.bundle.bundle import Bundle
@@ -60,7 +60,9 @@ if TYPE_CHECKING:
     "--layouts", metavar="A,B", show_default="fused,chain,prefix,all",
     help="Which forms to write; one that fails is an error if named here.",
 )  # fmt: skip
-@click.option("--score", type=click.Choice(GRAPH), default="maxprob", show_default=True, help="Inside the fused graph.")
+@click.option(
+    "--score", type=click.Choice(GRAPH_SCORES), default="maxprob", show_default=True, help="Inside the fused graph."
+)
 @click.option(
     "--outputs",
     type=click.Choice(["auto", "logits", "probs"]),

@@ -1,4 +1,4 @@
-"""Engines that can run a model file. This module holds their names; an engine is imported when asked for.
+"""Engines by artifact format: each is imported when asked for.
 
 A new engine is one module with a `Backend` and one row in `BACKENDS`, or an entry point in the group
 ``edgeexit.engine.backends`` of another distribution.
@@ -6,13 +6,13 @@ A new engine is one module with a `Backend` and one row in `BACKENDS`, or an ent
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from edgeexit.common.plugins import plugin, resolve
 from edgeexit.errors import BackendMissing
 
 if TYPE_CHECKING:
@@ -55,25 +55,39 @@ BACKENDS = {"onnx": "edgeexit_runtimes.onnx:OnnxBackend", "tflite": "edgeexit_ru
 """Artifact format -> "module:class"."""
 
 
+GROUP = "edgeexit.engine.backends"
+"""Entry points of other distributions, each a `Backend` class under the format's name."""
+
+
 def get(name: str) -> Backend:
     """The engine for an artifact format.
 
     Raises:
-        BackendMissing: unknown, or its library is not installed; the message has the pip line.
+        BackendMissing: unknown, or its library is not installed (the message has the pip line), or another distribution
+            registers what is no engine.
     """
     target = BACKENDS.get(name)
-    if target is None:
-        # Scanning installed packages is slow on a small device, so only for names we do not know.
-        from importlib.metadata import entry_points
-
-        found = [e.value for e in entry_points(group="edgeexit.engine.backends") if e.name == name]
-        if not found:
+    if target is not None:
+        backend: Backend = resolve(target)()
+    else:
+        cls = plugin(GROUP, name, BackendMissing)
+        if cls is None:
             raise BackendMissing(f"no engine for format {name!r}; this version runs: {', '.join(BACKENDS)}")
-        target = found[0]
-    module, _, cls = target.partition(":")
-    backend = cast(Backend, getattr(importlib.import_module(module), cls)())
+        backend = _made(cls, name)
     if (reason := backend.check()) is not None:
         raise BackendMissing(reason)
+    return backend
+
+
+def _made(cls: Any, name: str) -> Backend:
+    try:
+        backend: Backend = cls()
+    except Exception as e:
+        raise BackendMissing(f"the engine for format {name!r}, of {GROUP}, failed: {type(e).__name__}: {e}") from e
+    if lacking := [m for m in ("check", "version", "load") if not callable(getattr(backend, m, None))]:
+        raise BackendMissing(
+            f"the engine for format {name!r}, of {GROUP}, is a {type(backend).__name__} without {lacking[0]}()"
+        )
     return backend
 
 

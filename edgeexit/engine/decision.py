@@ -1,10 +1,10 @@
-"""What a run gives back."""
+"""Decisions: what a run and a batch give back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class Decision:
     macs: int | None
     """Multiply-accumulates spent, heads evaluated on the way included; None = not known for this model."""
     late: bool | None = None
-    """Whether the deadline was missed; None = none was given."""
+    """Whether the deadline was missed; None = there was none."""
     reading: Reading | None = None
     """What the governor's monitor last saw; None = none runs."""
     prediction_set: NDArray[np.bool_] | None = None
@@ -55,18 +55,18 @@ class Decision:
     @property
     def label(self) -> Any:
         """The most likely class: an int, or an array of ints for sequences and maps."""
-        found = np.argmax(self.output, -1)
-        return int(found) if found.ndim == 0 else found
+        classes = np.argmax(self.output, -1)
+        return int(classes) if classes.ndim == 0 else classes
 
     @property
     def name(self) -> Any:
         """The name of `label`: a text, or an array of texts for sequences and maps; None = classes have no names."""
-        found = _named(self.label, self.class_names)
-        return str(found) if isinstance(found, np.str_) else found
+        names = _named(self.label, self.class_names)
+        return str(names) if isinstance(names, np.str_) else names
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchDecision:
     """The answers to many inputs, as arrays; iterate for `(exit, output, score)` rows."""
 
     exits: NDArray[np.int64]
@@ -100,6 +100,11 @@ class Batch:
             yield int(k), output, float(s)
 
     @property
+    def seconds_each(self) -> float:
+        """Wall-clock time per input."""
+        return self.seconds / len(self)
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """The most likely class of each input."""
         return np.asarray(np.argmax(self.outputs, -1), np.int64)
@@ -113,3 +118,6 @@ class Batch:
 def _named(labels: Any, names: tuple[str, ...] | None) -> Any:
     """The classes' names; None = they have none, or too few for these classes."""
     return None if names is None or np.max(labels, initial=-1) >= len(names) else np.asarray(names)[labels]
+
+
+Observer: TypeAlias = Callable[[Decision | BatchDecision], None]

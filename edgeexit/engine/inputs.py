@@ -1,4 +1,4 @@
-"""Arrays that come from outside, checked against what a model declares."""
+"""Input arrays, checked against what a model declares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.length_inputs import length_inputs
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.common.finite import check_input
 from edgeexit.errors import DataError
@@ -22,7 +23,7 @@ LEAST_SCALE = 1e-6
 
 
 class InputCheck:
-    """Checks and orders the inputs of a model; made once per engine, called once per run."""
+    """Checks and orders the inputs of a model; one per engine, called for every run."""
 
     def __init__(
         self,
@@ -46,6 +47,8 @@ class InputCheck:
             for s in (*specs, *states)
         ]
         self.specs = (*specs, *states)
+        names = [s.name for s in self.specs]
+        self._lengths = [(names.index(n), names.index(of), k) for n, (of, k) in length_inputs(specs).items()]
         self._zeros = {s.name: np.zeros([int(a) for a in s.shape], s.dtype) for s in states}
         self._compiled = [
             (
@@ -63,13 +66,13 @@ class InputCheck:
         Raises:
             DataError: a name, dtype or shape that does not fit, NaN, or infinity.
         """
-        found = self._arrays(x, add_axis=True)
-        for array, (name, *_rest) in zip(found, self._compiled, strict=True):
+        arrays = self._arrays(x, add_axis=True)
+        for array, (name, *_rest) in zip(arrays, self._compiled, strict=True):
             if len(array) != 1:
                 raise DataError(
                     f"input {name!r} holds {len(array)} inputs (shape {array.shape}); run() takes one, run_batch() many"
                 )
-        return found
+        return arrays
 
     def many(self, x: Inputs) -> list[NDArray[Any]]:
         """Many inputs `(n, ...)`.
@@ -81,11 +84,11 @@ class InputCheck:
 
     def rows(self, x: Inputs) -> list[Any]:
         """As `many`, with `PictureRows` for pictures, which become numbers when a part of them is asked for."""
-        found = self._arrays(x, add_axis=False)
-        counts = {len(a) for a in found}
+        arrays = self._arrays(x, add_axis=False)
+        counts = {len(a) for a in arrays}
         if len(counts) != 1 or 0 in counts:
             raise DataError(f"the inputs hold {sorted(counts)} rows; expected one count of at least 1 for all")
-        return found
+        return arrays
 
     def _arrays(self, x: Inputs, *, add_axis: bool) -> list[Any]:
         if not isinstance(x, Mapping):
@@ -99,11 +102,11 @@ class InputCheck:
             raise DataError(
                 f"{sorted(unknown)[0]!r} is no input of the model; it takes {', '.join(s.name for s in self.specs)}"
             )
-        found: list[Any] = []
+        arrays: list[Any] = []
         for k, (name, dtype, axes, fixed) in enumerate(self._compiled):
             if name in self._zeros and name not in x:
                 zeros = self._zeros[name]
-                found.append(zeros if len(found[0]) == 1 else np.repeat(zeros, len(found[0]), 0))
+                arrays.append(zeros if len(arrays[0]) == 1 else np.repeat(zeros, len(arrays[0]), 0))
                 continue
             if name not in x:
                 raise DataError(f"input {name!r} is missing; the model takes {', '.join(s.name for s in self.specs)}")
@@ -111,7 +114,7 @@ class InputCheck:
             if not isinstance(array, np.ndarray) or array.dtype != dtype or (self._pictures and dtype == np.uint8):
                 array = self._adapted(name, array, dtype, add_axis)
                 if isinstance(array, PictureRows):
-                    found.append(array)
+                    arrays.append(array)
                     continue
             if add_axis and array.ndim == axes - 1:
                 array = array[None]
@@ -124,8 +127,26 @@ class InputCheck:
                         f"the network takes at least {least}: fill it up with padding"
                     )
             check_input(name, array)
-            found.append(array)
-        return found
+            arrays.append(array)
+        for counting, counted, axis in self._lengths:
+            self._check_lengths(counting, arrays[counting], counted, arrays[counted], axis)
+        return arrays
+
+    def _check_lengths(self, i: int, lengths: NDArray[Any], j: int, array: Any, axis: int) -> None:
+        """Check that lengths count positions that there are.
+
+        Raises:
+            DataError: one is negative, or larger than the input that it counts in.
+        """
+        if not lengths.size or isinstance(array, PictureRows):
+            return
+        size = array.shape[axis]
+        if lengths.max() > size or lengths.min() < 0:
+            row = int(np.argmax((lengths > size) | (lengths < 0)))
+            raise DataError(
+                f"input {self.specs[i].name!r} is {lengths[row]} for row {row}, and input {self.specs[j].name!r} has "
+                f"{size} along axis {axis} (shape {array.shape}); a length is from 0 to {size}"
+            )
 
     def _adapted(self, name: str, x: Any, dtype: np.dtype[Any], one: bool) -> Any:
         """An array of the input's dtype for a picture or a tensor; several pictures become `PictureRows`.
@@ -134,8 +155,8 @@ class InputCheck:
             DataError: nothing that the input takes.
         """
         picture = self._pictures.get(name)
-        if picture is not None and (found := picture.one(x) if one else picture.many(x)) is not None:
-            return found
+        if picture is not None and (converted := picture.one(x) if one else picture.many(x)) is not None:
+            return converted
         array, _ = plain(x)
         if not isinstance(array, np.ndarray):
             if could_be(x) and picture is None:
@@ -158,7 +179,7 @@ def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], p
     Raises:
         DataError: an input is missing; the message lists what the file holds.
     """
-    found = {}
+    arrays = {}
     for spec in specs:
         array = data.get(spec.name, data.get("x") if len(specs) == 1 else None)
         if array is None:
@@ -166,23 +187,23 @@ def data_inputs(data: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], p
             raise DataError(
                 f"{path}: needs {wanted} for the model's inputs; it holds {', '.join(sorted(data)) or 'nothing'}"
             )
-        found[spec.name] = array
-    return found
+        arrays[spec.name] = array
+    return arrays
 
 
-def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+def relative_error(values: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest difference as a fraction of the largest expected value; inf where shapes or NaNs differ."""
-    difference, scale = largest_difference(found, expected)
+    difference, scale = largest_difference(values, expected)
     return difference / max(scale, LEAST_SCALE)
 
 
-def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+def largest_difference(values: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
     """Largest absolute difference (inf where shapes or NaNs differ), and the largest finite expected absolute value."""
     b = expected.astype(np.float64)
     scale = float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0))
-    if found.shape != expected.shape:
+    if values.shape != expected.shape:
         return float("inf"), scale
-    a = found.astype(np.float64)
+    a = values.astype(np.float64)
     if not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf"), scale
     same = (a == b) | (np.isnan(a) & np.isnan(b))

@@ -1,4 +1,4 @@
-"""From a bundle to an engine: which artifact, which backend, which policy."""
+"""Loading: choice of artifact, backend and policy for a bundle."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeexit.bundle.bundle import Bundle
-from edgeexit.bundle.manifest import Artifact, Manifest
+from edgeexit.bundle.manifest import Artifact
 from edgeexit.bundle.merging import same_network
+from edgeexit.bundle.tasks import task_of
 from edgeexit.engine import backends
 from edgeexit.engine.backends import Backend
-from edgeexit.engine.engine import RUN_LAYOUTS, Engine, check_artifact
+from edgeexit.engine.decider import check_artifact
+from edgeexit.engine.engine import RUN_LAYOUTS, Engine
 from edgeexit.errors import BackendMissing, BundleError, EdgeExitError, PolicyError
 from edgeexit.policy.drift import DriftMonitor, DriftRegime
 from edgeexit.policy.operating_point import OperatingPoint
-from edgeexit.policy.policies import Policy, Threshold, fixed_exit
+from edgeexit.policy.policies import Policy, fixed_exit
 
 _ATTEMPTS = 10
 """To load a bundle that other processes replace meanwhile."""
@@ -37,8 +39,8 @@ def load(
 
     Where neither `policy` nor `exit` is passed, the bundle's operating points decide, as in every command: the default
     one (`edgeexit calibrate --default`), else the first that was stored for the artifact. `Engine.point` is the one
-    that is followed, `Engine.policy_source` says why. Without any, the last exit answers always; of a chain that hears
-    speech, the first exit that writes what the one before it wrote.
+    that is followed, `Engine.policy_source` says why. Without any, the last exit answers always; of a chain that
+    transcribes, the first exit that writes what the one before it wrote.
 
     Args:
         path: a bundle folder or ``.zip``.
@@ -97,8 +99,8 @@ def _engine(
     chosen, backend = _choose(bundle, asked, by_default=policy is None and exit is None)
     if point is not None:
         check_artifact(point, chosen)
-    used = default_policy(bundle.manifest, chosen)
-    source = None
+    uncalibrated = task_of(bundle.manifest).default_policy(bundle.manifest, chosen)
+    used, source = uncalibrated.policy, None
     if exit is not None:
         used, source = _fixed(exit, len(bundle.manifest.exits), chosen), f"exit {exit} as asked"
     elif point is not None:
@@ -111,16 +113,8 @@ def _engine(
     elif source is not None:
         engine.policy_source = source
     else:
-        _follow_default(engine, anywhere=artifact is None)
+        _follow_default(engine, uncalibrated.reason, anywhere=artifact is None)
     return engine
-
-
-def default_policy(manifest: Manifest, artifact: Artifact) -> Policy:
-    """What decides where nothing was calibrated or asked for; see `load`."""
-    count = len(manifest.exits)
-    if manifest.speech is not None and artifact.layout == "chain":
-        return Threshold((1.0,) * (count - 1), "agreement")
-    return fixed_exit(count - 1, count, artifact.score or "maxprob")
 
 
 def _fixed(exit: int, count: int, artifact: Artifact) -> Policy:
@@ -131,7 +125,7 @@ def _fixed(exit: int, count: int, artifact: Artifact) -> Policy:
     return fixed_exit(k + count if -count <= k < 0 else k, count, artifact.score or "maxprob")
 
 
-def _follow_default(engine: Engine, anywhere: bool) -> None:
+def _follow_default(engine: Engine, uncalibrated: str, anywhere: bool) -> None:
     """Follow the operating point that is taken where none is named, and say why it is that one."""
     bundle, artifact = engine.bundle, engine.artifact
     for point in bundle.points_for(artifact.name) if artifact.layout != "all" else ():
@@ -147,11 +141,7 @@ def _follow_default(engine: Engine, anywhere: bool) -> None:
         engine.policy_source = f"operating point {point.name}, {_rank(bundle, point, artifact)}"
         break
     else:
-        agreed = engine.policy.score == "agreement"
-        engine.policy_source = "no operating point for this artifact, so " + (
-            "the first exit that agrees with the one before answers" if agreed
-            else "the last exit answers (`edgeexit calibrate` makes one)"
-        )  # fmt: skip
+        engine.policy_source = f"no operating point for this artifact, so {uncalibrated}"
     named = bundle.manifest.default_policy is not None
     first = bundle.default_point() if named or engine.point is None else None
     if first is not None and first.artifact not in (None, artifact.name):
@@ -193,11 +183,11 @@ def _choose(bundle: Bundle, wanted: str | None, by_default: bool) -> tuple[Artif
             m.artifact(wanted)  # raises, listing what there is
     else:
         candidates = tuple(a for a in m.artifacts if a.layout in RUN_LAYOUTS)
-        if m.speech is not None:  # a chain can ask whether two exits agree, which needs no calibration
-            candidates = tuple(sorted(candidates, key=lambda a: a.layout != "chain"))
+        preferred = task_of(m).layout
+        candidates = tuple(sorted(candidates, key=lambda a: preferred is not None and a.layout != preferred))
         if not candidates:
-            found = ", ".join(a.name for a in m.artifacts)
-            raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {found}: name one to use it")
+            names = ", ".join(a.name for a in m.artifacts)
+            raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {names}: name one to use it")
     for point in bundle.points_for() if by_default and wanted != "all" else ():
         if point.artifact is None:  # of recorded outputs: whichever comes first
             break

@@ -1,4 +1,4 @@
-"""A sequence of inputs through a network with memory, with exits that differ from input to input.
+"""Streams: a sequence of inputs through a network with states, with exits that differ from input to input.
 
 A stage that an input skipped has not seen it, so its states lag behind. The input waits, and goes through that stage
 before anything else does: answers are those of a network that never stopped early, only later.
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.finite import sound
+from edgeexit.engine.answers import Answers
 from edgeexit.engine.decision import Decision
 from edgeexit.engine.inputs import Inputs
 from edgeexit.engine.layouts.base import Driver, RunResult
 from edgeexit.engine.layouts.chain import Chain
-from edgeexit.engine.layouts.memory import Memory
-from edgeexit.errors import DataError, PolicyError
+from edgeexit.engine.layouts.memory import StreamMemory
+from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Policy, fixed_exit
 
 
@@ -39,6 +40,7 @@ class StreamEngine(Protocol):
     bundle: Bundle
     artifact: Artifact
     driver: Driver
+    answers: Answers
 
     @property
     def exits(self) -> int: ...
@@ -48,9 +50,6 @@ class StreamEngine(Protocol):
 
     def answer(self, x: Inputs, deadline_s: float | None, run: Callable[..., RunResult]) -> Decision:
         """Answer one input by `run`."""
-
-    def no_answer(self, k: int, output: NDArray[Any], score: float, row: str = "") -> DataError:
-        """The error for an answer that is none."""
 
 
 class Stream:
@@ -78,7 +77,7 @@ class Stream:
 
     def reset(self) -> None:
         """Begin a new sequence: states of zeros, nothing waits."""
-        self._memory = Memory.fresh(self.engine.bundle.manifest.states, self.engine.exits, self.limit)
+        self._memory = StreamMemory.fresh(self.engine.bundle.manifest.states, self.engine.exits, self.limit)
 
     @property
     def steps(self) -> int:
@@ -88,8 +87,8 @@ class Stream:
     @property
     def waiting(self) -> tuple[int, ...]:
         """Per stage, how many inputs it has not seen."""
-        found = [len(queue) for queue in self._memory.waiting]
-        return tuple(sum(found[: k + 1]) for k in range(len(found)))
+        counts = [len(queue) for queue in self._memory.waiting]
+        return tuple(sum(counts[: k + 1]) for k in range(len(counts)))
 
     def step(self, x: Inputs, *, exit: int | None = None, deadline_s: float | None = None) -> Decision:
         """Answer the next input.
@@ -123,8 +122,8 @@ class Stream:
         """
         if not 0 <= exit < self.engine.exits:
             raise PolicyError(f"exit {exit} of a network with {self.engine.exits}")
-        late = [Late(step, given.single) for step, given in self._chain.catch_up(exit, self._memory)]
+        late = [Late(step, output.single) for step, output in self._chain.catch_up(exit, self._memory)]
         for step, output in late:
             if not sound(output, self._chain.kinds[exit]):
-                raise self.engine.no_answer(exit, output, float("nan"), f"input {step} of the stream: ")
+                raise self.engine.answers.refusal(exit, output, float("nan"), f"input {step} of the stream: ")
         return late

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgeexit.common.environment import environment
-from edgeexit.engine.decision import Decision
+from edgeexit.engine.decision import BatchDecision, Decision
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.governor import Move
@@ -138,15 +138,20 @@ class EventLog:
         if self.error is not None:
             raise DataError(f"{self.path}: the log ends early: {self.error.strerror or self.error}")
 
-    def _see(self, decision: Decision) -> None:
+    def _see(self, answered: Decision | BatchDecision) -> None:
         if self._before is not None:
-            self._before(decision)
+            self._before(answered)
         if self._file.closed:
             return
         now = self.clock()
         if now - self._window >= self.every_s:
             self._flush(now)
-        self._seen.append((decision.exit, decision.seconds, bool(decision.late), bool(decision.drifted)))
+        if isinstance(answered, Decision):
+            self._seen.append((answered.exit, answered.seconds, bool(answered.late), bool(answered.drifted)))
+        else:
+            each, drifted = answered.seconds_each, answered.drifted
+            alarms = [False] * len(answered) if drifted is None else drifted.tolist()
+            self._seen += [(k, each, False, alarm) for k, alarm in zip(answered.exits.tolist(), alarms, strict=True)]
 
     def _flush(self, now: float) -> None:
         seen, self._seen = self._seen, []

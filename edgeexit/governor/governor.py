@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from edgeexit.calibrate.on_device import exit_seconds
-from edgeexit.engine.decision import Decision
+from edgeexit.engine.decision import BatchDecision, Decision, Observer
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.governor.ladder import Ladder, PolicyStep
@@ -72,7 +72,7 @@ class Governor:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._governs = False
-        self._see: Callable[[Decision], None] | None = None
+        self._see: Observer | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -152,12 +152,15 @@ class Governor:
         self._take_over()
         before = self._observer = self.engine.observer
 
-        def see(decision: Decision) -> None:
+        def see(answered: Decision | BatchDecision) -> None:
             if self._see is see:
-                self.latencies.append(decision.seconds)
+                if isinstance(answered, Decision):
+                    self.latencies.append(answered.seconds)
+                else:  # a quantile is of inputs: each counts, as far as the quantile reaches back
+                    self.latencies.extend([answered.seconds_each] * min(len(answered), LATENCIES))
                 self._heard += 1
             if before is not None:
-                before(decision)
+                before(answered)
 
         self._see = self.engine.observer = see
 

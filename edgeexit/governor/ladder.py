@@ -14,7 +14,8 @@ import numpy as np
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.on_device import exit_seconds, solve_budget
-from edgeexit.engine.engine import Engine, check_artifact
+from edgeexit.engine.decider import check_artifact
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import Policy, fixed_exit

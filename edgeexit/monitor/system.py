@@ -18,7 +18,7 @@ _PRESSURE = re.compile(r"^some avg10=([0-9]{1,9}\.[0-9]{1,9})(?:\s|$)", re.MULTI
 _PROCESSOR = re.compile(r"^processor\s*:", re.MULTILINE)
 
 
-class Policy(NamedTuple):
+class FrequencyPolicy(NamedTuple):
     """The clock files of some cores."""
 
     name: str
@@ -36,7 +36,7 @@ class Clock:
 
     fields = ("cpu_frequency_ratio",)
 
-    def __init__(self, policies: list[Policy]) -> None:
+    def __init__(self, policies: list[FrequencyPolicy]) -> None:
         self.policies = policies
         """Fastest first."""
         fastest = [p.name for p in policies if p.highest == policies[0].highest]
@@ -53,7 +53,7 @@ class Clock:
         if ratios:
             builder.put("cpu_frequency_ratio", max(ratios), self.where)
 
-    def _ratio(self, policy: Policy, builder: ReadingBuilder) -> float | None:
+    def _ratio(self, policy: FrequencyPolicy, builder: ReadingBuilder) -> float | None:
         for path in policy.files:
             source = f"{policy.name} {os.path.basename(path)}"
             if (number := builder.number("cpu_frequency_ratio", path, source)) is None:
@@ -79,7 +79,7 @@ def find_clock(root: str) -> Clock | str:
                     wrong.append(f"{name} {file}: {e}")
                 continue
             now = (os.path.join(folder, f) for f in ("scaling_cur_freq", "cpuinfo_cur_freq"))
-            policies.append(Policy(name, tuple(p for p in now if os.path.isfile(p)), highest))
+            policies.append(FrequencyPolicy(name, tuple(p for p in now if os.path.isfile(p)), highest))
             break
     if not policies and wrong:
         return f"no plausible highest clock: {wrong[0]}"

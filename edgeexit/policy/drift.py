@@ -84,8 +84,8 @@ class DriftRegime:
             PolicyError: damaged, or of a schema this version does not know.
         """
         if not isinstance(table, Mapping) or table.get("schema") != 1:
-            found = table.get("schema") if isinstance(table, Mapping) else type(table).__name__
-            raise PolicyError(f"a drift regime is a JSON object of schema 1, found {found!r:.60}")
+            schema = table.get("schema") if isinstance(table, Mapping) else type(table).__name__
+            raise PolicyError(f"a drift regime is a JSON object of schema 1, found {schema!r:.60}")
         costs, bounds, score, level, n = (table.get(key) for key in ("costs", "bounds", "score", "level", "n"))
         if not isinstance(costs, list) or not isinstance(bounds, Mapping) or not isinstance(score, str):
             raise PolicyError("damaged drift regime: costs must be a list, bounds an object and score text")
@@ -149,7 +149,7 @@ class DriftMonitor:
         """Take in one input's relative cost and doubt, both in [0, 1].
 
         Returns:
-            Whether drift has been found; from the alarm on True, until `reset`.
+            Whether there is drift; from the alarm on True, until `reset`.
 
         Raises:
             DataError: NaN, or outside [0, 1]; the state is then as before.

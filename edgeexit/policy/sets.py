@@ -33,10 +33,10 @@ class ConformalSets:
 
     Example::
 
-        kept = None
+        members = None
         for k, output in enumerate(outputs):  # (1, classes) each, as the exits are visited
-            kept = sets.at(k, output, kept)
-        classes = np.flatnonzero(kept[0])
+            members = sets.at(k, output, members)
+        classes = np.flatnonzero(members[0])
     """
 
     mode: SetMode
@@ -113,12 +113,14 @@ class ConformalSets:
             raise DataError(f"there is no exit {exit}; these prediction sets have exits 0 to {self.exits - 1}")
         # Not `>=`: that would drop a class of unknown probability. The probability and not 1 - p, which loses the
         # small ones to rounding.
-        kept: NDArray[np.bool_] = ~(class_probabilities(output, self.kind, self.temperatures[exit]) < self.floors[exit])
+        members: NDArray[np.bool_] = ~(
+            class_probabilities(output, self.kind, self.temperatures[exit]) < self.floors[exit]
+        )
         if self.mode != "nested" or before is None:
-            return kept
-        if before.shape != kept.shape:
-            raise DataError(f"the set before has shape {before.shape}, exit {exit} gave {kept.shape}")
-        return kept & before
+            return members
+        if before.shape != members.shape:
+            raise DataError(f"the set before has shape {before.shape}, exit {exit} gave {members.shape}")
+        return members & before
 
     def fits(self, policy: Policy, exits: int) -> None:
         """Check that the promise is about a policy.
@@ -154,8 +156,8 @@ class ConformalSets:
             PolicyError: damaged, or of a schema this version does not know.
         """
         if not isinstance(table, Mapping) or table.get("schema") != 1:
-            found = table.get("schema") if isinstance(table, Mapping) else type(table).__name__
-            raise PolicyError(f"prediction sets are a JSON object of schema 1, found {found!r:.60}")
+            schema = table.get("schema") if isinstance(table, Mapping) else type(table).__name__
+            raise PolicyError(f"prediction sets are a JSON object of schema 1, found {schema!r:.60}")
         mode, floors, alpha, n, temperatures, kind, policy = (
             table.get(key) for key in ("mode", "floors", "alpha", "n", "temperatures", "kind", "policy")
         )

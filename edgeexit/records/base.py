@@ -1,4 +1,4 @@
-"""Rows that policies are chosen and measured on, and running a policy over them instead of the model: no engine."""
+"""Rows that policies are chosen and measured on, and replay: a policy runs over them instead of the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rows(ABC):
     """`(exits,)` cumulative cost of answering at each exit of the adaptive network, heads on the way included."""
     static_cost: NDArray[np.float64] | None
     """`(exits,)` cost of a network that has this one exit only; None = taken as `cost`."""
-    given: Mapping[str, NDArray[np.float32]]
+    stored_scores: Mapping[str, NDArray[np.float32]]
     """Scores `(exits, n)` that the artifact, its exits or its run computed; they win over recomputed ones."""
     temperatures: tuple[float, ...] | None
     """Per-exit temperatures of the artifact; None = all 1."""
@@ -167,8 +167,8 @@ class Rows(ABC):
     def _once(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._cache:
             self._cache[key] = make()
-        found: T = self._cache[key]
-        return found
+        value: T = self._cache[key]
+        return value
 
 
 def replay(policy: Policy, rows: Rows) -> NDArray[np.int64]:

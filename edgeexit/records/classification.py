@@ -1,4 +1,4 @@
-"""Recorded exit outputs: what policies for classes are chosen and measured on."""
+"""Records: recorded exit outputs for classes, that policies are chosen and measured on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from edgeexit.common.files import read_npz
 from edgeexit.common.finite import finite, named, unsound_rows
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy.scores import (
-    GIVEN,
+    ANSWER_SCORES,
+    HEAD_SCORES,
     SCORES,
     Kind,
     mean_over_valid,
     probabilities,
     score,
-    uncertainty_score,
     valid_positions,
 )
 from edgeexit.records.base import Outcome, Rows, exits_taken, outcome, replay
@@ -47,7 +47,7 @@ class Records(Rows):
     kind: Kind = "logits"
     static_cost: NDArray[np.float64] | None = None
     """`(exits,)` cost of a network that has this one exit only; None = taken as `cost`."""
-    given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    stored_scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Scores `(exits, n)` that the artifact or its exits computed themselves; they win over recomputed ones."""
     temperatures: tuple[float, ...] | None = None
     """Per-exit temperatures of the artifact; None = all 1."""
@@ -82,18 +82,18 @@ class Records(Rows):
             raise DataError(f"{self.name}: 'probs' must be >= 0 and sum to 1 over the last axis; are they logits?")
         if self.labels is not None:
             object.__setattr__(self, "labels", check_labels(self.labels, self.outputs.shape, self.name, self.lengths))
-        for name, given in self.given.items():
-            if given.shape != (self.exits, self.n):
+        for name, scores in self.stored_scores.items():
+            if scores.shape != (self.exits, self.n):
                 raise DataError(
-                    f"{self.name}: score {name!r} must be {(self.exits, self.n)}, found shape {given.shape}"
+                    f"{self.name}: score {name!r} must be {(self.exits, self.n)}, found shape {scores.shape}"
                 )
             # Those that were computed show their NaN where they are ranked.
-            if name in GIVEN and not (given.min() >= -_ROUNDING and given.max() <= 1 + _ROUNDING):
-                wrong = ~((given >= -_ROUNDING) & (given <= 1 + _ROUNDING))
+            if name in HEAD_SCORES and not (scores.min() >= -_ROUNDING and scores.max() <= 1 + _ROUNDING):
+                wrong = ~((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING))
                 k, row = (int(i) for i in np.argwhere(wrong)[0])
-                found = f"{given.min():g} to {given.max():g}" if np.isfinite(given).all() else "NaN or infinity"
+                values = f"{scores.min():g} to {scores.max():g}" if np.isfinite(scores).all() else "NaN or infinity"
                 raise DataError(
-                    f"{self.name}: score {name!r} must lie in [0, 1], found {found}, first {given[k, row]:g} at exit "
+                    f"{self.name}: score {name!r} must lie in [0, 1], found {values}, first {scores[k, row]:g} at exit "
                     f"{k} of row {row}"
                 )
         object.__setattr__(self, "cost", check_cost(self.cost, len(self.outputs), self.name))
@@ -138,16 +138,16 @@ class Records(Rows):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        return (*SCORES, *(name for name in GIVEN if name in self.given))
+        return (*ANSWER_SCORES, *(name for name in HEAD_SCORES if name in self.stored_scores))
 
     @property
     def predictions(self) -> NDArray[np.int64]:
         """`(exits, n, ...)` most likely classes; -1 in padding."""
 
         def make() -> NDArray[np.int64]:
-            found = np.asarray(np.argmax(self.outputs, -1), np.int64)
-            valid = True if self.lengths is None else valid_positions(self.lengths, found.shape[2])
-            return np.where(valid, found, -1)
+            classes = np.asarray(np.argmax(self.outputs, -1), np.int64)
+            valid = True if self.lengths is None else valid_positions(self.lengths, classes.shape[2])
+            return np.where(valid, classes, -1)
 
         return self._once("predictions", make)
 
@@ -209,11 +209,11 @@ class Records(Rows):
         wanted = own if temperatures is None else temperatures
         if len(wanted) != self.exits:
             raise PolicyError(f"{len(wanted)} temperatures for {self.exits} exits")
-        if name in GIVEN and name not in self.given:
+        if name in HEAD_SCORES and name not in self.stored_scores:
             known = ", ".join(self.score_names)
             raise PolicyError(f"{self.name}: not every exit gave a score {name!r}; known here: {known}")
-        if name in self.given and (wanted == own or name in GIVEN):
-            return self.given[name]
+        if name in self.stored_scores and (wanted == own or name in HEAD_SCORES):
+            return self.stored_scores[name]
         return self._once(
             (name, wanted),
             lambda: np.stack(
@@ -239,7 +239,7 @@ class Records(Rows):
             None if self.labels is None else self.labels[rows],
             self.kind,
             self.static_cost,
-            {name: s[:, rows] for name, s in self.given.items()},
+            {name: s[:, rows] for name, s in self.stored_scores.items()},
             self.temperatures,
             self.name,
             None if self.lengths is None else self.lengths[:, rows],
@@ -269,10 +269,12 @@ class Records(Rows):
             )
         kind: Kind = "logits" if kinds[0] == "logits" else "probs"
         labels = arrays.get("labels", arrays.get("y"))
-        given = {"learned": arrays.get("learned")}
-        if "uncertainty" in arrays:
-            given["ensemble"] = uncertainty_score(numbers_of(arrays["uncertainty"], "uncertainty", str(path)))
-        scores = {n: numbers_of(s, n, str(path)).astype(np.float32) for n, s in given.items() if s is not None}
+        heads = {name: SCORES[name].needs for name in HEAD_SCORES}
+        scores = {
+            name: SCORES[name].compute(numbers_of(arrays[head], head, str(path))).astype(np.float32)
+            for name, head in heads.items()
+            if head in arrays
+        }
         static = arrays.get("static_cost")
         return cls(
             arrays[kind], arrays["cost"], labels, kind, static, scores,

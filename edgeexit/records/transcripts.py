@@ -1,4 +1,4 @@
-"""Recorded transcripts: what policies for utterances of any length are chosen and measured on."""
+"""Sequence records: recorded transcripts, that policies for utterances of any length are chosen and measured on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeexit.common.files import npz_bytes, read_npz, write_atomic
 from edgeexit.common.measures import ERROR_RATES
 from edgeexit.errors import DataError, PolicyError
-from edgeexit.policy.scores import OF_FRAMES, SEQUENCE, SEQUENCE_BEST
+from edgeexit.policy.scores import SCORES, TEXT_SCORES
 from edgeexit.records.base import Rows
 from edgeexit.records.classification import Records, check_cost, check_static_cost, numbers_of
 
@@ -25,7 +25,7 @@ _SCORE, _SCORING = "score_", "scoring_"
 class SequenceRecords(Rows):
     """What every exit wrote for every utterance, how often it was wrong, and what each exit costs.
 
-    Utterances differ in length, so that the outputs themselves are not kept: only which transcripts are equal, the
+    Utterances differ in length, so that the outputs themselves are not stored: only which transcripts are equal, the
     edits that lie between each and what was said, and the scores of the runs.
     """
 
@@ -33,7 +33,7 @@ class SequenceRecords(Rows):
     """`(exits, n)` numbers of the transcripts (`text_number`)."""
     cost: NDArray[np.float64]
     """`(exits,)` cumulative cost of answering at each exit, heads on the way included."""
-    given: Mapping[str, NDArray[np.float32]]
+    stored_scores: Mapping[str, NDArray[np.float32]]
     """Scores `(exits, n)` in [0, 1]."""
     edits: NDArray[np.int64] | None = None
     """`(exits, n)` substitutions, insertions and deletions against the reference; None = it is not known."""
@@ -63,18 +63,18 @@ class SequenceRecords(Rows):
             raise DataError(f"{self.name}: unknown error rate {self.error!r:.40}; known: {', '.join(ERROR_RATES)}")
         if (self.edits is None) != (self.units is None):
             raise DataError(f"{self.name}: edits (exits, n) and units (n,) belong together, found one of them")
-        if not self.given:
-            raise DataError(f"{self.name}: no scores; record at least one of {', '.join(SEQUENCE)}")
+        if not self.stored_scores:
+            raise DataError(f"{self.name}: no scores; record at least one of {', '.join(TEXT_SCORES)}")
         for name, value, wanted, whole in (
             ("edits", self.edits, shape, True),
             ("units", self.units, shape[1:], True),
             ("seconds", self.seconds, shape, False),
             ("audio", self.audio, shape[1:], False),
-            *((f"score {n!r}", s, shape, False) for n, s in self.given.items()),
+            *((f"score {n!r}", s, shape, False) for n, s in self.stored_scores.items()),
             *((f"scoring {n!r}", s, shape[:1], False) for n, s in self.scoring.items()),
         ):
             _check(value, wanted, whole, f"{self.name}: {name}")
-        for name, scores in self.given.items():
+        for name, scores in self.stored_scores.items():
             if scores.max() > 1:
                 raise DataError(f"{self.name}: score {name!r} must lie in [0, 1], found {scores.max():g}")
         if self.units is not None and not self.units.any():
@@ -133,16 +133,21 @@ class SequenceRecords(Rows):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.given, key=lambda n: (SEQUENCE.index(n) if n in SEQUENCE else len(SEQUENCE), n)))
+        return (
+            *(n for n in TEXT_SCORES if n in self.stored_scores),
+            *sorted(n for n in self.stored_scores if n not in TEXT_SCORES),
+        )
 
     @property
     def default_score(self) -> str:
-        """What ranks best (`ctc_sequence_logprob`) if it was recorded, else the first of `score_names`."""
-        return SEQUENCE_BEST if SEQUENCE_BEST in self.given else self.score_names[0]
+        """What ranks best for what it costs (`ctc_sequence_logprob`) if it was recorded, else the first of
+        `score_names`."""
+        return "ctc_sequence_logprob" if "ctc_sequence_logprob" in self.stored_scores else self.score_names[0]
 
     def scores(self, name: str, temperatures: tuple[float, ...] | None = None) -> NDArray[np.float32]:
-        name = name if name in self.given else OF_FRAMES.get(name, name)
-        if name not in self.given:
+        if name not in self.stored_scores and name in SCORES:
+            name = SCORES[name].of_frames or name
+        if name not in self.stored_scores:
             raise PolicyError(f"{self.name}: no score {name!r} was recorded; known here: {', '.join(self.score_names)}")
         own = self.temperatures or (1.0,) * self.exits
         if temperatures not in (None, own):
@@ -150,13 +155,13 @@ class SequenceRecords(Rows):
                 f"{self.name}: the scores of utterances were taken at temperatures {list(own)} and cannot be taken "
                 f"again at {list(temperatures or ())}: record again"
             )
-        return self.given[name]
+        return self.stored_scores[name]
 
     def take(self, rows: NDArray[Any]) -> SequenceRecords:
         return replace(
             self,
             answers=self.answers[:, rows],
-            given={n: s[:, rows] for n, s in self.given.items()},
+            stored_scores={n: s[:, rows] for n, s in self.stored_scores.items()},
             edits=None if self.edits is None else self.edits[:, rows],
             units=None if self.units is None else self.units[rows],
             seconds=None if self.seconds is None else self.seconds[:, rows],
@@ -164,8 +169,11 @@ class SequenceRecords(Rows):
         )
 
     def prints(self) -> list[bytes]:
-        # The same words are said again and again; that exits were equally sure of them is no chance.
-        seen = [self.answers, *(self.given[n].view(np.int32).astype(np.int64) for n in sorted(self.given))]
+        # The same words are spoken again and again; equal scores for them at every exit are no chance.
+        seen = [
+            self.answers,
+            *(self.stored_scores[n].view(np.int32).astype(np.int64) for n in sorted(self.stored_scores)),
+        ]
         return [row.tobytes() for row in np.moveaxis(np.stack(seen), 2, 0)]
 
     def digest(self) -> str:
@@ -186,7 +194,7 @@ class SequenceRecords(Rows):
             "seconds": self.seconds,
             "audio": self.audio,
             "temperatures": None if self.temperatures is None else np.array(self.temperatures),
-            **{_SCORE + n: s for n, s in self.given.items()},
+            **{_SCORE + n: s for n, s in self.stored_scores.items()},
             **{_SCORING + n: s for n, s in self.scoring.items()},
         }
         write_atomic(path, npz_bytes(**{n: a for n, a in arrays.items() if a is not None}))

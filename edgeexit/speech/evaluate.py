@@ -198,7 +198,7 @@ def _taken(
 ) -> Taken:
     found = outcome(taken, rows)
     seconds, audio = found.seconds, rows.audio_seconds
-    never = isinstance(policy, Threshold) and not np.isfinite(policy.thresholds).any()
+    never = policy is not None and policy.fixed is not None
     if seconds is not None and scoring is not None and not never:
         seconds += float(np.dot(found.exit_rates, scoring))
     less, half = paired(rows.correct[taken, np.arange(rows.n)], rows.correct[-1])

@@ -1,4 +1,4 @@
-"""Speech while it is being said: partial texts chunk by chunk, and an exit for every utterance or every chunk."""
+"""Streaming transcription: partial texts chunk by chunk, and an exit for every utterance or every chunk."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from edgeexit.bundle.manifest import Manifest
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.engine.decision import Reason
 from edgeexit.engine.engine import Engine
-from edgeexit.engine.layouts.base import ExitOutput, stopped
+from edgeexit.engine.layouts.base import ExitOutput
 from edgeexit.engine.layouts.chain import Chain
+from edgeexit.engine.layouts.exit_loop import ExitLoop
 from edgeexit.errors import BundleError, DataError
 from edgeexit.policy.policies import Policy
 from edgeexit.speech.decode import GreedyDecoder
@@ -195,18 +196,11 @@ class StreamTranscriber:
         """Exit, its answer `(frames, classes)` to the whole utterance, score, reason."""
         chain = self.engine.driver
         assert isinstance(chain, Chain)
-        scorer, temperatures = chain.scorer(policy), chain.temperatures(policy)
-        scores: list[Any] = []
-        labels: list[Any] = []
+        loop = ExitLoop(chain, policy)
         for k, whole in enumerate(self._deeper(self._answers)):
-            given = ExitOutput(whole[None], None, None)
-            scores.append(chain.score(given, k, policy.score or "maxprob", temperatures[k], scorer)[0])
-            if policy.needs_labels:
-                labels.append(given.labels if scorer is None else scorer.labels())
-            if k == self.engine.exits - 1:
-                return k, whole, float(scores[-1]), "last"
-            if policy.stop(scores, labels):
-                return k, whole, float(scores[-1]), stopped(policy, k, scores[-1])
+            reason = loop.decide(ExitOutput(whole[None], None, None), k)
+            if reason is not None:
+                return k, whole, float(loop.scores[-1]), reason
         raise AssertionError("the last exit answers")
 
     def _heard(

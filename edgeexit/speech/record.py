@@ -13,7 +13,7 @@ from edgeexit.common.edit_distance import edit_distance
 from edgeexit.common.measures import ERROR_RATES
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
-from edgeexit.policy.scores import SEQUENCE
+from edgeexit.policy.scores import TEXT_SCORES
 from edgeexit.records.transcripts import SequenceRecords, text_number, units_of
 from edgeexit.speech.data import SpeechData
 from edgeexit.speech.endpoint import EndpointRules
@@ -51,7 +51,7 @@ def record_speech(
     data: SpeechData,
     *,
     error: str = "WER",
-    scores: Sequence[str] = SEQUENCE,
+    scores: Sequence[str] = TEXT_SCORES,
     progress: Callable[[int, int], None] = lambda i, n: None,
     notice: Notice | None = None,
 ) -> Recording:

@@ -1,4 +1,4 @@
-"""What one run has written so far, and how sure each exit is of it: the scores of sequences in engine and replay."""
+"""Scores of transcripts in one run: what each exit wrote so far, and its confidence."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.policy.scores import Kind, tempered
-from edgeexit.speech import scores
+from edgeexit.policy.scores import Kind, Score, score_named, tempered
 from edgeexit.speech.ctc import greedy, normalised
 from edgeexit.speech.tokens import Tokens
 
@@ -28,8 +27,8 @@ class Scorer:
         self.blank, self.drop = spec.blank, frozenset(spec.drop)
         self.tokens = Tokens.of(spec)
         self._exit = -1
-        self._heard: list[_Heard] = []
-        self._before: list[_Heard] | None = None
+        self._utterances: list[_Utterance] = []
+        self._before: list[_Utterance] | None = None
 
     def see(
         self, answers: NDArray[Any], lengths: NDArray[Any] | None, kind: Kind = "logits", temperature: float = 1.0
@@ -42,41 +41,39 @@ class Scorer:
             kind: log-probabilities (or logits, which are normalised), or probabilities.
             temperature: divides the logarithms.
         """
-        self._before = None if self._exit < 0 else self._heard
+        self._before = None if self._exit < 0 else self._utterances
         self._exit += 1
         valid = answers if lengths is None else [a[:n] for a, n in zip(answers, lengths.tolist(), strict=True)]
-        self._heard = [_Heard(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
+        self._utterances = [_Utterance(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
 
     def score(self, name: str) -> NDArray[np.float32]:
-        """`(n,)` scores of the latest exit, of `edgeexit.policy.scores.SEQUENCE`; NaN where an answer holds NaN."""
-        if name == "agreement":
-            found = [self._agreement(i, heard.ids) for i, heard in enumerate(self._heard)]
+        """`(n,)` scores of the latest exit, of `edgeexit.policy.scores.TEXT_SCORES`; NaN where an answer holds NaN."""
+        score = score_named(name)
+        if score.needs == "transcript":
+            before = [None] * len(self._utterances) if self._before is None else self._before
+            values = [self._of_two(score, *pair) for pair in zip(self._utterances, before, strict=True)]
         else:
-            found = [self._of_frames(name, h.log_probs) if h.sound else np.nan for h in self._heard]
-        return np.array(found, np.float32)
+            drop = tuple(self.drop)
+            values = [score.compute(u.log_probs, self.blank, drop) if u.sound else np.nan for u in self._utterances]
+        return np.array(values, np.float32)
 
     def labels(self) -> NDArray[np.str_]:
         """`(n,)` what the latest exit wrote; an answer with NaN equals no other exit's."""
-        return np.array([f"\0{self._exit}" if h.ids is None else self.tokens.text(h.ids) for h in self._heard])
+        return np.array([f"\0{self._exit}" if u.ids is None else self.tokens.text(u.ids) for u in self._utterances])
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Go on with these utterances only."""
-        self._heard = [h for h, kept in zip(self._heard, rows.tolist(), strict=True) if kept]
+        self._utterances = [u for u, keep in zip(self._utterances, rows.tolist(), strict=True) if keep]
 
-    def _agreement(self, i: int, ids: list[int] | None) -> float:
-        if self._before is None:
-            return scores.agreement((), None)
-        before = self._before[i].ids
-        return float("nan") if ids is None or before is None else scores.agreement(ids, before)
-
-    def _of_frames(self, name: str, log_probs: NDArray[Any]) -> float:
-        if name == "nbest_posterior":
-            return scores.nbest_posterior(log_probs, self.blank, drop=tuple(self.drop))
-        of: scores.OfFrames = getattr(scores, name)
-        return of(log_probs, self.blank)
+    def _of_two(self, score: Score, now: _Utterance, before: _Utterance | None) -> float:
+        if before is None:
+            return float(score.compute((), None))
+        if now.ids is None or before.ids is None:
+            return float("nan")
+        return float(score.compute(now.ids, before.ids))
 
 
-class _Heard:
+class _Utterance:
     """One utterance at one exit; decoded when somebody asks what was written."""
 
     def __init__(self, log_probs: NDArray[Any], blank: int, drop: frozenset[int]) -> None:

@@ -1,13 +1,14 @@
-"""How sure an exit of a CTC model is of its sequence: one number in [0, 1], larger = surer.
+"""Confidence of an exit of a CTC model in its sequence: one number in [0, 1], larger = surer.
 
-All take one utterance's valid frames `(T, V)` as normalised log-probabilities and give 1 where there is no frame: then
-every exit says the same nothing. `agreement` takes two sequences and needs no calibration.
+All take one utterance's valid frames `(T, V)` as normalised log-probabilities, the blank and the classes that are not
+written (which most of them need not know), and give 1 where there is no frame: then every exit says the same nothing.
+`agreement` takes two sequences and needs no calibration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,11 @@ from edgeexit.common.edit_distance import edit_distance
 from edgeexit.errors import DataError
 from edgeexit.speech.ctc import checked, greedy, prefix_beam, sequence_logprob
 
-OfFrames: TypeAlias = Callable[[NDArray[Any], int], float]
-
 BEAM = 8
 """Hypotheses that `nbest_posterior` compares unless told otherwise."""
 
 
-def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int) -> float:
+def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
     """1 / (1 - ln P) of the greedy sequence's exact probability: it keeps the order and never underflows to 0.
 
     Long utterances score lower than short ones, so calibrate on lengths as they will come.
@@ -31,13 +30,13 @@ def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int) -> float:
     return 1.0 / (1.0 - min(found, 0.0))
 
 
-def frame_entropy(log_probs: NDArray[Any], blank: int) -> float:
+def frame_entropy(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
     """1 - H / ln V, the mean over the frames."""
     lp = checked(log_probs, blank)
     return _mean(_certainty(lp))
 
 
-def frame_entropy_nonblank(log_probs: NDArray[Any], blank: int) -> float:
+def frame_entropy_nonblank(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
     """`frame_entropy` over the frames that say something; over all where none does.
 
     Blanks are most of the frames and nearly always sure, which hides the doubt about what was said.
@@ -47,12 +46,12 @@ def frame_entropy_nonblank(log_probs: NDArray[Any], blank: int) -> float:
     return _mean(_certainty(spoken if len(spoken) else lp))
 
 
-def greedy_path(log_probs: NDArray[Any], blank: int) -> float:
+def greedy_path(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
     """The mean over the frames of the largest probability."""
     return _mean(np.exp(checked(log_probs, blank).max(-1, initial=-np.inf)))
 
 
-def nbest_posterior(log_probs: NDArray[Any], blank: int, beam: int = BEAM, drop: Sequence[int] = ()) -> float:
+def nbest_posterior(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = (), *, beam: int = BEAM) -> float:
     """The share of the best of N hypotheses in their sum (Wright et al., 2024).
 
     It needs a beam search, which may cost more than the next stage; `ctc_sequence_logprob` is nearly as good.
@@ -60,8 +59,8 @@ def nbest_posterior(log_probs: NDArray[Any], blank: int, beam: int = BEAM, drop:
     Args:
         log_probs: `(T, V)`
         blank: the class that stands for nothing.
-        beam: N; two at least, as one alone is always sure.
         drop: classes that are not written: hypotheses that differ in them only are one.
+        beam: N; two at least, as one alone is always sure.
     """
     if beam < 2:
         raise DataError(f"beam: the posterior compares at least 2 hypotheses, found {beam}")

@@ -17,7 +17,7 @@ from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.common.files import sha256
 from edgeexit.errors import BackendMissing, BundleError, ModelError
 from edgeexit.pictures.preprocess import Preprocess
-from edgeexit.policy.scores import GRAPH
+from edgeexit.policy.scores import GRAPH_SCORES
 from edgeexit_exporters.analysis.analysis import survey
 from edgeexit_exporters.layouts.failures import DEFAULT_LAYOUTS
 from edgeexit_exporters.plan import Forms, float_answers, make
@@ -68,7 +68,7 @@ def export(
         inputs: ``"name:dtype[axes]"`` specs; see `inputs.parse_input`.
         layouts: which of fused, chain, prefix, all to write; a layout that fails is an error then. None = all four: one
             that fails is left out, with a warning that says why, as long as one that leaves early is there.
-        score: the score inside the fused graph, one of `edgeexit.policy.scores.GRAPH`.
+        score: the score inside the fused graph, one of `edgeexit.policy.scores.GRAPH_SCORES`.
         scores: for ONNX, tensors ``(batch,)`` in [0, 1] of learned scores, one per exit; torch modules return theirs.
         lengths: for ONNX, tensors ``(batch,)`` of whole numbers that count the valid positions of sequences, one per
             exit or one for all; torch modules return theirs.
@@ -134,8 +134,8 @@ def check_wish(out: Path, layouts: Sequence[str] | None, score: str, overwrite: 
     """
     if out.exists() and not overwrite:
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
-    if score not in GRAPH:
-        raise ModelError(f"unknown score {score!r} for a graph; known: {', '.join(GRAPH)}")
+    if score not in GRAPH_SCORES:
+        raise ModelError(f"unknown score {score!r} for a graph; known: {', '.join(GRAPH_SCORES)}")
     layouts = DEFAULT_LAYOUTS if layouts is None else layouts
     if unknown := [w for w in layouts if w not in NETWORK_LAYOUTS]:
         raise ModelError(f"unknown layout {unknown[0]!r}; known: {', '.join(NETWORK_LAYOUTS)}")

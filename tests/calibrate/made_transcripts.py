@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeexit.policy.scores import SEQUENCE
+from edgeexit.policy.scores import TEXT_SCORES
 from edgeexit.records.transcripts import SequenceRecords
 
 
@@ -19,7 +19,7 @@ def transcripts(n: int, seed: int = 0, name: str = "made", *, timed: bool = True
     said = np.arange(7)[:, None] < units
     edits = ((draws < wrong[:, None]) & said).sum(1) + rng.poisson(0.02, (4, n))
     sure = 1 / (1 + 6 * wrong + 0.15 * units / 7 + rng.uniform(0, 0.2, (4, n)))
-    given = {s: np.clip(sure + rng.normal(0, 0.02, (4, n)), 0, 1).astype(np.float32) for s in SEQUENCE}
+    given = {s: np.clip(sure + rng.normal(0, 0.02, (4, n)), 0, 1).astype(np.float32) for s in TEXT_SCORES}
     answers = edits * 1000 + np.where(edits > 0, rng.integers(0, 3, (4, n)), 0)
     given["agreement"] = np.where(answers == np.roll(answers, 1, 0), 1.0, sure / 2).astype(np.float32)
     given["agreement"][0] = 0
@@ -34,6 +34,6 @@ def transcripts(n: int, seed: int = 0, name: str = "made", *, timed: bool = True
         static_cost=cost - 0.02,
         seconds=cost[:, None] * audio / 1000 if timed else None,
         audio=audio if timed else None,
-        scoring={s: np.arange(1.0, 5) * 1e-5 for s in SEQUENCE} if timed else {},
+        scoring={s: np.arange(1.0, 5) * 1e-5 for s in TEXT_SCORES} if timed else {},
         name=name,
     )

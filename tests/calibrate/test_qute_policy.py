@@ -28,7 +28,7 @@ def ensemble_records(n: int = 3000, exits: int = 1, seed: int = 0, telling: floa
     np.put_along_axis(outputs, answer[..., None], sure[..., None], 2)
     told = np.clip(q + rng.standard_normal(q.shape) / (10 * telling), 0, 1).astype(np.float32)
     cost = np.arange(1.0, exits + 1)
-    return Records(outputs.astype(np.float32), cost, labels, "probs", given={"ensemble": told})
+    return Records(outputs.astype(np.float32), cost, labels, "probs", stored_scores={"ensemble": told})
 
 
 @pytest.mark.parametrize("exits", [1, 3])
@@ -76,7 +76,7 @@ def test_an_operating_point_says_what_is_accepted() -> None:
 
 def test_refused() -> None:
     rows = ensemble_records(200)
-    bare = Records(rows.outputs, rows.cost, None, "probs", given=rows.given)
+    bare = Records(rows.outputs, rows.cost, None, "probs", stored_scores=rows.stored_scores)
     with pytest.raises(DataError, match="need labels"):
         qute_policy(bare)
     with pytest.raises(DataError, match="one exit, so there is nothing to choose"):
@@ -88,6 +88,10 @@ def test_refused() -> None:
     with pytest.raises(PolicyError, match="not every exit gave a score 'learned'"):
         qute_policy(rows, score="learned")
     with pytest.raises(Infeasible, match="no threshold reaches a risk"):
-        qute_policy(Records(rows.outputs, rows.cost, (rows.predictions[0] + 1) % CLASSES, "probs", given=rows.given))
+        qute_policy(
+            Records(
+                rows.outputs, rows.cost, (rows.predictions[0] + 1) % CLASSES, "probs", stored_scores=rows.stored_scores
+            )
+        )
     with pytest.raises(PolicyError, match="unknown target"):
         qute_policy(rows, "cov@2")

@@ -11,7 +11,7 @@ from calibrate.made_rows import fashion_mnist, from_scores, graded, tiny
 from edgeexit.calibrate import CandidateFamily, ParetoFront, pareto, patience_path
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Threshold
-from edgeexit.policy.scores import SCORES
+from edgeexit.policy.scores import ANSWER_SCORES
 from edgeexit.records.classification import Records, outcome, replay
 
 seeds = st.integers(0, 10**6)
@@ -56,7 +56,7 @@ def test_never_worse_than_fixed_exits_or_a_shared_threshold(seed: int, exits: in
 
 
 @settings(max_examples=25, deadline=None)
-@given(seeds, st.integers(2, 5), st.sampled_from(sorted(SCORES)), st.booleans())
+@given(seeds, st.integers(2, 5), st.sampled_from(sorted(ANSWER_SCORES)), st.booleans())
 def test_a_path_grows_and_keeps_its_budgets(seed: int, exits: int, score: str, shared: bool) -> None:
     records = tiny(seed, exits, 40)
     path = pareto(records, score, shared=shared)

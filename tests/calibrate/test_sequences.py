@@ -23,7 +23,7 @@ from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.calibrate.sweep import sweep
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
 from edgeexit.policy.policies import Patience, Policy, Threshold, fixed_exit
-from edgeexit.policy.scores import SEQUENCE
+from edgeexit.policy.scores import TEXT_SCORES
 from edgeexit.records.classification import Records, class_outputs, outcome, replay
 from edgeexit.records.transcripts import SequenceRecords, load_rows, text_number, units_of
 from edgeexit.report import sweep_csv, sweep_html, sweep_json, sweep_text
@@ -118,7 +118,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 
 def test_scores_cannot_be_taken_again() -> None:
-    assert DESIGN.score_names == SEQUENCE and DESIGN.default_score == "ctc_sequence_logprob"
+    assert DESIGN.score_names == TEXT_SCORES and DESIGN.default_score == "ctc_sequence_logprob"
     with pytest.raises(PolicyError, match="no score 'margin' was recorded; known here: agreement, ctc"):
         DESIGN.scores("margin")
     assert (DESIGN.scores("maxprob") == DESIGN.scores("greedy_path")).all(), "as a fused graph calls it"
@@ -266,8 +266,8 @@ def test_figures_of_error_rates() -> None:
 
 def test_verdicts_that_do_not_pay_speak_of_errors() -> None:
     rng = np.random.default_rng(0)
-    blind = {s: rng.random((4, 600), np.float32) for s in SEQUENCE}
-    rows = replace(DESIGN, given=blind, answers=rng.integers(0, 1 << 40, (4, 600)))
+    blind = {s: rng.random((4, 600), np.float32) for s in TEXT_SCORES}
+    rows = replace(DESIGN, stored_scores=blind, answers=rng.integers(0, 1 << 40, (4, 600)))
     design, held_out = rows.split(0.5, 0)
     text = sweep(design, held_out, ("agreement",), (0.6,), alphas=()).verdict.text
     assert "pay" in text and "WER" in text and "accuracy" not in text

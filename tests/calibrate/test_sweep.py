@@ -32,7 +32,7 @@ def test_scores_that_the_exits_give_are_swept_too() -> None:
         """A score that knows which rows are right, but for noise."""
         noise = 0.3 * np.random.default_rng(seed).standard_normal(records.correct.shape)
         given = {"learned": np.clip(records.correct + noise, 0, 1).astype(np.float32)}
-        return Records(records.outputs, records.cost, records.labels, given=given, name=records.name)
+        return Records(records.outputs, records.cost, records.labels, stored_scores=given, name=records.name)
 
     found = sweep(learned(DESIGN, 2), learned(HELD_OUT, 3), budgets=(0.4,), alphas=())
     assert found.policies == (*ADAPTIVE, "learned", "shared-learned", *BASELINES)

@@ -151,7 +151,7 @@ def test_bad_rows() -> None:
         window_policy(Records(ROWS.outputs, ROWS.cost, name="field"))
     given_scores = {"maxprob": np.full((4, ROWS.n), np.nan, np.float32)}
     with pytest.raises(DataError, match="NaN"):
-        window_policy(Records(ROWS.outputs, ROWS.cost, ROWS.labels, given=given_scores))
+        window_policy(Records(ROWS.outputs, ROWS.cost, ROWS.labels, stored_scores=given_scores))
     two = from_scores(np.random.default_rng(0).uniform(0.6, 0.9, (2, 40)), np.ones((2, 40), bool))
     with pytest.raises(EdgeExitError, match="exits 0 to 1 in growing order"):
         window_policy(two)

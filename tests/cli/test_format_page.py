@@ -50,6 +50,11 @@ def test_limits(page: str) -> None:
     assert manifest.SCHEMA == 1 and page.startswith("# The bundle format, schema 1\n")
 
 
+def test_scores(page: str) -> None:
+    for score in scores.SCORES.values():
+        assert f"| `{score.name}` | {score.description} | " in page, score.name
+
+
 def test_words(page: str) -> None:
     for name in (*scores.NAMES, *manifest.LAYOUTS, *manifest.DTYPES):
         assert re.search(rf"\b{name}\b", page), name

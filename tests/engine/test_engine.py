@@ -225,7 +225,7 @@ def test_a_confident_answer_needs_no_deadline(tiny: Path) -> None:
 
 def test_a_fused_graph_is_forced_beforehand(tiny: Path) -> None:
     engine, _ = paced(tiny, "fused", {"model.onnx": 0.010})
-    engine.driver.seconds = engine.seconds = (0.010, 0.030, 0.070)
+    engine.use_profile((0.010, 0.030, 0.070))
     for deadline, exit in ((0.005, 0), (0.011, 0), (0.031, 1), (0.071, 2)):
         found = engine.run(X[0], deadline_s=deadline)
         assert (found.exit, found.late) == (exit, deadline < 0.010)
@@ -313,6 +313,36 @@ def test_inputs_that_are_not_finite(engines: dict[str, Engine], layout: str, val
     with pytest.raises(DataError) as caught:
         engine.run(x[3])
     assert ("mask" in str(caught.value)) == (value == -np.inf)
+
+
+@pytest.mark.parametrize(
+    ("x", "name"),
+    [(("n", "time", 3), "x_lens"), (("n", "time", 3), "lengths"), ((1, 5, 3), "x_lens"), (("n", 5, 3), "lens")],
+)
+def test_lengths_beyond_the_input(x: tuple[Any, ...], name: str) -> None:
+    check = InputCheck([TensorSpec("x", "float32", x), TensorSpec(name, "int64", x[:1])])
+    rows = np.zeros((1, 5, 3), np.float32)
+    for length in (0, 5):
+        assert check.one({"x": rows, name: np.array([length])})[1] == length
+    for length in (6, -1):
+        for call in (check.one, check.many, check.rows):
+            with pytest.raises(DataError, match=rf"input '{name}' is {length} for row 0, and input 'x' has 5 along"):
+                call({"x": rows, name: np.array([length])})
+    with pytest.raises(DataError, match="is 9 for row 1"):
+        InputCheck([TensorSpec("x", "float32", ("n", "t")), TensorSpec("x_lens", "int32", ("n",))]).many(
+            {"x": np.zeros((3, 8), np.float32), "x_lens": np.array([8, 9, 10], np.int32)}
+        )
+
+
+def test_whole_numbers_that_are_no_lengths() -> None:
+    for specs in (
+        [TensorSpec("x", "float32", ("n", "time")), TensorSpec("y", "float32", ("n", "more")),
+         TensorSpec("lengths", "int64", ("n",))],  # of which?
+        [TensorSpec("x", "float32", ("n", "time")), TensorSpec("speaker", "int64", ("n",))],
+    ):  # fmt: skip
+        x = {s.name: np.zeros((2, 3)[: len(s.shape)], s.dtype) for s in specs}
+        x[specs[-1].name][:] = 77
+        assert len(InputCheck(specs).many(x)) == len(specs)
 
 
 def test_several_inputs() -> None:

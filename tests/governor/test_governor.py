@@ -335,6 +335,55 @@ def test_a_log_cut_by_a_power_failure_is_read_and_others_are_refused(
             read_events(path)
 
 
+class BusyClock(FakeClock):
+    """Every look at it takes 3 us, as what an engine does beside the network takes time."""
+
+    def __call__(self) -> float:
+        self.advance(3e-6)
+        return super().__call__()
+
+
+@pytest.mark.parametrize("layout", ["chain", "fused"])
+def test_what_the_engine_does_itself_is_no_slow_down(tiny: Path, layout: str) -> None:
+    from edgeexit.engine import backends
+    from edgeexit.testing import PacedBackend
+
+    clock = BusyClock()
+    bundle = Bundle.open(tiny)
+    artifact = next(a for a in bundle.manifest.artifacts if a.layout == layout)
+    times = {**{f"stage_{k}.onnx": 1e-5 for k in range(3)}, "model.onnx": 3e-5}
+    backend = PacedBackend(backends.get("onnx"), clock, times)
+    engine = Engine(bundle, artifact, backend, fixed_exit(2, 3, artifact.score or "maxprob"), warmup=3, clock=clock)
+    x = engine.example()[0]
+    calls = [engine.run(x).seconds for _ in range(200)]
+    assert engine.seconds is not None
+    network = sum(engine.seconds) if layout == "chain" else engine.seconds[2]
+    assert calls[0] > 1.09 * network and engine.slowdown == pytest.approx(1.0, abs=0.01)
+    assert engine.driver.times.overhead == pytest.approx(calls[0] - network, rel=0.05)
+    for deadline in np.linspace(0.3 * calls[0], 1.5 * calls[0], 60):
+        found = engine.run(x, deadline_s=float(deadline))
+        assert found.exit == 0 or not found.late, "only the first exit may be late"
+        assert found.exit == 2 or deadline < 1.3 * calls[0], "and the look-ahead is not timid"
+
+
+def test_batches_reach_the_latency_loop_and_the_log(engine: Engine, ladder: Ladder, tmp_path: Path) -> None:
+    x = np.repeat(engine.example()[0], 100, 0)
+    governor, *_ = governed(engine, ladder, latency_p90_s=10.0)
+    with EventLog(tmp_path / "events.jsonl", engine) as log:
+        governor.attach()
+        batch = engine.run_batch(x)
+        assert list(governor.latencies) == [batch.seconds / 100] * 64
+        engine.run_batch(x[:3])
+        assert list(governor.latencies)[-4:-3] == [batch.seconds / 100] and len(set(governor.latencies)) == 2
+        assert governor.step().because == "nothing"
+        governor.stop()
+        engine.run_batch(x)
+        assert len(set(governor.latencies)) == 2, "it no longer listens"
+        assert log.error is None
+    windows = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "window"]
+    assert sum(w["n"] for w in windows) == 203 and sum(sum(w["exits"]) for w in windows) == 203
+
+
 def test_slow_down_is_learned_and_deadlines_heed_it(engine: Engine) -> None:
     from edgeexit.engine import backends
     from edgeexit.testing import PacedBackend

@@ -32,7 +32,7 @@ def data() -> OptDigits:
 
 
 @pytest.fixture(scope="module")
-def net(one_thread: None, data: OptDigits) -> Digits:
+def net(data: OptDigits) -> Digits:
     """Three epochs on the training rows; nobody changes it."""
     torch.manual_seed(0)
     module = digits()

@@ -17,7 +17,7 @@ from edgeexit.engine.engine import Engine
 from edgeexit.engine.loading import load
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.policy.scores import SEQUENCE
+from edgeexit.policy.scores import TEXT_SCORES
 from edgeexit.records.base import replay
 from edgeexit.records.transcripts import SequenceRecords, text_number
 from edgeexit.speech.data import SpeechData, is_speech_data, read_speech
@@ -52,7 +52,7 @@ def heard(engine: Engine, i: int) -> dict[str, np.ndarray]:
 
 
 def policies(rows: SequenceRecords) -> list[Policy]:
-    middle = [Threshold(tuple(np.median(rows.scores(s)[:-1], 1).tolist()), s) for s in SEQUENCE]
+    middle = [Threshold(tuple(np.median(rows.scores(s)[:-1], 1).tolist()), s) for s in TEXT_SCORES]
     return [*middle, Threshold((1.0, 1.0), "agreement"), Patience(1), Patience(2), QExit(0.9, "greedy_path")]
 
 
@@ -63,7 +63,7 @@ def test_the_default_needs_no_calibration(engine: Engine) -> None:
 
 def test_engine_decides_as_the_replay(engine: Engine, recording: Recording) -> None:
     rows = recording.rows
-    assert rows.n == N and rows.score_names == SEQUENCE and rows.measure == "WER"
+    assert rows.n == N and rows.score_names == TEXT_SCORES and rows.measure == "WER"
     assert len({len(s) for s in SOUND}) > N // 2
     spread = set()
     for policy in policies(rows):
@@ -107,7 +107,7 @@ def test_scores_ignore_what_stands_in_the_padding() -> None:
         found.see(padded + np.float32(shift) * padded[:, :, ::-1], lengths)
         for i, n in enumerate(lengths):
             alone[i].see(z[i : i + 1, :n] + np.float32(shift) * z[i : i + 1, :n, ::-1], None)
-    for name in SEQUENCE:
+    for name in TEXT_SCORES:
         expected = np.concatenate([a.score(name) for a in alone])
         np.testing.assert_allclose(found.score(name), expected, rtol=1e-6, err_msg=name)
         assert ((expected >= 0) & (expected <= 1)).all()
@@ -121,7 +121,7 @@ def test_an_answer_with_nan_never_stops() -> None:
     scorer.see(z, None)
     first = scorer.labels()
     scorer.see(z, None)
-    assert all(math.isnan(scorer.score(name)[0]) for name in SEQUENCE)
+    assert all(math.isnan(scorer.score(name)[0]) for name in TEXT_SCORES)
     assert not Patience(1).stop([], [first, scorer.labels()]).any()
 
 
@@ -133,7 +133,7 @@ def test_logits_and_probabilities_are_normalised() -> None:
     forms[1].see(np.log(p), None)
     forms[2].see(p, None, "probs")
     forms[3].see(2 * z, None, temperature=2.0)
-    for name in SEQUENCE:
+    for name in TEXT_SCORES:
         for other in forms[1:]:
             np.testing.assert_allclose(forms[0].score(name), other.score(name), rtol=1e-4)
 

@@ -63,20 +63,20 @@ def test_certainties_with_impossible_classes() -> None:
 
 def test_nbest_posterior_by_hand() -> None:
     lp = np.log([[0.6, 0.4], [0.6, 0.4]])
-    assert scores.nbest_posterior(lp, 0, 2) == pytest.approx(0.64)
+    assert scores.nbest_posterior(lp, 0, beam=2) == pytest.approx(0.64)
     three = normalised(np.random.default_rng(3).standard_normal((6, 3)))
     found = np.exp([p for _, p in prefix_beam(three, 0, 5)])
-    assert scores.nbest_posterior(three, 0, 5) == pytest.approx(found.max() / found.sum())
+    assert scores.nbest_posterior(three, 0, beam=5) == pytest.approx(found.max() / found.sum())
     with pytest.raises(DataError, match="at least 2"):
-        scores.nbest_posterior(lp, 0, 1)
+        scores.nbest_posterior(lp, 0, beam=1)
 
 
 def test_hypotheses_of_one_text_are_one() -> None:
     lp = np.log([[0.1, 0.5, 0.4]])  # "a" or "</s>", which is not written
-    assert scores.nbest_posterior(lp, 0, 8) == pytest.approx(0.5)
-    assert scores.nbest_posterior(lp, 0, 8, drop=[2]) == pytest.approx(0.5)
+    assert scores.nbest_posterior(lp, 0, beam=8) == pytest.approx(0.5)
+    assert scores.nbest_posterior(lp, 0, beam=8, drop=[2]) == pytest.approx(0.5)
     lp = np.log([[0.3, 0.3, 0.4]])
-    assert scores.nbest_posterior(lp, 0, 8, drop=[2]) == pytest.approx(0.7)
+    assert scores.nbest_posterior(lp, 0, beam=8, drop=[2]) == pytest.approx(0.7)
 
 
 def _levenshtein(a: list[int], b: list[int]) -> int:

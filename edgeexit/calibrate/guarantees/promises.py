@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,8 +161,7 @@ def _kept(
         certificate = certify(ordered, certifying, asked)
     except Infeasible as e:
         return replace(row, refusal=str(e))
-    policy = certificate.policy
-    assert isinstance(policy, Threshold)
+    policy = cast(Threshold, certificate.policy)  # the candidates are thresholds
     taken = replay(policy, held_out)
     lost = table[taken, np.arange(held_out.n)]
     if asked.accumulated:

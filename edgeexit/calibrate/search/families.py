@@ -12,13 +12,13 @@ from edgeexit.calibrate.search.eero import EERO_SCORE, Mode, eero_policy
 from edgeexit.calibrate.search.front import ParetoFront, Point
 from edgeexit.calibrate.search.pareto import pareto, patience_path, qexit_path
 from edgeexit.errors import Infeasible, PolicyError
-from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.policy.scores import NAMES, SCORES
+from edgeexit.policy.policies import Policy, fixed_exit
+from edgeexit.policy.scores import ANSWER_SCORES, NAMES
 from edgeexit.records.base import Outcome, Rows, outcome, replay
 
 RULES = ("eero", "eero-survivors", "qexit", "patience")
 """Policies that are more than thresholds on the score they are named by."""
-ADAPTIVE = (*SCORES, *(f"shared-{s}" for s in SCORES), *RULES)
+ADAPTIVE = (*ANSWER_SCORES, *(f"shared-{s}" for s in ANSWER_SCORES), *RULES)
 """Policies that look at the outputs; `shared-` is one threshold for all exits, a plain score one for each;
 `eero` is EERO on the margin, its paper's score, and `eero-survivors` spends the budget fully instead of keeping it
 in expectation; `qexit` is Q-exit on max posterior; both on the default score where rows hold transcripts. Where rows
@@ -47,7 +47,7 @@ Chooser = Callable[[float], Choice]
 def families(records: Rows) -> tuple[str, ...]:
     """The adaptive families that these rows allow: those of `ADAPTIVE`, and thresholds on the rows' own scores."""
     known = records.score_names
-    own = [name for name in known if name not in SCORES]
+    own = [name for name in known if name not in ANSWER_SCORES]
     rules = [name for name in ADAPTIVE if name in RULES or name.removeprefix("shared-") in known]
     return (*rules, *own, *(f"shared-{name}" for name in own))
 
@@ -88,9 +88,9 @@ def adaptive(path: ParetoFront, held_out: Rows) -> Chooser:
             point.cost,
             point.accuracy,
             measured[policy],
-            policy.thresholds if isinstance(policy, Threshold) else None,
-            policy.patience if isinstance(policy, Patience) else None,
-            policy.q if isinstance(policy, QExit) else None,
+            getattr(policy, "thresholds", None),
+            getattr(policy, "patience", None),
+            getattr(policy, "q", None),
         )
 
     return choose

@@ -27,7 +27,7 @@ def pareto(
 
     Args:
         records: the design rows.
-        score: a key of `edgeexit.policy.scores.SCORES`.
+        score: of `edgeexit.policy.scores.ANSWER_SCORES`.
         shared: one threshold for all exits instead of one each.
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
 

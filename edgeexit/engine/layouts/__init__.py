@@ -1,4 +1,4 @@
-"""How the artifact layouts are driven: one interface over fused, chain, prefix and all."""
+"""Drivers of the artifact layouts: one interface over fused, chain, prefix and all."""
 
 from __future__ import annotations
 

@@ -1,24 +1,22 @@
-"""What every layout's driver offers, and what they share."""
+"""The interface of a layout's driver, its results, and what drivers share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.manifest import Artifact, Manifest
+from edgeexit.bundle.tasks import RunScorer, task_of
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.decision import Reason
+from edgeexit.engine.stage_times import StageTimes
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.policy.policies import Policy, Threshold, Window
-from edgeexit.policy.scores import SEQUENCE, Kind, uncertainty_score, valid_positions
-from edgeexit.policy.scores import score as score_of
-
-if TYPE_CHECKING:
-    from edgeexit.speech.scorer import Scorer
+from edgeexit.policy.policies import Policy
+from edgeexit.policy.scores import Kind, score_named, valid_positions
 
 Array = NDArray[Any]
 
@@ -42,8 +40,10 @@ class ExitOutput(NamedTuple):
     @property
     def labels(self) -> Array:
         """`(n, ...)` most likely classes; -1 in padding, so that it never differs."""
-        found = np.argmax(self.answer, -1)
-        return found if self.lengths is None else np.where(valid_positions(self.lengths, found.shape[1]), found, -1)
+        classes: Array = np.argmax(self.answer, -1)
+        if self.lengths is None:
+            return classes
+        return np.where(valid_positions(self.lengths, classes.shape[1]), classes, -1)
 
 
 class RunResult(NamedTuple):
@@ -58,6 +58,10 @@ class RunResult(NamedTuple):
     """Of several heads; None = the exit has one."""
     lengths: Array | None = None
     """`(1,)` valid positions of the output; None = all are."""
+    network: float = 0.0
+    """Seconds in the engine library for this input."""
+    others: float = 0.0
+    """Seconds spent on earlier inputs of its stream."""
 
 
 class BatchResult(NamedTuple):
@@ -101,12 +105,10 @@ class AllExitOutputs:
 class Driver(Protocol):
     """One loaded artifact."""
 
-    seconds: tuple[float, ...] | None
-    """What `profile` measured; deadlines look ahead with it."""
+    times: StageTimes
+    """What deadlines look ahead with."""
     kinds: list[Kind]
     """What each exit's answer holds."""
-    slowdown: float
-    """By how much longer everything takes just now, at least 1."""
 
     def fits(self, policy: Policy) -> None:
         """Raise PolicyError unless this artifact can follow the policy."""
@@ -125,12 +127,13 @@ class Driver(Protocol):
 
 
 class Base:
-    """What the layouts share: names, scores and the step-by-step decision over given outputs."""
+    """What the layouts share: names, checks of policies and files, and timing."""
 
     def __init__(
         self, manifest: Manifest, artifact: Artifact, models: Sequence[Runnable], clock: Callable[[], float]
     ) -> None:
         self.manifest, self.artifact, self.models, self.clock = manifest, artifact, models, clock
+        self.task = task_of(manifest)
         self.count = len(manifest.exits)
         self.names = [t.name for t in manifest.feeds]
         self.exit_names = [e.answer.name for e in manifest.exits]
@@ -139,51 +142,28 @@ class Base:
         self.lengths = [e.lengths for e in manifest.exits]
         self.any_uncertain = any(self.uncertain)
         self.kinds: list[Kind] = ["probs" if e.kind == "probs" else "logits" for e in manifest.exits]
-        self.seconds: tuple[float, ...] | None = None
-        self.slowdown = 1.0
+        self.times = StageTimes()
 
     def fits(self, policy: Policy) -> None:
         if policy.exits not in (None, self.count):
             raise PolicyError(f"the policy is made for {policy.exits} exits, {self.manifest.name} has {self.count}")
-        if policy.score in SEQUENCE and self.manifest.speech is None:
+        score = score_named(policy.score or "maxprob")
+        if score.of_text and self.task.scores is None:
             raise PolicyError(
-                f"score {policy.score!r} is of transcripts; {self.manifest.name} says nothing of speech in its manifest"
+                f"score {policy.score!r} is of transcripts; {self.manifest.name} is of task {self.task.name}"
             )
-        if lacking := [e.name for e in self.manifest.exits if not e.gives(policy.score or "maxprob")]:
+        if lacking := [e.name for e in self.manifest.exits if not e.gives(score.name)]:
             raise PolicyError(f"exit {lacking[0]!r} of {self.manifest.name} gives no score {policy.score!r}")
 
     def temperatures(self, policy: Policy) -> tuple[float, ...]:
         return policy.temperatures or self.artifact.temperatures
 
-    def scorer(self, policy: Policy) -> Scorer | None:
-        """The memory of one run, where the policy looks at what exits wrote; None = it need not."""
-        speech = self.manifest.speech
-        if speech is None or not (policy.score in SEQUENCE or policy.needs_labels):
+    def scorer(self, policy: Policy) -> RunScorer | None:
+        """The memory of one run, where the policy looks at what exits wrote; None = it does not."""
+        if self.task.scores is None:
             return None
-        from edgeexit.speech.scorer import Scorer  # here, so that bundles without speech do not load it
-
-        return Scorer(speech)
-
-    def score(self, given: ExitOutput, k: int, name: str, temperature: float, scorer: Scorer | None = None) -> Array:
-        """`(n,)` scores of exit `k`; that the exit gives such a score, `fits` has asked.
-
-        Args:
-            given: what the exit gave.
-            k: the exit.
-            name: of `edgeexit.policy.scores.NAMES`.
-            temperature: of the exit.
-            scorer: the run's, which is shown the exit.
-        """
-        if scorer is not None:
-            scorer.see(given.answer, given.lengths, self.kinds[k], temperature)
-            if name in SEQUENCE:
-                return scorer.score(name)
-        if name == "learned":
-            assert given.learned is not None
-            return given.learned
-        if name == "ensemble":
-            return np.asarray(uncertainty_score(given.uncertainty))
-        return score_of(given.answer, name, kind=self.kinds[k], temperature=temperature, lengths=given.lengths)
+        looks = policy.needs_labels or (policy.score is not None and score_named(policy.score).of_text)
+        return self.task.scorer(self.manifest) if looks else None
 
     def recorded(self, known: Mapping[Any, Array]) -> AllExitOutputs:
         """All exits' tensors, picked by name."""
@@ -217,25 +197,15 @@ class Base:
 
 def one_by_one(driver: Driver, inputs: Sequence[Array], policy: Policy) -> BatchResult:
     """A batch as single inputs, for layouts and models that take one at a time."""
-    found = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
-    told = [f.uncertainty for f in found]
-    counts = [f.lengths for f in found if f.lengths is not None]
+    results = [driver.run([a[i : i + 1] for a in inputs], policy, None) for i in range(len(inputs[0]))]
+    uncertainties = [r.uncertainty for r in results]
+    counts = [r.lengths for r in results if r.lengths is not None]
     return BatchResult(
-        np.array([f.exit for f in found], np.int64),
-        np.concatenate([f.output for f in found]),
-        np.array([f.score for f in found], np.float32),
-        None if all(t is None for t in told) else np.array([np.nan if t is None else t for t in told], np.float32),
+        np.array([r.exit for r in results], np.int64),
+        np.concatenate([r.output for r in results]),
+        np.array([r.score for r in results], np.float32),
+        None
+        if all(u is None for u in uncertainties)
+        else np.array([np.nan if u is None else u for u in uncertainties], np.float32),
         np.concatenate(counts) if counts else None,
     )
-
-
-def forbidden(policy: Policy, k: int) -> bool:
-    """Whether no score lets an input leave at exit `k`, so that none need be computed there."""
-    return isinstance(policy, Threshold) and policy.thresholds[k] == np.inf
-
-
-def stopped(policy: Policy, k: int, score: Any) -> Reason:
-    """Why an input left before the last exit: sure enough, given up, or allowed no deeper."""
-    if isinstance(policy, Window) and score < policy.compared[k][0]:
-        return "rejected"
-    return "forced" if isinstance(policy, Threshold) and policy.thresholds[k] == -np.inf else "confident"

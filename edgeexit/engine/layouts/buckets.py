@@ -9,6 +9,7 @@ import numpy as np
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, BatchResult, RunResult, one_by_one
 from edgeexit.engine.layouts.chain import Chain
+from edgeexit.engine.stage_times import StageTimes
 from edgeexit.errors import DataError
 from edgeexit.policy.policies import Policy
 
@@ -26,8 +27,9 @@ class Buckets:
         self.axis, self.chains = axis, chains
         self.places = [(t.name, t.shape.index(axis) if axis in t.shape else None) for t in manifest.feeds]
         self.kinds = next(iter(chains.values())).kinds
-        self.seconds: tuple[float, ...] | None = None
-        self.slowdown = 1.0
+        self.times = StageTimes()
+        for chain in chains.values():
+            chain.times = self.times
 
     def fits(self, policy: Policy) -> None:
         next(iter(self.chains.values())).fits(policy)
@@ -38,10 +40,10 @@ class Buckets:
         Raises:
             DataError: inputs that are longer than the largest size, or differ in size.
         """
-        found = {a.shape[k] for a, (_, k) in zip(inputs, self.places, strict=True) if k is not None}
-        if len(found) != 1:
-            raise DataError(f"the inputs have {sorted(found)} along axis {self.axis!r}; expected one size for all")
-        (size,) = found
+        sizes = {a.shape[k] for a, (_, k) in zip(inputs, self.places, strict=True) if k is not None}
+        if len(sizes) != 1:
+            raise DataError(f"the inputs have {sorted(sizes)} along axis {self.axis!r}; expected one size for all")
+        (size,) = sizes
         largest = max(self.chains)
         if size > largest:
             names = ", ".join(n for n, k in self.places if k is not None)
@@ -51,7 +53,6 @@ class Buckets:
             )
         bucket = min(n for n in self.chains if n >= size)
         driver = self.chains[bucket]
-        driver.seconds, driver.slowdown = self.seconds, self.slowdown
         if bucket == size:
             return driver, list(inputs)
         return driver, [
@@ -60,16 +61,16 @@ class Buckets:
         ]
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        driver, given = self.padded(inputs)
-        return driver.run(given, policy, left)
+        driver, padded = self.padded(inputs)
+        return driver.run(padded, policy, left)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         return one_by_one(self, inputs, policy)
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
-        driver, given = self.padded(inputs)
-        return driver.all_exits(given)
+        driver, padded = self.padded(inputs)
+        return driver.all_exits(padded)
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
-        driver, given = self.padded(inputs)
-        return driver.profile(given, repeats)
+        driver, padded = self.padded(inputs)
+        return driver.profile(padded, repeats)

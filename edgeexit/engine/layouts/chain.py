@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.manifest import Artifact, Manifest
-from edgeexit.common.finite import finite, sound, unsound_rows
 from edgeexit.engine.backends import Runnable
 from edgeexit.engine.layouts.base import (
     AllExitOutputs,
@@ -18,13 +16,13 @@ from edgeexit.engine.layouts.base import (
     BatchResult,
     ExitOutput,
     RunResult,
-    forbidden,
-    stopped,
 )
-from edgeexit.engine.layouts.memory import Memory, Waiting
-from edgeexit.errors import BundleError, PolicyError
+from edgeexit.engine.layouts.exit_loop import BatchLoop, ExitLoop
+from edgeexit.engine.layouts.memory import StreamMemory, Waiting
+from edgeexit.errors import BundleError
 from edgeexit.policy.policies import Policy
-from edgeexit.policy.scores import SCORES, valid_positions
+
+_ANSWER_ONLY = [None, None, None]
 
 
 class Chain(Base):
@@ -35,15 +33,17 @@ class Chain(Base):
     ) -> None:
         super().__init__(manifest, artifact, models, clock)
         known = list(self.names)
-        self.given_names = {t.name for t in manifest.inputs}
+        self.input_names = {t.name for t in manifest.inputs}
         self.reads: list[list[str]] = []
         for k, model in enumerate(models):
             own = [t.name for t in manifest.exits[k].outputs]
             self.reads.append(self.bound(model, own, known))
             known += model.outputs
-        self.where = [
-            tuple(None if n is None else m.outputs.index(n) for n in names)
-            for m, *names in zip(models, self.exit_names, self.uncertain, self.learned, self.lengths, strict=True)
+        self.where: list[tuple[int, list[int | None]]] = [
+            (m.outputs.index(answer), [None if n is None else m.outputs.index(n) for n in names])
+            for m, answer, *names in zip(
+                models, self.exit_names, self.uncertain, self.learned, self.lengths, strict=True
+            )
         ]
         cuts = manifest.cuts if artifact.cuts is None else artifact.cuts
         self.axes: dict[str, int | None] = {t.name: t.batch_axis for t in (*manifest.feeds, *cuts)}
@@ -53,8 +53,8 @@ class Chain(Base):
             for m, names in zip(models, carried, strict=True)
         ]
         """Per stage, its states' inputs and where among its outputs their next values are."""
-        for k, (names, found) in enumerate(zip(carried, self.carried, strict=True)):
-            if len(found) < len(names):
+        for k, (names, outputs) in enumerate(zip(carried, self.carried, strict=True)):
+            if len(outputs) < len(names):
                 lost = sorted(set(names) - set(models[k].outputs))
                 raise BundleError(f"artifact {artifact.name}: the file of stage {k} gives no state {lost[0]!r}")
         self.owes = [any(self.carried[k:]) for k in range(self.count)]
@@ -68,7 +68,7 @@ class Chain(Base):
         inputs: Sequence[Array],
         policy: Policy,
         left: Callable[[], float] | None,
-        memory: Memory | None = None,
+        memory: StreamMemory | None = None,
     ) -> RunResult:
         """As `Driver.run`; with a memory, the next input of its stream."""
         known = dict(zip(self.names, inputs, strict=True))
@@ -76,51 +76,45 @@ class Chain(Base):
             return self._run(known, policy, left, None)
         before, step = known, memory.steps
         memory.steps += 1
-        found = self._run(known, policy, left, memory)
-        if found.exit < self.count - 1 and self.owes[found.exit + 1]:
-            self._wait(found.exit + 1, Waiting(step, before), memory)
-        return found
+        result = self._run(known, policy, left, memory)
+        if result.exit < self.count - 1 and self.owes[result.exit + 1]:
+            self._wait(result.exit + 1, Waiting(step, before), memory)
+        return result
 
     def _run(
-        self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: Memory | None
+        self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: StreamMemory | None
     ) -> RunResult:
-        scores: list[Any] = []
-        labels: list[Any] = []
-        temperatures = self.temperatures(policy)
-        name = policy.score or "maxprob"
-        last = self.count - 1
-        scorer = self.scorer(policy)
+        loop = ExitLoop(self, policy)
+        clock, network, others = self.clock, 0.0, 0.0
+        outputs: list[Array] = []
         for k, model in enumerate(self.models):
             if memory is None:
-                found = model.run([known[n] for n in self.reads[k]])
-                known.update(zip(model.outputs, found, strict=True))
+                if k:
+                    known.update(zip(self.models[k - 1].outputs, outputs, strict=True))
+                values = [known[n] for n in self.reads[k]]
+                start = clock()
+                outputs = model.run(values)
+                network += clock() - start
             else:
+                before = clock()
                 self.catch_up(k, memory)
-                found = self._carry(k, known, memory)
-            if k < last and left is None and scorer is None and forbidden(policy, k):
-                scores.append(None)
+                start = clock()
+                outputs = self._carry(k, known, memory)
+                others += start - before
+                network += clock() - start
+            if left is None and loop.skips(k):
                 continue
-            given = self.given(found, k)
-            output = given.answer
-            sure = self.score(given, k, name, temperatures[k], scorer)[0]
-            told = None if given.uncertainty is None else float(given.uncertainty[0])
-            if k == last:
-                return RunResult(k, output, float(sure), "last", told, given.lengths)
-            if sure != sure or (name not in SCORES and not sound(given.single, self.kinds[k])):
-                # NaN is below every threshold; what is none must not send an input deeper. The engine refuses it.
-                return RunResult(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
-            scores.append(sure)
-            if policy.needs_labels:  # with the batch axis: without it, a sequence's positions would look like inputs
-                labels.append(given.labels if scorer is None else scorer.labels())
-            if policy.stop(scores, labels):
-                return RunResult(k, output, float(sure), stopped(policy, k, sure), told, given.lengths)
-            if left is not None and self.seconds is not None:
+            output = self.output(outputs, k)
+            reason = loop.decide(output, k)
+            if reason is None and left is not None and self.times.seconds is not None:
                 runs = 1 if memory is None else 1 + len(memory.waiting[k + 1])
-                if self.slowdown * self.seconds[k + 1] * runs > left():
-                    return RunResult(k, output, float(sure), "deadline", told, given.lengths)
+                if self.times.predicted(k + 1, runs) > left():
+                    reason = "deadline"
+            if reason is not None:
+                return loop.result(output, k, reason, network, others)
         raise AssertionError("the last stage answers")
 
-    def catch_up(self, k: int, memory: Memory, most: int | None = None) -> list[tuple[int, ExitOutput]]:
+    def catch_up(self, k: int, memory: StreamMemory, most: int | None = None) -> list[tuple[int, ExitOutput]]:
         """Take inputs that wait for stage `k`, and for those before it, through them, oldest first.
 
         Args:
@@ -137,88 +131,50 @@ class Chain(Base):
         queue, done = memory.waiting[k], []
         for _ in range(len(queue) if most is None else min(most, len(queue))):
             late = queue.popleft()
-            done.append((late.step, self.given(self._carry(k, late.known, memory), k)))
+            done.append((late.step, self.output(self._carry(k, late.known, memory), k)))
             if k < self.count - 1 and self.owes[k + 1]:
                 self._wait(k + 1, late, memory)
         return done
 
-    def _carry(self, k: int, known: dict[str, Array], memory: Memory) -> list[Array]:
+    def _carry(self, k: int, known: dict[str, Array], memory: StreamMemory) -> list[Array]:
         """Run stage `k` on the stream's states; `known` gets its outputs."""
         # Later stages read a state of this one as it was, whenever they get there: so it stays in `known`.
         known.update((name, memory.states[name]) for name, _ in self.carried[k])
         model = self.models[k]
-        found = model.run([known[n] for n in self.reads[k]])
-        memory.states.update((name, found[i]) for name, i in self.carried[k])
-        known.update(zip(model.outputs, found, strict=True))
-        return found
+        outputs = model.run([known[n] for n in self.reads[k]])
+        memory.states.update((name, outputs[i]) for name, i in self.carried[k])
+        known.update(zip(model.outputs, outputs, strict=True))
+        return outputs
 
-    def _wait(self, k: int, late: Waiting, memory: Memory) -> None:
+    def _wait(self, k: int, late: Waiting, memory: StreamMemory) -> None:
         """Keep what stage `k` and those behind it read; where too many wait, the oldest goes through it now."""
         # The caller may fill his arrays anew; what stages gave is ours.
-        kept = {n: a.copy() if n in self.given_names else a for n, a in late.known.items() if n in self.needs[k]}
-        memory.waiting[k].append(Waiting(late.step, kept))
+        values = {n: a.copy() if n in self.input_names else a for n, a in late.known.items() if n in self.needs[k]}
+        memory.waiting[k].append(Waiting(late.step, values))
         if len(memory.waiting[k]) > memory.limit:
             self.catch_up(k, memory, 1)
 
-    def given(self, found: Sequence[Array], k: int) -> ExitOutput:
-        """What exit `k` gives among the outputs of its stage."""
-        answer, *others = self.where[k]
-        assert answer is not None
-        return ExitOutput(found[answer], *(None if i is None else found[i] for i in others))
+    def output(self, outputs: Sequence[Array], k: int) -> ExitOutput:
+        """What exit `k` gives, of its stage's outputs."""
+        answer, others = self.where[k]
+        if others == _ANSWER_ONLY:
+            return ExitOutput(outputs[answer], None, None)
+        return ExitOutput(outputs[answer], *(None if i is None else outputs[i] for i in others))
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
         known = dict(zip(self.names, inputs, strict=True))
-        rows = np.arange(len(inputs[0]))  # inputs still on their way
-        exits = np.full(len(rows), self.count - 1, np.int64)
-        sure = np.full(len(rows), np.nan, np.float32)
-        told = np.full(len(rows), np.nan, np.float32) if self.any_uncertain else None
-        lengths = None if None in self.lengths else np.zeros(len(rows), np.int64)
-        outputs: Array | None = None
-        scores: list[Array] = []
-        labels: list[Array] = []
-        scorer = self.scorer(policy)
+        loop = BatchLoop(self, policy, len(inputs[0]))
         for k, model in enumerate(self.models):
-            found = model.run([known[n] for n in self.reads[k]])
-            given = self.given(found, k)
-            output = given.answer
-            scores.append(self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], scorer))
-            if policy.needs_labels:
-                labels.append(given.labels if scorer is None else scorer.labels())
-            last = k == self.count - 1
-            stop = np.ones(len(rows), bool) if last else np.asarray(policy.stop(scores, labels), bool)
-            stop |= self._unsound(given, k, scores[-1])  # which the engine refuses
-            if outputs is None:
-                outputs = np.empty((len(rows), *output.shape[1:]), output.dtype)
-            if outputs.shape[1:] != output.shape[1:]:
-                raise PolicyError("the exits' outputs differ in shape: run these inputs one by one")
-            done = rows[stop]
-            exits[done], sure[done], outputs[done] = k, scores[-1][stop], output[stop]
-            if told is not None and given.uncertainty is not None:
-                told[done] = given.uncertainty[stop]
-            if lengths is not None and given.lengths is not None:
-                lengths[done] = given.lengths[stop]
-            if stop.all():
+            outputs = model.run([known[n] for n in self.reads[k]])
+            going = loop.decide(self.output(outputs, k), k)
+            if going is None:
                 break
-            known.update(zip(model.outputs, found, strict=True))
+            known.update(zip(model.outputs, outputs, strict=True))
             for name in self.drop[k]:
                 known.pop(name, None)
-            if stop.any():
-                keep = ~stop
-                rows = rows[keep]
-                known = {n: _take(a, keep, self.axes.get(n, 0)) for n, a in known.items()}
-                scores = [s[keep] for s in scores]
-                labels = [s[keep] for s in labels]
-                if scorer is not None:
-                    scorer.keep(keep)
-        assert outputs is not None
-        return BatchResult(exits, outputs, sure, told, lengths)
-
-    def _unsound(self, given: ExitOutput, k: int, sure: Array) -> Array:
-        """`(n,)` inputs whose answer is none, so that it must not send them deeper."""
-        if finite(sure) and finite(given.answer):
-            return np.zeros(len(sure), bool)
-        valid = None if given.lengths is None else valid_positions(given.lengths, given.answer.shape[1])
-        return unsound_rows(given.answer, self.kinds[k], valid) | np.isnan(sure)
+            if not going.all():
+                known = {n: _take(a, going, self.axes.get(n, 0)) for n, a in known.items()}
+        return loop.result()
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         known = dict(zip(self.names, inputs, strict=True))
@@ -226,9 +182,9 @@ class Chain(Base):
         for k, model in enumerate(self.models):
             known.update(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
             seconds.append(self.clock() - start)
-        found = self.recorded(known)
-        found.seconds = seconds
-        return found
+        result = self.recorded(known)
+        result.seconds = seconds
+        return result
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         known = dict(zip(self.names, inputs, strict=True))

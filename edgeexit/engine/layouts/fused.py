@@ -8,9 +8,10 @@ import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
-from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, RunResult, one_by_one, stopped
+from edgeexit.engine.decision import Reason
+from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, RunResult, one_by_one
 from edgeexit.errors import BundleError, DataError, PolicyError
-from edgeexit.policy.policies import Policy, Threshold, Window, fixed_exit
+from edgeexit.policy.policies import Policy, fixed_exit
 
 
 class Fused(Base):
@@ -24,12 +25,12 @@ class Fused(Base):
         contract += ["exit_uncertainty"] * self.any_uncertain + ["exit_lengths"] * (None not in self.lengths)
         self.reads = self.bound(models[0], contract, [*self.names, "exit_thresholds"])
         self.picks = [models[0].outputs.index(n) for n in contract]
+        self._latest: tuple[Policy, tuple[np.float32, ...], Array] | None = None
         self.order = [self.names.index(n) if n in self.names else len(self.names) for n in self.reads]
 
     def fits(self, policy: Policy) -> None:
         super().fits(policy)
-        # With one exit nothing is compared in the graph, so a policy may reject answers outside it.
-        if not isinstance(policy, Threshold) and not (isinstance(policy, Window) and self.count == 1):
+        if policy.graph_thresholds is None:
             raise PolicyError(f"policy {policy.kind!r} needs layout chain; a fused graph compares thresholds only")
         if policy.score != self.artifact.score:
             raise PolicyError(
@@ -46,32 +47,43 @@ class Fused(Base):
         """Thresholds that answer at exit `k` whatever the scores."""
         return np.array(fixed_exit(k, self.count).compared, np.float32)
 
+    def thresholds(self, policy: Policy) -> tuple[tuple[np.float32, ...], Array]:
+        """What a policy compares, and the same as an array, which must not be written to."""
+        latest = self._latest
+        if latest is None or latest[0] is not policy:
+            compared = policy.graph_thresholds or ()
+            self._latest = latest = policy, compared, np.array(compared, np.float32)
+        return latest[1], latest[2]
+
     def call(self, inputs: Sequence[Array], thresholds: Array) -> tuple[int, Array, float, float | None, Array | None]:
         """Exit, output, score, uncertainty, lengths."""
         values = [*inputs, thresholds]
-        found = self.models[0].run([values[i] for i in self.order])
-        output, index, sure, *told = (found[i] for i in self.picks)
+        outputs = self.models[0].run([values[i] for i in self.order])
+        output, index, score, *extras = (outputs[i] for i in self.picks)
         k = int(index.item())  # ONNX gives scalars, TFLite arrays of one
         if not 0 <= k < self.count:
             raise BundleError(f"artifact {self.artifact.name}: the graph answered at exit {k} of {self.count}")
-        lengths = None if None in self.lengths else told[-1]
-        return k, output, float(sure.item()), None if self.uncertain[k] is None else float(told[0]), lengths
+        lengths = None if None in self.lengths else extras[-1]
+        return k, output, float(score.item()), None if self.uncertain[k] is None else float(extras[0]), lengths
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        compared = policy.compared if isinstance(policy, Threshold) else ()
-        thresholds = np.array(compared, np.float32)
+        compared, thresholds = self.thresholds(policy)
         most = self.count - 1
-        if left is not None and self.seconds is not None:
-            time_left = left() / self.slowdown
+        if left is not None and self.times.seconds is not None:
+            time_left = left()
             # One call cannot be stopped half-way, so the deepest exit that fits is forced beforehand.
-            most = max((k for k, s in enumerate(self.seconds) if s <= time_left), default=0)
+            most = max((k for k in range(self.count) if self.times.predicted(k) <= time_left), default=0)
+            thresholds = thresholds.copy()
             thresholds[most:] = -np.inf
-        k, output, sure, told, lengths = self.call(inputs, thresholds)
+        start = self.clock()
+        k, output, score, uncertainty, lengths = self.call(inputs, thresholds)
+        network = self.clock() - start
         if k and (k > most or -np.inf in compared[:k]):
             raise self.passed(next(j for j in range(k) if j == most or compared[j] == -np.inf), k)
-        if k == most < self.count - 1 and not sure >= compared[k]:
-            return RunResult(k, output, sure, "deadline", told, lengths)
-        return RunResult(k, output, sure, "last" if k == self.count - 1 else stopped(policy, k, sure), told, lengths)
+        reason: Reason = "last" if k == self.count - 1 else policy.reason(k, score)
+        if k == most < self.count - 1 and not score >= compared[k]:
+            reason = "deadline"
+        return RunResult(k, output, score, reason, uncertainty, lengths, network)
 
     def passed(self, k: int, answering: int) -> DataError:
         """The error for a graph that went on from exit `k`, which answers always: only a NaN is below -inf."""
@@ -86,19 +98,19 @@ class Fused(Base):
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         scores: list[Array] = []
-        found = AllExitOutputs([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
+        result = AllExitOutputs([], [], [None] * self.count, scores, lengths=None if None in self.lengths else [])
         for k in range(self.count):
             thresholds = self.forced(k)
             rows = [self.call([a[i : i + 1] for a in inputs], thresholds) for i in range(len(inputs[0]))]
             if passed := [r[0] for r in rows if r[0] != k]:
                 raise self.passed(k, passed[0])
-            told = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
-            found.outputs.append(np.concatenate([r[1] for r in rows]))
-            found.uncertainties.append(told)
-            if found.lengths is not None:
-                found.lengths.append(np.concatenate([r[4] for r in rows]))
+            uncertainties = None if self.uncertain[k] is None else np.array([r[3] for r in rows], np.float32)
+            result.outputs.append(np.concatenate([r[1] for r in rows]))
+            result.uncertainties.append(uncertainties)
+            if result.lengths is not None:
+                result.lengths.append(np.concatenate([r[4] for r in rows]))
             scores.append(np.array([r[2] for r in rows], np.float32))
-        return found
+        return result
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> tuple[float, ...]:
         spent = []

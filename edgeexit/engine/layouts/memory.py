@@ -1,4 +1,4 @@
-"""What a chain carries from one input of a stream to the next: its states, and inputs that deeper stages still owe."""
+"""Memory of a stream through a chain: states, and inputs that deeper stages have not seen yet."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Waiting(NamedTuple):
 
 
 @dataclass
-class Memory:
-    """One stream's. Inputs that left early are kept until the stages that they skipped are needed again."""
+class StreamMemory:
+    """Memory of one stream. Inputs that left early wait until the stages that they skipped are needed again."""
 
     states: dict[str, Array]
     """What every state holds, by the name of its input."""
@@ -38,7 +38,7 @@ class Memory:
     """Inputs so far."""
 
     @classmethod
-    def fresh(cls, states: Sequence[StateSpec], stages: int, limit: int) -> Memory:
+    def fresh(cls, states: Sequence[StateSpec], stages: int, limit: int) -> StreamMemory:
         """A stream that has seen nothing: states of zeros."""
         return cls(
             {s.input.name: np.zeros([int(a) for a in s.input.shape], s.input.dtype) for s in states},

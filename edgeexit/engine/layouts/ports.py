@@ -1,4 +1,4 @@
-"""Arrays as the network has them, from and to what an artifact's files take: other axes, quantized numbers."""
+"""Ports: conversion between the network's arrays and those of an artifact's files (order of axes, quantization)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Ported:
         self._out_of = [(i, out_of(known[n], dtypes[n])) for i, n in enumerate(self.outputs) if n in known]
 
     def run(self, values: Sequence[Array]) -> list[Array]:
-        given = list(values)
+        inputs = list(values)
         for i, change in self._into:
-            given[i] = change(given[i])
-        found = list(self.model.run(given))
+            inputs[i] = change(inputs[i])
+        outputs = list(self.model.run(inputs))
         for i, change in self._out_of:
-            found[i] = change(found[i])
-        return found
+            outputs[i] = change(outputs[i])
+        return outputs
 
 
 def into(port: Port) -> Callable[[Array], Array]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.engine.backends import Runnable
+from edgeexit.engine.decision import Reason
 from edgeexit.engine.layouts.base import AllExitOutputs, Array, Base, BatchResult, ExitOutput, RunResult
+from edgeexit.engine.layouts.exit_loop import Scoring
 from edgeexit.errors import PolicyError
-from edgeexit.policy.policies import Policy, Threshold
+from edgeexit.policy.policies import Policy
 
 
 class Prefix(Base):
@@ -30,13 +32,8 @@ class Prefix(Base):
             raise PolicyError(
                 "agreement compares two exits, and layout prefix runs one: use another score or layout chain"
             )
-        if self.fixed(policy) is None:
+        if policy.fixed is None:
             raise PolicyError("layout prefix holds every exit as a network of its own; it answers at a fixed exit only")
-
-    def fixed(self, policy: Policy) -> int | None:
-        if isinstance(policy, Threshold) and all(abs(t) == np.inf for t in policy.thresholds):
-            return next((k for k, t in enumerate(policy.thresholds) if t < 0), self.count - 1)
-        return None
 
     def call(self, inputs: Sequence[Array], k: int) -> dict[str | None, Array]:
         """What exit `k` gives, by name."""
@@ -44,27 +41,28 @@ class Prefix(Base):
         model = self.models[k]
         return dict(zip(model.outputs, model.run([known[n] for n in self.reads[k]]), strict=True))
 
-    def answered(self, inputs: Sequence[Array], k: int, policy: Policy) -> tuple[ExitOutput, Array]:
+    def scored(self, outputs: Mapping[str | None, Array], k: int, policy: Policy) -> tuple[ExitOutput, Array]:
         """What exit `k` gives, and its scores `(n,)`."""
-        found = self.call(inputs, k)
-        others = (found.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
-        given = ExitOutput(found[self.exit_names[k]], *others)
-        return given, self.score(given, k, policy.score or "maxprob", self.temperatures(policy)[k], self.scorer(policy))
+        others = (outputs.get(names[k]) for names in (self.uncertain, self.learned, self.lengths))
+        output = ExitOutput(outputs[self.exit_names[k]], *others)
+        return output, Scoring(self, policy).score(output, k)
 
     def run(self, inputs: Sequence[Array], policy: Policy, left: Callable[[], float] | None) -> RunResult:
-        k = self.fixed(policy)
+        k = policy.fixed
         assert k is not None
-        given, sure = self.answered(inputs, k, policy)
-        told = None if given.uncertainty is None else float(given.uncertainty[0])
-        return RunResult(
-            k, given.answer, float(sure[0]), "last" if k == self.count - 1 else "forced", told, given.lengths
-        )
+        start = self.clock()
+        outputs = self.call(inputs, k)
+        network = self.clock() - start
+        output, scores = self.scored(outputs, k, policy)
+        uncertainty = None if output.uncertainty is None else float(output.uncertainty[0])
+        reason: Reason = "last" if k == self.count - 1 else "forced"
+        return RunResult(k, output.answer, float(scores[0]), reason, uncertainty, output.lengths, network)
 
     def run_batch(self, inputs: Sequence[Array], policy: Policy) -> BatchResult:
-        k = self.fixed(policy)
+        k = policy.fixed
         assert k is not None
-        given, sure = self.answered(inputs, k, policy)
-        return BatchResult(np.full(len(sure), k, np.int64), given.answer, sure, given.uncertainty, given.lengths)
+        output, scores = self.scored(self.call(inputs, k), k, policy)
+        return BatchResult(np.full(len(scores), k, np.int64), output.answer, scores, output.uncertainty, output.lengths)
 
     def all_exits(self, inputs: Sequence[Array]) -> AllExitOutputs:
         known: dict[str | None, Array] = {}

@@ -14,8 +14,7 @@ from edgeexit.common.files import npz_bytes
 from edgeexit.common.finite import check_input, named, sound
 from edgeexit.errors import DataError, ModelError
 from edgeexit.policy.policies import Threshold
-from edgeexit.policy.scores import Kind, uncertainty_score
-from edgeexit.policy.scores import score as score_of
+from edgeexit.policy.scores import Kind, score_named
 from edgeexit.records.classification import exits_taken
 from edgeexit_exporters.analysis.probe import Probe
 from edgeexit_exporters.source import inputs as examples
@@ -149,13 +148,12 @@ def vectors(
 
 def exit_scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
     """`(n,)` scores of an exit at temperature 1, from its tensors by name."""
-    if score == "learned" and exit.learned is not None:
-        return np.asarray(found[exit.learned], np.float32)
-    if score == "ensemble" and exit.uncertainty is not None:
-        return np.asarray(uncertainty_score(found[exit.uncertainty]), np.float32)
+    row = score_named(score)
+    if row.needs != "answer":
+        return np.asarray(row.compute(found[getattr(exit, row.needs)]), np.float32)
     lengths = None if exit.lengths is None else found[exit.lengths]
     kind: Kind = "probs" if exit.kind == "probs" else "logits"
-    return score_of(found[exit.answer.name], score, kind=kind, lengths=lengths)
+    return row.of_answer(found[exit.answer.name], kind, 1.0, lengths)
 
 
 def _between(scores: NDArray[np.float32]) -> float:

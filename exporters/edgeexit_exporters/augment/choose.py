@@ -109,7 +109,7 @@ def choose(
         scored: rows to choose on; heads must not have been fitted on them.
         drop: accuracy that may be lost against the untouched model, in [0, 1).
         most: exits before the model's own answer, at least 1.
-        score: what thresholds compare; of `edgeexit.policy.scores.SCORES`.
+        score: what thresholds compare; of `edgeexit.policy.scores.ANSWER_SCORES`.
         beam: see `BEAM`.
         progress: called with subsets tried and to try.
 

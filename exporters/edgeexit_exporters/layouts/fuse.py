@@ -6,7 +6,7 @@ The contract (inputs, outputs, stopping rule) is written in `docs/bundle-format.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeexit.bundle.manifest import ExitSpec
 from edgeexit.errors import ModelError
+from edgeexit.policy.scores import score_named
 from edgeexit_exporters.onnx.graph import constant
 from edgeexit_exporters.onnx.names import FUSED, all_names, free_name
 from edgeexit_exporters.onnx.serialize import finish, strip_shapes
@@ -65,7 +66,7 @@ def fused(model: ir.Model, stages: Sequence[Stage], exits: Sequence[ExitSpec], s
         model: the whole network; left as it is.
         stages: its stages.
         exits: what each exit gives; all of one dtype and class count.
-        score: one of `edgeexit.policy.scores.NAMES`.
+        score: one of `edgeexit.policy.scores.GRAPH_SCORES`.
 
     Raises:
         ModelError: outputs that do not fit one output tensor, or a name that is taken.
@@ -119,7 +120,7 @@ def _scope(
 ) -> tuple[_Body, list[ir.Value]]:
     """Stage k, its decision and everything behind it; `scope` holds what is visible here by name."""
     spec = exits[k]
-    learned = spec.learned if score == "learned" else None
+    learned = spec.learned if score_named(score).needs == "learned" else None
     extras = [n for n in (spec.uncertainty, learned, spec.lengths) if n is not None]
     body = _stage(model, stages[k], [spec.answer.name, *extras], scope, k)
     answer = scope[stages[k].exit]
@@ -203,39 +204,86 @@ def _score(
     Reductions run over all axes, written without an axes argument: that form is the same in every opset.
     """
     temperature = body.weight(f"{TEMPERATURE}{k}", np.array(1, np.float32))
-    if score == "learned" and spec.learned is not None:
-        return body.op("ReduceMean", extras[spec.learned], keepdims=0)
-    if score == "ensemble" and spec.uncertainty is not None:
-        one = body.weight(f"edgeexit_one_{k}", np.array(1, np.float32))
-        return body.op("Sub", one, body.op("ReduceMean", extras[spec.uncertainty], keepdims=0))
-    shape = spec.answer.shape
-    classes = int(shape[-1])
-    z = answer if spec.answer.dtype == "float32" else body.op("Cast", answer, to=int(ir.DataType.FLOAT))
-    if spec.kind == "probs":
-        z = body.op("Log", body.op("Max", z, body.weight(f"edgeexit_tiny_{k}", np.array(1e-30, np.float32))))
-    z = body.op("Div", z, temperature)
-    valid = None if spec.lengths is None else _Valid(body, answer, extras[spec.lengths], k)
+    needs = score_named(score).needs
+    if needs != "answer":
+        return BUILDERS[score](_Head(body, extras[getattr(spec, needs)], k))
+    return BUILDERS[score](_Logits(body, answer, spec, k, temperature, extras))
 
-    def mean(values: ir.Value, width: int) -> ir.Value:
-        return body.op("ReduceMean", values, keepdims=0) if valid is None else valid.mean(values, width)
 
-    if score == "entropy":
-        ln_p = body.op("LogSoftmax", z, axis=-1)
-        doubt = mean(body.op("Mul", body.op("Exp", ln_p), ln_p), classes)
-        scale = body.weight(f"edgeexit_entropy_{k}", np.array(classes / math.log(classes), np.float32))
-        one = body.weight(f"edgeexit_one_{k}", np.array(1, np.float32))
-        if valid is not None:
-            one = body.op("Min", valid.count, one)
-        return body.op("Add", body.op("Mul", doubt, scale), one)
-    p = body.op("Softmax", z, axis=-1)
-    if score == "maxprob" and len(shape) == 2:
-        return body.op("ReduceMax", p, keepdims=0)
-    count = 1 if score == "maxprob" else 2
-    top = body.op("TopK", p, body.weight(f"edgeexit_top_{k}", np.array([count], np.int64)), axis=-1, outputs=2)
-    if score == "maxprob":
-        return mean(top, 1)
-    signs = body.weight(f"edgeexit_signs_{k}", np.array([2, -2], np.float32))  # twice, as the mean is over both
-    return mean(body.op("Mul", top, signs), 2)
+class _Head:
+    """An exit's output beside its answer, as the scores of `HEAD_SCORES` take it."""
+
+    def __init__(self, body: _Body, value: ir.Value, k: int) -> None:
+        self.body, self.value, self.k = body, value, k
+
+
+class _Logits:
+    """An answer's logits over the temperature, as the scores of `ANSWER_SCORES` take them."""
+
+    def __init__(
+        self, body: _Body, answer: ir.Value, spec: ExitSpec, k: int, temperature: ir.Value,
+        extras: Mapping[str, ir.Value],
+    ) -> None:  # fmt: skip
+        self.body, self.k = body, k
+        self.classes, self.positions = int(spec.answer.shape[-1]), len(spec.answer.shape) > 2
+        z = answer if spec.answer.dtype == "float32" else body.op("Cast", answer, to=int(ir.DataType.FLOAT))
+        if spec.kind == "probs":
+            z = body.op("Log", body.op("Max", z, body.weight(f"edgeexit_tiny_{k}", np.array(1e-30, np.float32))))
+        self.z = body.op("Div", z, temperature)
+        self.valid = None if spec.lengths is None else _Valid(body, answer, extras[spec.lengths], k)
+
+    def mean(self, values: ir.Value, width: int) -> ir.Value:
+        """Of `(1, ..., width)`, over the valid positions."""
+        return self.body.op("ReduceMean", values, keepdims=0) if self.valid is None else self.valid.mean(values, width)
+
+    def top(self, count: int) -> ir.Value:
+        """The largest probabilities `(1, ..., count)`."""
+        p = self.body.op("Softmax", self.z, axis=-1)
+        number = self.body.weight(f"edgeexit_top_{self.k}", np.array([count], np.int64))
+        return self.body.op("TopK", p, number, axis=-1, outputs=2)
+
+
+def _maxprob(s: _Logits) -> ir.Value:
+    if s.positions:
+        return s.mean(s.top(1), 1)
+    return s.body.op("ReduceMax", s.body.op("Softmax", s.z, axis=-1), keepdims=0)
+
+
+def _entropy(s: _Logits) -> ir.Value:
+    body, k = s.body, s.k
+    ln_p = body.op("LogSoftmax", s.z, axis=-1)
+    doubt = s.mean(body.op("Mul", body.op("Exp", ln_p), ln_p), s.classes)
+    scale = body.weight(f"edgeexit_entropy_{k}", np.array(s.classes / math.log(s.classes), np.float32))
+    one = body.weight(f"edgeexit_one_{k}", np.array(1, np.float32))
+    if s.valid is not None:
+        one = body.op("Min", s.valid.count, one)
+    return body.op("Add", body.op("Mul", doubt, scale), one)
+
+
+def _margin(s: _Logits) -> ir.Value:
+    top = s.top(2)
+    signs = s.body.weight(f"edgeexit_signs_{s.k}", np.array([2, -2], np.float32))  # twice, as the mean is over both
+    return s.mean(s.body.op("Mul", top, signs), 2)
+
+
+def _learned(s: _Head) -> ir.Value:
+    return s.body.op("ReduceMean", s.value, keepdims=0)
+
+
+def _ensemble(s: _Head) -> ir.Value:
+    one = s.body.weight(f"edgeexit_one_{s.k}", np.array(1, np.float32))
+    return s.body.op("Sub", one, s.body.op("ReduceMean", s.value, keepdims=0))
+
+
+BUILDERS: dict[str, Callable[[Any], ir.Value]] = {
+    "maxprob": _maxprob,
+    "entropy": _entropy,
+    "margin": _margin,
+    "learned": _learned,
+    "ensemble": _ensemble,
+}
+"""Name of an `edgeexit.policy.scores.Score` that a graph can hold -> what adds its nodes, from `_Logits` where it needs
+the answer, else from `_Head`."""
 
 
 class _Valid:

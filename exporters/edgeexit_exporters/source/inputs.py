@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.length_inputs import length_inputs as counting
 from edgeexit.bundle.manifest import DTYPES, TensorSpec
 from edgeexit.errors import DataError, ModelError
 
 DEFAULT_FREE_SIZE = 16
-_LENGTHS = re.compile(r"(?:(?P<of>.+)_)?len(?:s|gth|gths)?", re.IGNORECASE)
 _SPEC = re.compile(r"\s*(?:(?P<name>[^:\[\]]+):)?\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
 
 
@@ -135,27 +135,11 @@ def make_inputs(
 
 
 def length_inputs(inputs: Sequence[InputSpec]) -> dict[str, str]:
-    """Inputs that say how much of another one is not padding -> the free axis that they count along.
-
-    They are whole numbers `(batch,)` called `lengths`, `lens` or the like, or `x_lens` beside the input `x`, and there
-    is one free axis that they can mean: that of `x`, or the only one of all.
-    """
-    axes = {s.tensor.name: [a for a in s.tensor.shape[1:] if isinstance(a, str)] for s in inputs}
-    found = {}
-    for spec in inputs:
-        name = spec.tensor.name
-        match = _LENGTHS.fullmatch(name)
-        if (
-            match is None
-            or spec.state
-            or len(spec.tensor.shape) != 1
-            or not spec.tensor.dtype.startswith(("int", "uint"))
-        ):
-            continue
-        own = dict.fromkeys(axes.get(match["of"] or "") or [a for names in axes.values() for a in names])
-        if len(own) == 1:
-            found[name] = next(iter(own))
-    return found
+    """Inputs that say how much of another one is not padding -> the free axis that they count along."""
+    tensors = {s.tensor.name: s.tensor for s in inputs}
+    states = {s.tensor.name for s in inputs if s.state}
+    axes = {n: tensors[of].shape[k] for n, (of, k) in counting(list(tensors.values())).items() if n not in states}
+    return {n: axis for n, axis in axes.items() if isinstance(axis, str)}
 
 
 def one_at_a_time(inputs: Sequence[InputSpec], states: Sequence[str]) -> tuple[InputSpec, ...]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.errors import ModelError
-from edgeexit.policy.policies import Threshold
 from edgeexit_exporters.tflite.file.arena import memory
 from edgeexit_exporters.tflite.file.checked import indices, text
 from edgeexit_exporters.tflite.file.flatbuffer import Model, read
@@ -115,8 +114,9 @@ def c_source_of(bundle: Bundle) -> CSource:
     exits = len(bundle.manifest.exits)
     thresholds: tuple[float, ...] = (math.inf,) * (exits - 1)
     point = bundle.default_point(artifact.name)
-    if point is not None and isinstance(point.policy, Threshold) and point.policy.score == artifact.score:
-        thresholds = tuple(float(t) for t in point.policy.compared)
+    compared = None if point is None or point.policy.score != artifact.score else point.policy.graph_thresholds
+    if compared is not None:
+        thresholds = tuple(float(t) for t in compared)
     needed = memory(data)
     name = re.sub(r"[^a-z0-9_]+", "_", bundle.manifest.name.lower())
     name = name if name[:1].isalpha() else f"net_{name}"

@@ -54,7 +54,7 @@ def fuse(
         chain: a .tflite with the signatures `stage_0` to `stage_<K-1>`, whose inputs and outputs are called like the
             model's inputs, exits and cuts.
         exits: the output of each stage that is its exit's answer, shallow to deep.
-        score: one of `score_ops.SCORES`.
+        score: one of `score_ops.BUILDERS`.
         kinds: what each exit holds; all logits where missing.
         temperatures: divisors of the logits; all 1 where missing.
 

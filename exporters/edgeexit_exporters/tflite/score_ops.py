@@ -31,11 +31,11 @@ def check_score(name: str) -> None:
         PolicyError: no score of that name.
         ModelError: the network's heads give it.
     """
-    scores.check_name(name)
-    if name not in SCORES:
+    scores.score_named(name)
+    if name not in BUILDERS:
         raise ModelError(
             f"score {name!r} is an output of the network, and a fused .tflite has one output per exit; "
-            f"use --layouts chain, or one of {', '.join(SCORES)}"
+            f"use --layouts chain, or one of {', '.join(BUILDERS)}"
         )
 
 
@@ -45,7 +45,7 @@ def add_score(scope: Scope, answer: int, name: str, kind: scores.Kind, k: int, t
     Args:
         scope: the subgraph that holds the answer.
         answer: a float32 tensor `(1, ..., classes)`.
-        name: one of `SCORES`.
+        name: one of `BUILDERS`.
         kind: whether the answer holds logits or probabilities.
         k: which exit; names its temperature.
         temperature: divides the logits.
@@ -68,7 +68,7 @@ def add_score(scope: Scope, answer: int, name: str, kind: scores.Kind, k: int, t
             zero = scope.add("MUL", [answer, scope.constant("zero", [0])], axes)
             z = scope.add("ADD", [z, zero], axes)
     divisor = scope.constant(f"{TEMPERATURE}{k}", [temperature], own=True)
-    score = SCORES[name](_Logits(scope, z, divisor, finite))
+    score = BUILDERS[name](_Logits(scope, z, divisor, finite))
     if len(axes) > 2:
         places = scope.constant("positions", list(range(1, len(axes) - 1)), np.int32)
         score = scope.add("MEAN", [score, places], axes[:1], keepDims=False)
@@ -157,4 +157,5 @@ def _margin(s: _Logits) -> int:
     return s.small("DIV", s.small("MUL", gap, s.peak), s.total)
 
 
-SCORES = {"maxprob": _maxprob, "entropy": _entropy, "margin": _margin}
+BUILDERS = {"maxprob": _maxprob, "entropy": _entropy, "margin": _margin}
+"""Name of an `edgeexit.policy.scores.Score` that needs the answer -> what adds its operators."""

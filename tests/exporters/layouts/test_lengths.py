@@ -15,7 +15,7 @@ from edgeexit import Threshold, fixed_exit
 from edgeexit.bench.verify import verify
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import BundleError, DataError, ModelError
-from edgeexit.policy.scores import SCORES, score
+from edgeexit.policy.scores import ANSWER_SCORES, score
 from edgeexit.records.classification import Records
 from edgeexit_exporters.plan import Forms
 
@@ -95,7 +95,21 @@ def test_a_padded_input_is_answered_in_its_valid_positions(bundle: edgeexit.Bund
         np.testing.assert_allclose(many.outputs[3, : many.lengths[3]], alone(x, 3)[k], atol=2e-5)
 
 
-@pytest.mark.parametrize("name", list(SCORES))
+@pytest.mark.parametrize("layout", ["fused", "chain", "prefix"])
+def test_lengths_beyond_the_input_are_refused(bundle: edgeexit.Bundle, layout: str) -> None:
+    x = rows()
+    x["x_lens"][7] = TIME + 3
+    engine = edgeexit.load(bundle, artifact=layout, warmup=0)
+    for call, row in (
+        (lambda: engine.run(one(x, 7)), 0),
+        (lambda: engine.run_batch(x), 7),
+        (lambda: engine.record(x), 7),
+    ):
+        with pytest.raises(DataError, match=rf"'x_lens' is 19 for row {row}, and input 'x' has 16 along axis 1"):
+            call()
+
+
+@pytest.mark.parametrize("name", list(ANSWER_SCORES))
 def test_scores_in_the_graph_and_in_numpy_are_the_same_whatever_the_padding_holds(name: str, tmp_path: Path) -> None:
     made = edgeexit.export(Frames(), tmp_path / "b.edgeexit", score=name, layouts=["fused", "chain"])
     x, other = rows(), rows(seed=1)

@@ -18,7 +18,7 @@ from edgeexit.errors import ModelError, PolicyError
 from edgeexit.policy import scores
 from edgeexit_exporters.tflite import fuse
 from edgeexit_exporters.tflite.file import flatbuffer, signatures
-from edgeexit_exporters.tflite.score_ops import SCORES
+from edgeexit_exporters.tflite.score_ops import BUILDERS
 
 PRECISIONS = ("float", "int8")
 Answer = tuple[NDArray[np.float32], int, float]
@@ -70,7 +70,7 @@ def forced(k: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("score", list(SCORES))
+@pytest.mark.parametrize("score", list(BUILDERS))
 def test_every_exit_is_bit_equal_to_the_chain(precision: str, score: str) -> None:
     run = litert(fuse.fuse(chain(precision), EXITS, score))
     for image in images(6):
@@ -84,7 +84,7 @@ def test_every_exit_is_bit_equal_to_the_chain(precision: str, score: str) -> Non
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("score", list(SCORES))
+@pytest.mark.parametrize("score", list(BUILDERS))
 def test_random_thresholds_leave_where_the_rule_says(precision: str, score: str) -> None:
     run = litert(fuse.fuse(chain(precision), EXITS, score))
     dice = np.random.default_rng(3)
@@ -143,7 +143,7 @@ def _rows(axes: tuple[int, ...], kind: scores.Kind) -> list[NDArray[np.float32]]
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-@pytest.mark.parametrize("score", list(SCORES))
+@pytest.mark.parametrize("score", list(BUILDERS))
 @pytest.mark.parametrize("kind", ["logits", "probs"])
 @pytest.mark.parametrize("axes", [(1, 5), (1, 3, 5), (1, 2)])
 def test_scores_are_those_of_the_library_on_every_kernel_set_and_nan_goes_on(
@@ -176,7 +176,7 @@ def test_one_exit_has_no_thresholds_and_says_0(engine: str) -> None:
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
 @pytest.mark.parametrize("kind", ["logits", "probs"])
 def test_integer_answers_are_dequantized(engine: str, dtype: str, kind: scores.Kind) -> None:
-    for score in SCORES:
+    for score in BUILDERS:
         run = ENGINES[engine](fuse.fuse(passing_chain((1, 4), dtype=dtype), ["y0", "y1"], score, kinds=[kind] * 2))
         row = np.array([[3, 9, 4, 7]], dtype)
         real = (row.astype(np.float32) - (0 if dtype == "int16" else 3)) * np.float32(0.25)
