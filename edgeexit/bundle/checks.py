@@ -30,6 +30,9 @@ def check_parts(m: Manifest, at: str) -> None:
         for t in m.cuts:
             if t.batch_axis is not None and t.batch_axis >= len(t.shape):
                 raise BundleError(f"{at}: cut {t.name!r:.60} has {len(t.shape)} axes, its batch_axis is {t.batch_axis}")
+    for state in m.states:
+        if (numbers := math.prod(a for a in state.input.shape if isinstance(a, int))) > MAX_STATE:
+            raise BundleError(f"{at}: state {state.input.name!r:.60} has {numbers} numbers; expected up to {MAX_STATE}")
     tensors = [*m.tensors, *m.cuts]
     for what, names in (
         ("tensor", [t.name for t in tensors]),
@@ -42,9 +45,6 @@ def check_parts(m: Manifest, at: str) -> None:
         if twice and not (what == "tensor" and _say_the_same(tensors, twice)):
             raise BundleError(f"{at}: {what} {sorted(twice)[0]!r:.60} stands twice")
     known = {t.name for t in m.feeds}
-    for state in m.states:
-        if (numbers := math.prod(a for a in state.input.shape if isinstance(a, int))) > MAX_STATE:
-            raise BundleError(f"{at}: state {state.input.name!r:.60} has {numbers} numbers; expected up to {MAX_STATE}")
     if m.states and m.batch != "one":
         raise BundleError(f"{at}: a network with states takes one input per call, batch is {m.batch!r}")
     for k, (stage, e) in enumerate(zip(m.stages, m.exits, strict=True)):

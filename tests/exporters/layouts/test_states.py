@@ -166,10 +166,7 @@ def test_manifests_with_states_are_read_back_and_checked(exported: tuple[nn.Modu
     assert to_json(from_json(data)) == data
     for change, message in (
         (lambda d: d.update(batch="dynamic"), "one input per call"),
-        (
-            lambda d: d["stages"][0]["states"][0]["input"]["shape"].__setitem__(-1, "free"),
-            r"input\.shape\[\d\]: expected a whole",
-        ),
+        (lambda d: d["stages"][0]["states"][0]["input"]["shape"].__setitem__(-1, "free"), "expected a whole number"),
         (lambda d: d["stages"][0]["states"][0]["input"].update(shape=[1, 1 << 40]), "numbers"),
         (lambda d: d["stages"][0]["states"][0].update(output="nowhere"), "nowhere"),
         (lambda d: d["stages"][0]["states"].append(d["stages"][-1]["states"].pop()), "."),
