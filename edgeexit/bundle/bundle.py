@@ -28,6 +28,7 @@ from edgeexit.bundle.files import describe as describe
 from edgeexit.bundle.files import write_into as write_into
 from edgeexit.bundle.manifest import FileSpec, Manifest
 from edgeexit.bundle.merging import check_unchanged, merged
+from edgeexit.bundle.shipped import is_shipped, locate, shipped_names
 from edgeexit.common import files
 from edgeexit.common.locking import folder_lock, is_locked
 from edgeexit.errors import BundleError, PolicyError
@@ -52,15 +53,15 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """Open a bundle folder, or a ``.zip`` of one.
+        """Open a bundle folder, a ``.zip`` of one, or a bundle inside the package by its name ("digits").
 
-        Reads the manifest and compares every file's size and sha256; executes nothing. A folder that another process
-        replaces meanwhile is opened again.
+        A path that exists is never taken for a name. Reads the manifest and compares every file's size and sha256;
+        executes nothing. A folder that another process replaces meanwhile is opened again.
 
         Raises:
             BundleError: missing, damaged, changed, naming files outside itself, or of an unknown schema.
         """
-        path = Path(path)
+        path = locate(path)
         end = time.monotonic() + _REOPEN_S
         while True:
             try:
@@ -77,7 +78,9 @@ class Bundle:
     @classmethod
     def _open(cls, path: Path) -> Bundle:
         if not path.exists():
-            raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
+            known = f"; shipped inside the package: {', '.join(shipped_names())}" if path.name == str(path) else ""
+            advice = files.set_aside(path) or f"`edgeexit export` makes one{known}"
+            raise BundleError(f"{path}: no such bundle; {advice}")
         if path.is_dir():
             return cls._read(path, path)
         folder = unzip(path, MANIFEST)
@@ -189,11 +192,13 @@ class Bundle:
                 it raises comes through.
 
         Raises:
-            BundleError: the bundle was opened from a ``.zip``, another process changes it all the time, or the disk
-                refuses.
+            BundleError: the bundle was opened from a ``.zip`` or is part of the package, another process changes it all
+                the time, or the disk refuses.
         """
         if self.path.suffix == ".unzipped":
             raise BundleError("a .zip bundle cannot be changed in place; unzip it first")
+        if is_shipped(self.path):
+            raise BundleError(f"{self.path}: is part of the installed package; copy this folder and change the copy")
         try:
             with folder_lock(Path(os.path.realpath(self.path))):
                 now = Bundle(self.path, from_json(files.read_json(self.path / MANIFEST), f"{self.path}/{MANIFEST}"))

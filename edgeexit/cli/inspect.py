@@ -13,6 +13,7 @@ from edgeexit.bench.verify import verify as verify_bundle
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.codec import to_json
 from edgeexit.bundle.manifest import Manifest
+from edgeexit.bundle.shipped import is_shipped
 from edgeexit.cli.common import (
     artifact_option,
     bundle_argument,
@@ -31,11 +32,12 @@ from edgeexit.errors import BundleError
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """The manifest with the operating points spelled out and the accuracy per exit where known."""
+    """The manifest, whether the bundle is inside the package, the operating points, and accuracies where known."""
     points = {name: bundle.operating_point(name).to_dict() for name in bundle.manifest.policies}
     default = bundle.default_point()
     return {
         **to_json(bundle.manifest),
+        "shipped": is_shipped(bundle.path),
         "operating_points": points,
         "default_point": None if default is None else default.name,
         "accuracy": accuracies(bundle),
@@ -158,6 +160,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         )
     lines[0] += "".join(f"pictures become {n!r}: {printable(str(p))}\n" for n, p in m.preprocess.items())
     lines[0] += "".join(f"{n!r} on {r.rows} calibration rows: {r}\n" for n, r in m.ranges.items())
+    if is_shipped(opened.path):
+        lines[0] += f"inside the package: {opened.path}\n"
     if m.lm is not None:
         lines = [lm_text(m)]
     if m.states:

@@ -35,9 +35,8 @@ from edgeexit.errors import DataError
 
 @click.command()
 @bundle_argument
-@click.option(
-    "--input", "-i", "source", type=click.Path(path_type=Path), required=True, help="A .npy, .npz or picture."
-)
+@click.option("--input", "-i", "source", type=click.Path(path_type=Path), help="A .npy, .npz or picture.")
+@click.option("--example", type=click.IntRange(0), help="Number of an example input in the bundle, instead of --input.")
 @click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
 @click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
@@ -55,7 +54,8 @@ from edgeexit.errors import DataError
 @json_option
 def run(
     bundle: Path,
-    source: Path,
+    source: Path | None,
+    example: int | None,
     row: int | None,
     policy: str | None,
     exit_index: int | None,
@@ -72,7 +72,8 @@ def run(
 
     \b
     Examples:
-      edgeexit run digits.edgeexit --input x.npy
+      edgeexit run digits --example 2
+      edgeexit run my.edgeexit --input x.npy
       edgeexit run resnet8.edgeexit --input frog.jpg --policy balanced --deadline-ms 5
       edgeexit run old.edgeexit --input frog.png --preprocess size=32,scale=1/255
       edgeexit run resnet8.edgeexit --input frog.png --budget 0.4
@@ -84,12 +85,17 @@ def run(
     The rows of a file for a network with memory follow one another in one stream; stages that a row skipped catch up
     before they are next used.
     """
+    if (source is None) == (example is None):
+        raise DataError("run takes either --input FILE or --example NUMBER")
     engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
     if profile is not None:
         use_profile(engine, profile)
-    following = bool(engine.bundle.manifest.states) and row is None
+    following = bool(engine.bundle.manifest.states) and row is None and example is None
     use_preprocess(engine, preprocess, scale)
-    x = _read(source, row, engine, many=following)
+    if source is None:
+        source, x = bundle, _example(engine, example or 0)
+    else:
+        x = _read(source, row, engine, many=following)
     late = None if deadline_ms is None else deadline_ms / 1000
     if following and engine.artifact.layout == "chain":
         with about(source):
@@ -159,6 +165,13 @@ def open_engine(
         return engine, f"thresholds solved for a budget of {budget}"
     engine = load(bundle, artifact=artifact, policy=policy, exit=exit_index, threads=threads, warmup=warmup)
     return engine, engine.policy_source
+
+
+def _example(engine: Engine, number: int) -> dict[str, NDArray[Any]]:
+    found = engine.examples()
+    if number >= len(found):
+        raise DataError(f"{engine.bundle.path}: no example {number}, it ships 0 to {len(found) - 1}")
+    return found[number]
 
 
 def _read(path: Path, row: int | None, engine: Engine, many: bool = False) -> Any:
