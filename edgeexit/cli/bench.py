@@ -19,17 +19,22 @@ from edgeexit.engine import backends
 
 @click.command()
 @bundle_argument
-@click.option("--n", type=click.IntRange(1), default=300, show_default=True, help="Rounds; each times every case once.")
-@click.option("--save", type=click.Path(path_type=Path), help="Keep the stage times as a profile.json, for deadlines.")
+@click.option(
+    "--n", type=click.IntRange(1), default=300, show_default=True, help="Number of rounds; each times every case once."
+)
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Write the stage times to this .json, for `run --profile`."
+)
 @threads_option
 @json_option
 def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) -> None:
-    """Time every layout at every exit beside the single-exit network, interleaved in one run.
+    """Measure latency of every layout and exit beside the single-exit network.
 
-    The ratio is to the single-exit network (the prefix of the last exit, of the same format and precision), round by
-    round: its median and, in brackets, the 10th and 90th percentile. Compare ratios, not milliseconds of other runs.
+    All cases are interleaved in one run. The ratio is to the single-exit network (the prefix of the last exit, of the
+    same format and precision), round by round: its median and, in brackets, the 10th and 90th percentile; "-" where
+    the bundle has no such prefix. Compare ratios, not milliseconds of other runs.
 
-    --save keeps the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` use them.
+    --save writes the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` use them.
     """
     opened = Bundle.open(bundle)
     with steps("timing") as tell:

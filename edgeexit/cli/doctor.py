@@ -38,7 +38,7 @@ _HEAVY = ("litert_torch", "ai_edge_quantizer")
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say which engines and converters are here, with versions, and the pip line for what is missing.
+    """List installed engines and converters; print the pip line for missing ones.
 
     Exit code 1 if no engine can run a bundle.
     """

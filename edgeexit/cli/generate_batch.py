@@ -1,4 +1,4 @@
-"""Several prompts at once, for `edgeexit generate --prompts`."""
+"""Decoding of several prompts together, for `edgeexit generate --prompts`."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _is_memory(value: Any) -> bool:
 @bundle_argument
 @json_option
 def inspect(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle holds: exits with cost and size, artifacts, operating points.
+    """Show a bundle: exits with cost and size, artifacts, operating points.
 
     MACs are cumulative, earlier heads included; "alone" is a network with that exit only. Parameters and
     weights are the stage's own. "-" means not known.
@@ -205,9 +205,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @threads_option
 @json_option
 def verify(bundle: Path, artifact: str | None, threads: int, as_json: bool) -> None:
-    """Re-run the vectors a bundle ships, on this machine: same outputs, same exits?
+    """Run a bundle's test vectors on this machine and compare outputs and exits.
 
-    Exit code 1 if an artifact fails, or if none could be run.
+    Exit code 1 if an artifact fails, or if none can run here.
     """
     opened = Bundle.open(bundle)
     found = verify_bundle(opened, artifact, threads)

@@ -1,4 +1,4 @@
-"""A language model's bundle in words."""
+"""Printed description of a language model's bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeexit.cli.common import count, percent, table
 
 
 def lm_text(m: Manifest) -> str:
-    """Sizes, exits with their cost and agreement, artifacts with what was proved of them."""
+    """Sizes, exits with cost and agreement, artifacts with their proof."""
     spec = m.lm
     assert spec is not None
     mib = spec.cache_bytes(spec.context) / 2**20

@@ -19,17 +19,17 @@ _Column = tuple[str, Callable[[Reading], str]]
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between.")
-@click.option("--count", type=click.IntRange(1), help="Stop after so many readings. [default: at Ctrl-C]")
-@click.option("--once", is_flag=True, help="One reading, a line per signal, with where it comes from.")
-@click.option("--json", "as_json", is_flag=True, help="Print every reading as one line of JSON.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Read a recorded tree of /sys and /proc below this folder."
+    "--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between readings."
 )
+@click.option("--count", type=click.IntRange(1), help="Stop after this many readings. [default: at Ctrl-C]")
+@click.option("--once", is_flag=True, help="Print one reading, a line per signal with its source.")
+@click.option("--json", "as_json", is_flag=True, help="Print every reading as one line of JSON.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder with a recorded tree of /sys and /proc to read.")
 def monitor(interval: float, count: int | None, once: bool, as_json: bool, root: Path | None) -> None:
-    """Show what the machine is going through: heat, throttling, contention, memory, battery, power.
+    """Print system readings: temperature, throttling, load, memory, battery, power.
 
-    A line per reading until Ctrl-C. What this machine cannot tell is said once, with the reason, and is null in JSON.
+    A line per reading until Ctrl-C. Readings that this machine lacks are listed once, with the reason; null in JSON.
     """
     if not math.isfinite(interval):  # click's range lets it through, and pauses would be none
         raise DataError(f"--interval is a number of seconds, found {interval}")

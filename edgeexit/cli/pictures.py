@@ -1,4 +1,4 @@
-"""Pictures on the command line: the declaration of their preprocessing, and a picture file as a network's input."""
+"""Pictures on the command line: options of preprocessing, and picture files as network inputs."""
 
 from __future__ import annotations
 

@@ -35,20 +35,26 @@ from edgeexit.errors import DataError
 
 @click.command()
 @bundle_argument
-@click.option("--input", "-i", "source", type=click.Path(path_type=Path), help="A .npy, .npz or picture.")
-@click.option("--example", type=click.IntRange(0), help="Number of an example input in the bundle, instead of --input.")
-@click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
-@click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
-@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
-@click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
-@click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
-@click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
+@click.option("--input", "-i", "source", type=click.Path(path_type=Path), help="Input file: .npy, .npz or a picture.")
+@click.option(
+    "--example", type=click.IntRange(0), help="Example input of the bundle, counted from 0, instead of --input."
+)
+@click.option("--row", type=click.IntRange(0), help="Row to use of a file with many inputs.")
+@click.option(
+    "--policy", metavar="NAME", help="Operating point by name. [default: the bundle's default, else the first]"
+)
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer always at this exit, counted from 0.")
+@click.option("--budget", help="Mean cost to solve thresholds for: 0.3 (of the last exit's), 4MMACs, 2.5ms.")
+@click.option(
+    "--profile", type=click.Path(path_type=Path), help="Stage times for deadlines, from `edgeexit bench --save`."
+)
+@click.option("--deadline-ms", type=float, help="Time limit for one input, in milliseconds.")
 @click.option(
     "--preprocess",
     metavar="FIELDS",
-    help="How a picture becomes the input, as of `edgeexit export`. [default: as declared]",
+    help="Picture preprocessing; see `export --preprocess`. [default: as declared]",
 )
-@click.option("--scale", type=float, help="Factor on a picture's pixel values (0..255). [default: as declared, else 1]")
+@click.option("--scale", type=float, help="Factor on pixel values 0..255. [default: as declared, else 1]")
 @run_artifact_option
 @threads_option
 @json_option
@@ -68,7 +74,7 @@ def run(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Answer one input and say which exit did, and why.
+    """Run one input; print the answer, the exit used and the reason.
 
     \b
     Examples:
@@ -80,7 +86,7 @@ def run(
       edgeexit run streaming.edgeexit --input chunks.npy
 
     Pictures are read as the bundle declares (`edgeexit export --preprocess`, `edgeexit inspect` shows it). An input far
-    outside the range of the calibration rows is warned of.
+    outside the range of the calibration rows raises a warning.
 
     The rows of a file for a network with memory follow one another in one stream; stages that a row skipped catch up
     before they are next used.

@@ -294,7 +294,7 @@ def test_certify(cli: Cli, tiny_lm: Path, text: Path) -> None:
         (["--max-tokens", "0", "--prompts", "2"], "at least one"),
         (["--certify", "often"], "ALPHA@CONFIDENCE"),
         (["--text", "nowhere.txt"], "no text to read"),
-        (["--repair"], "--repair is of calm"),
+        (["--repair"], "--repair is an option of --certify"),
         (["--text", "nowhere.npy"], "not an .npy"),
     ],
 )
