@@ -17,6 +17,10 @@ PAGES = sorted(
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"\b(edgeexit(?:_exporters|_runtimes|_models)?(?:\.[A-Za-z_]\w*)+)")
+PATH = re.compile(
+    r"(?<![\w./-])((?:edgeexit|exporters|runtimes|models|tests|scripts|benchmarks|docs|examples)/[\w./-]*\w)"
+)
+BENCHMARK = re.compile(r"python -m (benchmarks\.\w+)")
 FILE_ENDS = {"edgeexit", "service", "json", "npz", "whl"}
 """Last parts of names that are files."""
 GROUPS = {f"edgeexit.{g}" for g in ("scores", "policies", "policy_families", "backends", "layouts", "tasks")}
@@ -58,6 +62,15 @@ def test_dotted_names_exist(page: Path) -> None:
         pytest.skip("names as they were")
     names = {n for n in NAME.findall(page.read_text(encoding="utf-8")) if n.rsplit(".", 1)[1] not in FILE_ENDS}
     assert not sorted(n for n in names - GROUPS if not _exists(n))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_paths_in_the_repository_exist(page: Path) -> None:
+    if page.name in {"CHANGELOG.md", "cli.md"}:
+        pytest.skip("paths as they were, and examples of the commands' help")
+    text = page.read_text(encoding="utf-8")
+    paths = {*PATH.findall(text), *(f"{n.replace('.', '/')}.py" for n in BENCHMARK.findall(text))}
+    assert not sorted(p for p in paths if not (ROOT / p).exists() and not (page.parent / p).exists())
 
 
 def test_every_page_is_reachable() -> None:
