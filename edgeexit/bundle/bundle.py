@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.archives import MAX_ZIP_ENTRIES as MAX_ZIP_ENTRIES
@@ -26,7 +27,7 @@ from edgeexit.bundle.files import calibration_arrays as calibration_arrays
 from edgeexit.bundle.files import copy_file, version_of
 from edgeexit.bundle.files import describe as describe
 from edgeexit.bundle.files import write_into as write_into
-from edgeexit.bundle.manifest import FileSpec, Manifest
+from edgeexit.bundle.manifest import Artifact, FileSpec, Manifest
 from edgeexit.bundle.merging import check_unchanged, merged
 from edgeexit.bundle.shipped import is_shipped, locate, shipped_names
 from edgeexit.common import files
@@ -132,6 +133,21 @@ class Bundle:
     def arrays(self, spec: FileSpec) -> dict[str, NDArray[Any]]:
         """The arrays of one of the bundle's ``.npz`` files."""
         return files.read_npz(self.file(spec), limit=MAX_ARRAY_BYTES, error=BundleError)
+
+    def examples(self, artifact: Artifact) -> list[dict[str, NDArray[Any]]]:
+        """The inputs of an artifact's test vectors, one by one: `(1, ...)` by input name.
+
+        Raises:
+            BundleError: the artifact has none, or they do not fit the manifest.
+        """
+        if artifact.vectors is None:
+            raise BundleError(f"{self.path}: {artifact.name} ships no example inputs")
+        arrays = self.arrays(artifact.vectors)
+        columns = {t.name: arrays.get(f"input_{i}", np.array(0)) for i, t in enumerate(self.manifest.inputs)}
+        counts = {len(a) if a.ndim else -1 for a in columns.values()}
+        if len(counts) != 1 or -1 in counts:
+            raise BundleError(f"{self.path}: {artifact.vectors.path} needs rows of every input: input_0 and so on")
+        return [{name: a[i : i + 1] for name, a in columns.items()} for i in range(counts.pop())]
 
     def operating_point(self, name: str) -> OperatingPoint:
         """An operating point that `calibrate` stored.

@@ -19,12 +19,8 @@ from edgeexit.engine import backends
 
 @click.command()
 @bundle_argument
-@click.option(
-    "--n", type=click.IntRange(1), default=300, show_default=True, help="Number of rounds; each times every case once."
-)
-@click.option(
-    "--save", type=click.Path(path_type=Path), help="Write the stage times to this .json, for `run --profile`."
-)
+@click.option("--n", type=click.IntRange(1), default=300, show_default=True, help="Rounds; each times every case once.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the stage times as a profile.json, for deadlines.")
 @threads_option
 @json_option
 def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) -> None:
@@ -34,7 +30,7 @@ def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) 
     same format and precision), round by round: its median and, in brackets, the 10th and 90th percentile; "-" where
     the bundle has no such prefix. Compare ratios, not milliseconds of other runs.
 
-    --save writes the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` use them.
+    --save keeps the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` use them.
     """
     opened = Bundle.open(bundle)
     with steps("timing") as tell:

@@ -45,16 +45,16 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             data = stream.read(MOST_TEXT + 1)
-        found = data.decode("utf-8")
+        text = data.decode("utf-8")
     except OSError as e:
         raise DataError(f"{path}: no text to read: {e.strerror or e}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{path}: not text in UTF-8: {e}") from e
     if len(data) > MOST_TEXT:
         raise DataError(f"{path}: more than {MOST_TEXT} bytes: give a part of it")
-    if not found.strip():
+    if not text.strip():
         raise DataError(f"{path}: no text in it")
-    return found
+    return text
 
 
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -194,8 +194,8 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     labels = labels_of(arrays, path)
     n = len(next(iter(inputs.values())))
     if labels is not None and len(labels) != n:
-        found = f"{labels.dtype} {labels.shape}"
-        raise DataError(f"{path}: y must be whole numbers, one per row; found {found} for {n} rows")
+        got = f"{labels.dtype} {labels.shape}"
+        raise DataError(f"{path}: y must be whole numbers, one per row; found {got} for {n} rows")
     return inputs, labels
 
 

@@ -51,18 +51,24 @@ def accuracies(bundle: Bundle) -> dict[str, Any] | None:
             continue
         arrays = bundle.arrays(artifact.calibration)
         measure = "correct" if "correct" in arrays else "agreement"
-        found = arrays.get(measure)
+        values = arrays.get(measure)
         count = len(bundle.manifest.exits)
-        if found is None or found.ndim != 2 or found.shape[1] != count or not len(found) or found.dtype.kind != "f":
+        if (
+            values is None
+            or values.ndim != 2
+            or values.shape[1] != count
+            or not len(values)
+            or values.dtype.kind != "f"
+        ):
             raise BundleError(f"{bundle.path}: {artifact.calibration.path} needs {measure!r} (n, {count})")
-        values = found.mean(0, dtype=float)
+        means = values.mean(0, dtype=float)
         shown = "accuracy" if measure == "correct" else "agreement with the last exit"
         if measure == "correct" and bundle.manifest.speech is not None:  # what answers are worth is 1 less their edits
-            shown, values = "error rate", 1 - values
+            shown, means = "error rate", 1 - means
         return {
             "measure": shown,
-            "exits": [float(v) for v in values],
-            "n": len(found),
+            "exits": [float(v) for v in means],
+            "n": len(values),
             "artifact": artifact.name,
         }
     return None
@@ -210,22 +216,22 @@ def verify(bundle: Path, artifact: str | None, threads: int, as_json: bool) -> N
     Exit code 1 if an artifact fails, or if none can run here.
     """
     opened = Bundle.open(bundle)
-    found = verify_bundle(opened, artifact, threads)
-    failed = any(v.passed is False for v in found) or not any(v.passed for v in found)
+    results = verify_bundle(opened, artifact, threads)
+    failed = any(v.passed is False for v in results) or not any(v.passed for v in results)
     if as_json:
         print_json(
-            {"passed": not failed, "artifacts": [vars(v) for v in found], "environment": environment(threads=threads)}
+            {"passed": not failed, "artifacts": [vars(v) for v in results], "environment": environment(threads=threads)}
         )
     else:
         rows = [["artifact", "result", "largest error", "tolerance", "exits agree", "inputs"]]
-        for v in found:
+        for v in results:
             result = {True: "passed", False: "FAILED", None: "not run"}[v.passed]
             worst = f"{max(v.max_error):.1e}" if v.max_error else "-"
             agree = "-" if v.exits_agree is None else f"{v.exits_agree} of {v.inputs}"
             tolerance = "-" if v.tolerance is None else f"{v.tolerance:.0e}"
             rows.append([v.artifact, result, worst, tolerance, agree, str(v.inputs)])
         click.echo(table(rows, right=(2, 3, 4, 5)))
-        for v in found:
+        for v in results:
             if v.reason:
                 click.echo(f"{v.artifact}: {v.reason}")
         click.echo(environment_line(environment(threads=threads)))

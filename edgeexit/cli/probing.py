@@ -74,12 +74,12 @@ def probe_of(
     return AnswerProbe(frozenset(at), asking, **given)
 
 
-def probe_text(found: AnswerProbe) -> str:
-    """How sure it was."""
-    if not found.confidences:
+def probe_text(probe: AnswerProbe) -> str:
+    """Probes and their confidences, in words."""
+    if not probe.confidences:
         return "no trigger came"
-    sure = " ".join(f"{c:.3g}" for c in found.confidences)
-    return f"asked for the answer {len(found.confidences)} times, sure {sure} (above {found.threshold:g} ends it)"
+    sure = " ".join(f"{c:.3g}" for c in probe.confidences)
+    return f"probed the answer {len(probe.confidences)} times, confidence {sure} (above {probe.threshold:g} ends it)"
 
 
 def ids_of(text: str, option: str) -> list[int]:

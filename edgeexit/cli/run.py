@@ -114,7 +114,7 @@ def run(
         say(f"warning: {source}: {decision.unusual}")
     labels = engine.bundle.manifest.labels
     name = decision.name if isinstance(decision.name, str) else None
-    kept = decision.prediction_set
+    prediction_set = decision.prediction_set
     if as_json:
         print_json(
             {
@@ -126,7 +126,7 @@ def run(
                 "seconds": decision.seconds,
                 "macs": decision.macs,
                 "late": decision.late,
-                "prediction_set": None if kept is None else np.flatnonzero(kept),
+                "prediction_set": None if prediction_set is None else np.flatnonzero(prediction_set),
                 "uncertainty": decision.uncertainty,
                 "accepted": decision.accepted,
                 "unusual": decision.unusual,
@@ -148,9 +148,9 @@ def run(
         click.echo(
             "accepted" if decision.accepted else "NOT accepted: too unsure for the target, abstain or ask elsewhere"
         )
-    if kept is not None and engine.sets is not None:
+    if prediction_set is not None and engine.sets is not None:
         shown = ", ".join(
-            str(labels[i]) if labels is not None and i < len(labels) else str(i) for i in np.flatnonzero(kept)
+            str(labels[i]) if labels is not None and i < len(labels) else str(i) for i in np.flatnonzero(prediction_set)
         )
         click.echo(f"set at {1 - engine.sets.alpha:g}: {{{shown}}}")
     click.echo(f"{engine.artifact.name}, {used}")
@@ -174,10 +174,10 @@ def open_engine(
 
 
 def _example(engine: Engine, number: int) -> dict[str, NDArray[Any]]:
-    found = engine.examples()
-    if number >= len(found):
-        raise DataError(f"{engine.bundle.path}: no example {number}, it ships 0 to {len(found) - 1}")
-    return found[number]
+    inputs = engine.examples()
+    if number >= len(inputs):
+        raise DataError(f"{engine.bundle.path}: no example {number}, it ships 0 to {len(inputs) - 1}")
+    return inputs[number]
 
 
 def _read(path: Path, row: int | None, engine: Engine, many: bool = False) -> Any:

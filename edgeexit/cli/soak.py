@@ -37,38 +37,25 @@ from edgeexit.monitor import default_reader
 
 @click.command()
 @bundle_argument
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz with x (n, ...), and y if known.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="An .npz with x (n, ...) and, if known, y (n,)."
+    "--out", type=click.Path(path_type=Path), required=True, help="A folder for events.jsonl, soak.json, .png."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for events.jsonl, soak.json, soak.png."
-)
-@click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Minutes per phase."
-)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Per phase.")
 @click.option(
     "--governor", type=click.Choice(["off", "on", "both"]), default="both", show_default=True,
-    help="Phases to run: without governor, with it, or both.",
+    help="Phases: without it, with it, or one after the other.",
 )  # fmt: skip
-@click.option("--latency-ms", type=float, help="Set-point of the 90th percentile latency, in milliseconds.")
-@click.option("--temperature-c", type=float, help="Set-point of the temperature, in degrees Celsius.")
-@click.option(
-    "--curves", type=click.Path(path_type=Path), help="Governor curves, .json or .toml; see docs/governor.md."
-)
-@click.option("--no-curves", is_flag=True, help="Use set-points only.")
+@click.option("--latency-ms", type=float, help="Set-point of the latency's 90th percentile, in milliseconds.")
+@click.option("--temperature-c", type=float, help="Set-point of the temperature.")
+@click.option("--curves", type=click.Path(path_type=Path), help="A .json or .toml of curves; see docs/governor.md.")
+@click.option("--no-curves", is_flag=True, help="Set-points alone.")
 @click.option("--compete", type=click.IntRange(0), default=0, show_default=True,
-              help="Competing processes in the middle third of every phase.")  # fmt: skip
+              help="Busy processes beside the engine in the middle third of every phase.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Inputs per second. [default: no pause]")
-@click.option("--deadline-ms", type=float, help="Deadline of every input, in milliseconds; misses are counted.")
-@click.option(
-    "--policy", metavar="NAME", help="Operating point to start from, by name. [default: the bundle's default]"
-)
-@click.option(
-    "--exit",
-    "exit_index",
-    type=click.IntRange(0),
-    help="Exit, from 0, that answers without governor, instead of a policy.",
-)
+@click.option("--deadline-ms", type=float, help="Deadline of every input; misses are counted.")
+@click.option("--policy", metavar="NAME", help="Operating point to start from. [default: the bundle's default]")
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit where the governor is off, in its place.")
 @run_artifact_option
 @threads_option
 @json_option
@@ -91,12 +78,12 @@ def soak(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Run a sustained load and log temperature, budget, exits, latency, accuracy.
+    """Put a sustained load on this machine and watch: temperature, budget, exits, latency, accuracy.
 
-    The bundle's artifact must have been calibrated, so that the governor can solve for budgets. In the phase without
-    governor the operating point decides, and the governor starts from it. With --exit that exit answers instead, and
-    the governor may use the whole network. Events are written to OUT/events.jsonl during the run; the figure is drawn
-    at the end, and again by `edgeexit report`.
+    The bundle's artifact must have been calibrated, so that the governor can solve for budgets. Where the governor is
+    off, the operating point decides; the governor goes down from it. With --exit that exit answers instead, and the
+    governor may use the whole network. Everything goes to
+    OUT/events.jsonl while it runs; the figure is drawn at the end (and again by `edgeexit report`).
 
     \b
     Examples:
@@ -153,10 +140,10 @@ def soak(
 
 @click.command()
 @click.argument("events", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The .png to write. [default: beside the log]")
+@click.option("--out", type=click.Path(path_type=Path), help="The .png. [default: beside the log]")
 @json_option
 def report(events: Path, out: Path | None, as_json: bool) -> None:
-    """Plot an event log: temperature, budget, exit rates and latency over time.
+    """Draw an event log: temperature, budget, exit mix and latency over time.
 
     \b
     Example:

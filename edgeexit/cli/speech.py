@@ -1,4 +1,4 @@
-"""Shared parts of the speech commands: reading audio and recording the transcripts of every exit."""
+"""What commands share that hear sound: reading it and recording what the exits write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ error_option = click.option(
     type=click.Choice(list(ERROR_RATES), case_sensitive=False),
     default="WER",
     show_default=True,
-    help="Speech: error rate of words or of characters.",
+    help="Of speech: count words, or characters.",
 )
 
 
@@ -27,6 +27,6 @@ def hears(engine: Engine, data: Path) -> bool:
 
 
 def record_sound(engine: Engine, data: Path, error: str) -> Recording:
-    """Transcripts of every exit for every utterance, with a progress bar and notices on conversions."""
+    """What every exit writes for every utterance, with a progress bar; says what was done to the sound."""
     with about(data), steps(f"recording {data.name}") as tell:
         return record_speech(engine, read_speech(data, say), error=error, progress=tell, notice=say)

@@ -33,25 +33,21 @@ from edgeexit.speech.wav import WavFile
 @click.command()
 @bundle_argument
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="FILE.wav...")
-@click.option("--mic", is_flag=True, help="Transcribe the microphone until Ctrl-C. Needs edgeexit[mic].")
-@click.option("--beam", type=click.IntRange(1, 4096), help="Width of a prefix beam search. [default: greedy]")
-@click.option("--all-exits", is_flag=True, help="Also print the transcript of every exit.")
-@click.option(
-    "--policy", metavar="NAME", help="Operating point by name. [default: the bundle's default, else the first]"
-)
-@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer always at this exit, counted from 0.")
-@click.option("--budget", help="Mean cost to solve thresholds for: 0.3 (of the last exit's), 4MMACs, 2.5ms.")
-@click.option(
-    "--profile", type=click.Path(path_type=Path), help="Stage times for deadlines, from `edgeexit bench --save`."
-)
-@click.option("--deadline-ms", type=float, help="Time limit for one window, in milliseconds.")
+@click.option("--mic", is_flag=True, help="Listen to the microphone instead, until Ctrl-C. Needs edgeexit[mic].")
+@click.option("--beam", type=click.IntRange(1, 4096), help="Prefix beam search of this width. [default: greedy]")
+@click.option("--all-exits", is_flag=True, help="Also print what every exit would have written.")
+@click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
+@click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
+@click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
+@click.option("--deadline-ms", type=float, help="Milliseconds the network may take for one window.")
 @click.option(
     "--window-s", type=float, default=LONGEST_S, show_default=True,
-    help="Longest window, in seconds; longer audio is cut where it is quiet.",
+    help="Seconds heard at once; longer audio is cut where it is quiet.",
 )  # fmt: skip
 @click.option(
     "--exit-per", type=click.Choice(["utterance", "chunk"]), default="utterance", show_default=True,
-    help="Unit of a decision, for networks that process chunks.",
+    help="What a decision is about, where the network hears chunk by chunk.",
 )  # fmt: skip
 @run_artifact_option
 @threads_option
@@ -73,15 +69,15 @@ def transcribe(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Transcribe speech; report the exit used and the reason.
+    """Write down speech, and say which exit did and why.
 
-    Files longer than a window are printed in parts. Below the text stand the deepest exit taken, its score, and the
-    real-time factor: processing time by audio time. Other sample rates are resampled and channels mixed down, with a
-    notice on standard error.
+    Files longer than a window are printed in parts, as they are heard. Under the text stand the deepest exit that was
+    taken, its score, and the real-time factor: time spent by time heard. Other sample rates are resampled and channels
+    mixed down, with a notice on standard error.
 
-    A network with states processes chunks and prints utterances as they end. Exit 0 transcribes during speech; at the
-    pause the policy scores the whole utterance, and deeper stages process it only if the score is too low. With
-    --exit-per chunk every chunk is decided on, and skipped stages catch up before they are next used.
+    A network with states hears chunk by chunk and prints utterances as they end. Exit 0 writes while somebody speaks;
+    at the pause the policy looks at the whole utterance, and deeper stages hear it only where it is not satisfied. With
+    --exit-per chunk every chunk is decided on, and stages that were skipped catch up before they are next used.
 
     \b
     Examples:
@@ -98,8 +94,8 @@ def transcribe(
     if streams(engine.bundle.manifest):
         if beam or all_exits or deadline_ms or window_s != LONGEST_S:
             raise DataError(
-                f"{bundle} processes chunks; --beam, --all-exits, --deadline-ms and --window-s are for networks "
-                "that process whole recordings"
+                f"{bundle} hears chunk by chunk; --beam, --all-exits, --deadline-ms and --window-s are for networks "
+                "that hear whole recordings"
             )
         transcribe_stream(engine, files, exit_per, used, as_json, mic)
         return

@@ -1,4 +1,4 @@
-"""`edgeexit transcribe` for networks that process chunks."""
+"""`edgeexit transcribe` for networks that hear chunk by chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def transcribe_stream(
     engine: Engine, files: Sequence[Path], exit_per: ExitPer, used: str, as_json: bool, mic: bool
 ) -> None:
-    """Print every utterance when it ends; on a terminal, its partial transcripts on standard error before.
+    """Print every utterance as soon as it is over, and what is heard of it before on a terminal's standard error.
 
     Raises:
         BundleError, DataError: see `StreamTranscriber` and `audio_blocks`.

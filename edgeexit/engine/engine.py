@@ -197,20 +197,8 @@ class Engine:
         return self.answer(x, deadline_s, self.driver.run)
 
     def examples(self) -> list[dict[str, NDArray[Any]]]:
-        """Example inputs that the bundle ships as test vectors, each as `run` takes it: `(1, ...)` by input name.
-
-        Raises:
-            BundleError: the artifact has none, or they do not fit the manifest.
-        """
-        spec = self.artifact.vectors
-        if spec is None:
-            raise BundleError(f"{self.bundle.path}: {self.artifact.name} ships no example inputs")
-        arrays = self.bundle.arrays(spec)
-        columns = {t.name: arrays.get(f"input_{i}") for i, t in enumerate(self.bundle.manifest.inputs)}
-        counts = {-1 if a is None or a.ndim == 0 else len(a) for a in columns.values()}
-        if len(counts) != 1 or -1 in counts:
-            raise BundleError(f"{self.bundle.path}: {spec.path} needs one array of rows per input, input_0 and so on")
-        return [{n: a[i : i + 1] for n, a in columns.items() if a is not None} for i in range(counts.pop())]
+        """Example inputs of the bundle, each as `run` takes it; see `Bundle.examples`."""
+        return self.bundle.examples(self.artifact)
 
     def stream(self, *, limit: int = 64) -> Stream:
         """Begin a sequence of inputs that a network with states remembers; layout chain only.

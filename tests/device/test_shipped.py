@@ -60,7 +60,7 @@ def test_is_read_only() -> None:
 def test_examples_that_do_not_fit(onnx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = edgeexit.load("digits")
     monkeypatch.setattr(Bundle, "arrays", lambda self, spec: {"input_0": np.array(1.0)})
-    with pytest.raises(edgeexit.BundleError, match="one array of rows per input"):
+    with pytest.raises(edgeexit.BundleError, match="needs rows of every input"):
         engine.examples()
 
 
