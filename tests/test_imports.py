@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import edgeexit
+import edgeexit.lm
 from edgeexit import errors
 
 GATE = """
@@ -69,15 +71,19 @@ def test_import_loads_no_engine() -> None:
     assert not new & {"onnxruntime", "click", "torch", "onnx", "edgeexit_exporters", "edgeexit_runtimes"}
 
 
-def test_public_names() -> None:
-    listed = {name for names in edgeexit._HOMES.values() for name in names}
-    assert listed == set(edgeexit.__all__)
-    assert len(set(edgeexit.__all__)) == len(edgeexit.__all__)
-    for name in sorted(listed):
-        assert getattr(edgeexit, name).__name__ == name
-    assert {*edgeexit.__all__, "export"} <= set(dir(edgeexit))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = edgeexit.nothing
+@pytest.mark.parametrize("package", [edgeexit, edgeexit.lm], ids=lambda p: p.__name__)
+def test_public_names(package: ModuleType) -> None:
+    assert len(package.__all__) > 10 and len(set(package.__all__)) == len(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        _ = package.nothing
+
+
+def test_star_import_leaves_out_what_needs_the_workstation() -> None:
+    assert not {"export", "augment", "__version__"} & set(edgeexit.__all__)
+    assert {"export", "augment", "__version__"} <= set(dir(edgeexit))
 
 
 def test_every_error_is_exported_and_drawn() -> None:
@@ -99,11 +105,6 @@ except edgeexit.BackendMissing as e:
     print(e)
 """
     assert "pip install 'edgeexit[export]'" in python(code).stdout
-
-
-def test_unknown_name() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        edgeexit.nonsense  # noqa: B018
 
 
 def test_bundles_without_speech_load_none_of_it() -> None:

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.archives import unzip
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.bundle.file_spec import FileSpec
 from edgeexit.bundle.files import MANIFEST, copy_file, describe, version_of, write_into
-from edgeexit.bundle.manifest import Manifest
+from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.bundle.merging import check_unchanged, merged
+from edgeexit.bundle.shipped import is_shipped, locate, shipped_names
 from edgeexit.common import files
 from edgeexit.common.locking import folder_lock, is_locked
 from edgeexit.errors import BundleError, PolicyError
@@ -48,15 +50,15 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """Open a bundle folder, or a ``.zip`` of one.
+        """Open a bundle folder, a ``.zip`` of one, or a bundle inside the package by its name ("digits").
 
-        Reads the manifest and compares every file's size and sha256; executes nothing. A folder that another process
-        replaces meanwhile is opened again.
+        A path that exists is never taken for a name. Reads the manifest and compares every file's size and sha256;
+        executes nothing. A folder that another process replaces meanwhile is opened again.
 
         Raises:
             BundleError: missing, damaged, changed, naming files outside itself, or of an unknown schema.
         """
-        path = Path(path)
+        path = locate(path)
         end = time.monotonic() + _REOPEN_S
         while True:
             try:
@@ -73,7 +75,9 @@ class Bundle:
     @classmethod
     def _open(cls, path: Path) -> Bundle:
         if not path.exists():
-            raise BundleError(f"{path}: no such bundle; {files.set_aside(path) or '`edgeexit export` makes one'}")
+            known = f"; shipped inside the package: {', '.join(shipped_names())}" if path.name == str(path) else ""
+            advice = files.set_aside(path) or f"`edgeexit export` makes one{known}"
+            raise BundleError(f"{path}: no such bundle; {advice}")
         if path.is_dir():
             return cls._read(path, path)
         folder = unzip(path, MANIFEST)
@@ -125,6 +129,21 @@ class Bundle:
     def arrays(self, spec: FileSpec) -> dict[str, NDArray[Any]]:
         """The arrays of one of the bundle's ``.npz`` files."""
         return files.read_npz(self.file(spec), limit=MAX_ARRAY_BYTES, error=BundleError)
+
+    def examples(self, artifact: Artifact) -> list[dict[str, NDArray[Any]]]:
+        """The inputs of an artifact's test vectors, one by one: `(1, ...)` by input name.
+
+        Raises:
+            BundleError: the artifact has none, or they do not fit the manifest.
+        """
+        if artifact.vectors is None:
+            raise BundleError(f"{self.path}: {artifact.name} ships no example inputs")
+        arrays = self.arrays(artifact.vectors)
+        columns = {t.name: arrays.get(f"input_{i}", np.array(0)) for i, t in enumerate(self.manifest.inputs)}
+        counts = {len(a) if a.ndim else -1 for a in columns.values()}
+        if len(counts) != 1 or -1 in counts:
+            raise BundleError(f"{self.path}: {artifact.vectors.path} needs rows of every input: input_0 and so on")
+        return [{name: a[i : i + 1] for name, a in columns.items()} for i in range(counts.pop())]
 
     def operating_point(self, name: str) -> OperatingPoint:
         """An operating point that `calibrate` stored.
@@ -185,11 +204,13 @@ class Bundle:
                 exceptions are passed on.
 
         Raises:
-            BundleError: the bundle was opened from a ``.zip``, another process changes it all the time, or the disk
-                refuses.
+            BundleError: the bundle was opened from a ``.zip`` or is part of the package, another process changes it all
+                the time, or the disk refuses.
         """
         if self.path.suffix == ".unzipped":
             raise BundleError("a .zip bundle cannot be changed in place; unzip it first")
+        if is_shipped(self.path):
+            raise BundleError(f"{self.path}: is part of the installed package; copy this folder and change the copy")
         try:
             with folder_lock(Path(os.path.realpath(self.path))):
                 now = Bundle(self.path, from_json(files.read_json(self.path / MANIFEST), f"{self.path}/{MANIFEST}"))

@@ -41,7 +41,8 @@ def cli(ctx: click.Context) -> None:
 
     \b
     First steps:
-      edgeexit demo --out demo-out                      everything once, on handwritten digits
+      edgeexit run digits --example 2                   try the bundle inside the package
+      edgeexit demo --out demo-out                      the whole workflow, on handwritten digits
       edgeexit export model.onnx --exits y0,y1,y2 --out my.edgeexit
       edgeexit calibrate my.edgeexit --data val.npz --accuracy-drop 0.01
       edgeexit sweep my.edgeexit --data val.npz --out report

@@ -1,4 +1,4 @@
-"""What the commands share: reading data files, progress, JSON, tables."""
+"""Shared parts of the commands: options, data files, progress, JSON, tables."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from edgeexit.errors import DataError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
-threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Engine threads.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine."
+)
 artifact_option = click.option(
-    "--artifact", metavar="NAME", help="Artifact name or layout (fused, chain). [default: the first that can run here]"
+    "--artifact", metavar="NAME", help="Artifact by name or layout (fused, chain). [default: the first that runs here]"
 )
 run_artifact_option = click.option(
-    "--artifact", metavar="NAME", help="Artifact name or layout. [default: the operating point's, if it can run here]"
+    "--artifact", metavar="NAME", help="Artifact by name or layout. [default: the operating point's, if it runs here]"
 )
 
 MOST_TEXT = 64 << 20
@@ -43,16 +45,16 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             data = stream.read(MOST_TEXT + 1)
-        found = data.decode("utf-8")
+        text = data.decode("utf-8")
     except OSError as e:
         raise DataError(f"{path}: no text to read: {e.strerror or e}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{path}: not text in UTF-8: {e}") from e
     if len(data) > MOST_TEXT:
         raise DataError(f"{path}: more than {MOST_TEXT} bytes: give a part of it")
-    if not found.strip():
+    if not text.strip():
         raise DataError(f"{path}: no text in it")
-    return found
+    return text
 
 
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -104,7 +106,7 @@ def _plain(value: Any) -> Any:
 
 
 def decided_by(engine: Engine, used: str) -> dict[str, Any]:
-    """What the JSON of a command that runs a bundle says of artifact and policy; `used` is the policy in words."""
+    """Artifact and policy for the JSON of a command that runs a bundle; `used` is the policy in words."""
     point = None if engine.point is None else engine.point.name
     return {"artifact": engine.artifact.name, "policy": used, "operating_point": point}
 
@@ -126,12 +128,12 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def printable(text: str) -> str:
-    """Without the control characters that a terminal would obey."""
+    """Text without control characters, which a terminal would execute."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def shown(text: str) -> str:
-    """The same of a text of several lines, which stay, as tabs do."""
+    """As `printable`, for text of several lines; line ends and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else "" for c in text)
 
 
@@ -192,8 +194,8 @@ def read_data(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], 
     labels = labels_of(arrays, path)
     n = len(next(iter(inputs.values())))
     if labels is not None and len(labels) != n:
-        found = f"{labels.dtype} {labels.shape}"
-        raise DataError(f"{path}: y must be whole numbers, one per row; found {found} for {n} rows")
+        got = f"{labels.dtype} {labels.shape}"
+        raise DataError(f"{path}: y must be whole numbers, one per row; found {got} for {n} rows")
     return inputs, labels
 
 
@@ -211,7 +213,7 @@ def labels_of(arrays: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.int6
 
 @contextlib.contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Inside, what is wrong with the data names the file."""
+    """Add the file's name to data errors raised inside."""
     try:
         yield
     except DataError as e:
@@ -219,7 +221,7 @@ def about(path: Path) -> Iterator[None]:
 
 
 def data_note(path: Path) -> dict[str, Any]:
-    """What is remembered of a data file."""
+    """Name and sha256 of a data file, as stored with an operating point."""
     return {"file": path.name, "sha256": sha256(path)}
 
 

@@ -37,17 +37,17 @@ CALIBRATION_ROWS = 1800
     type=click.Path(path_type=Path),
     default=Path("demo-out"),
     show_default=True,
-    help="Folder for what it makes.",
+    help="Folder for the bundle, report and data.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--accuracy-drop", type=float, default=0.005, show_default=True, help="Accuracy the thresholds may cost.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the training and the split.")
+@click.option("--accuracy-drop", type=float, default=0.005, show_default=True, help="Accuracy that may be lost, 0..1.")
 @threads_option
 @json_option
 def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool) -> None:
-    """Train, export, verify, calibrate and sweep a three-exit network on real handwritten digits.
+    """Train, export, calibrate and sweep a three-exit network on handwritten digits.
 
     Takes about a minute. Thresholds are chosen and measured on rows of the writers that the network was trained on;
-    the official test pictures are of other writers, and are shown apart. Leaves digits.edgeexit (the bundle),
+    the official test pictures are of other writers and are reported apart. Writes digits.edgeexit (the bundle),
     report.html, sweep.csv, sweep.json, sweep.png, promises.csv, promises.png, val.npz (the rows to calibrate on) and
     test.npz (the official test pictures) in the folder.
     """

@@ -41,18 +41,18 @@ _HEAVY = ("litert_torch", "ai_edge_quantizer")
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say which engines and converters are here, with versions, and the pip line for what is missing.
+    """List installed engines and converters; print the pip line for missing ones.
 
     Exit code 1 if no engine can run a bundle.
     """
     engines = _registered_engines()
-    found = [*(_look(module, use, extra) for module, use, extra in PARTS), *engines]
-    runnable = any(p["version"] for p in found if p["name"] in _ENGINES or p in engines)
+    parts = [*(_look(module, use, extra) for module, use, extra in PARTS), *engines]
+    runnable = any(p["version"] for p in parts if p["name"] in _ENGINES or p in engines)
     if as_json:
-        print_json({"environment": environment(), "parts": found, "can_run_bundles": runnable})
+        print_json({"environment": environment(), "parts": parts, "can_run_bundles": runnable})
     else:
         rows = [["part", "version", "for", "if missing"]]
-        rows += [[p["name"], p["version"] or "missing", p["for"], p["install"] or ""] for p in found]
+        rows += [[p["name"], p["version"] or "missing", p["for"], p["install"] or ""] for p in parts]
         click.echo(table(rows))
         click.echo(environment_line(environment()))
     if not runnable:
@@ -79,8 +79,8 @@ def _look(module: str, use: str, extra: str | None) -> dict[str, Any]:
         if module in _HEAVY:
             version = metadata.version(module.replace("_", "-"))
         else:
-            found = importlib.import_module(module)
-            version = str(getattr(found, "__version__", None) or metadata.version(module.replace("_", "-")))
+            library = importlib.import_module(module)
+            version = str(getattr(library, "__version__", None) or metadata.version(module.replace("_", "-")))
     except ImportError as e:
         problem = str(e)
     except Exception as e:  # a broken install raises anything

@@ -13,6 +13,7 @@ from edgeexit.bench.verify import verify as verify_bundle
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.codec import to_json
 from edgeexit.bundle.manifest import Manifest
+from edgeexit.bundle.shipped import is_shipped
 from edgeexit.cli.common import (
     artifact_option,
     bundle_argument,
@@ -31,11 +32,12 @@ from edgeexit.errors import BundleError
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """The manifest with the operating points spelled out and the accuracy per exit where known."""
+    """The manifest, whether the bundle is inside the package, the operating points, and accuracies where known."""
     points = {name: bundle.operating_point(name).to_dict() for name in bundle.manifest.policies}
     default = bundle.default_point()
     return {
         **to_json(bundle.manifest),
+        "shipped": is_shipped(bundle.path),
         "operating_points": points,
         "default_point": None if default is None else default.name,
         "accuracy": accuracies(bundle),
@@ -49,18 +51,24 @@ def accuracies(bundle: Bundle) -> dict[str, Any] | None:
             continue
         arrays = bundle.arrays(artifact.calibration)
         measure = "correct" if "correct" in arrays else "agreement"
-        found = arrays.get(measure)
+        values = arrays.get(measure)
         count = len(bundle.manifest.exits)
-        if found is None or found.ndim != 2 or found.shape[1] != count or not len(found) or found.dtype.kind != "f":
+        if (
+            values is None
+            or values.ndim != 2
+            or values.shape[1] != count
+            or not len(values)
+            or values.dtype.kind != "f"
+        ):
             raise BundleError(f"{bundle.path}: {artifact.calibration.path} needs {measure!r} (n, {count})")
-        values = found.mean(0, dtype=float)
+        means = values.mean(0, dtype=float)
         shown = "accuracy" if measure == "correct" else "agreement with the last exit"
         if measure == "correct" and bundle.manifest.speech is not None:  # what answers are worth is 1 less their edits
-            shown, values = "error rate", 1 - values
+            shown, means = "error rate", 1 - means
         return {
             "measure": shown,
-            "exits": [float(v) for v in values],
-            "n": len(found),
+            "exits": [float(v) for v in means],
+            "n": len(values),
             "artifact": artifact.name,
         }
     return None
@@ -136,7 +144,7 @@ def _is_memory(value: Any) -> bool:
 @bundle_argument
 @json_option
 def inspect(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle holds: exits with cost and size, artifacts, operating points.
+    """Show a bundle: exits with cost and size, artifacts, operating points.
 
     MACs are cumulative, earlier heads included; "alone" is a network with that exit only. Parameters and
     weights are the stage's own. "-" means not known.
@@ -158,6 +166,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         )
     lines[0] += "".join(f"pictures become {n!r}: {printable(str(p))}\n" for n, p in m.preprocess.items())
     lines[0] += "".join(f"{n!r} on {r.rows} calibration rows: {r}\n" for n, r in m.ranges.items())
+    if is_shipped(opened.path):
+        lines[0] += f"inside the package: {opened.path}\n"
     if m.lm is not None:
         lines = [lm_text(m)]
     if m.states:
@@ -201,27 +211,27 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @threads_option
 @json_option
 def verify(bundle: Path, artifact: str | None, threads: int, as_json: bool) -> None:
-    """Re-run the vectors a bundle ships, on this machine: same outputs, same exits?
+    """Run a bundle's test vectors on this machine and compare outputs and exits.
 
-    Exit code 1 if an artifact fails, or if none could be run.
+    Exit code 1 if an artifact fails, or if none can run here.
     """
     opened = Bundle.open(bundle)
-    found = verify_bundle(opened, artifact, threads)
-    failed = any(v.passed is False for v in found) or not any(v.passed for v in found)
+    results = verify_bundle(opened, artifact, threads)
+    failed = any(v.passed is False for v in results) or not any(v.passed for v in results)
     if as_json:
         print_json(
-            {"passed": not failed, "artifacts": [vars(v) for v in found], "environment": environment(threads=threads)}
+            {"passed": not failed, "artifacts": [vars(v) for v in results], "environment": environment(threads=threads)}
         )
     else:
         rows = [["artifact", "result", "largest error", "tolerance", "exits agree", "inputs"]]
-        for v in found:
+        for v in results:
             result = {True: "passed", False: "FAILED", None: "not run"}[v.passed]
             worst = f"{max(v.max_error):.1e}" if v.max_error else "-"
             agree = "-" if v.exits_agree is None else f"{v.exits_agree} of {v.inputs}"
             tolerance = "-" if v.tolerance is None else f"{v.tolerance:.0e}"
             rows.append([v.artifact, result, worst, tolerance, agree, str(v.inputs)])
         click.echo(table(rows, right=(2, 3, 4, 5)))
-        for v in found:
+        for v in results:
             if v.reason:
                 click.echo(f"{v.artifact}: {v.reason}")
         click.echo(environment_line(environment(threads=threads)))

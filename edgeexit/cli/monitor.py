@@ -19,17 +19,17 @@ _Column = tuple[str, Callable[[Reading], str]]
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between.")
-@click.option("--count", type=click.IntRange(1), help="Stop after so many readings. [default: at Ctrl-C]")
-@click.option("--once", is_flag=True, help="One reading, a line per signal, with where it comes from.")
-@click.option("--json", "as_json", is_flag=True, help="Print every reading as one line of JSON.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Read a recorded tree of /sys and /proc below this folder."
+    "--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between readings."
 )
+@click.option("--count", type=click.IntRange(1), help="Stop after this many readings. [default: at Ctrl-C]")
+@click.option("--once", is_flag=True, help="Print one reading, a line per signal with its source.")
+@click.option("--json", "as_json", is_flag=True, help="Print every reading as one line of JSON.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder with a recorded tree of /sys and /proc to read.")
 def monitor(interval: float, count: int | None, once: bool, as_json: bool, root: Path | None) -> None:
-    """Show what the machine is going through: heat, throttling, contention, memory, battery, power.
+    """Print system readings: temperature, throttling, load, memory, battery, power.
 
-    A line per reading until Ctrl-C. What this machine cannot tell is said once, with the reason, and is null in JSON.
+    A line per reading until Ctrl-C. Readings that this machine lacks are listed once, with the reason; null in JSON.
     """
     if not math.isfinite(interval):  # click's range lets it through, and pauses would be none
         raise DataError(f"--interval is a number of seconds, found {interval}")
@@ -41,9 +41,9 @@ def monitor(interval: float, count: int | None, once: bool, as_json: bool, root:
             for reading in _readings(reader, interval, 1 if once else count):
                 click.echo(json.dumps(reading.to_dict()))
         elif once:
-            _sheet(reader, reader.read())
+            _print_once(reader, reader.read())
         else:
-            _live(reader, interval, count)
+            _print_lines(reader, interval, count)
     except KeyboardInterrupt:  # how to end it, so no error
         say("stopped")
 
@@ -57,7 +57,7 @@ def _readings(reader: LinuxReader | PsutilReader, interval: float, count: int | 
             time.sleep(max(0.0, start + done * interval - time.monotonic()))
 
 
-def _sheet(reader: LinuxReader | PsutilReader, reading: Reading) -> None:
+def _print_once(reader: LinuxReader | PsutilReader, reading: Reading) -> None:
     click.echo(f"reader: {printable(reader.name)}")
     rows = [["signal", "value", "from"]]
     for name in SIGNALS:
@@ -70,7 +70,7 @@ def _sheet(reader: LinuxReader | PsutilReader, reading: Reading) -> None:
         click.echo(f"problem: {printable(problem)}")
 
 
-def _live(reader: LinuxReader | PsutilReader, interval: float, count: int | None) -> None:
+def _print_lines(reader: LinuxReader | PsutilReader, interval: float, count: int | None) -> None:
     columns = [(head, name) for name, head in _HEADS.items() if name in reader.sources]
     click.echo(f"reader: {printable(reader.name)}")
     for why, names in _by_reason(reader).items():
@@ -78,22 +78,22 @@ def _live(reader: LinuxReader | PsutilReader, interval: float, count: int | None
     widths = [max(len(head), _WIDTHS.get(name, 8)) for head, name in columns]
     click.echo("  ".join(["     s", *(h.rjust(w) for (h, _), w in zip(columns, widths, strict=True))]))
     start = time.monotonic()
-    said: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     for reading in _readings(reader, interval, count):
         cells = [_TEXT[name](reading).rjust(w) for (_, name), w in zip(columns, widths, strict=True)]
         click.echo("  ".join([f"{time.monotonic() - start:6.1f}", *cells]))
         for problem in reading.problems:
-            if problem not in said:
+            if problem not in shown:
                 click.echo(f"      problem: {printable(problem)}")
-        said = reading.problems
+        shown = reading.problems
 
 
 def _by_reason(reader: LinuxReader | PsutilReader) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for name in SIGNALS:
         if name in reader.unknown:
-            found.setdefault(reader.unknown[name], []).append(name)
-    return found
+            reasons.setdefault(reader.unknown[name], []).append(name)
+    return reasons
 
 
 def _number(name: str, form: str, scale: float = 1) -> Callable[[Reading], str]:

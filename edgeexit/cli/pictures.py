@@ -1,4 +1,4 @@
-"""Pictures on the command line: the declaration of their preprocessing, and a picture file as a network's input."""
+"""Pictures on the command line: options of preprocessing, and picture files as network inputs."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def read_picture(path: Path, engine: Engine) -> Any:
         raise DataError(
             f"{path}: the model takes {spec.dtype}{list(spec.shape)}, which is no picture ({e}); pass .npy or .npz"
         ) from e
-    found = _numbers(path, spec, plain)
+    pixels = _numbers(path, spec, plain)
     known = engine.bundle.manifest.ranges.get(spec.name)
     advice = "say with --preprocess how pictures become the network's numbers, e.g. --preprocess scale=1/255"
-    if known is not None and (why := known.unusual(found)) is not None:
+    if known is not None and (why := known.unusual(pixels)) is not None:
         raise DataError(f"{path}: the bundle declares no preprocessing, and as pixels 0..255 {why}: {advice}")
     click.echo(f"warning: the bundle declares no preprocessing, so pixels pass as 0..255; {advice}", err=True)
-    return found
+    return pixels
 
 
 def check_pictures(

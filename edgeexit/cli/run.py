@@ -35,27 +35,33 @@ from edgeexit.errors import DataError
 
 @click.command()
 @bundle_argument
+@click.option("--input", "-i", "source", type=click.Path(path_type=Path), help="Input file: .npy, .npz or a picture.")
 @click.option(
-    "--input", "-i", "source", type=click.Path(path_type=Path), required=True, help="A .npy, .npz or picture."
+    "--example", type=click.IntRange(0), help="Example input of the bundle, counted from 0, instead of --input."
 )
-@click.option("--row", type=click.IntRange(0), help="Row of a file that holds many inputs.")
-@click.option("--policy", metavar="NAME", help="Operating point. [default: the bundle's default, else the first]")
-@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer at this exit, whatever the score.")
-@click.option("--budget", help="Thresholds solved now for this mean cost: 0.3 of the last exit's, 4MMACs, 2.5ms.")
-@click.option("--profile", type=click.Path(path_type=Path), help="Stage times from `edgeexit bench --save`.")
-@click.option("--deadline-ms", type=float, help="Milliseconds one input may take.")
+@click.option("--row", type=click.IntRange(0), help="Row to use of a file with many inputs.")
+@click.option(
+    "--policy", metavar="NAME", help="Operating point by name. [default: the bundle's default, else the first]"
+)
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Answer always at this exit, counted from 0.")
+@click.option("--budget", help="Mean cost to solve thresholds for: 0.3 (of the last exit's), 4MMACs, 2.5ms.")
+@click.option(
+    "--profile", type=click.Path(path_type=Path), help="Stage times for deadlines, from `edgeexit bench --save`."
+)
+@click.option("--deadline-ms", type=float, help="Time limit for one input, in milliseconds.")
 @click.option(
     "--preprocess",
     metavar="FIELDS",
-    help="How a picture becomes the input, as of `edgeexit export`. [default: as declared]",
+    help="Picture preprocessing; see `export --preprocess`. [default: as declared]",
 )
-@click.option("--scale", type=float, help="Factor on a picture's pixel values (0..255). [default: as declared, else 1]")
+@click.option("--scale", type=float, help="Factor on pixel values 0..255. [default: as declared, else 1]")
 @run_artifact_option
 @threads_option
 @json_option
 def run(
     bundle: Path,
-    source: Path,
+    source: Path | None,
+    example: int | None,
     row: int | None,
     policy: str | None,
     exit_index: int | None,
@@ -68,28 +74,34 @@ def run(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Answer one input and say which exit did, and why.
+    """Run one input; print the answer, the exit used and the reason.
 
     \b
     Examples:
-      edgeexit run digits.edgeexit --input x.npy
+      edgeexit run digits --example 2
+      edgeexit run my.edgeexit --input x.npy
       edgeexit run resnet8.edgeexit --input frog.jpg --policy balanced --deadline-ms 5
       edgeexit run old.edgeexit --input frog.png --preprocess size=32,scale=1/255
       edgeexit run resnet8.edgeexit --input frog.png --budget 0.4
       edgeexit run streaming.edgeexit --input chunks.npy
 
     Pictures are read as the bundle declares (`edgeexit export --preprocess`, `edgeexit inspect` shows it). An input far
-    outside the range of the calibration rows is warned of.
+    outside the range of the calibration rows raises a warning.
 
     The rows of a file for a network with memory follow one another in one stream; stages that a row skipped catch up
     before they are next used.
     """
+    if (source is None) == (example is None):
+        raise DataError("run takes either --input FILE or --example NUMBER")
     engine, used = open_engine(bundle, artifact, policy, exit_index, budget, threads)
     if profile is not None:
         use_profile(engine, profile)
-    following = bool(engine.bundle.manifest.states) and row is None
+    following = bool(engine.bundle.manifest.states) and row is None and example is None
     use_preprocess(engine, preprocess, scale)
-    x = _read(source, row, engine, many=following)
+    if source is None:
+        source, x = bundle, _example(engine, example or 0)
+    else:
+        x = _read(source, row, engine, many=following)
     late = None if deadline_ms is None else deadline_ms / 1000
     if following and engine.artifact.layout == "chain":
         with about(source):
@@ -102,7 +114,7 @@ def run(
         say(f"warning: {source}: {decision.unusual}")
     labels = engine.bundle.manifest.labels
     name = decision.name if isinstance(decision.name, str) else None
-    kept = decision.prediction_set
+    prediction_set = decision.prediction_set
     if as_json:
         print_json(
             {
@@ -114,7 +126,7 @@ def run(
                 "seconds": decision.seconds,
                 "macs": decision.macs,
                 "late": decision.late,
-                "prediction_set": None if kept is None else np.flatnonzero(kept),
+                "prediction_set": None if prediction_set is None else np.flatnonzero(prediction_set),
                 "uncertainty": decision.uncertainty,
                 "accepted": decision.accepted,
                 "unusual": decision.unusual,
@@ -136,9 +148,9 @@ def run(
         click.echo(
             "accepted" if decision.accepted else "NOT accepted: too unsure for the target, abstain or ask elsewhere"
         )
-    if kept is not None and engine.sets is not None:
+    if prediction_set is not None and engine.sets is not None:
         shown = ", ".join(
-            str(labels[i]) if labels is not None and i < len(labels) else str(i) for i in np.flatnonzero(kept)
+            str(labels[i]) if labels is not None and i < len(labels) else str(i) for i in np.flatnonzero(prediction_set)
         )
         click.echo(f"set at {1 - engine.sets.alpha:g}: {{{shown}}}")
     click.echo(f"{engine.artifact.name}, {used}")
@@ -159,6 +171,13 @@ def open_engine(
         return engine, f"thresholds solved for a budget of {budget}"
     engine = load(bundle, artifact=artifact, policy=policy, exit=exit_index, threads=threads, warmup=warmup)
     return engine, engine.policy_source
+
+
+def _example(engine: Engine, number: int) -> dict[str, NDArray[Any]]:
+    inputs = engine.examples()
+    if number >= len(inputs):
+        raise DataError(f"{engine.bundle.path}: no example {number}, it ships 0 to {len(inputs) - 1}")
+    return inputs[number]
 
 
 def _read(path: Path, row: int | None, engine: Engine, many: bool = False) -> Any:

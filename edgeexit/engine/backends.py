@@ -1,7 +1,7 @@
 """Engines by artifact format: each is imported when asked for.
 
 A new engine is one module with a `Backend` and one row in `BACKENDS`, or an entry point in the group
-``edgeexit.engine.backends`` of another distribution.
+``edgeexit.backends`` of another distribution.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BACKENDS = {"onnx": "edgeexit_runtimes.onnx:OnnxBackend", "tflite": "edgeexit_ru
 """Artifact format -> "module:class"."""
 
 
-GROUP = "edgeexit.engine.backends"
+GROUP = "edgeexit.backends"
 """Entry points of other distributions, each a `Backend` class under the format's name."""
 
 

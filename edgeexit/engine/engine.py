@@ -129,6 +129,10 @@ class Engine(Decider):
         """
         return self.answer(x, deadline_s, self.driver.run)
 
+    def examples(self) -> list[dict[str, NDArray[Any]]]:
+        """Example inputs of the bundle, each as `run` takes it; see `Bundle.examples`."""
+        return self.bundle.examples(self.artifact)
+
     def stream(self, *, limit: int = 64) -> Stream:
         """Begin a sequence of inputs that a network with states remembers; layout chain only.
 

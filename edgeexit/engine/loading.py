@@ -43,7 +43,7 @@ def load(
     transcribes, the first exit that writes what the one before it wrote.
 
     Args:
-        path: a bundle folder or ``.zip``.
+        path: a bundle folder or ``.zip``, or the name of a bundle inside the package ("digits").
         artifact: an artifact's name, or a layout's ("chain"); None = the operating point's own if its engine is
             installed here, else the first fused or chain artifact whose engine is. `Engine.artifact` says which it is.
         policy: the name of a stored operating point, whose prediction sets come along, or a policy.

@@ -8,80 +8,12 @@
     for piece in lm.answer(model, "def main(", lm.Setting("speculative", exit=1, draft=4)):
         print(piece.text, end="", flush=True)
 
-Needs numpy and one engine library, and `tokenizers` where text goes in. Names are loaded when first used.
+Needs numpy and one engine library, and `tokenizers` where text goes in. Public names are stated in ``__init__.pyi`` and
+loaded when first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from edgeexit.common.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from edgeexit.bundle.lm_spec import LmProof, LmSpec
-    from edgeexit.lm.batch import Batch
-    from edgeexit.lm.costs import Costs
-    from edgeexit.lm.decoding import AnswerProbe
-    from edgeexit.lm.generate import Answer, Generation, Piece, answer
-    from edgeexit.lm.loading import load_lm
-    from edgeexit.lm.model import LanguageModel
-    from edgeexit.lm.sampling import Sampler
-    from edgeexit.lm.session import Session
-    from edgeexit.lm.settings import Setting
-    from edgeexit.lm.tuning.consistency import certify
-    from edgeexit.lm.tuning.measure_costs import measure
-    from edgeexit.lm.tuning.tune import study
-
-__all__ = [
-    # the doorway
-    "load_lm",
-    "answer",
-    # what they give
-    "Answer",
-    "Batch",
-    "Generation",
-    "LanguageModel",
-    "Piece",
-    # how to decode
-    "AnswerProbe",
-    "Sampler",
-    "Setting",
-    # what is fastest here, and what is near enough
-    "Costs",
-    "certify",
-    "measure",
-    "study",
-    # parts
-    "LmProof",
-    "LmSpec",
-    "Session",
-]
-
-_HOMES = {
-    "edgeexit.lm.batch": ("Batch",),
-    "edgeexit.lm.tuning.consistency": ("certify",),
-    "edgeexit.lm.costs": ("Costs",),
-    "edgeexit.lm.decoding": ("AnswerProbe",),
-    "edgeexit.lm.generate": ("Answer", "Generation", "Piece", "answer"),
-    "edgeexit.lm.loading": ("load_lm",),
-    "edgeexit.lm.tuning.measure_costs": ("measure",),
-    "edgeexit.lm.model": ("LanguageModel",),
-    "edgeexit.lm.sampling": ("Sampler",),
-    "edgeexit.lm.session": ("Session",),
-    "edgeexit.lm.settings": ("Setting",),
-    "edgeexit.bundle.lm_spec": ("LmProof", "LmSpec"),
-    "edgeexit.lm.tuning.tune": ("study",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    for module, names in _HOMES.items():
-        if name in names:
-            found = getattr(importlib.import_module(module), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module 'edgeexit.lm' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -1,14 +1,8 @@
-"""Ten lines: load a bundle, answer pictures, see which exit did and why. Needs numpy and onnxruntime."""
-
-from pathlib import Path
-
-import numpy as np
+"""Quick start: load a bundle, answer pictures, print which exit answered and why. Needs numpy and onnxruntime."""
 
 import edgeexit
 
-root = Path(__file__).resolve().parents[2]
-engine = edgeexit.load(root / "models/bundles/digits.edgeexit", policy="balanced")
-pictures = np.load(root / "models/edgeexit_models/data/optdigits.npz")["x_test"].astype(np.float32)
-for picture in pictures[:8]:
-    d = engine.run(picture[None])  # (1, 8, 8): one channel
+engine = edgeexit.load("digits")  # a small bundle inside the package; a path opens your own
+for picture in engine.examples():  # handwritten digits 0 to 7, 8 x 8 pixels each
+    d = engine.run(picture)
     print(f"digit {d.label} from exit {d.exit}, score {d.score:.2f}, {d.reason}, {d.macs:,} MACs")

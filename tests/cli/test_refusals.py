@@ -116,7 +116,8 @@ def test_run_options(cli: Cli, tiny: Path, row: Path, options: tuple[str, ...], 
 
 
 def test_run_needs_an_input(cli: Cli, tiny: Path) -> None:
-    assert "Missing option '--input'" in cli("run", tiny).error
+    assert cli("run", tiny).error == "run takes either --input FILE or --example NUMBER"
+    assert "no example 9, it ships 0 to" in cli("run", tiny, "--example", "9").error
     assert "Missing argument 'BUNDLE'" in cli("run").error
     assert "No such command 'walk'" in cli("walk").error
 

@@ -82,7 +82,7 @@ sorting = Task("sorting", default_score="margin", layout="chain", uncalibrated="
 no_task = {}
 """
 ENTRIES = {
-    "edgeexit.engine.backends": {"abacus": "Abacus", "dice": "NoEngine", "fails": "Fails", "gone": "Gone"},
+    "edgeexit.backends": {"abacus": "Abacus", "dice": "NoEngine", "fails": "Fails", "gone": "Gone"},
     "edgeexit.policies": {"every": "Every", "vague": "NoPolicy", "boom": "Boom", "gone": "Gone"},
     "edgeexit.scores": {"gap": "gap", "blind": "blind", "another": "other_name", "len": "no_score", "gone": "Gone"},
     "edgeexit.tasks": {"sorting": "sorting", "nothing": "no_task", "gone": "Gone"},
@@ -140,7 +140,7 @@ def test_the_doctor_lists_engines(abacus: None) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dice", "for format 'dice', of edgeexit.engine.backends, is a NoEngine without version"),
+        ("dice", "for format 'dice', of edgeexit.backends, is a NoEngine without version"),
         ("fails", "failed: RuntimeError: no beads"),
         ("gone", r"'edgeexit_abacus:Gone' \(edgeexit_abacus 1.0\), cannot be loaded: AttributeError"),
         ("nobody", "no engine for format 'nobody'; this version runs: onnx, tflite"),

@@ -224,16 +224,12 @@ def test_the_governor_goes_down_from_the_default(tiny: Path) -> None:
     assert engine.policy_source == f"operating point half-fused, the only one stored for {FUSED}"
 
 
-def test_the_packages_first_example(tiny: Path, tmp_path: Path) -> None:
-    """What `help(edgeexit)` shows first leaves early."""
+def test_the_packages_first_example(tmp_path: Path) -> None:
+    """What `help(edgeexit)` shows first runs as it stands and leaves early."""
     lines = [line.strip() for line in (edgeexit.__doc__ or "").splitlines() if line.startswith("    ")]
-    script = "\n".join(lines).replace('"digits.edgeexit"', repr(str(tiny)))
-    loop = "import numpy as np\nfor x in np.load('x.npy'):\n"
-    script = loop + "".join(f"    {line}\n" for line in script.splitlines())
-    np.save(tmp_path / "x.npy", X)
-    script += "    print(decision.exit, decision.reason)\n"
+    script = "\n".join([*lines, "print(decision.exit, decision.reason)"])
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "0 confident" in done.stdout.splitlines() and "2 last" in done.stdout.splitlines(), done.stderr
+    assert done.stdout == "0 confident\n", done.stderr
 
 
 def test_bundles_that_ship(tiny: Path) -> None:
