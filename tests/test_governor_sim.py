@@ -10,7 +10,8 @@ import pytest
 import edgeexit
 from benchmarks.sim_governor import simulate
 from edgeexit.governor import Settings
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.governor.soak import settled_after, soak
 from edgeexit.monitor import Reading
 

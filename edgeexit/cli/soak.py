@@ -1,4 +1,4 @@
-"""`edgeexit soak` and `edgeexit report`"""
+"""Commands `edgeexit soak` and `edgeexit report`: sustained load, and figures of its event log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from edgeexit.common.files import read_npz, write_atomic
 from edgeexit.engine.inputs import data_inputs
 from edgeexit.errors import DataError
 from edgeexit.governor import DEFAULT_CURVES, Settings, read_curves
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.event_files import read_events, rotated_parts
+from edgeexit.governor.events import KEEP, MAX_BYTES, EventLog
 from edgeexit.governor.soak import Span, check_soak
 from edgeexit.governor.soak import soak as run_soak
 from edgeexit.monitor import default_reader
@@ -56,6 +57,10 @@ from edgeexit.monitor import default_reader
 @click.option("--deadline-ms", type=float, help="Deadline of every input; misses are counted.")
 @click.option("--policy", metavar="NAME", help="Operating point to start from. [default: the bundle's default]")
 @click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit where the governor is off, in its place.")
+@click.option("--log-mb", type=click.FloatRange(0.25), default=MAX_BYTES / (1 << 20), show_default=True,
+              help="MiB per file of the event log; a full one is rotated.")  # fmt: skip
+@click.option("--log-keep", type=click.IntRange(0), default=KEEP, show_default=True,
+              help="Rotated files that are kept.")  # fmt: skip
 @run_artifact_option
 @threads_option
 @json_option
@@ -74,16 +79,19 @@ def soak(
     deadline_ms: float | None,
     policy: str | None,
     exit_index: int | None,
+    log_mb: float,
+    log_keep: int,
     artifact: str | None,
     threads: int,
     as_json: bool,
 ) -> None:
-    """Put a sustained load on this machine and watch: temperature, budget, exits, latency, accuracy.
+    """Run a sustained load; record temperature, budget, exits, latency and accuracy.
 
     The bundle's artifact must have been calibrated, so that the governor can solve for budgets. Where the governor is
     off, the operating point decides; the governor goes down from it. With --exit that exit answers instead, and the
-    governor may use the whole network. Everything goes to
-    OUT/events.jsonl while it runs; the figure is drawn at the end (and again by `edgeexit report`).
+    governor may use the whole network. Everything is written to OUT/events.jsonl while it runs; at --log-mb the file
+    is renamed to events.jsonl.000001 and so on, and only the newest --log-keep of these stay. The figure is drawn at
+    the end (and again by `edgeexit report`, from all these files).
 
     \b
     Examples:
@@ -111,11 +119,12 @@ def soak(
     events = out / "events.jsonl"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for old in (events, out / "soak.json", out / "soak.png"):  # of an earlier soak: none may outlive its log
+        earlier = (events, *rotated_parts(events), out / "soak.json", out / "soak.png")
+        for old in earlier:  # nothing of an earlier soak may outlive its log
             old.unlink(missing_ok=True)
     except OSError as e:
         raise DataError(f"{out}: cannot be written: {e.strerror or e}") from e
-    with EventLog(events, engine) as log:
+    with EventLog(events, engine, max_bytes=int(log_mb * (1 << 20)), keep=log_keep) as log:
         spans = run_soak(
             engine, rows, labels, reader, settings, log, seconds=60 * minutes, governed=phases, compete=compete,
             rate=rate, deadline_s=deadline_s, progress=say,
@@ -145,6 +154,9 @@ def soak(
 def report(events: Path, out: Path | None, as_json: bool) -> None:
     """Draw an event log: temperature, budget, exit mix and latency over time.
 
+    Rotated parts of the log (events.jsonl.000001, ...) are read before it. Where the oldest were deleted, the figure
+    and the sums begin at `from_seconds`.
+
     \b
     Example:
       edgeexit report soak/events.jsonl
@@ -154,15 +166,16 @@ def report(events: Path, out: Path | None, as_json: bool) -> None:
     _draw(lines, path)
     windows = [e for e in lines if e["event"] == "window"]
     moves = [e for e in lines if e["event"] == "move"]
-    found = {
-        "seconds": lines[-1]["at"], "inputs": sum(int(w.get("n", 0)) for w in windows), "steps": len(moves),
+    summary = {
+        "from_seconds": lines[0]["at"], "seconds": lines[-1]["at"],
+        "inputs": sum(int(w.get("n", 0)) for w in windows), "steps": len(moves),
         "changes": sum(bool(m.get("changed")) for m in moves), "missed": sum(int(w.get("missed", 0)) for w in windows),
         "figure": str(path),
     }  # fmt: skip
     if as_json:
-        print_json(found)
+        print_json(summary)
     else:
-        click.echo(", ".join(f"{k} {v}" for k, v in found.items()))
+        click.echo(", ".join(f"{k} {v}" for k, v in summary.items()))
 
 
 def _draw(lines: list[dict[str, Any]], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Curves: what share of the full network one signal leaves. They are data, so that a device can have its own."""
+"""Curves: the budget that each signal leaves, as data that a device can replace."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ DEFAULT_CURVES = (
     Curve("memory_pressure_avg10", ((5.0, 1.0), (30.0, 0.5))),
     Curve("battery_percent", ((5.0, 0.2), (30.0, 1.0)), on_battery_only=True),
 )
-"""What is used where nothing else is given; docs/governor.md says why."""
+"""Used by default; docs/governor.md gives the reasons."""
 
 
 def read_curves(path: Path | str) -> tuple[Curve, ...]:
@@ -105,12 +105,12 @@ def read_curves(path: Path | str) -> tuple[Curve, ...]:
 
 
 def curves_of(table: Any, at: str = "curves") -> tuple[Curve, ...]:
-    """Curves from what JSON or TOML gave; see `read_curves`."""
+    """Curves from a parsed JSON or TOML document; see `read_curves`."""
     if not isinstance(table, Mapping) or not table:
         raise PolicyError(f"{at}: expected an object of curves, one per signal ({', '.join(SIGNALS)})")
-    found = []
-    for signal, wish in table.items():
-        options = wish if isinstance(wish, Mapping) else {"points": wish}
+    curves = []
+    for signal, value in table.items():
+        options = value if isinstance(value, Mapping) else {"points": value}
         points, battery = options.get("points"), options.get("on_battery_only", False)
         if not isinstance(battery, bool) or set(options) - {"points", "on_battery_only"}:
             raise PolicyError(
@@ -119,10 +119,10 @@ def curves_of(table: Any, at: str = "curves") -> tuple[Curve, ...]:
         if not isinstance(points, Sequence) or isinstance(points, str) or not all(_is_point(p) for p in points):
             raise PolicyError(f"{at}: curve {signal!r:.40} needs points [[value, budget], ...], found {points!s:.80}")
         try:
-            found.append(Curve(signal, tuple((float(v), float(b)) for v, b in points), battery))
+            curves.append(Curve(signal, tuple((float(v), float(b)) for v, b in points), battery))
         except PolicyError as e:
             raise PolicyError(f"{at}: {e}") from e
-    return tuple(found)
+    return tuple(curves)
 
 
 def _is_point(value: Any) -> bool:

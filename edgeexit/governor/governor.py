@@ -1,4 +1,4 @@
-"""The governor: beside a running engine, a few times a second, from readings to the policy."""
+"""Governor: sets a running engine's policy from readings of the machine, a few times a second."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Governor:
     ) -> None:
         """
         Args:
-            engine: whose policy is governed; what it had when this began comes back with `stop`.
+            engine: whose policy is governed; `stop` restores the policy it had.
             reader: of the machine.
             settings: None = the default curves, no set-point.
             ladder: policies to choose among; None = solved for budgets from the scores in the bundle, up to the cost of
                 the operating point that the engine follows, if it does; where that one carries a promise, the points
                 that promise as much.
-            on_move: is told every step, in the governor's thread.
+            on_move: called with every step, in the governor's thread.
             clock: seconds, monotone.
 
         Raises:
@@ -76,13 +76,13 @@ class Governor:
         self._reset()
 
     def _reset(self) -> None:
-        """As new: what comes back with `stop` is what the engine has now."""
+        """Start afresh; `stop` will restore the policy that the engine has now."""
         self._loops = self._make_loops()
         self.latencies.clear()
-        self._heard = self._used = 0
+        self._decisions = self._decisions_used = 0
         self._before, self._point_before = self.engine.policy, self.engine.point
         self._source_before = self.engine.policy_source
-        self._budget, self._rung = self.settings.ceiling, -1
+        self._budget, self._step = self.settings.ceiling, -1
         self._last: float | None = None
         self._begin: float | None = None
 
@@ -94,7 +94,7 @@ class Governor:
     def _make_loops(self) -> dict[str, Loop]:
         s = self.settings
         limits = {"floor": s.floor, "ceiling": s.ceiling}
-        found: dict[str, Loop] = {}
+        loops: dict[str, Loop] = {}
         if s.latency_p90_s is not None:
             known = exit_seconds(self.engine)
             if known is not None and s.latency_p90_s < known[0]:
@@ -102,10 +102,10 @@ class Governor:
                     f"a latency set-point of {1000 * s.latency_p90_s:g} ms is below the first exit's own time, "
                     f"{1000 * known[0]:.3g} ms as measured here: no budget reaches it"
                 )
-            found["latency"] = Loop(_BELOW * s.latency_p90_s, **limits)
+            loops["latency"] = Loop(_BELOW * s.latency_p90_s, **limits)
         if s.temperature_c is not None:
-            found["temperature"] = Loop(s.temperature_c, proportional=4.0, integral=0.2, **limits)
-        return found
+            loops["temperature"] = Loop(s.temperature_c, proportional=4.0, integral=0.2, **limits)
+        return loops
 
     def __enter__(self) -> Governor:
         self.start()
@@ -155,7 +155,7 @@ class Governor:
         def see(decision: Decision) -> None:
             if self._see is see:
                 self.latencies.append(decision.seconds)
-                self._heard += 1
+                self._decisions += 1
             if before is not None:
                 before(decision)
 
@@ -182,62 +182,64 @@ class Governor:
         self._begin = now if self._begin is None else self._begin
         reading, problems = self._read()
         self.engine.reading = reading
-        wishes = self._wishes(reading, passed, now)
-        because, wish = min(wishes.items(), key=lambda w: w[1], default=("nothing", self.settings.ceiling))
-        wish = min(max(wish, self.settings.floor), self.settings.ceiling)
-        if wish >= self.settings.ceiling:
-            because = "nothing"
-        self._budget = self._limited(wish, passed)
+        targets = self._targets(reading, passed, now)
+        signal, target = min(targets.items(), key=lambda t: t[1], default=("nothing", self.settings.ceiling))
+        target = min(max(target, self.settings.floor), self.settings.ceiling)
+        if target >= self.settings.ceiling:
+            signal = "nothing"
+        self._budget = self._limited(target, passed)
         k = self.ladder.at(self._budget)
-        rung, changed = self.ladder.rungs[k], k != self._rung
+        policy_step, changed = self.ladder.steps[k], k != self._step
         if changed:
-            if rung.point is not None:
-                self.engine.follow(rung.point)
+            if policy_step.point is not None:
+                self.engine.follow(policy_step.point)
             else:
-                self.engine.policy = rung.policy
-            self._rung = k
-        name = None if rung.point is None else rung.point.name
-        pinned = rung.cost > self._budget + 1e-9
-        move = Move(now, wish, self._budget, rung.cost, because, pinned, changed, reading, problems, name)
+                self.engine.policy = policy_step.policy
+            self._step = k
+        name = None if policy_step.point is None else policy_step.point.name
+        pinned = policy_step.cost > self._budget + 1e-9
+        move = Move(now, target, self._budget, policy_step.cost, signal, pinned, changed, reading, problems, name)
         self.on_move(move)
         return move
 
     def _read(self) -> tuple[Reading | None, tuple[str, ...]]:
         try:
-            given = self.reader.read()
+            raw = self.reader.read()
             # A reader that is not of this package may give what cannot be; a NaN would stay in the budget for ever.
-            reading = Reading.checked({n: getattr(given, n) for n in _FIELDS}, given.problems)
+            reading = Reading.checked({n: getattr(raw, n) for n in _FIELDS}, raw.problems)
         except Exception as e:
             return None, (f"the reader failed: {type(e).__name__}: {e}"[:200],)
         return reading, tuple(reading.problems)
 
-    def _wishes(self, reading: Reading | None, passed: float, now: float) -> dict[str, float]:
-        """Signal -> the budget it leaves; signals that are not known leave everything."""
-        found: dict[str, float] = {}
+    def _targets(self, reading: Reading | None, passed: float, now: float) -> dict[str, float]:
+        """Signal -> the budget it leaves; unknown signals leave everything."""
+        targets: dict[str, float] = {}
         for curve in self.settings.curves if reading is not None else ():
             value = getattr(reading, curve.signal)
             if value is not None and (not curve.on_battery_only or (reading is not None and reading.on_battery)):
-                found[curve.signal] = min(curve.budget(float(value)), found.get(curve.signal, 1.0))
+                targets[curve.signal] = min(curve.budget(float(value)), targets.get(curve.signal, 1.0))
         flags = None if reading is None else reading.throttled
         slowed = flags is not None and (flags.throttled_now or flags.frequency_capped_now)
         if slowed and self.settings.throttled is not None:
-            found["throttled"] = self.settings.throttled
+            targets["throttled"] = self.settings.throttled
         temperature = None if reading is None else reading.temperature_c
         if "temperature" in self._loops and temperature is not None:
-            found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
+            targets["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
         if "latency" in self._loops and len(self.latencies) >= _LEAST_LATENCIES:
             p90 = float(np.quantile(list(self.latencies), 0.9))
             # Without a new decision nothing is known of now, so that nothing is added up.
-            found["latency set-point"] = self._loops["latency"].step(p90, passed if self._heard > self._used else 0.0)
-            self._used = self._heard
+            targets["latency set-point"] = self._loops["latency"].step(
+                p90, passed if self._decisions > self._decisions_used else 0.0
+            )
+            self._decisions_used = self._decisions
         power = self._power_allowed(reading, now)
         if power is not None and reading is not None and reading.power_w is not None:
             loop = self._loops.setdefault(
                 "battery", Loop(power, floor=self.settings.floor, ceiling=self.settings.ceiling)
             )
             loop.setpoint = power
-            found["battery life"] = loop.step(reading.power_w, passed)
-        return found
+            targets["battery life"] = loop.step(reading.power_w, passed)
+        return targets
 
     def _power_allowed(self, reading: Reading | None, now: float) -> float | None:
         hours = self.settings.battery_hours
@@ -247,16 +249,16 @@ class Governor:
         left = hours * 3600 - (now - self._begin)
         return max(joules / left, 1e-3) if left > 0 else None
 
-    def _limited(self, wish: float, passed: float) -> float:
+    def _limited(self, target: float, passed: float) -> float:
         s, before = self.settings, self._budget
-        at_end = wish in (s.floor, s.ceiling)
-        if abs(wish - before) < s.dead_band and not at_end:
+        at_end = target in (s.floor, s.ceiling)
+        if abs(target - before) < s.dead_band and not at_end:
             return before
         most_up, most_down = s.rise_per_s * passed, s.fall_per_s * passed
-        return min(max(wish, before - most_down), before + most_up)
+        return min(max(target, before - most_down), before + most_up)
 
     def _failed(self, error: Exception) -> Move:
-        cost = self.ladder.rungs[max(self._rung, 0)].cost
+        cost = self.ladder.steps[max(self._step, 0)].cost
         text = f"the step failed: {type(error).__name__}: {error}"[:200]
         return Move(self.clock(), self._budget, self._budget, cost, "nothing", False, False, None, (text,))
 
@@ -269,6 +271,6 @@ def _ladder(engine: Engine) -> Ladder:
     cost = None if point is None else point.expected.get("cost")
     if point is None or cost is None:
         return solved
-    # What the user chose is the most that is spent: a cool machine is no wish for more.
-    cheaper = tuple(r for r in solved.rungs if r.cost < cost)
-    return replace(solved, rungs=(*cheaper, PolicyStep(float(cost), point.policy, point)))
+    # What the user chose is the most that is spent: a cool machine does not ask for more.
+    cheaper = tuple(r for r in solved.steps if r.cost < cost)
+    return replace(solved, steps=(*cheaper, PolicyStep(float(cost), point.policy, point)))

@@ -1,4 +1,4 @@
-"""What a governor is told, and what it tells."""
+"""Settings of a governor, and `Move`, the record of one of its steps."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Move:
-    """What one step came to."""
+    """Result of one step."""
 
     at_seconds: float
-    wish: float
+    target: float
     """The budget that the signals leave."""
     budget: float
     """After rate limit and dead band."""
     cost: float
     """Of the policy that was taken, at most the budget where there is one so cheap."""
-    because: str
-    """The signal that leaves least; "nothing" where none limits."""
+    limiting_signal: str
+    """The signal that leaves the smallest budget; "nothing" where none limits."""
     pinned: bool
     """The budget asks for less than the cheapest policy that may be taken."""
     changed: bool

@@ -17,7 +17,8 @@ import pytest
 import edgeexit
 from edgeexit.errors import DataError
 from edgeexit.governor import Settings
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.governor.soak import check_soak, soak
 from edgeexit.monitor import Reading
 from edgeexit.testing import FakeReader

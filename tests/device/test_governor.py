@@ -18,7 +18,8 @@ from edgeexit.bundle.bundle import Bundle
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, PolicyStep, Settings, read_curves
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reading, Throttled
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import Threshold, fixed_exit
@@ -134,15 +135,15 @@ def test_a_loop_pressed_against_the_floor_comes_back(engine: Engine) -> None:
 def test_heat_lowers_the_budget_at_the_allowed_rate_and_cold_raises_it_slower(engine: Engine, ladder: Ladder) -> None:
     governor, told, clock, moves = governed(engine, ladder, fall_per_s=0.4, rise_per_s=0.1)
     governor.step()
-    assert engine.policy == ladder.rungs[2].policy and moves[-1].because == "nothing"
+    assert engine.policy == ladder.steps[2].policy and moves[-1].limiting_signal == "nothing"
     told.says = Reading(temperature_c=90.0)
     budgets = []
     for _ in range(12):
         clock.advance(0.25)
         budgets.append(governor.step().budget)
     assert np.diff([1.0, *budgets]).min() >= -0.4 * 0.25 - 1e-9
-    assert moves[-1].because == "temperature_c" and budgets[-1] == pytest.approx(0.2)
-    assert engine.policy == ladder.rungs[0].policy and not moves[-1].pinned
+    assert moves[-1].limiting_signal == "temperature_c" and budgets[-1] == pytest.approx(0.2)
+    assert engine.policy == ladder.steps[0].policy and not moves[-1].pinned
     told.says = COOL
     clock.advance(0.25)
     assert governor.step().budget == pytest.approx(0.2 + 0.1 * 0.25)
@@ -173,13 +174,13 @@ def test_throttling_and_battery(engine: Engine, ladder: Ladder) -> None:
     clock.advance(1)
     governor.step()
     clock.advance(1)
-    assert governor.step().because == "throttled" and moves[-1].budget == pytest.approx(0.6)
+    assert governor.step().limiting_signal == "throttled" and moves[-1].budget == pytest.approx(0.6)
     told.says = Reading(throttled=Throttled(0x50000), battery_percent=5.0, on_battery=False)
     clock.advance(60)
-    assert governor.step().because == "nothing", "since boot is not now, and a charger is at hand"
+    assert governor.step().limiting_signal == "nothing", "since boot is not now, and a charger is at hand"
     told.says = Reading(battery_percent=5.0, on_battery=True)
     clock.advance(1)
-    assert governor.step().because == "battery_percent"
+    assert governor.step().limiting_signal == "battery_percent"
 
 
 def test_a_battery_that_should_last(engine: Engine, ladder: Ladder) -> None:
@@ -190,7 +191,7 @@ def test_a_battery_that_should_last(engine: Engine, ladder: Ladder) -> None:
         for _ in range(40):
             clock.advance(0.25)
             governor.step()
-        assert moves[-1].because == expected
+        assert moves[-1].limiting_signal == expected
 
 
 def test_a_clock_that_jumps_back_or_far_ahead_does_no_harm(engine: Engine, ladder: Ladder) -> None:
@@ -218,7 +219,7 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
     own = edgeexit.load(bundle, policy="a", warmup=2)
     clock, told = FakeClock(), Told(Reading(temperature_c=95.0))
     governor = Governor(own, told, Settings(fall_per_s=100), clock=clock)
-    assert [r.point.name for r in governor.ladder.rungs if r.point] == ["a", "b"], (
+    assert [r.point.name for r in governor.ladder.steps if r.point] == ["a", "b"], (
         "wider bounds and other losses are out"
     )
     assert governor.step().point == "b" and own.point is not None and own.point.name == "b"
@@ -266,7 +267,7 @@ def test_its_thread_swaps_policies_between_inputs_and_gives_back_what_was(engine
             governor.start()
         wait_for(lambda: bool(moves))
         told.says = Reading(temperature_c=90.0)
-        while engine.policy != ladder.rungs[0].policy:
+        while engine.policy != ladder.steps[0].policy:
             engine.run(x)
             assert len(moves) < 5000
         told.says = ValueError("broken")
@@ -281,11 +282,11 @@ def test_its_thread_swaps_policies_between_inputs_and_gives_back_what_was(engine
 
 
 def test_solved_from_the_scores_in_the_bundle(engine: Engine) -> None:
-    found = Ladder.solved(engine, steps=8)
-    costs = [r.cost for r in found.rungs]
+    found = Ladder.solved(engine, count=8)
+    costs = [r.cost for r in found.steps]
     assert costs == sorted(costs) and costs[-1] == 1.0 and not found.certified
     assert found.at(1.0) == len(costs) - 1 and found.at(0.0) == 0
-    assert all(r.cost <= b + 1e-9 for b in np.linspace(costs[0], 1, 50) for r in [found.rungs[found.at(b)]])
+    assert all(r.cost <= b + 1e-9 for b in np.linspace(costs[0], 1, 50) for r in [found.steps[found.at(b)]])
 
 
 @pytest.fixture
@@ -326,7 +327,7 @@ def test_a_log_cut_by_a_power_failure_is_read_and_others_are_refused(
     for text, message in (
         ("", "no `start`"),
         ("nonsense\n", "line 1 is not JSON"),
-        ('{"event": "start", "schema": 99, "at": 0}\n', "schema 1"),
+        ('{"event": "start", "schema": 99, "at": 0}\n', "schema 1 or 2"),
         ('{"at": 1}\n', "no event"),
         ("x" * 100_000, "characters"),
     ):
@@ -368,7 +369,7 @@ def test_a_cool_machine_spends_no_more_than_the_operating_point(tiny: Path) -> N
     before = engine.policy
     move = governor.step()
     assert move.point == "half-chain" and engine.policy == before and move.cost == engine.point.expected["cost"]
-    assert max(r.cost for r in governor.ladder.rungs) == move.cost and len(governor.ladder.rungs) > 1
+    assert max(r.cost for r in governor.ladder.steps) == move.cost and len(governor.ladder.steps) > 1
 
 
 def test_a_drift_monitor_is_of_one_policy(tiny: Path, engine: Engine) -> None:

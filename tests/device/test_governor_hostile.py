@@ -15,7 +15,8 @@ import edgeexit
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.governor import Governor, Ladder, Loop, Move, PolicyStep, Settings
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reading
 from edgeexit.policy.policies import Patience, Threshold, fixed_exit
 from edgeexit.testing import FakeClock, FakeReader
@@ -62,7 +63,7 @@ def test_started_again_it_governs_again(engine: Engine, ladder: Ladder) -> None:
     governor = Governor(engine, FakeReader(COOL), Settings(interval_s=0.01), ladder=ladder)
     for _ in range(2):
         with governor:
-            wait_for(lambda: engine.policy == ladder.rungs[2].policy)
+            wait_for(lambda: engine.policy == ladder.steps[2].policy)
         assert engine.policy == before
 
 
@@ -72,7 +73,7 @@ def test_a_callback_that_fails_does_not_end_it(engine: Engine, ladder: Ladder) -
 
     reader = FakeReader(COOL, COOL, COOL, HOT)
     with Governor(engine, reader, Settings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=broken) as governor:
-        wait_for(lambda: engine.policy == ladder.rungs[0].policy)
+        wait_for(lambda: engine.policy == ladder.steps[0].policy)
     assert isinstance(governor.error, OSError)
 
 
@@ -118,11 +119,11 @@ def test_old_latencies_are_not_added_up_while_nothing_runs(engine: Engine, ladde
         engine.run(engine.example()[0])
     governor.step()
     clock.advance(0.25)
-    wishes = []
+    targets = []
     for _ in range(40):
-        wishes.append(governor.step().wish)
+        targets.append(governor.step().target)
         clock.advance(0.25)
-    assert len(set(wishes)) == 1
+    assert len(set(targets)) == 1
 
 
 def test_a_ladder_that_the_engine_cannot_follow_is_refused(tiny: Path, ladder: Ladder) -> None:
@@ -172,7 +173,7 @@ def test_times_from_a_busy_machine_do_not_keep_it_from_governing(tiny: Path) -> 
     engine = edgeexit.load(tiny, artifact="fused", exit=-1, warmup=2)
     engine.use_profile((0.0176, 0.0195, 0.0186))
     busy = Governor(engine, FakeReader(COOL)).ladder
-    costs = [r.cost for r in busy.rungs]
+    costs = [r.cost for r in busy.steps]
     assert not busy.timed and costs == sorted(costs) and len(costs) > 2
     engine.use_profile((0.01, 0.02, 0.03))
     assert Governor(engine, FakeReader(COOL)).ladder.timed

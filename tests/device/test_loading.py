@@ -217,7 +217,7 @@ def test_the_governor_goes_down_from_the_default(tiny: Path) -> None:
     engine = load(tiny)
     assert engine.point is not None
     governor = Governor(engine, FakeReader(Reading(load_per_cpu=0.1)), Settings())
-    assert governor.ladder.rungs[-1].point == engine.point
+    assert governor.ladder.steps[-1].point == engine.point
     governor.step()
     assert engine.point is not None and engine.point.name == "half-fused"
     governor.stop()
