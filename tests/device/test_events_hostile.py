@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.bench.profile import use_profile
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.governor import read_curves
@@ -102,35 +101,6 @@ def test_hostile_curves(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(PolicyError) as found:
         read_curves(tmp_path / name)
     assert len(str(found.value)) < 500
-
-
-def test_a_profile_of_times_that_are_none(engine: Engine, tmp_path: Path) -> None:
-    from edgeexit.common.environment import environment
-
-    before = engine.seconds
-    for seconds, ahead in (("[1" + "0" * 400 + ", 1, 1]", "[1, 1, 1]"), ("[1, 1, 1]", "[]"), ("[1, 1]", "[1, 1]")):
-        document = {"schema": 1, "bundle": engine.bundle.manifest.name, "environment": environment(threads=1)}
-        entry = f'{{"{engine.artifact.name}": {{"seconds": {seconds}, "ahead": {ahead}}}}}'
-        (tmp_path / "p.json").write_text(json.dumps(document)[:-1] + f', "artifacts": {entry}}}')
-        with pytest.raises(PolicyError, match="positive times"):
-            use_profile(engine, tmp_path / "p.json")
-    assert engine.seconds == before
-
-
-def test_a_profile_of_another_machine_is_refused_in_few_words(engine: Engine, tmp_path: Path) -> None:
-    from edgeexit.common.environment import environment
-
-    mine, name = environment(threads=1), engine.bundle.manifest.name
-    for where, artifacts, message in (
-        (mine | {"device": "x" * 100_000}, {}, "measured on device"),
-        (mine | {"threads": 4}, {}, "measured on threads 4"),
-        (mine, {"a" * 100_000: 1}, "no times of"),
-    ):
-        document = {"schema": 1, "bundle": name, "environment": where, "artifacts": artifacts}
-        (tmp_path / "p.json").write_text(json.dumps(document))
-        with pytest.raises(DataError, match=message) as found:
-            use_profile(engine, tmp_path / "p.json")
-        assert len(str(found.value)) < 600
 
 
 def test_a_log_is_rotated_at_its_size_and_read_in_order(engine: Engine, tmp_path: Path) -> None:
