@@ -1,7 +1,7 @@
-"""Log-mel filter banks as Kaldi computes them (its `fbank`), whole or as the audio arrives.
+"""Log-mel filter-bank features as Kaldi's `fbank` computes them, of a whole recording or as the audio arrives.
 
-A model hears through these numbers: only another upper edge of the mel range moved a digit error rate from 0.3 % to
-10 %. So the specification travels in the bundle, and training and device call this same code.
+These numbers are the model's input: another upper edge of the mel range alone moved a digit error rate from 0.3 % to
+10 %. So the specification is stored in the bundle, and training and device call this same code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def log_mel(samples: NDArray[Any], spec: FeatureSpec) -> Frames:
         DataError: not one channel of floats, NaN or infinite samples, or more bands than the window can tell apart.
     """
     stream = FeatureStream(spec)
-    return np.concatenate([stream.accept(samples), stream.finish()])
+    return np.concatenate([stream.accept_waveform(samples), stream.finish()])
 
 
 class FeatureStream:
@@ -50,7 +50,7 @@ class FeatureStream:
 
         stream = FeatureStream(spec)
         for samples in microphone:
-            frames = stream.accept(samples)   # those that are complete by now, perhaps none
+            frames = stream.accept_waveform(samples)   # those that are complete by now, perhaps none
         frames = stream.finish()              # those that needed the end
     """
 
@@ -64,8 +64,8 @@ class FeatureStream:
         self._samples = self._made = 0
         self._finished = False
 
-    def accept(self, samples: NDArray[Any]) -> Frames:
-        """The frames that these samples complete.
+    def accept_waveform(self, samples: NDArray[Any]) -> Frames:
+        """Add samples; returns the frames that they complete.
 
         Raises:
             DataError: as `log_mel`; or the stream has finished.
@@ -82,12 +82,12 @@ class FeatureStream:
             self._rest = np.concatenate([self._rest[: self._lead][::-1], self._rest])
             self._started = True
         count = max(0, 1 + (len(self._rest) - window) // shift)
-        found = self._work(self._rest, count)
+        frames = self._work(self._rest, count)
         self._rest = self._rest[count * shift :].copy()
-        return found
+        return frames
 
     def finish(self) -> Frames:
-        """The frames at the end, which is mirrored where the specification says so; afterwards nothing is accepted."""
+        """Return the last frames, the end mirrored if the specification says so; no more samples are accepted."""
         self._finished = True
         count = self.spec.frames(self._samples) - self._made
         if count <= 0:
@@ -98,13 +98,13 @@ class FeatureStream:
         return self._work(padded, count)
 
     def _work(self, samples: Samples, count: int) -> Frames:
-        found = np.empty((count, self.spec.bins), np.float32)
+        frames = np.empty((count, self.spec.bins), np.float32)
         window, shift = self.spec.window_samples, self.spec.shift_samples
         for i in range(0, count, _BLOCK):
             part = samples[i * shift : (min(i + _BLOCK, count) - 1) * shift + window]
-            found[i : i + _BLOCK] = self._bank.of(np.lib.stride_tricks.sliding_window_view(part, window)[::shift])
+            frames[i : i + _BLOCK] = self._bank.of(np.lib.stride_tricks.sliding_window_view(part, window)[::shift])
         self._made += count
-        return found
+        return frames
 
     def _none(self) -> Frames:
         return np.zeros((0, self.spec.bins), np.float32)
@@ -127,7 +127,7 @@ def checked(samples: NDArray[Any]) -> Samples:
 
 
 class _Bank(NamedTuple):
-    """What a specification comes to, ready for use."""
+    """Filter bank of a specification, ready for use."""
 
     spec: FeatureSpec
     window: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Chunks of RIFF and RF64 files: where the samples are, also behind headers that were never finished."""
+"""Chunks of RIFF and RF64 files: the place of the samples, also behind headers that were never finished."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = frozenset(
 
 
 class Chunks(NamedTuple):
-    """What the header says."""
+    """Place and size of the samples."""
 
     start: int
     """First byte of the samples."""
@@ -31,7 +31,7 @@ class Chunks(NamedTuple):
 
 
 class Damaged(Exception):
-    """What is wrong with the chunks."""
+    """The chunks are damaged; the message says how."""
 
 
 class NoWave(Damaged):

@@ -1,4 +1,4 @@
-"""What one run has written so far, and how sure each exit is of it: the scores of sequences in engine and replay."""
+"""Scorer of sequences: decodes the exits of one run in order and scores each, for engine and replay alike."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from edgeexit.speech.ctc import greedy, normalised
 from edgeexit.speech.tokens import Tokens
 
 _OFF = 1e-3
-"""How far the probabilities of a frame may be from 1 in sum and still count as normalised."""
+"""Largest distance from 1 of a frame's summed probabilities that counts as normalised."""
 
 
 class Scorer:
-    """The memory of one run over some utterances, from exit to exit; make a new one for every run.
+    """State of one run over some utterances, from exit to exit; every run needs a new one.
 
-    Exits are to be shown in their order. `agreement` compares with the one shown before, so it must see them all.
+    Pass the exits in their order. `agreement` compares with the previous one, so none may be left out.
     """
 
     def __init__(self, spec: SpeechSpec) -> None:
         self.blank, self.drop = spec.blank, frozenset(spec.drop)
         self.tokens = Tokens.of(spec)
         self._exit = -1
-        self._heard: list[_Heard] = []
-        self._before: list[_Heard] | None = None
+        self._now: list[_Decoded] = []
+        self._before: list[_Decoded] | None = None
 
     def see(
         self, answers: NDArray[Any], lengths: NDArray[Any] | None, kind: Kind = "logits", temperature: float = 1.0
     ) -> None:
-        """Go on to the next exit.
+        """Pass the next exit's answers.
 
         Args:
             answers: `(n, positions, classes)` of the exit.
@@ -42,26 +42,26 @@ class Scorer:
             kind: log-probabilities (or logits, which are normalised), or probabilities.
             temperature: divides the logarithms.
         """
-        self._before = None if self._exit < 0 else self._heard
+        self._before = None if self._exit < 0 else self._now
         self._exit += 1
         valid = answers if lengths is None else [a[:n] for a, n in zip(answers, lengths.tolist(), strict=True)]
-        self._heard = [_Heard(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
+        self._now = [_Decoded(_log_probs(a, kind, temperature), self.blank, self.drop) for a in valid]
 
     def score(self, name: str) -> NDArray[np.float32]:
         """`(n,)` scores of the latest exit, of `edgeexit.policy.scores.SEQUENCE`; NaN where an answer holds NaN."""
         if name == "agreement":
-            found = [self._agreement(i, heard.ids) for i, heard in enumerate(self._heard)]
+            values = [self._agreement(i, decoded.ids) for i, decoded in enumerate(self._now)]
         else:
-            found = [self._of_frames(name, h.log_probs) if h.sound else np.nan for h in self._heard]
-        return np.array(found, np.float32)
+            values = [self._of_frames(name, d.log_probs) if d.finite else np.nan for d in self._now]
+        return np.array(values, np.float32)
 
     def labels(self) -> NDArray[np.str_]:
-        """`(n,)` what the latest exit wrote; an answer with NaN equals no other exit's."""
-        return np.array([f"\0{self._exit}" if h.ids is None else self.tokens.text(h.ids) for h in self._heard])
+        """`(n,)` texts of the latest exit; that of an answer with NaN equals no other exit's."""
+        return np.array([f"\0{self._exit}" if d.ids is None else self.tokens.text(d.ids) for d in self._now])
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Go on with these utterances only."""
-        self._heard = [h for h, kept in zip(self._heard, rows.tolist(), strict=True) if kept]
+        """Continue with these utterances only."""
+        self._now = [d for d, stays in zip(self._now, rows.tolist(), strict=True) if stays]
 
     def _agreement(self, i: int, ids: list[int] | None) -> float:
         if self._before is None:
@@ -76,28 +76,28 @@ class Scorer:
         return of(log_probs, self.blank)
 
 
-class _Heard:
-    """One utterance at one exit; decoded when somebody asks what was written."""
+class _Decoded:
+    """One utterance at one exit, decoded on demand."""
 
     def __init__(self, log_probs: NDArray[Any], blank: int, drop: frozenset[int]) -> None:
         self.log_probs, self._blank, self._drop = log_probs, blank, drop
-        self.sound = _sound(log_probs)
+        self.finite = _finite(log_probs)
 
     @cached_property
     def ids(self) -> list[int] | None:
-        """The greedy sequence without what is not written; None = the answer holds NaN."""
-        return [i for i in greedy(self.log_probs, self._blank) if i not in self._drop] if self.sound else None
+        """The greedy sequence without dropped classes; None = the answer holds NaN."""
+        return [i for i in greedy(self.log_probs, self._blank) if i not in self._drop] if self.finite else None
 
 
 def _log_probs(answer: NDArray[Any], kind: Kind, temperature: float) -> NDArray[Any]:
-    """`(T, V)` normalised. Networks give log-probabilities, so that this mostly looks at one frame."""
+    """`(T, V)` normalised. Networks give log-probabilities, so that one frame is tested first."""
     z = tempered(answer, kind, temperature)
     if len(z) and temperature == 1.0:
         with np.errstate(invalid="ignore", over="ignore"):
             if abs(float(np.exp(z[0]).sum()) - 1) <= _OFF:
                 return z
-    return normalised(z) if _sound(z) else z
+    return normalised(z) if _finite(z) else z
 
 
-def _sound(lp: NDArray[Any]) -> bool:
+def _finite(lp: NDArray[Any]) -> bool:
     return not lp.size or bool(lp.max() < np.inf)  # NaN wins in max, and is not below

@@ -1,7 +1,7 @@
-"""How sure an exit of a CTC model is of its sequence: one number in [0, 1], larger = surer.
+"""Confidence scores of a CTC exit's sequence: one number in [0, 1], larger = more confident.
 
-All take one utterance's valid frames `(T, V)` as normalised log-probabilities and give 1 where there is no frame: then
-every exit says the same nothing. `agreement` takes two sequences and needs no calibration.
+All take one utterance's valid frames `(T, V)` as normalised log-probabilities and give 1 where there is no frame, as
+all exits agree then. `agreement` takes two sequences and needs no calibration.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int) -> float:
 
     Long utterances score lower than short ones, so calibrate on lengths as they will come.
     """
-    found = sequence_logprob(log_probs, greedy(log_probs, blank), blank)
-    return 1.0 / (1.0 - min(found, 0.0))
+    logprob = sequence_logprob(log_probs, greedy(log_probs, blank), blank)
+    return 1.0 / (1.0 - min(logprob, 0.0))
 
 
 def frame_entropy(log_probs: NDArray[Any], blank: int) -> float:
@@ -38,9 +38,9 @@ def frame_entropy(log_probs: NDArray[Any], blank: int) -> float:
 
 
 def frame_entropy_nonblank(log_probs: NDArray[Any], blank: int) -> float:
-    """`frame_entropy` over the frames that say something; over all where none does.
+    """`frame_entropy` over the frames whose best class is not the blank; over all frames where there is none.
 
-    Blanks are most of the frames and nearly always sure, which hides the doubt about what was said.
+    Blanks are most of the frames and nearly always certain, which hides the uncertainty of the other classes.
     """
     lp = checked(log_probs, blank)
     spoken = lp[lp.argmax(-1) != blank]
@@ -59,16 +59,16 @@ def nbest_posterior(log_probs: NDArray[Any], blank: int, beam: int = BEAM, drop:
 
     Args:
         log_probs: `(T, V)`
-        blank: the class that stands for nothing.
-        beam: N; two at least, as one alone is always sure.
-        drop: classes that are not written: hypotheses that differ in them only are one.
+        blank: index of the blank.
+        beam: N, at least 2: the share of a single hypothesis is always 1.
+        drop: classes left out of the text: hypotheses that differ in them only are merged.
     """
     if beam < 2:
         raise DataError(f"beam: the posterior compares at least 2 hypotheses, found {beam}")
     merged: dict[tuple[int, ...], float] = {}
-    for ids, found in prefix_beam(log_probs, blank, beam):
+    for ids, logprob in prefix_beam(log_probs, blank, beam):
         text = tuple(i for i in ids if i not in drop)
-        merged[text] = float(np.logaddexp(merged.get(text, -np.inf), found))
+        merged[text] = float(np.logaddexp(merged.get(text, -np.inf), logprob))
     if not merged:
         return 0.0
     shares = np.array(list(merged.values()))
