@@ -12,7 +12,7 @@ import numpy as np
 
 import edgeexit
 from benchmarks.common import finish, parser
-from edgeexit.governor import Governor, Ladder, Settings
+from edgeexit.governor import Governor, GovernorSettings, Ladder
 from edgeexit.monitor import default_reader
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def main() -> None:
     # One step: the same work with and without, so that the difference is the governor alone.
     full = Ladder.solved(engine)
     ladder = Ladder((full.steps[0],), False)
-    settings = Settings(interval_s=0.2, latency_p90_s=1.0)
+    settings = GovernorSettings(interval_s=0.2, latency_p90_s=1.0)
     governor = Governor(engine, reader, settings, ladder=ladder)
     steps = []
     for _ in range(200):

@@ -17,14 +17,14 @@ from edgeexit.cli.probing import ids_of, probe_of, probe_options, probe_text, un
 from edgeexit.common.environment import environment
 from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.lm.batch import Batch
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import chooser
-from edgeexit.lm.settings import CONFIDENCES, METHODS, Setting
+from edgeexit.lm.settings import CONFIDENCES, METHODS, Decoding
 from edgeexit.lm.text.tokenizer import Text, encoded, text_of
 from edgeexit.lm.tuning.measure_costs import measure
 
@@ -45,7 +45,9 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--ngram", type=int, default=3, show_default=True, help="lookup: tokens that repeat, at most."),
         click.option(
-            "--threshold", type=float, help="Sureness: speculative and del end drafts below it, calm leaves from it on."
+            "--threshold",
+            type=float,
+            help="Confidence: speculative and del end drafts below it, calm leaves from it on.",
         ),
         click.option("--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: at most."),
         click.option(
@@ -59,9 +61,9 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def setting_arguments(setting: Setting) -> list[str]:
+def setting_arguments(setting: Decoding) -> list[str]:
     """A setting as `setting_options` take it, without what is their default."""
-    plain = Setting()
+    plain = Decoding()
     values = {
         "--exit": setting.exit,
         "--draft": setting.draft if setting.draft != plain.draft and setting.block > 1 else None,
@@ -143,7 +145,7 @@ def generate(
     for its answer at once. If it is sure of the answer's tokens, that ends the text; if not, the text goes on with the
     word, as if nobody had asked.
     """
-    setting = Setting(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
+    setting = Decoding(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)
     ids_will_do = prompt_ids is not None or prompts is not None
     text = None if model.tokenizer is None and ids_will_do else text_of(model)
@@ -153,7 +155,7 @@ def generate(
             raise DataError("--prompts brings all prompts, and takes no stop check and no costs: leave the others out")
         all_ids = prompts_of(model, text, prompts)
         each = [chooser(temperature, top_k, top_p, seed + i) for i in range(len(all_ids))]
-        batch = Batch(
+        batch = AnswerBatch(
             model,
             all_ids,
             setting,
@@ -209,7 +211,7 @@ def prompt_of(
     return encoded(model, text, prompt)
 
 
-def costs_of(model: LanguageModel, setting: Setting, file: Path | None) -> Costs | None:
+def costs_of(model: LanguageModel, setting: Decoding, file: Path | None) -> Costs | None:
     """The costs that `del` chooses by: from a file, or measured now; None = not needed."""
     if setting.method != "del":
         return None

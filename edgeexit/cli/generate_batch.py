@@ -12,7 +12,7 @@ from edgeexit.cli.common import print_json, say, shown
 from edgeexit.common.environment import environment
 from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.lm.batch import Batch
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.text.tokenizer import Text, encoded
 
@@ -38,7 +38,7 @@ def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list
     return prompts
 
 
-def answer_all(batch: Batch, as_json: bool) -> None:
+def answer_all(batch: AnswerBatch, as_json: bool) -> None:
     """Run a batch, show each answer when it is finished, then how it came about; Ctrl-C keeps what there is."""
     stopped = False
     told: set[int] = set()
@@ -69,7 +69,7 @@ def _show(i: int, ids: tuple[int, ...], text: str | None) -> None:
     click.echo(" ".join(map(str, ids)) if text is None else shown(text))
 
 
-def _summary(batch: Batch) -> str:
+def _summary(batch: AnswerBatch) -> str:
     results, speed = batch.results, batch.tokens_per_second
     tokens = sum(len(r.ids) for r in results)
     ends = {r.reason: sum(other.reason == r.reason for other in results) for r in results}

@@ -30,11 +30,11 @@ from edgeexit.errors import DataError
 from edgeexit.lm.costs import BUSY, Costs
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.consistency import Consistency, certify
 from edgeexit.lm.tuning.traces import Trace
-from edgeexit.lm.tuning.tune import Study, cut, study
+from edgeexit.lm.tuning.tune import TuningResult, sample_prompts, tune
 from edgeexit.lm.tuning.verdict import Predicted
 
 PROMPT_LETTERS, PROMPT_TOKENS = 40, 12
@@ -100,7 +100,7 @@ def simulate(
     ids = _ids(model, text)
     known = None if costs is None else Costs.from_dict(read_json(costs, DataError))
     with _progress() as tell:
-        found = study(model, ids, prompts=prompts, prompt_tokens=prompt_tokens, max_tokens=max_tokens, draft=draft,
+        found = tune(model, ids, prompts=prompts, prompt_tokens=prompt_tokens, max_tokens=max_tokens, draft=draft,
                       costs=known, n=n, tell=tell)  # fmt: skip
     if save_costs is not None:
         write_atomic(save_costs, json.dumps(found.costs.to_dict()) + "\n")
@@ -110,7 +110,7 @@ def simulate(
         write_atomic(plot, exits_png(found, model.name))
     consistent = None
     if promised is not None:
-        consistent = _certified(model, cut(model, ids, prompts, prompt_tokens), promised, max_tokens, repair)
+        consistent = _certified(model, sample_prompts(model, ids, prompts, prompt_tokens), promised, max_tokens, repair)
     setting = found.verdict.setting
     chosen["--costs"] = (save_costs or costs) if setting.method == "del" else None
     command = _command(bundle, model, setting, found.traces[0], chosen)
@@ -137,7 +137,7 @@ def simulate(
     click.echo(f"{model.artifact}, {told}, {environment_line(found.environment)}")
 
 
-def exits_text(found: Study) -> str:
+def exits_text(found: TuningResult) -> str:
     """A line per exit."""
     rows = [["exit", "layer", "perplexity", "accuracy", "agreement", "on own text", "break-even", "best predicted"]]
     for e in found.exits:
@@ -170,7 +170,7 @@ def _speedup(found: Predicted) -> str:
 
 
 def _command(
-    bundle: Path, model: LanguageModel, setting: Setting, answered: Trace, options: dict[str, Any]
+    bundle: Path, model: LanguageModel, setting: Decoding, answered: Trace, options: dict[str, Any]
 ) -> list[str]:
     """The `generate` command for a setting, with the beginning of a prompt that was answered."""
     ids = answered.ids[: answered.start].tolist()
@@ -222,7 +222,7 @@ def _certified(
     model: LanguageModel, prompts: list[list[int]], promised: tuple[float, float], max_tokens: int, repair: bool
 ) -> Consistency:
     return certify(
-        model, prompts, Setting("calm", repair=repair), alpha=promised[0], delta=promised[1], max_tokens=max_tokens,
+        model, prompts, Decoding("calm", repair=repair), alpha=promised[0], delta=promised[1], max_tokens=max_tokens,
         progress=lambda threshold, far: say(f"calm, threshold {threshold:g}: distance {far:.3f}"),
     )  # fmt: skip
 

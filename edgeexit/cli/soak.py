@@ -28,7 +28,7 @@ from edgeexit.common.environment import environment_line
 from edgeexit.common.files import read_npz, write_atomic
 from edgeexit.engine.inputs import data_inputs
 from edgeexit.errors import DataError
-from edgeexit.governor import DEFAULT_CURVES, Settings, read_curves
+from edgeexit.governor import DEFAULT_CURVES, GovernorSettings, read_curves
 from edgeexit.governor.event_files import read_events, rotated_parts
 from edgeexit.governor.events import KEEP, MAX_BYTES, EventLog
 from edgeexit.governor.soak import Span, check_soak
@@ -98,7 +98,7 @@ def soak(
       edgeexit soak my.edgeexit --data val.npz --minutes 30 --out soak
       edgeexit soak my.edgeexit --data val.npz --latency-ms 2 --compete 2 --out soak
     """
-    settings = Settings(
+    settings = GovernorSettings(
         curves=() if no_curves else DEFAULT_CURVES if curves is None else read_curves(curves),
         latency_p90_s=None if latency_ms is None else latency_ms / 1000,
         temperature_c=temperature_c,

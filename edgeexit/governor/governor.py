@@ -17,7 +17,7 @@ from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.governor.ladder import Ladder, PolicyStep
 from edgeexit.governor.loop import Loop
-from edgeexit.governor.settings import Move, Settings
+from edgeexit.governor.settings import GovernorSettings, Move
 from edgeexit.monitor import Reader, Reading
 
 LATENCIES = 64
@@ -41,7 +41,7 @@ class Governor:
         self,
         engine: Engine,
         reader: Reader,
-        settings: Settings | None = None,
+        settings: GovernorSettings | None = None,
         *,
         ladder: Ladder | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
@@ -63,7 +63,7 @@ class Governor:
                 engine, its drift monitor or its prediction sets cannot follow.
         """
         self.engine, self.reader, self.on_move, self.clock = engine, reader, on_move, clock
-        self.settings = settings or Settings()
+        self.settings = settings or GovernorSettings()
         self.ladder = ladder or _ladder(engine)
         self.ladder.check(engine)
         self.error: Exception | None = None

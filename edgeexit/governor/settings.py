@@ -6,15 +6,15 @@ import math
 from dataclasses import dataclass
 
 from edgeexit.errors import PolicyError
-from edgeexit.governor.curves import DEFAULT_CURVES, Curve
+from edgeexit.governor.curves import DEFAULT_CURVES, BudgetCurve
 from edgeexit.monitor import Reading
 
 
 @dataclass(frozen=True)
-class Settings:
+class GovernorSettings:
     """How a governor behaves."""
 
-    curves: tuple[Curve, ...] = DEFAULT_CURVES
+    curves: tuple[BudgetCurve, ...] = DEFAULT_CURVES
     latency_p90_s: float | None = None
     """Set-point of a closed loop over the latest decisions; None = no such loop."""
     temperature_c: float | None = None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeexit.engine.engine import Engine
 from edgeexit.engine.inputs import InputCheck
 from edgeexit.errors import DataError
-from edgeexit.governor import Governor, Move, Settings
+from edgeexit.governor import Governor, GovernorSettings, Move
 from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reader
 
@@ -88,7 +88,7 @@ def soak(
     rows: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     reader: Reader,
-    settings: Settings,
+    settings: GovernorSettings,
     log: EventLog,
     *,
     seconds: float,
@@ -172,7 +172,7 @@ def check_soak(
     rows: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     reader: Reader,
-    settings: Settings,
+    settings: GovernorSettings,
     seconds: float,
     governed: Sequence[bool],
     rate: float | None,
@@ -228,7 +228,7 @@ def _busy(count: int) -> Iterator[None]:
 
 def _span(
     engine: Engine, seen: _Seen, labelled: bool, on: bool, competing: int, seconds: float, missed: int | None,
-    settings: Settings,
+    settings: GovernorSettings,
 ) -> Span:  # fmt: skip
     if not seen.seconds:
         raise DataError(f"no input was answered in {seconds:g} s: give it longer")

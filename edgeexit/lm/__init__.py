@@ -5,7 +5,7 @@
     from edgeexit import lm
 
     model = lm.load_lm("code.edgeexit")
-    for piece in lm.answer(model, "def main(", lm.Setting("speculative", exit=2, draft=4)):
+    for piece in lm.answer(model, "def main(", lm.Decoding("speculative", exit=2, draft=4)):
         print(piece.text, end="", flush=True)
 
 Needs numpy and one engine library, and `tokenizers` where text goes in. Names are loaded when first used.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeexit.bundle.lm_spec import LmProof, LmSpec
-    from edgeexit.lm.batch import Batch
+    from edgeexit.lm.batch import AnswerBatch
     from edgeexit.lm.costs import Costs
     from edgeexit.lm.decoding import AnswerProbe
     from edgeexit.lm.generate import Answer, Generation, Piece, answer
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from edgeexit.lm.model import LanguageModel
     from edgeexit.lm.sampling import Sampler
     from edgeexit.lm.session import Session
-    from edgeexit.lm.settings import Setting
+    from edgeexit.lm.settings import Decoding
     from edgeexit.lm.tuning.consistency import certify
     from edgeexit.lm.tuning.measure_costs import measure
-    from edgeexit.lm.tuning.tune import study
+    from edgeexit.lm.tuning.tune import tune
 
 __all__ = [
     # the doorway
@@ -36,19 +36,19 @@ __all__ = [
     "answer",
     # what they give
     "Answer",
-    "Batch",
+    "AnswerBatch",
     "Generation",
     "LanguageModel",
     "Piece",
     # how to decode
     "AnswerProbe",
     "Sampler",
-    "Setting",
+    "Decoding",
     # what is fastest here, and what is near enough
     "Costs",
     "certify",
     "measure",
-    "study",
+    "tune",
     # parts
     "LmProof",
     "LmSpec",
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "edgeexit.lm.batch": ("Batch",),
+    "edgeexit.lm.batch": ("AnswerBatch",),
     "edgeexit.lm.tuning.consistency": ("certify",),
     "edgeexit.lm.costs": ("Costs",),
     "edgeexit.lm.decoding": ("AnswerProbe",),
@@ -66,9 +66,9 @@ _HOMES = {
     "edgeexit.lm.model": ("LanguageModel",),
     "edgeexit.lm.sampling": ("Sampler",),
     "edgeexit.lm.session": ("Session",),
-    "edgeexit.lm.settings": ("Setting",),
+    "edgeexit.lm.settings": ("Decoding",),
     "edgeexit.bundle.lm_spec": ("LmProof", "LmSpec"),
-    "edgeexit.lm.tuning.tune": ("study",),
+    "edgeexit.lm.tuning.tune": ("tune",),
 }
 
 

@@ -18,7 +18,7 @@ from edgeexit.lm.generate import Generation, Piece, Reason
 from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import Text, Writing
 
 METHODS = ("greedy", "skip")
@@ -26,14 +26,14 @@ MOST = 1024
 """Prompts."""
 
 
-class Batch:
+class AnswerBatch:
     """Answers under way: iterate over `(number of the prompt, piece)`, then ask for the `results`."""
 
     def __init__(
         self,
         model: LanguageModel,
         prompts: Sequence[Sequence[int]],
-        setting: Setting | None = None,
+        setting: Decoding | None = None,
         *,
         max_tokens: int = 128,
         choosers: Sequence[Chooser] | None = None,
@@ -56,7 +56,7 @@ class Batch:
         Raises:
             DataError: no prompts, one that is empty, too long or of unknown tokens, a method that is not for batches.
         """
-        self.model, self.setting = model, setting or Setting()
+        self.model, self.setting = model, setting or Decoding()
         if self.setting.method not in METHODS:
             raise DataError(
                 f"{self.setting.method} is not for several prompts at once: it keeps another number of tokens of each "

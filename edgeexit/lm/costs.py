@@ -31,7 +31,7 @@ class Costs:
     heads: Array
     """`(exits, block)`: exit k's head over T hidden states and the first guess of each; the last is the full head's."""
     sure: Array
-    """`(exits,)`: one sureness of exit k's logits."""
+    """`(exits,)`: one confidence of exit k's logits."""
     fills: Array
     """`(exits,)`: stand-in keys and values of stage k for one token; NaN where the artifact has none."""
     play: Array

@@ -13,7 +13,7 @@ from edgeexit.lm.decoding import Round, StopCheck, made
 from edgeexit.lm.model import LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import Text, Writing, encoded, text_of
 
 Reason = Literal["length", "context", "end", "stop", "answered", "interrupted"]
@@ -39,7 +39,7 @@ class Generation:
     reason: Reason
     """length: as many tokens as asked for. context: no room. end: the model ended it. stop: a stop string. answered: a
     stop check was sure. interrupted: the caller went away."""
-    setting: Setting
+    setting: Decoding
     same: bool | None
     """Whether it is the text of plain decoding, token for token: shown for this artifact when it was exported. False =
     shown not to be so in general, or another text by design; None = nobody looked."""
@@ -64,7 +64,9 @@ class Generation:
         return self.accepted / self.drafted if self.drafted else None
 
 
-def answer(model: LanguageModel, prompt: str | Sequence[int], setting: Setting | None = None, **options: Any) -> Answer:
+def answer(
+    model: LanguageModel, prompt: str | Sequence[int], setting: Decoding | None = None, **options: Any
+) -> Answer:
     """An answer to a prompt, text or token ids; with text, the model's own tokenizer makes text of its pieces.
 
     Args:
@@ -90,7 +92,7 @@ class Answer:
         self,
         model: LanguageModel,
         prompt: Sequence[int],
-        setting: Setting | None = None,
+        setting: Decoding | None = None,
         *,
         max_tokens: int = 128,
         chooser: Chooser | None = None,
@@ -119,7 +121,7 @@ class Answer:
         """
         if max_tokens < 1:
             raise DataError(f"max tokens {max_tokens}: expected at least 1")
-        self.model, self.setting, self.max_tokens = model, setting or Setting(), max_tokens
+        self.model, self.setting, self.max_tokens = model, setting or Decoding(), max_tokens
         if check is not None and self.setting.method == "skip":
             raise DataError("a stop check goes back in the text, and skip cannot: choose another method")
         self.chooser = chooser or Greedy()

@@ -139,7 +139,7 @@ def chooser(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
     return Greedy() if temperature == 0 else Sampler(temperature, top_k, top_p, seed)
 
 
-def sureness(logits: Array) -> float:
+def confidence(logits: Array) -> float:
     """The largest softmax probability of `(n,)` logits."""
     return float(1 / np.exp(logits - logits.max()).sum(dtype=np.float64))
 

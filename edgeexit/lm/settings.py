@@ -23,7 +23,7 @@ HEEDED: dict[str, tuple[Method, ...]] = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class Decoding:
     """One way of decoding."""
 
     method: Method = "greedy"
@@ -35,7 +35,7 @@ class Setting:
     draft: int = 4
     """speculative, lookup: tokens per round; del: the most."""
     threshold: float | None = None
-    """speculative, del: drafting ends at a guess less sure than this; None = 0. calm: sureness to leave with, at the
+    """speculative, del: drafting ends at a guess less sure than this; None = 0. calm: confidence to leave with, at the
     start; None = 0.9."""
     ngram: int = 3
     """lookup: tokens that must repeat, at most."""
@@ -57,7 +57,7 @@ class Setting:
             hint = "; none at all is plain decoding, --method greedy" if self.draft == 0 else ""
             raise DataError(f"draft length {self.draft}: expected 1..{MOST_DRAFT} tokens{hint}")
         if not 0 <= self.sure <= 1:
-            raise DataError(f"threshold {self.threshold!r}: expected a sureness from 0 to 1")
+            raise DataError(f"threshold {self.threshold!r}: expected a confidence from 0 to 1")
         if not 1 <= self.ngram <= 64:
             raise DataError(f"n-gram length {self.ngram}: expected 1..64")
         if not 0 <= self.decay < 1e6:

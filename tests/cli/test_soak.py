@@ -16,7 +16,7 @@ import pytest
 
 import edgeexit
 from edgeexit.errors import DataError
-from edgeexit.governor import Settings
+from edgeexit.governor import GovernorSettings
 from edgeexit.governor.event_files import read_events
 from edgeexit.governor.events import EventLog
 from edgeexit.governor.soak import check_soak, soak
@@ -54,7 +54,7 @@ def test_refused_before_it_begins(tiny: Path, labels: Any, change: dict[str, Any
     engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     given = {"rows": {"x": X}, "seconds": 1.0, "governed": (True,), "rate": None, "deadline_s": None} | change
     with pytest.raises(edgeexit.errors.EdgeExitError, match=message):
-        check_soak(engine, labels=labels, reader=FakeReader(Reading()), settings=Settings(), **given)
+        check_soak(engine, labels=labels, reader=FakeReader(Reading()), settings=GovernorSettings(), **given)
 
 
 def test_a_pause_does_not_outlast_its_phase(tiny: Path, tmp_path: Path) -> None:
@@ -62,7 +62,15 @@ def test_a_pause_does_not_outlast_its_phase(tiny: Path, tmp_path: Path) -> None:
     start = time.monotonic()
     with EventLog(tmp_path / "e.jsonl", engine) as log:
         spans = soak(
-            engine, {"x": X}, None, FakeReader(Reading()), Settings(), log, seconds=0.2, governed=(False,), rate=0.01
+            engine,
+            {"x": X},
+            None,
+            FakeReader(Reading()),
+            GovernorSettings(),
+            log,
+            seconds=0.2,
+            governed=(False,),
+            rate=0.01,
         )
     assert time.monotonic() - start < 5 and [s.n for s in spans] == [1]
     assert sum(e.get("n", 0) for e in read_events(tmp_path / "e.jsonl")) == 1
@@ -122,7 +130,7 @@ def test_an_input_that_has_fewer_rows(tiny: Path) -> None:
     engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     with pytest.raises(DataError, match="10 rows of 'x', 3 rows of 'z'"):
         check_soak(
-            engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), Settings(), 1.0, (False,), None, None
+            engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), GovernorSettings(), 1.0, (False,), None, None
         )  # fmt: skip
 
 

@@ -17,7 +17,17 @@ import edgeexit
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, PolicyStep, Settings, read_curves
+from edgeexit.governor import (
+    DEFAULT_CURVES,
+    BudgetCurve,
+    Governor,
+    GovernorSettings,
+    Ladder,
+    Loop,
+    Move,
+    PolicyStep,
+    read_curves,
+)
 from edgeexit.governor.event_files import read_events
 from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reading, Throttled
@@ -57,7 +67,7 @@ def governed(
 ) -> tuple[Governor, Told, FakeClock, list[Move]]:
     clock, told, moves = FakeClock(), Told(says), list[Move]()
     return (
-        Governor(engine, told, Settings(**settings), ladder=ladder, on_move=moves.append, clock=clock),
+        Governor(engine, told, GovernorSettings(**settings), ladder=ladder, on_move=moves.append, clock=clock),
         told,
         clock,
         moves,
@@ -65,7 +75,7 @@ def governed(
 
 
 def test_curves_are_straight_between_points_and_level_beyond() -> None:
-    curve = Curve("temperature_c", ((70.0, 1.0), (80.0, 0.5)))
+    curve = BudgetCurve("temperature_c", ((70.0, 1.0), (80.0, 0.5)))
     assert [curve.budget(v) for v in (20, 70, 75, 80, 120)] == [1.0, 1.0, 0.75, 0.5, 0.5]
     for c in DEFAULT_CURVES:
         budgets = [c.budget(v) for v in np.linspace(c.points[0][0] - 1, c.points[-1][0] + 1, 50)]
@@ -84,7 +94,7 @@ def test_curves_are_straight_between_points_and_level_beyond() -> None:
 )
 def test_curves_that_are_none_are_refused(points: Any, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
-        Curve("temperature_c", points)
+        BudgetCurve("temperature_c", points)
 
 
 def test_curves_from_files(tmp_path: Path) -> None:
@@ -92,7 +102,7 @@ def test_curves_from_files(tmp_path: Path) -> None:
              "on_battery_only": True}}  # fmt: skip
     (tmp_path / "c.json").write_text(json.dumps(table))
     first, second = read_curves(tmp_path / "c.json")
-    assert first == Curve("temperature_c", ((60.0, 1.0), (70.0, 0.3))) and second.on_battery_only
+    assert first == BudgetCurve("temperature_c", ((60.0, 1.0), (70.0, 0.3))) and second.on_battery_only
     table_b = "[battery_percent]\npoints = [[5, 0.2], [30, 1.0]]\non_battery_only = true\n"
     (tmp_path / "c.toml").write_text(f"temperature_c = [[60, 1.0], [70, 0.3]]\n{table_b}")
     if sys.version_info >= (3, 11):
@@ -218,7 +228,7 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
         bundle = bundle.with_operating_point(point)
     own = edgeexit.load(bundle, policy="a", warmup=2)
     clock, told = FakeClock(), Told(Reading(temperature_c=95.0))
-    governor = Governor(own, told, Settings(fall_per_s=100), clock=clock)
+    governor = Governor(own, told, GovernorSettings(fall_per_s=100), clock=clock)
     assert [r.point.name for r in governor.ladder.steps if r.point] == ["a", "b"], (
         "wider bounds and other losses are out"
     )
@@ -236,7 +246,7 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
 def test_set_points_that_cannot_be_reached(engine: Engine, ladder: Ladder) -> None:
     engine.use_profile((0.01, 0.02, 0.03))
     with pytest.raises(PolicyError, match="below the first exit's own time, 10 ms"):
-        Governor(engine, Told(COOL), Settings(latency_p90_s=0.005), ladder=ladder)
+        Governor(engine, Told(COOL), GovernorSettings(latency_p90_s=0.005), ladder=ladder)
     for wrong in (
         {"floor": 0.0},
         {"floor": 0.5, "ceiling": 0.4},
@@ -245,7 +255,7 @@ def test_set_points_that_cannot_be_reached(engine: Engine, ladder: Ladder) -> No
         {"throttled": 2},
     ):
         with pytest.raises(PolicyError):
-            Settings(**wrong)  # type: ignore[arg-type]
+            GovernorSettings(**wrong)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="set-point"):
         Loop(0.0)
 
@@ -261,7 +271,7 @@ def test_its_thread_swaps_policies_between_inputs_and_gives_back_what_was(engine
     before, told, moves = engine.policy, Told(COOL), list[Move]()
     x = engine.example()[0]
     with Governor(
-        engine, told, Settings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=moves.append
+        engine, told, GovernorSettings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=moves.append
     ) as governor:
         with pytest.raises(PolicyError, match="runs already"):
             governor.start()

@@ -14,12 +14,12 @@ from edgeexit.lm.decoding.speculative import Speculative
 from edgeexit.lm.decoding.stops import AnswerProbe, StopCheck
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 __all__ = ["AnswerProbe", "Method", "Round", "Schedule", "StopCheck", "made"]
 
 
-def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, costs: Costs | None = None) -> Method:
+def made(model: LanguageModel, chooser: Chooser, setting: Decoding, total: int, costs: Costs | None = None) -> Method:
     """A fresh method for one answer.
 
     Args:

@@ -14,9 +14,9 @@ import numpy as np
 from edgeexit.errors import DataError
 from edgeexit.lm.decoding.base import Round
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.sampling import Chooser, sureness
+from edgeexit.lm.sampling import Chooser, confidence
 from edgeexit.lm.session import Session
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 WAITING = 16
 """Tokens that may wait before a stage; one more and the next goes deeper, sure or not."""
@@ -25,7 +25,7 @@ WAITING = 16
 class Calm:
     """Exits by confidence."""
 
-    def __init__(self, model: LanguageModel, chooser: Chooser, setting: Setting, total: int) -> None:
+    def __init__(self, model: LanguageModel, chooser: Chooser, setting: Decoding, total: int) -> None:
         """Raises: DataError for an exit that is not there, or a greedy-only setting with drawn tokens.
 
         Args:
@@ -68,11 +68,11 @@ class Calm:
         if self.setting.confidence == "state":
             return (cosine(session.given[k - 1][-1][0, -1], hidden[0, -1]) if k else 0.0), None
         logits = self.model.exit_logits(k, hidden)[-1]
-        return (sureness(logits) if self.setting.confidence == "maxprob" else margin(logits)), logits
+        return (confidence(logits) if self.setting.confidence == "maxprob" else margin(logits)), logits
 
 
-def threshold_at(setting: Setting, made: int, total: int) -> float:
-    """The sureness asked of token number `made` of `total`: falls from the threshold to nine tenths of it."""
+def threshold_at(setting: Decoding, made: int, total: int) -> float:
+    """The confidence asked of token number `made` of `total`: falls from the threshold to nine tenths of it."""
     return setting.sure * (0.9 + 0.1 * math.exp(-setting.decay * made / total))
 
 
@@ -86,4 +86,4 @@ def margin(logits: Array) -> float:
     if len(logits) < 2:
         return 1.0
     second, first = np.partition(logits, -2)[-2:]
-    return sureness(logits) * (1 - math.exp(float(second) - float(first)))
+    return confidence(logits) * (1 - math.exp(float(second) - float(first)))

@@ -13,7 +13,7 @@ from edgeexit.lm.decoding.base import Round
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
 from edgeexit.lm.session import Session
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 WARM = 1
 """Bottom stages that every token runs."""
@@ -31,7 +31,7 @@ class Schedule:
     """Tokens that the answer may have; the stages fall over them."""
 
     @classmethod
-    def of(cls, model: LanguageModel, setting: Setting, total: int) -> Schedule:
+    def of(cls, model: LanguageModel, setting: Decoding, total: int) -> Schedule:
         """Raises: DataError for fewer stages than the first and the last."""
         least = max(2, model.count // 2) if setting.exit is None else setting.exit + 1
         if not WARM < least <= model.count:

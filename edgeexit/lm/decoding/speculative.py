@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgeexit.lm.decoding.base import Round, checked, plain
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.sampling import Chooser, Draft, sureness
+from edgeexit.lm.sampling import Chooser, Draft, confidence
 from edgeexit.lm.session import Session
 
 
@@ -41,7 +41,7 @@ def speculate(
     drafts: list[Draft] = []
     while len(drafts) < draft:
         logits = model.exit_logits(exit, session.run(exit))[-1]
-        if threshold > 0 and sureness(logits) < threshold:
+        if threshold > 0 and confidence(logits) < threshold:
             break
         drafts.append(chooser.draft(logits, ids, vocab))
         session.ids.append(drafts[-1].token)

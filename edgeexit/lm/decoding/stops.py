@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from edgeexit.errors import DataError
-from edgeexit.lm.sampling import sureness
+from edgeexit.lm.sampling import confidence
 from edgeexit.lm.session import Session
 
 
@@ -68,7 +68,7 @@ class AnswerProbe:
         while len(sure) < min(self.most, room - len(self.probe)):
             logits = model.logits(session.run(model.count - 1)[:, -1:])[-1]
             token = int(logits.argmax())
-            sure.append(sureness(logits))
+            sure.append(confidence(logits))
             session.ids.append(token)
             if token in model.spec.eos:
                 break

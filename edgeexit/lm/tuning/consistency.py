@@ -18,7 +18,7 @@ from edgeexit.common.edit_distance import edit_distance
 from edgeexit.errors import DataError, Infeasible
 from edgeexit.lm.generate import Answer
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 GRID = tuple(float(t) for t in np.round(np.arange(1.0, 0.09, -0.05), 2))
 """Thresholds from safe to bold."""
@@ -28,7 +28,7 @@ GRID = tuple(float(t) for t in np.round(np.arange(1.0, 0.09, -0.05), 2))
 class Consistency:
     """A threshold that passed."""
 
-    setting: Setting
+    setting: Decoding
     alpha: float
     delta: float
     n: int
@@ -44,7 +44,7 @@ class Consistency:
 def certify(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    setting: Setting,
+    setting: Decoding,
     *,
     alpha: float,
     delta: float = 0.05,
@@ -78,7 +78,7 @@ def certify(
     full = [Answer(model, p, max_tokens=max_tokens).run().ids for p in prompts]
     test = HoeffdingBentkus(len(prompts), alpha)
 
-    def tried() -> Iterator[tuple[tuple[Setting, float, float], Array]]:
+    def tried() -> Iterator[tuple[tuple[Decoding, float, float], Array]]:
         for threshold in grid:
             asked = replace(setting, threshold=threshold)
             answers = [Answer(model, p, asked, max_tokens=max_tokens).run() for p in prompts]

@@ -22,7 +22,7 @@ from edgeexit.lm.decoding.dynamic import DraftChoice
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.speculative import speculate
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.sampling import Draft, Greedy, sureness
+from edgeexit.lm.sampling import Draft, Greedy, confidence
 from edgeexit.lm.session import Session
 
 DRAFTS = (1, 2, 4, 8, 16, 32, 64)
@@ -258,14 +258,14 @@ class _Bench:
         return self.clock() - before
 
     def small(self, length: int, k: int) -> tuple[float, float]:
-        """Seconds of one sureness, and of stand-ins for one token of stage k; NaN where there are none."""
+        """Seconds of one confidence, and of stand-ins for one token of stage k; NaN where there are none."""
         self._start(length, 1)
         model, session = self.model, self.session
         for stage in range(k + 1):
             hidden = session.run(stage)
         logits = model.exit_logits(k, hidden)[0] if k < model.count - 1 else model.logits(hidden)[0]
         before = self.clock()
-        sureness(logits)
+        confidence(logits)
         sure = self.clock() - before
         if k not in model.parts.keys_values:
             return sure, float("nan")

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeexit.errors import DataError
 from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
-from edgeexit.lm.sampling import sureness
+from edgeexit.lm.sampling import confidence
 from edgeexit.lm.session import BLOCK, Session
 
 
@@ -98,7 +98,7 @@ def record(
             except NonFiniteLogits as e:
                 raise session.explained(e, len(guesses) + 1) from e
             guesses.append([*(int(model.guesses(k, z)[-1]) for k, z in enumerate(rows)), int(final[-1].argmax())])
-            sure.append([sureness(z[-1]) for z in (*rows, final)])
+            sure.append([confidence(z[-1]) for z in (*rows, final)])
             session.ids.append(guesses[-1][-1])
             progress(i * max_tokens + len(guesses), total)
         found.append(

@@ -36,7 +36,7 @@ class Exit:
 
 
 @dataclass(frozen=True)
-class Study:
+class TuningResult:
     """What was found."""
 
     exits: tuple[Exit, ...]
@@ -75,7 +75,7 @@ class Study:
         }
 
 
-def study(
+def tune(
     model: LanguageModel,
     ids: Sequence[int],
     *,
@@ -87,7 +87,7 @@ def study(
     costs: Costs | None = None,
     n: int = 15,
     tell: Tell = lambda what, i, n: None,
-) -> Study:
+) -> TuningResult:
     """Measure and simulate.
 
     Args:
@@ -105,7 +105,7 @@ def study(
         DataError: too little text, unknown tokens, costs of another artifact, impossible numbers.
     """
     started = time.perf_counter()
-    starts = cut(model, ids, prompts, prompt_tokens)
+    starts = sample_prompts(model, ids, prompts, prompt_tokens)
     if max_tokens < 1 or quality_tokens < 2:
         raise DataError(f"answers of {max_tokens} tokens, quality over {quality_tokens}: need at least one, and two")
     if costs is None:
@@ -131,10 +131,10 @@ def study(
     )
     proof = None if model.proof is None else model.proof.to_dict()
     where = environment(model.engine, model.threads)
-    return Study(exits, verdict, costs, tuple(traces), proof, where, time.perf_counter() - started)
+    return TuningResult(exits, verdict, costs, tuple(traces), proof, where, time.perf_counter() - started)
 
 
-def cut(model: LanguageModel, ids: Sequence[int], prompts: int, tokens: int) -> list[list[int]]:
+def sample_prompts(model: LanguageModel, ids: Sequence[int], prompts: int, tokens: int) -> list[list[int]]:
     """Prompts from a text, at equal distances.
 
     Raises:

@@ -15,7 +15,7 @@ from edgeexit.bundle.lm_spec import LmProof, proved, unproved
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.model import Array
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.simulate import CostTable, Simulated, merged, simulate
 from edgeexit.lm.tuning.traces import Trace
 
@@ -45,7 +45,7 @@ class DecodingVerdict:
     """What to do."""
 
     text: str
-    setting: Setting
+    setting: Decoding
     """The recommended one; in `predictions` none that gives the same text is faster, but for plain decoding."""
     speedup: float
     """Expected over plain decoding: settings chosen on one half of the answers, measured on the other."""
@@ -53,25 +53,25 @@ class DecodingVerdict:
     """All settings, the fastest first; lossy ones last."""
     held: bool
     """Whether `speedup` is on text that settings were not chosen on; False = there was one answer only."""
-    undecided: tuple[Setting, ...] = ()
+    undecided: tuple[Decoding, ...] = ()
     """The fastest of every other method which the answers do not tell from the recommended one."""
 
 
-def settings(exits: int, draft: int, costs: Costs) -> list[Setting]:
+def settings(exits: int, draft: int, costs: Costs) -> list[Decoding]:
     """What is tried: every early exit with drafts of 1..draft and some thresholds, prompt lookup, del, lossy ones."""
-    found = [Setting()]
+    found = [Decoding()]
     for e in range(exits - 1):
         for k in range(1, draft + 1):
-            found += [Setting("speculative", exit=e, draft=k, threshold=t) for t in THRESHOLDS]
+            found += [Decoding("speculative", exit=e, draft=k, threshold=t) for t in THRESHOLDS]
     for k in {min(k, draft) for k in (2, 4, 8)}:
-        found += [Setting("lookup", draft=k, ngram=g) for g in (2, 3)]
+        found += [Decoding("lookup", draft=k, ngram=g) for g in (2, 3)]
     if exits > 1:
-        found.append(Setting("del", draft=draft))
+        found.append(Decoding("del", draft=draft))
         repairs = (True,) if np.isnan(costs.fills[1:]).any() else (False, True)
         for e in sorted({0, exits // 2}):
-            found += [Setting("calm", exit=e, threshold=t, repair=r) for t in CALM_THRESHOLDS for r in repairs]
+            found += [Decoding("calm", exit=e, threshold=t, repair=r) for t in CALM_THRESHOLDS for r in repairs]
         if exits > 2:
-            found += [Setting("skip", exit=exits // 2)]
+            found += [Decoding("skip", exit=exits // 2)]
     return found
 
 
@@ -98,11 +98,11 @@ def decide(
     if not traces:
         raise DataError("no recorded text to decide on")
     draft = min(draft, costs.block - 1)
-    sheets = [CostTable(t, costs) for t in traces]
-    tried = settings(costs.exits, max(draft, 1), costs) if draft >= 1 else [Setting()]
+    cost_tables = [CostTable(t, costs) for t in traces]
+    tried = settings(costs.exits, max(draft, 1), costs) if draft >= 1 else [Decoding()]
     runs = []
     for i, setting in enumerate(tried):
-        runs.append(_Run([simulate([sheet], setting) for sheet in sheets]))
+        runs.append(_Run([simulate([cost_table], setting) for cost_table in cost_tables]))
         progress(i + 1, len(tried))
     plain = runs[0]
     runs.sort(key=lambda r: (r.setting.lossy, r.seconds.sum()))  # stable, so that of equals plain decoding is first
@@ -111,7 +111,7 @@ def decide(
     best, expected = exact[0], _expected(plain, exact)
     rivals = [r for r in _firsts(exact) if r.setting.method != best.setting.method]
     found = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
-    return DecodingVerdict(*_words(found, proof), predictions, len(sheets) > 1, found.undecided)
+    return DecodingVerdict(*_words(found, proof), predictions, len(cost_tables) > 1, found.undecided)
 
 
 class _Run:
@@ -127,9 +127,9 @@ class _Run:
 class _Findings:
     predictions: tuple[Predicted, ...]
     expected: float
-    undecided: tuple[Setting, ...]
+    undecided: tuple[Decoding, ...]
 
-    def of(self, setting: Setting) -> Predicted:
+    def of(self, setting: Decoding) -> Predicted:
         return next(p for p in self.predictions if p.simulated.setting == setting)
 
 
@@ -178,17 +178,17 @@ def _expected(plain: _Run, runs: Sequence[_Run]) -> float:
     return float(plain.seconds.sum() / seconds)
 
 
-def _words(found: _Findings, proof: LmProof | None) -> tuple[str, Setting, float]:
+def _words(found: _Findings, proof: LmProof | None) -> tuple[str, Decoding, float]:
     exact = [p for p in found.predictions if not p.simulated.setting.lossy]
     best, setting = exact[0], exact[0].simulated.setting
     other = next((p for p in exact if p.simulated.setting.method != "greedy"), None)
     if setting.method == "greedy" or best.speedup < WORTH:
         why = "nothing else to use" if other is None else f"the best, {_speed(other)} as fast"
-        return f"leave it off: plain decoding is not beaten ({why})", Setting(), 1.0
+        return f"leave it off: plain decoding is not beaten ({why})", Decoding(), 1.0
     if found.expected < WORTH or any(s.method == "greedy" for s in found.undecided):
         return (
             f"undecided, so leave it off: the best, {_speed(best)} as fast as plain decoding, and these answers do not "
-            "tell whether it is faster; more prompts do", Setting(), 1.0,
+            "tell whether it is faster; more prompts do", Decoding(), 1.0,
         )  # fmt: skip
     rivals = [_speed(found.of(s)) for s in found.undecided]
     if rivals:
