@@ -27,7 +27,7 @@ from edgeexit.engine.backends import Runnable
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.positions import TOLD
+from edgeexit.lm.positions import POSITION_INPUTS
 
 TOKENS = 6
 """In a row."""
@@ -50,9 +50,9 @@ def one_file(bundle: Bundle, artifact: str, out: Path) -> None:
         if whole is None:
             whole = graph
             continue
-        _rename(graph, {n: f"{n}_{k}" for n in TOLD})
+        _rename(graph, {n: f"{n}_{k}" for n in POSITION_INPUTS})
         whole = compose.merge_models(whole, graph, io_map=[(given, given)])
-        _rename(whole, {f"{n}_{k}": n for n in TOLD})
+        _rename(whole, {f"{n}_{k}": n for n in POSITION_INPUTS})
         seen = {i.name: i for i in whole.graph.input}
         del whole.graph.input[:]
         whole.graph.input.extend(seen.values())
@@ -111,7 +111,7 @@ def tokens_by_one_file(model: LanguageModel, runnable: Runnable, cache: Cache, l
             values[at["hidden"]] = model.embed([token])
             cache.lengths = [done] * model.count
             rows = len(cache.pages(0, 1)[0])
-            for name, told in zip(TOLD, model.positions.of(done, 1, rows), strict=True):
+            for name, told in zip(POSITION_INPUTS, model.positions.of(done, 1, rows), strict=True):
                 values[at[name]] = told
             for name, held in zip(order, kept, strict=True):
                 values[at[name]] = held[:rows]

@@ -49,6 +49,3 @@ class Loop:
             self._sum += self.integral * error * max(seconds, 0.0)
             self._sum = min(max(self._sum, self.floor - self.ceiling), 0.0)
         return min(max(self.ceiling + self.proportional * error + self._sum, self.floor), self.ceiling)
-
-    def reset(self) -> None:
-        self._sum = 0.0

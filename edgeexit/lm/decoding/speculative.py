@@ -1,4 +1,4 @@
-"""Self-speculation: an early exit drafts, the whole network checks (Elhoushi et al., "LayerSkip", ACL 2024).
+"""Self-speculation: an early exit drafts, the whole network verifies (Elhoushi et al., "LayerSkip", ACL 2024).
 
 The early stages' keys and values serve both, and their hidden states of the drafted tokens wait where the later
 stages take them up, so nothing is computed twice.
@@ -13,7 +13,7 @@ from edgeexit.lm.session import Session
 
 
 class Speculative:
-    """Drafts of one exit and one length."""
+    """Drafts with one exit and one length."""
 
     def __init__(self, model: LanguageModel, chooser: Chooser, exit: int, draft: int, threshold: float = 0.0) -> None:
         """Raises: DataError for an exit that is not there."""

@@ -1,4 +1,4 @@
-"""What a way of decoding would have done on recorded text, round by round, and how long it would have taken.
+"""Simulation of decoding settings on recorded traces: rounds and seconds of each.
 
 Rounds and accepted drafts are exact for greedy speculation and prompt lookup on artifacts whose answers do not depend
 on how many tokens go together. Two things are estimates: drafts after a wrong one, where drafting ends by a threshold
@@ -26,7 +26,7 @@ from edgeexit.lm.tuning.traces import Trace
 
 @dataclass(frozen=True)
 class Simulated:
-    """A setting on recorded text."""
+    """Result of a setting on recorded text."""
 
     setting: Decoding
     tokens: int
@@ -63,7 +63,7 @@ def merged(parts: Sequence[Simulated]) -> Simulated:
 
 
 class CostTable:
-    """The times of one trace's positions, summed up in all the ways that rounds need."""
+    """Seconds at the positions of one trace, summed for every kind of round."""
 
     def __init__(self, trace: Trace, costs: Costs) -> None:
         """Raises: DataError for a trace of another number of exits."""
@@ -121,7 +121,7 @@ class CostTable:
 
 
 def simulate(cost_tables: Sequence[CostTable], setting: Decoding) -> Simulated:
-    """One setting over all traces.
+    """Simulate one setting on all traces.
 
     Raises:
         DataError: no traces, an exit that is not there, longer drafts than the costs know, stand-ins that the artifact
@@ -139,7 +139,7 @@ def simulate(cost_tables: Sequence[CostTable], setting: Decoding) -> Simulated:
         raise DataError(f"{setting}: costs were measured up to {cost_tables[0].costs.block} tokens at a time")
     tally = _Tally(exits)
     for cost_table in cost_tables:
-        _WAYS[setting.method](cost_table, setting, tally)
+        _METHODS[setting.method](cost_table, setting, tally)
     agreement = None if tally.same is None else tally.same / tally.tokens
     return Simulated(
         setting, tally.tokens, tally.seconds, tally.rounds, tally.drafted, tally.accepted, tuple(tally.exits), agreement
@@ -188,10 +188,10 @@ def _lookup(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
     table = Repeats(setting.ngram)
     while row < trace.n:
         at = trace.start + row
-        found = table.propose(ids[:at], min(setting.draft, trace.limit - row - 1), trace.ends)
-        right = ids[at : at + len(found)]
-        stand = next((i for i, (a, b) in enumerate(zip(found, right, strict=False)) if a != b), len(right))
-        tally.add(-1, cost_table.whole[len(found), row], len(found), stand)
+        drafts = table.propose(ids[:at], min(setting.draft, trace.limit - row - 1), trace.ends)
+        right = ids[at : at + len(drafts)]
+        stand = next((i for i, (a, b) in enumerate(zip(drafts, right, strict=False)) if a != b), len(right))
+        tally.add(-1, cost_table.whole[len(drafts), row], len(drafts), stand)
         row += stand + 1
     tally.tokens += trace.n
 
@@ -261,7 +261,7 @@ def _skip(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
     tally.tokens += trace.n
 
 
-_WAYS: dict[str, Callable[[CostTable, Decoding, _Tally], None]] = {
+_METHODS: dict[str, Callable[[CostTable, Decoding, _Tally], None]] = {
     "greedy": _greedy, "speculative": _speculative, "lookup": _lookup, "del": _del, "calm": _calm, "skip": _skip,
 }  # fmt: skip
 
@@ -277,8 +277,8 @@ def _together(stage: Array, tokens: int, row: int) -> float:
 
 def _runs(true: Array, far: int = 0) -> list[int]:
     """Per row, how many rows from there on are true; those beyond the last count `far`."""
-    found, following = [0] * len(true), far
+    runs, following = [0] * len(true), far
     for i in range(len(true) - 1, -1, -1):
         following = following + 1 if true[i] else 0
-        found[i] = following
-    return found
+        runs[i] = following
+    return runs

@@ -1,4 +1,4 @@
-"""The way of decoding to use here: every setting simulated on recorded answers, the fastest recommended.
+"""Verdict on decoding: every setting simulated on recorded answers, the fastest recommended.
 
 The table has all answers; how fast the recommended setting is on new text comes from choosing on one half of them and
 measuring on the other, both ways round. What the answers cannot tell apart is called undecided.
@@ -22,16 +22,15 @@ from edgeexit.lm.tuning.traces import Trace
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9)
 CALM_THRESHOLDS = (0.5, 0.7, 0.9)
 WORTH = 1.02
-"""Times plain decoding's speed below which nothing is worth the trouble."""
-
+"""Speed-up over plain decoding below which no other setting is recommended."""
 
 SPREAD = 2.0
-"""Standard errors between two speeds below which answers do not tell which is the faster."""
+"""Standard errors between two speeds below which the faster one is undecided."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A setting on all recorded answers."""
+    """Speed-up of a setting on all recorded answers."""
 
     simulated: Simulated
     speedup: float
@@ -42,7 +41,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class DecodingVerdict:
-    """What to do."""
+    """The recommended setting and its expected speed-up."""
 
     text: str
     setting: Decoding
@@ -52,27 +51,27 @@ class DecodingVerdict:
     predictions: tuple[Predicted, ...]
     """All settings, the fastest first; lossy ones last."""
     held: bool
-    """Whether `speedup` is on text that settings were not chosen on; False = there was one answer only."""
+    """`speedup` is measured on text that settings were not chosen on; False = there was one answer only."""
     undecided: tuple[Decoding, ...] = ()
-    """The fastest of every other method which the answers do not tell from the recommended one."""
+    """The fastest of every other method whose speed does not differ significantly from the recommended one's."""
 
 
 def settings(exits: int, draft: int, costs: Costs) -> list[Decoding]:
-    """What is tried: every early exit with drafts of 1..draft and some thresholds, prompt lookup, del, lossy ones."""
-    found = [Decoding()]
+    """Settings to simulate: early exits with 1..draft drafts and some thresholds, prompt lookup, del, lossy ones."""
+    candidates = [Decoding()]
     for e in range(exits - 1):
         for k in range(1, draft + 1):
-            found += [Decoding("speculative", exit=e, draft=k, threshold=t) for t in THRESHOLDS]
+            candidates += [Decoding("speculative", exit=e, draft=k, threshold=t) for t in THRESHOLDS]
     for k in {min(k, draft) for k in (2, 4, 8)}:
-        found += [Decoding("lookup", draft=k, ngram=g) for g in (2, 3)]
+        candidates += [Decoding("lookup", draft=k, ngram=g) for g in (2, 3)]
     if exits > 1:
-        found.append(Decoding("del", draft=draft))
+        candidates.append(Decoding("del", draft=draft))
         repairs = (True,) if np.isnan(costs.fills[1:]).any() else (False, True)
         for e in sorted({0, exits // 2}):
-            found += [Decoding("calm", exit=e, threshold=t, repair=r) for t in CALM_THRESHOLDS for r in repairs]
+            candidates += [Decoding("calm", exit=e, threshold=t, repair=r) for t in CALM_THRESHOLDS for r in repairs]
         if exits > 2:
-            found += [Decoding("skip", exit=exits // 2)]
-    return found
+            candidates += [Decoding("skip", exit=exits // 2)]
+    return candidates
 
 
 def decide(
@@ -83,14 +82,14 @@ def decide(
     proof: LmProof | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
 ) -> DecodingVerdict:
-    """Simulate everything and choose.
+    """Simulate every setting and choose.
 
     Args:
         traces: recorded answers.
         costs: this device's.
         draft: longest draft to try.
-        proof: of the artifact; None = nobody looked.
-        progress: told settings done and all.
+        proof: of the artifact; None = not tested.
+        progress: called with settings done and in total.
 
     Raises:
         DataError: nothing recorded.
@@ -110,8 +109,8 @@ def decide(
     exact = [r for r in runs if not r.setting.lossy]
     best, expected = exact[0], _expected(plain, exact)
     rivals = [r for r in _firsts(exact) if r.setting.method != best.setting.method]
-    found = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
-    return DecodingVerdict(*_words(found, proof), predictions, len(cost_tables) > 1, found.undecided)
+    findings = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
+    return DecodingVerdict(*_words(findings, proof), predictions, len(cost_tables) > 1, findings.undecided)
 
 
 class _Run:
@@ -178,44 +177,44 @@ def _expected(plain: _Run, runs: Sequence[_Run]) -> float:
     return float(plain.seconds.sum() / seconds)
 
 
-def _words(found: _Findings, proof: LmProof | None) -> tuple[str, Decoding, float]:
-    exact = [p for p in found.predictions if not p.simulated.setting.lossy]
+def _words(findings: _Findings, proof: LmProof | None) -> tuple[str, Decoding, float]:
+    exact = [p for p in findings.predictions if not p.simulated.setting.lossy]
     best, setting = exact[0], exact[0].simulated.setting
     other = next((p for p in exact if p.simulated.setting.method != "greedy"), None)
     if setting.method == "greedy" or best.speedup < WORTH:
         why = "nothing else to use" if other is None else f"the best, {_speed(other)} as fast"
         return f"leave it off: plain decoding is not beaten ({why})", Decoding(), 1.0
-    if found.expected < WORTH or any(s.method == "greedy" for s in found.undecided):
+    if findings.expected < WORTH or any(s.method == "greedy" for s in findings.undecided):
         return (
             f"undecided, so leave it off: the best, {_speed(best)} as fast as plain decoding, and these answers do not "
             "tell whether it is faster; more prompts do", Decoding(), 1.0,
         )  # fmt: skip
-    rivals = [_speed(found.of(s)) for s in found.undecided]
+    rivals = [_speed(findings.of(s)) for s in findings.undecided]
     if rivals:
-        told = (
+        text = (
             f"undecided between {_speed(best)} plain decoding, and {'; '.join(rivals)}: use the first "
-            f"({found.expected:.2f} times expected)"
+            f"({findings.expected:.2f} times expected)"
         )
     else:
-        told = f"use {setting}: {found.expected:.2f} times plain decoding"
-    if setting.method == "lookup" and not {"speculative", "del"} & {s.method for s in found.undecided}:
+        text = f"use {setting}: {findings.expected:.2f} times plain decoding"
+    if setting.method == "lookup" and not {"speculative", "del"} & {s.method for s in findings.undecided}:
         second = next((p for p in exact if p.simulated.setting.method in ("speculative", "del")), None)
         if second is not None:
-            told += f" (the best by exits: {_speed(second)})"
+            text += f" (the best by exits: {_speed(second)})"
     if not proved(proof, setting.block):
-        told += f"; its text may differ from plain decoding's: {unproved(proof, setting.block)}"
-        told += _within(found.predictions, proof)
-    return told, setting, found.expected
+        text += f"; its text may differ from plain decoding's: {unproved(proof, setting.block)}"
+        text += _within(findings.predictions, proof)
+    return text, setting, findings.expected
 
 
-def _speed(found: Predicted) -> str:
-    error = "" if found.error is None else f" ± {found.error:.2f}"
-    return f"{found.simulated.setting}, {found.speedup:.2f}{error} times"
+def _speed(prediction: Predicted) -> str:
+    error = "" if prediction.error is None else f" ± {prediction.error:.2f}"
+    return f"{prediction.simulated.setting}, {prediction.speedup:.2f}{error} times"
 
 
-def _within(found: Sequence[Predicted], proof: LmProof | None) -> str:
+def _within(predictions: Sequence[Predicted], proof: LmProof | None) -> str:
     """The best of the settings that the proof covers."""
-    drafting = (p for p in found if not p.simulated.setting.lossy and p.simulated.setting.block > 1)
+    drafting = (p for p in predictions if not p.simulated.setting.lossy and p.simulated.setting.block > 1)
     first = next((p for p in drafting if proved(proof, p.simulated.setting.block)), None)
     return "" if first is None else f". Within the proof: {first.simulated.setting}, {first.speedup:.2f} times"
 
