@@ -1,4 +1,4 @@
-"""`edgeexit bench`"""
+"""Command `edgeexit bench`: latency per exit, and device profiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeexit.engine import backends
 @click.command()
 @bundle_argument
 @click.option("--n", type=click.IntRange(1), default=300, show_default=True, help="Rounds; each times every case once.")
-@click.option("--save", type=click.Path(path_type=Path), help="Keep the stage times as a profile.json, for deadlines.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write the stage times as a profile.json, for deadlines.")
 @threads_option
 @json_option
 def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) -> None:

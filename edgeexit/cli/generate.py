@@ -1,4 +1,4 @@
-"""`edgeexit generate`"""
+"""Command `edgeexit generate`: continues a prompt with a language model."""
 
 from __future__ import annotations
 
@@ -37,17 +37,23 @@ costs_option = click.option(
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How to decode."""
+    """Add the options of decoding."""
     for option in (
-        click.option("--repair", is_flag=True, help="calm: deeper stages later compute what they missed."),
+        click.option("--repair", is_flag=True, help="calm: deeper stages compute skipped tokens later."),
         click.option(
-            "--confidence", type=click.Choice(CONFIDENCES), default="maxprob", show_default=True, help="calm: of what."
+            "--confidence",
+            type=click.Choice(CONFIDENCES),
+            default="maxprob",
+            show_default=True,
+            help="calm: kind of confidence.",
         ),
-        click.option("--ngram", type=int, default=3, show_default=True, help="lookup: tokens that repeat, at most."),
+        click.option(
+            "--ngram", type=int, default=3, show_default=True, help="lookup: longest n-gram that must repeat."
+        ),
         click.option(
             "--threshold",
             type=float,
-            help="Confidence: speculative and del end drafts below it, calm leaves from it on.",
+            help="Confidence: speculative and del stop drafting below it, calm exits at it.",
         ),
         click.option("--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: at most."),
         click.option(
@@ -71,30 +77,38 @@ def setting_arguments(setting: Decoding) -> list[str]:
         "--ngram": setting.ngram if setting.ngram != plain.ngram else None,
         "--confidence": setting.confidence if setting.confidence != plain.confidence else None,
     }
-    found = [] if setting.method == plain.method else ["--method", setting.method]
-    found += [part for name, value in values.items() if value is not None for part in (name, str(value))]
-    return [*found, *(["--repair"] if setting.repair else [])]
+    arguments = [] if setting.method == plain.method else ["--method", setting.method]
+    arguments += [part for name, value in values.items() if value is not None for part in (name, str(value))]
+    return [*arguments, *(["--repair"] if setting.repair else [])]
 
 
 @click.command()
 @bundle_argument
-@click.option("--prompt", help="The text to go on with.")
-@click.option("--prompt-file", type=click.Path(path_type=Path), help="A file that holds it.")
+@click.option("--prompt", help="Text to continue.")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="File with the text to continue.")
 @click.option(
-    "--prompt-ids", metavar="ID,ID", help="Or its token ids; the answer is then ids too if it has no tokenizer."
+    "--prompt-ids", metavar="ID,ID", help="Token ids to continue; the answer is ids too if there is no tokenizer."
 )
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Several at once: a JSON list of texts or of lists of token ids; greedy or skip.",
+    help="Several prompts: a JSON list of texts or of lists of token ids; greedy or skip.",
 )
 @setting_options
-@click.option("--max-tokens", type=int, default=128, show_default=True, help="New tokens, at most.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 = always the most probable token.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k most probable; 0 = all.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="Most new tokens.")
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Sampling temperature; 0 = the most probable token.",
+)
+@click.option(
+    "--top-k", type=int, default=0, show_default=True, help="Sample from the k most probable tokens; 0 = all."
+)
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of the probability.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Sampling seed.")
 @click.option("--stop", "stops", multiple=True, help="End before this string; may be given several times.")
 @probe_options
 @costs_option
@@ -126,7 +140,7 @@ def generate(
     as_json: bool,
     **probing: Any,
 ) -> None:
-    """Go on with a text, token by token or several at a time, as it comes.
+    """Continue a prompt; print the text as it is decoded.
 
     \b
     Examples:
@@ -137,13 +151,13 @@ def generate(
       edgeexit generate code.edgeexit --prompts many.json --method skip --exit 1
       edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\nAnswer:"
 
-    speculative, del and lookup check their drafts with the whole network. Whether the text is then that of plain
-    decoding was measured for every artifact when it was exported, and the last line says so. calm and skip give another
-    text, on purpose. `edgeexit simulate` finds out which way is fastest here.
+    speculative, del and lookup verify their drafts with the whole network. Whether the text is then that of plain
+    decoding was measured for every artifact on export; the last line says so. calm and skip give another text, by
+    design. `edgeexit simulate` finds the fastest setting on this device.
 
-    With --trigger and --probe a text may end before its own end (DEER): where the word would come, the model is asked
-    for its answer at once. If it is sure of the answer's tokens, that ends the text; if not, the text goes on with the
-    word, as if nobody had asked.
+    With --trigger and --probe a text may end early (DEER): where the word would come, the model is prompted for its
+    answer at once. If its confidence in the answer's tokens is high enough, that ends the text; otherwise the text
+    continues with the word.
     """
     setting = Decoding(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)
@@ -196,10 +210,10 @@ def generate(
 def prompt_of(
     model: LanguageModel, text: Text | None, prompt: str | None, file: Path | None, ids: str | None
 ) -> list[int]:
-    """The prompt's tokens, from one of three options.
+    """Tokens of the prompt, from one of three options.
 
     Raises:
-        DataError: none or several of them, a file that is no text, ids that are no numbers.
+        DataError: none or several of them, a file that is not text, ids that are not numbers.
     """
     if sum(x is not None for x in (prompt, file, ids)) != 1:
         raise DataError("give one of --prompt, --prompt-file, --prompt-ids and --prompts")
@@ -212,7 +226,7 @@ def prompt_of(
 
 
 def costs_of(model: LanguageModel, setting: Decoding, file: Path | None) -> Costs | None:
-    """The costs that `del` chooses by: from a file, or measured now; None = not needed."""
+    """Costs for `del`: from a file, or measured now; None = not needed."""
     if setting.method != "del":
         return None
     if file is not None:
@@ -225,32 +239,32 @@ def _document(check: AnswerProbe | None) -> dict[str, Any] | None:
     return None if check is None else {**asdict(check), "triggers": sorted(check.triggers)}
 
 
-def summary(found: Generation, model: LanguageModel, *, drawn: bool = False, check: AnswerProbe | None = None) -> str:
-    """How an answer came about, in one line."""
-    speed = found.tokens_per_second
-    parts = [f"{len(found.ids)} tokens" + ("" if speed is None else f", {speed:.1f} tokens/s"), str(found.setting)]
-    if found.drafted:
-        per_round = len(found.ids) / found.rounds
-        parts.append(f"{percent(found.acceptance)} of drafts accepted, {per_round:.2f} tokens per round")
-    if found.setting.method == "calm":
-        parts.append("tokens by exit " + " ".join(map(str, found.exits)))
-    parts.append(f"ended by {found.reason}")
+def summary(result: Generation, model: LanguageModel, *, drawn: bool = False, check: AnswerProbe | None = None) -> str:
+    """Statistics of an answer, in one line."""
+    speed = result.tokens_per_second
+    parts = [f"{len(result.ids)} tokens" + ("" if speed is None else f", {speed:.1f} tokens/s"), str(result.setting)]
+    if result.drafted:
+        per_round = len(result.ids) / result.rounds
+        parts.append(f"{percent(result.acceptance)} of drafts accepted, {per_round:.2f} tokens per round")
+    if result.setting.method == "calm":
+        parts.append("tokens by exit " + " ".join(map(str, result.exits)))
+    parts.append(f"ended by {result.reason}")
     if check is not None:
         parts.append(probe_text(check))
-    if found.setting.method != "greedy":
-        parts.append(_claim(found, model, drawn))
+    if result.setting.method != "greedy":
+        parts.append(_claim(result, model, drawn))
     return "; ".join(parts)
 
 
-def _claim(found: Generation, model: LanguageModel, drawn: bool) -> str:
-    if found.setting.lossy:
+def _claim(result: Generation, model: LanguageModel, drawn: bool) -> str:
+    if result.setting.lossy:
         return "lossy: another text than plain decoding's"
-    shown = model.proved(found.setting.block)
+    shown = model.proved(result.setting.block)
     if shown:
         assert model.proof is not None
-        # a stop check ends the text elsewhere, so nothing is said of the whole
-        what = "drawn from plain decoding's distribution" if drawn else "lossless" if found.same else "drafts"
+        # a stop check ends the text elsewhere, so there is no claim on the whole
+        what = "drawn from plain decoding's distribution" if drawn else "lossless" if result.same else "drafts"
         return f"{what}: verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
     if shown is False:
         return "approximate: the text may differ from plain decoding's on this artifact"
-    return f"the text may differ from plain decoding's: {unproved(model.proof, found.setting.block)}"
+    return f"the text may differ from plain decoding's: {unproved(model.proof, result.setting.block)}"

@@ -1,4 +1,4 @@
-"""Several prompts at once, for `edgeexit generate --prompts`."""
+"""Batched prompts of `edgeexit generate --prompts`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from edgeexit.lm.text.tokenizer import Text, encoded
 
 
 def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list[int]]:
-    """A JSON list of texts, or of lists of token ids.
+    """Read a JSON list of texts, or of lists of token ids.
 
     Raises:
-        DataError: it is none, or text for a model without a tokenizer.
+        DataError: not such a list, or text for a model without a tokenizer.
     """
-    found: Any = read_json(file, DataError)
-    if not isinstance(found, list) or not found:
+    document: Any = read_json(file, DataError)
+    if not isinstance(document, list) or not document:
         raise DataError(f'{file}: expected a JSON list of prompts, ["text", ...] or [[ID, ...], ...]')
     prompts = []
-    for i, prompt in enumerate(found):
+    for i, prompt in enumerate(document):
         if isinstance(prompt, str) and text is not None:
             prompts.append(encoded(model, text, prompt))
         elif isinstance(prompt, list) and all(type(token) is int for token in prompt):
@@ -39,15 +39,15 @@ def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list
 
 
 def answer_all(batch: AnswerBatch, as_json: bool) -> None:
-    """Run a batch, show each answer when it is finished, then how it came about; Ctrl-C keeps what there is."""
+    """Run a batch and print each answer when it is finished, then a summary; Ctrl-C prints the answers so far."""
     stopped = False
-    told: set[int] = set()
+    printed: set[int] = set()
     try:
         for i, _ in batch:
-            found = batch.result(i)
-            if found.reason != "interrupted" and not as_json:
-                told.add(i)
-                _show(i, found.ids, found.text)
+            result = batch.result(i)
+            if result.reason != "interrupted" and not as_json:
+                printed.add(i)
+                _show(i, result.ids, result.text)
     except KeyboardInterrupt:
         stopped = True
     results, model = batch.results, batch.model
@@ -56,9 +56,9 @@ def answer_all(batch: AnswerBatch, as_json: bool) -> None:
         print_json({"answers": [asdict(r) for r in results], "tokens_per_second": batch.tokens_per_second,
                     "setting": asdict(batch.setting), "artifact": model.artifact, "environment": where})  # fmt: skip
     else:
-        for i, found in enumerate(results):
-            if i not in told:
-                _show(i, found.ids, found.text)
+        for i, result in enumerate(results):
+            if i not in printed:
+                _show(i, result.ids, result.text)
         say(_summary(batch))
     if stopped:
         raise click.Abort

@@ -1,4 +1,4 @@
-"""A language model's bundle in words."""
+"""Text of `edgeexit inspect` for language models: sizes, exits, artifacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeexit.cli.common import count, percent, table
 
 
 def lm_text(m: Manifest) -> str:
-    """Sizes, exits with their cost and agreement, artifacts with what was proved of them."""
+    """Sizes, exits with cost and agreement, artifacts with their proofs."""
     spec = m.lm
     assert spec is not None
     mib = spec.cache_bytes(spec.context) / 2**20
@@ -26,7 +26,7 @@ def lm_text(m: Manifest) -> str:
 
 
 def proof_text(proof: LmProof | None) -> str:
-    """What may be said of speculation with an artifact."""
+    """Proof of speculation with an artifact, in words."""
     if proof is None:
         return "not measured"
     if proof.verified:
@@ -38,19 +38,19 @@ def proof_text(proof: LmProof | None) -> str:
 
 
 def _exits(m: Manifest) -> str:
-    found = _noted(m)
+    agreement = _noted(m)
     spec, last = m.lm, m.exits[-1].macs
     assert spec is not None
     head = ["exit", "layers", "MACs", "of last"]
-    rows = [head + ["agrees with last", "by the shared head"] * bool(found)]
+    rows = [head + ["agrees with last", "by the shared head"] * bool(agreement)]
     for k, (e, layers) in enumerate(zip(m.exits, spec.stages, strict=True)):
         row = [str(k), str(layers), count(e.macs), percent(None if not last or e.macs is None else e.macs / last)]
-        rows.append(row + ([percent(found[k][0]), percent(found[k][1])] if found else []))
+        rows.append(row + ([percent(agreement[k][0]), percent(agreement[k][1])] if agreement else []))
     return table(rows, right=range(6))
 
 
 def _noted(m: Manifest) -> list[tuple[float, float]]:
-    """Agreement as the exporter noted it; a bundle's notes are free JSON, so nothing is taken for granted."""
+    """Agreement from the exporter's notes, which are free JSON and therefore checked."""
     noted: Any = m.provenance.get("lm_exits")
     if not isinstance(noted, list) or len(noted) != len(m.exits):
         return []

@@ -1,4 +1,4 @@
-"""Options of a stop check: ask for the answer at certain words, and end there if it is sure."""
+"""Options of a stop check: prompt for the answer at certain words, and end there if its confidence is high."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from edgeexit.lm.text.tokenizer import Text
 
 
 def probe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """When to ask, with what, and how sure an answer has to be; what is left out is `AnswerProbe`'s."""
+    """Add the options of a stop check; the defaults are those of `AnswerProbe`."""
     for option in (
-        click.option("--probe-tries", type=int, help="Ask so many times at most.  [default: 10]"),
-        click.option("--probe-tokens", type=int, help="Tokens of an answer, at most.  [default: 20]"),
+        click.option("--probe-tries", type=int, help="Most checks per answer.  [default: 10]"),
+        click.option("--probe-tokens", type=int, help="Most tokens of a probed answer.  [default: 20]"),
         click.option(
-            "--probe-mean", type=click.Choice(["arithmetic", "geometric"]), help="Which mean.  [default: arithmetic]"
+            "--probe-mean", type=click.Choice(["arithmetic", "geometric"]),
+            help="Mean of the token probabilities.  [default: arithmetic]",
         ),
         click.option(
             "--probe-threshold", type=float,
             help="End with an answer whose tokens' mean probability is above it.  [default: 0.95]",
         ),
-        click.option("--probe-ids", metavar="ID,ID", help="Or token ids that ask for it."),
-        click.option("--probe", help="Text that asks for the answer; it becomes part of it."),
-        click.option("--trigger-ids", metavar="ID,ID", help="Or at these token ids."),
+        click.option("--probe-ids", metavar="ID,ID", help="Token ids that prompt for the answer."),
+        click.option("--probe", help="Text that prompts for the answer; it becomes part of it."),
+        click.option("--trigger-ids", metavar="ID,ID", help="Token ids to check at."),
         click.option(
             "--trigger", "triggers", multiple=True, metavar="WORD",
-            help="Ask for the answer where this word would come; may be given several times.",
+            help="Check where this word would come; may be given several times.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -49,9 +50,9 @@ def probe_of(
             tokenizer.
     """
     numbers = {"threshold": probe_threshold, "mean": probe_mean, "most": probe_tokens, "tries": probe_tries}
-    given = {name: value for name, value in numbers.items() if value is not None}
+    settings = {name: value for name, value in numbers.items() if value is not None}
     when, what = bool(triggers) or trigger_ids is not None, [x for x in (probe, probe_ids) if x is not None]
-    if not when and not what and not given:
+    if not when and not what and not settings:
         return None
     if not when or len(what) != 1:
         raise DataError(
@@ -70,22 +71,22 @@ def probe_of(
         assert probe is not None and text is not None
         asking = text.encode(unescaped(probe))
     model.check_ids([*at, *asking])
-    return AnswerProbe(frozenset(at), asking, **given)
+    return AnswerProbe(frozenset(at), asking, **settings)
 
 
-def probe_text(found: AnswerProbe) -> str:
-    """How sure it was."""
-    if not found.confidences:
+def probe_text(check: AnswerProbe) -> str:
+    """The confidences of a stop check, in words."""
+    if not check.confidences:
         return "no trigger came"
-    sure = " ".join(f"{c:.3g}" for c in found.confidences)
-    return f"asked for the answer {len(found.confidences)} times, sure {sure} (above {found.threshold:g} ends it)"
+    sure = " ".join(f"{c:.3g}" for c in check.confidences)
+    return f"asked for the answer {len(check.confidences)} times, sure {sure} (above {check.threshold:g} ends it)"
 
 
 def ids_of(text: str, option: str) -> list[int]:
-    """Token ids.
+    """Parse token ids.
 
     Raises:
-        DataError: something else.
+        DataError: not whole numbers.
     """
     try:
         return [int(part) for part in text.replace(",", " ").split()]
@@ -94,10 +95,10 @@ def ids_of(text: str, option: str) -> list[int]:
 
 
 def unescaped(text: str) -> str:
-    r"""What a string with backslashes stands for, as in Python: \n is a line end.
+    r"""Resolve backslash escapes as Python does: \n is a line end.
 
     Raises:
-        DataError: a backslash that stands for nothing.
+        DataError: an invalid escape.
     """
     try:
         return text.encode("latin-1", "backslashreplace").decode("unicode_escape")

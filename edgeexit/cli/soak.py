@@ -40,23 +40,25 @@ from edgeexit.monitor import default_reader
 @bundle_argument
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz with x (n, ...), and y if known.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="A folder for events.jsonl, soak.json, .png."
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for events.jsonl, soak.json, soak.png."
 )
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Per phase.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Minutes per phase."
+)
 @click.option(
     "--governor", type=click.Choice(["off", "on", "both"]), default="both", show_default=True,
-    help="Phases: without it, with it, or one after the other.",
+    help="Phases: without the governor, with it, or one after the other.",
 )  # fmt: skip
 @click.option("--latency-ms", type=float, help="Set-point of the latency's 90th percentile, in milliseconds.")
-@click.option("--temperature-c", type=float, help="Set-point of the temperature.")
+@click.option("--temperature-c", type=float, help="Set-point of the temperature, in °C.")
 @click.option("--curves", type=click.Path(path_type=Path), help="A .json or .toml of curves; see docs/governor.md.")
-@click.option("--no-curves", is_flag=True, help="Set-points alone.")
+@click.option("--no-curves", is_flag=True, help="Use set-points only.")
 @click.option("--compete", type=click.IntRange(0), default=0, show_default=True,
               help="Busy processes beside the engine in the middle third of every phase.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Inputs per second. [default: no pause]")
 @click.option("--deadline-ms", type=float, help="Deadline of every input; misses are counted.")
 @click.option("--policy", metavar="NAME", help="Operating point to start from. [default: the bundle's default]")
-@click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit where the governor is off, in its place.")
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit to use where the governor is off.")
 @click.option("--log-mb", type=click.FloatRange(0.25), default=MAX_BYTES / (1 << 20), show_default=True,
               help="MiB per file of the event log; a full one is rotated.")  # fmt: skip
 @click.option("--log-keep", type=click.IntRange(0), default=KEEP, show_default=True,
@@ -107,11 +109,11 @@ def soak(
     arrays = read_npz(data)
     labels = labels_of(arrays, data)
     specs = engine.bundle.manifest.inputs
-    found = data_inputs(arrays, specs, str(data))
-    if wrong := [t.name for t in specs if found[t.name].dtype.kind not in "biuf"]:
-        raise DataError(f"{data}: {wrong[0]!r} holds {found[wrong[0]].dtype}; expected numbers")
-    pictures = {n for n in engine.preprocess if found[n].dtype == np.uint8}
-    rows = {t.name: found[t.name] if t.name in pictures else found[t.name].astype(t.dtype, copy=False) for t in specs}
+    inputs = data_inputs(arrays, specs, str(data))
+    if wrong := [t.name for t in specs if inputs[t.name].dtype.kind not in "biuf"]:
+        raise DataError(f"{data}: {wrong[0]!r} holds {inputs[wrong[0]].dtype}; expected numbers")
+    pictures = {n for n in engine.preprocess if inputs[n].dtype == np.uint8}
+    rows = {t.name: inputs[t.name] if t.name in pictures else inputs[t.name].astype(t.dtype, copy=False) for t in specs}
     phases = {"off": (False,), "on": (True,), "both": (False, True)}[governor]
     reader, deadline_s = default_reader(), None if deadline_ms is None else deadline_ms / 1000
     with about(data):

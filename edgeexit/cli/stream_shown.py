@@ -1,4 +1,4 @@
-"""A stream's answers, one line each."""
+"""Text of a stream's answers, one line each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def stream_shown(
     engine: Engine, x: Mapping[str, NDArray[Any]], deadline_s: float | None, used: str, as_json: bool
 ) -> None:
-    """Take rows through one stream and print what becomes of each.
+    """Run rows through one stream and print each answer.
 
     Raises:
         DataError, PolicyError: as `Stream.step`.
@@ -29,7 +29,7 @@ def stream_shown(
     rows: list[dict[str, Any]] = []
     for i in range(len(next(iter(x.values())))):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnusualInput)  # said here
+            warnings.simplefilter("ignore", UnusualInput)  # printed here
             d = stream.step({n: a[i : i + 1] for n, a in x.items()}, deadline_s=deadline_s)
         if d.unusual is not None and not any(r["unusual"] for r in rows):
             say(f"warning: step {i}: {d.unusual}; later ones are not named")

@@ -1,4 +1,4 @@
-"""Readings -> a budget -> thresholds: the choice of exit follows heat, load, battery and latency."""
+"""Governor: readings -> a budget -> thresholds, so that exits follow heat, load, battery and latency."""
 
 from edgeexit.governor.curves import DEFAULT_CURVES, BudgetCurve, read_curves
 from edgeexit.governor.governor import Governor

@@ -21,18 +21,18 @@ from edgeexit.governor.settings import GovernorSettings, Move
 from edgeexit.monitor import Reader, Reading
 
 LATENCIES = 64
-"""Decisions that a latency quantile is of."""
+"""Latest decisions in the latency quantile."""
 _LEAST_LATENCIES = 8
 _FIELDS = tuple(f.name for f in fields(Reading) if f.name != "problems")
 _BELOW = 0.92
-"""Of the latency's set-point is what is aimed at: a quantile of 64 decisions swings around its target."""
+"""Share of the latency set-point that is aimed at, as a quantile of 64 decisions swings around its target."""
 
 
 class Governor:
     """Chooses an engine's policy from readings of the machine.
 
     The engine's policy is replaced between inputs: a run in progress keeps the one it began with. With a certified
-    ladder only operating points with a promise are taken, and `Move.pinned` says when that is dearer than it should be.
+    ladder only operating points with a promise are taken, and `Move.pinned` marks steps where that exceeds the budget.
 
     Use it as a context manager, or call `start` and `stop`; `step` alone does one round in the caller's thread.
     """
@@ -67,7 +67,7 @@ class Governor:
         self.ladder = ladder or _ladder(engine)
         self.ladder.check(engine)
         self.error: Exception | None = None
-        """The latest that a step in its thread failed with, `on_move` among them; it goes on all the same."""
+        """Latest error of a step in its thread, errors of `on_move` included; the thread continues."""
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -115,10 +115,10 @@ class Governor:
         self.stop()
 
     def start(self) -> None:
-        """Begin to govern, in a thread of its own.
+        """Start governing, in a separate thread.
 
         Raises:
-            PolicyError: it runs already.
+            PolicyError: it is running already.
         """
         if self._thread is not None:
             raise PolicyError("this governor runs already")
@@ -128,7 +128,7 @@ class Governor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and give the engine the policy it had before; without effect where it does not run."""
+        """Stop, and restore the engine's policy; no effect if it is not running."""
         self._stop.set()
         if self._thread is not None:
             if self._thread is not threading.current_thread():  # `on_move` may stop it, too
@@ -139,7 +139,7 @@ class Governor:
         self._governs = False
         if self._see is not None and self.engine.observer is self._see:
             self.engine.observer = self._observer
-        self._see = None  # a log that came later passes decisions on to it: it no longer counts them
+        self._see = None  # a log attached later still passes decisions on; they no longer count
         self.engine.reading = None
         if self._point_before is not None:
             self.engine.follow(self._point_before)
@@ -148,7 +148,7 @@ class Governor:
         self.engine.policy_source = self._source_before
 
     def attach(self) -> None:
-        """Listen to the engine's decisions, for the latency loop; `start` does it."""
+        """Observe the engine's decisions, for the latency loop; `start` does it."""
         self._take_over()
         before = self._observer = self.engine.observer
 
@@ -166,14 +166,14 @@ class Governor:
             started = self.clock()
             try:
                 self.step()
-            except Exception as e:  # a governor that dies leaves the last budget in force for ever
+            except Exception as e:  # if the thread ended, the last budget would stay in force for ever
                 self.error = e
-                with contextlib.suppress(Exception):  # `on_move` may be what fails
+                with contextlib.suppress(Exception):  # `on_move` itself may fail
                     self.on_move(self._failed(e))
             self._stop.wait(max(self.settings.interval_s - (self.clock() - started), 0.01))
 
     def step(self) -> Move:
-        """Read, decide, and give the engine its policy."""
+        """Read, decide, and set the engine's policy."""
         self._take_over()
         now = self.clock()
         # A clock that jumps, or a machine that slept, must not integrate minutes at once.
@@ -205,7 +205,7 @@ class Governor:
     def _read(self) -> tuple[Reading | None, tuple[str, ...]]:
         try:
             raw = self.reader.read()
-            # A reader that is not of this package may give what cannot be; a NaN would stay in the budget for ever.
+            # Third-party readers may return impossible values; a NaN would stay in the budget for ever.
             reading = Reading.checked({n: getattr(raw, n) for n in _FIELDS}, raw.problems)
         except Exception as e:
             return None, (f"the reader failed: {type(e).__name__}: {e}"[:200],)
@@ -227,7 +227,7 @@ class Governor:
             targets["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
         if "latency" in self._loops and len(self.latencies) >= _LEAST_LATENCIES:
             p90 = float(np.quantile(list(self.latencies), 0.9))
-            # Without a new decision nothing is known of now, so that nothing is added up.
+            # Without a new decision the latency is unknown, so nothing is integrated.
             targets["latency set-point"] = self._loops["latency"].step(
                 p90, passed if self._decisions > self._decisions_used else 0.0
             )
@@ -271,6 +271,6 @@ def _ladder(engine: Engine) -> Ladder:
     cost = None if point is None else point.expected.get("cost")
     if point is None or cost is None:
         return solved
-    # What the user chose is the most that is spent: a cool machine does not ask for more.
-    cheaper = tuple(r for r in solved.steps if r.cost < cost)
+    # The chosen operating point is the upper bound: the governor never goes above it.
+    cheaper = tuple(s for s in solved.steps if s.cost < cost)
     return replace(solved, steps=(*cheaper, PolicyStep(float(cost), point.policy, point)))

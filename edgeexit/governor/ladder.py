@@ -30,7 +30,7 @@ class PolicyStep:
     """Mean cost as a fraction of the last exit's."""
     policy: Policy
     point: OperatingPoint | None = None
-    """The operating point it is, with its promise; None = solved for a budget, and nothing is promised."""
+    """Its operating point, with its promise; None = solved for a budget, without a promise."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Ladder:
     certified: bool
     """Every step carries a promise: the governor moves among proven points only."""
     timed: bool = False
-    """The costs are of times measured on this device; otherwise of MACs."""
+    """Costs are times measured on this device; otherwise MACs."""
 
     def __post_init__(self) -> None:
         if not self.steps:
@@ -69,8 +69,8 @@ class Ladder:
     def solved(cls, engine: Engine, count: int = STEPS) -> Ladder:
         """EERO's thresholds for evenly spaced budgets, from the scores in the bundle and this device's stage times.
 
-        Where the times do not grow from exit to exit, as on a machine that was busy while they were measured, MACs
-        stand in (`timed` is False then): a governor is wanted there most.
+        If the times do not grow from exit to exit, as on a machine that was busy while they were measured, MACs are
+        used instead (`timed` is False then), as a governor is needed most on busy machines.
 
         Raises:
             PolicyError: the bundle carries no scores for this artifact.
@@ -94,12 +94,12 @@ class Ladder:
 
     @classmethod
     def certified_points(cls, bundle: Bundle, artifact: str, like: OperatingPoint | None = None) -> Ladder:
-        """The operating points of an artifact that carry a promise.
+        """Ladder of the operating points of an artifact that carry a promise.
 
         Args:
-            bundle: where they are.
+            bundle: of the points.
             artifact: its name.
-            like: only points that promise at least what this one does: the same loss, bounded no wider, no less surely.
+            like: only points that promise at least as much: the same loss, no larger bound, no smaller confidence.
 
         Raises:
             PolicyError: there is none.

@@ -203,7 +203,7 @@ def test_generate_refuses(options: list[str], says: str, cli: Cli, tiny_lm: Path
 
 
 def test_other_bundles_are_refused(cli: Cli, tiny: Path, tiny_lm: Path) -> None:
-    assert "no language model" in cli("generate", tiny, "--prompt", "x").error
+    assert "not a language model" in cli("generate", tiny, "--prompt", "x").error
     assert cli("run", tiny_lm, "--input", "x.npy").error
 
 

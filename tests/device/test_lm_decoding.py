@@ -379,7 +379,7 @@ def test_consistency(fp32: LanguageModel) -> None:
         (lambda p: replace(p, stages=[p.stages[1], *p.stages[1:]]), "stage_0: its inputs"),
         (lambda p: replace(p, embedding=p.embedding[:, :-1]), "embedding: expected"),
         (lambda p: replace(p, embedding=p.embedding.astype(np.float64)), "embedding: expected"),
-        (lambda p: replace(p, embedding=p.embedding * np.nan), "numbers that are none"),
+        (lambda p: replace(p, embedding=p.embedding * np.nan), "NaN or infinity"),
         (lambda p: replace(p, ids={1: np.array([3, 999])}), "exit_1_ids: expected"),
         (lambda p: replace(p, exits={1: p.head}, ids={1: np.array([3, 5])}), r"expected float32 \(1, 1, 2\)"),
         (lambda p: replace(p, keys_values={2: p.keys_values[1]}), "kv_2: its outputs"),
