@@ -72,7 +72,7 @@ def read_speech(path: Path | str, *, convert: bool = False, notice: Notice = war
         notice: called with every conversion.
 
     Raises:
-        DataError: none of these, nothing in it, or not as said; the message names the line or the array.
+        DataError: none of these, nothing in it, or in another form; the message names the line or the array.
     """
     path = Path(path)
     if path.is_dir():
@@ -136,7 +136,7 @@ def _pairs(folder: Path) -> list[tuple[Path, str]]:
     files = []
     for path in sorted(folder.glob("*.wav")):
         if not (beside := path.with_suffix(".txt")).is_file():
-            raise DataError(f"{path}: no {beside.name} beside it with what is said; speech data are {_FORMS}")
+            raise DataError(f"{path}: no {beside.name} beside it with its transcript; speech data are {_FORMS}")
         files.append((path, " ".join(_text(beside).split())))
     if not files:
         raise DataError(f"{folder}: no .wav files; speech data are {_FORMS}")

@@ -19,7 +19,7 @@ from edgeexit.speech.ctc import checked, greedy, prefix_beam, sequence_logprob
 OfFrames: TypeAlias = Callable[[NDArray[Any], int], float]
 
 BEAM = 8
-"""Hypotheses that `nbest_posterior` compares unless told otherwise."""
+"""Hypotheses that `nbest_posterior` compares by default."""
 
 
 def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int) -> float:

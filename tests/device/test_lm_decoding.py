@@ -118,7 +118,8 @@ def test_hidden_states_and_cache_after_going_back(fp32: LanguageModel) -> None:
         fresh = Session(fp32)
         fresh.ids.extend(ids[: keep + 1])
         assert np.allclose(fresh.run(last)[:, -1], got, atol=1e-4)
-    assert session.cache.bytes == fp32.spec.cache_bytes(fp32.spec.context)
+    arrays = [a for stage in session.cache.rows for a in stage]
+    assert sum(a.nbytes for a in arrays) == fp32.spec.cache_bytes(fp32.spec.context)
 
 
 def test_calm_repair_is_exact_for_those_that_go_deep(fp32: LanguageModel) -> None:
@@ -336,7 +337,7 @@ def test_quality_is_what_a_loop_counts(model: LanguageModel) -> None:
             count += 1
             loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[i + 1]]
             for k in range(model.count - 1):
-                early = model.guesses(k, model.exit_logits(k, session.given[k][0]))[0]
+                early = model.guesses(k, model.exit_logits(k, session.outputs[k][0]))[0]
                 same[k] += early == logits.argmax()
     assert found[-1].tokens == count == 141 and found[-1].agreement == 1
     assert found[-1].perplexity == pytest.approx(np.exp(loss / count), rel=1e-4)
