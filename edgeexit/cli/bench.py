@@ -23,10 +23,11 @@ from edgeexit.engine import backends
 @threads_option
 @json_option
 def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) -> None:
-    """Time every layout at every exit beside the single-exit network, interleaved in one run.
+    """Time every layout at every exit beside the single-exit network.
 
-    The ratio is to the single-exit network (the prefix of the last exit, of the same format and precision), round by
-    round: its median and, in brackets, the 10th and 90th percentile. Compare ratios, not milliseconds of other runs.
+    All cases are interleaved in one run. The ratio is to the single-exit network (the prefix of the last exit, of the
+    same format and precision), round by round: its median and, in brackets, the 10th and 90th percentile. Compare
+    ratios, not milliseconds of other runs.
 
     --save keeps the times: `edgeexit run --profile FILE --deadline-ms 5` and `edgeexit.use_profile` use them. They hold
     for this device, engine version, number of threads and content of the model files; with others they are refused.

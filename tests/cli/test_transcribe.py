@@ -43,6 +43,22 @@ def test_exits_files_and_notices(cli: Callable[..., object], tones: Path, sound:
     assert "the model takes 8000 Hz; resampled" in found.err
 
 
+def test_a_header_is_read_once(
+    cli: Callable[..., object], tones: Path, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeexit.speech import wav
+
+    calls, original = [], wav.read_chunks
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(wav, "read_chunks", counted)
+    assert cli("transcribe", tones, sound).code == 0 and len(calls) == 1
+    assert cli("transcribe", tones, sound, "--json").code == 0 and len(calls) == 2
+
+
 def test_json(cli: Callable[..., object], tones: Path, sound: Path) -> None:
     found = cli("transcribe", tones, sound, "--json", "--deadline-ms", 1000).json
     (heard,) = found["files"]
