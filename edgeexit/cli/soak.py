@@ -184,6 +184,8 @@ def _draw(lines: list[dict[str, Any]], path: Path) -> None:
     from edgeexit.report.plots.events import events_png
 
     first = lines[0]
+    if (begins := float(first["at"])) >= 1:
+        say(f"the log begins at {begins:.0f} s: its older parts were deleted on rotation (see soak --log-keep)")
     where = first.get("environment")
     try:
         foot = environment_line(where) if isinstance(where, dict) else ""

@@ -151,3 +151,19 @@ def test_what_decides_where_the_governor_is_off(
     (span,) = document["spans"]
     exits = [edgeexit.load(tiny, artifact="chain", warmup=0).run(x).exit for x in X]
     assert span["exit_rates"] == (rates or pytest.approx([exits.count(k) / 10 for k in range(3)], abs=0.05))
+
+
+def test_a_report_of_a_rotated_log(cli: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws a figure")
+
+    def part(name: str, at: int) -> None:
+        start = {"event": "start", "at": at, "schema": 2, "bundle": "b", "environment": {}}
+        window = {"event": "window", "at": at + 5, "n": 10, "exits": [4, 6], "missed": 1}
+        (tmp_path / name).write_text(json.dumps(start) + "\n" + json.dumps(window) + "\n")
+
+    for name, at in (("e.jsonl.000002", 20), ("e.jsonl.000003", 30), ("e.jsonl", 40)):
+        part(name, at)
+    found = cli("report", tmp_path / "e.jsonl", "--json")
+    assert found.code == 0 and "begins at 20 s: its older parts were deleted" in found.err
+    document = found.json
+    assert (document["from_seconds"], document["seconds"], document["inputs"], document["missed"]) == (20, 45, 30, 3)
