@@ -107,8 +107,8 @@ def unescaped(text: str) -> str:
 
 
 def _tokens(text: Text, word: str) -> list[int]:
-    if found := text.tokens_of(word):
-        return found
+    if tokens := text.tokens_of(word):
+        return tokens
     raise DataError(
         f"--trigger {word!r:.60}: no token of this tokenizer is that word, it takes {len(text.encode(word))}; name a "
         "word that is one token, or a token by --trigger-ids"

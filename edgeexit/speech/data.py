@@ -51,7 +51,7 @@ class SpeechData:
 
 
 def is_speech_data(path: Path) -> bool:
-    """Whether a path looks like one of the forms that `read_speech` reads, so that another reader need not try."""
+    """Test whether a path looks like one of the forms that `read_speech` reads."""
     if path.suffix != ".npz":
         return path.is_dir() or path.suffix in (".tsv", ".txt", ".lst")
     try:

@@ -116,14 +116,14 @@ def checked(samples: NDArray[Any]) -> Samples:
     Raises:
         DataError: anything else, or a sample that is NaN, infinite or absurdly large.
     """
-    found = np.asarray(samples)
-    if found.ndim != 1 or found.dtype.kind != "f":
-        raise DataError(f"samples: expected one channel of floats (N,), found {found.dtype} {found.shape}")
-    peak = np.abs(found).max(initial=0)
+    array = np.asarray(samples)
+    if array.ndim != 1 or array.dtype.kind != "f":
+        raise DataError(f"samples: expected one channel of floats (N,), found {array.dtype} {array.shape}")
+    peak = np.abs(array).max(initial=0)
     if not peak <= LOUDEST:  # a NaN is not
-        at = int(np.flatnonzero(~(np.abs(found) <= LOUDEST))[0])
-        raise DataError(f"samples: {found[at]} at {at}; expected finite numbers, usually in [-1, 1]")
-    return found.astype(np.float32, copy=False)
+        at = int(np.flatnonzero(~(np.abs(array) <= LOUDEST))[0])
+        raise DataError(f"samples: {array[at]} at {at}; expected finite numbers, usually in [-1, 1]")
+    return array.astype(np.float32, copy=False)
 
 
 class _Bank(NamedTuple):
@@ -138,7 +138,7 @@ class _Bank(NamedTuple):
     weights: NDArray[np.float32]
     """`(P,)`"""
     starts: NDArray[np.intp]
-    """Where each band begins among them; `(bins,)`"""
+    """Index among them at which each band begins; `(bins,)`"""
 
     def of(self, windows: NDArray[np.float32]) -> Frames:
         """`(n, window_samples)` -> `(n, bins)`."""
@@ -176,13 +176,13 @@ def mel_weights(spec: FeatureSpec) -> tuple[NDArray[np.float64], int]:
     at = mel(np.arange(size // 2) * (spec.sample_rate / size))[:, None]  # half the sample rate takes part in none
     left, middle, right = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
-    found = np.concatenate([np.clip(np.minimum(rising, falling), 0, None), np.zeros((1, spec.bins))])
-    if len(silent := np.flatnonzero(~found.any(axis=0))):
+    weights = np.concatenate([np.clip(np.minimum(rising, falling), 0, None), np.zeros((1, spec.bins))])
+    if len(silent := np.flatnonzero(~weights.any(axis=0))):
         raise DataError(
             f"bins: {spec.bins} bands are too many for a transform of {size} samples at {spec.sample_rate} Hz: "
             f"no frequency lies in band {silent[0]}; ask for fewer bands or a longer window"
         )
-    return found, size
+    return weights, size
 
 
 def window_weights(spec: FeatureSpec) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ class Resampler:
             if not RATES[0] <= value <= RATES[1]:
                 raise DataError(f"sample rate: expected {RATES[0]} to {RATES[1]} Hz, found {value}")
         self.rate, self.new_rate = rate, new_rate
-        self._step, self._made_per_step, self._half, self._matrix = _filter(rate, new_rate)
+        self._step, self._outputs_per_step, self._half, self._matrix = _filter(rate, new_rate)
         self._rest: Samples = np.zeros(self._half, np.float32)
         self._samples = self._made = 0
 
@@ -94,14 +94,14 @@ def _filter(rate: int, new_rate: int) -> tuple[int, int, int, NDArray[np.float32
         return 1, 1, 0, np.ones((1, 1), np.float32)
     common = math.gcd(rate, new_rate)
     repeat = -(-64 * common // new_rate)  # several periods at once make a matrix worth multiplying with
-    step, made = rate // common * repeat, new_rate // common * repeat
+    step, outputs = rate // common * repeat, new_rate // common * repeat
     cutoff = 0.5 * _PASSED * min(1.0, new_rate / rate)  # cycles per input sample
     half = math.ceil(_ZEROS / (2 * cutoff))
-    if (step + 2 * half) * made > _MOST_TAPS:
+    if (step + 2 * half) * outputs > _MOST_TAPS:
         raise DataError(
             f"{rate} Hz to {new_rate} Hz: rates without a large common divisor; resample with another tool first"
         )
-    away = np.arange(made) * (rate / new_rate) - np.arange(-half, step + half)[:, None]
+    away = np.arange(outputs) * (rate / new_rate) - np.arange(-half, step + half)[:, None]
     window = np.i0(_BETA * np.sqrt(np.clip(1 - (away / half) ** 2, 0, 1)))
     weights = np.where(np.abs(away) <= half, np.sinc(2 * cutoff * away) * window, 0.0)
-    return step, made, half, (weights / weights.sum(0)).astype(np.float32)
+    return step, outputs, half, (weights / weights.sum(0)).astype(np.float32)

@@ -157,7 +157,7 @@ def _error(plain: _Run, run: _Run) -> float | None:
 
 
 def _tells(plain: _Run, fast: _Run, slow: _Run) -> bool:
-    """Whether the answers show that one is faster: by more than `SPREAD` errors of the difference, answer by answer."""
+    """Test whether one is significantly faster: by more than `SPREAD` errors of the difference, answer by answer."""
     gain = _speedup(plain, fast) - _speedup(plain, slow)
     if len(fast.seconds) < 2:
         return gain >= WORTH - 1
