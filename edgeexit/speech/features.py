@@ -61,7 +61,7 @@ class FeatureStream:
         self._rest: Samples = np.zeros(0, np.float32)
         self._lead = 0 if spec.snip_edges else spec.window_samples // 2 - spec.shift_samples // 2
         self._started = spec.snip_edges
-        self._samples = self._made = 0
+        self._samples = self._emitted = 0
         self._finished = False
 
     def accept_waveform(self, samples: NDArray[Any]) -> Frames:
@@ -89,7 +89,7 @@ class FeatureStream:
     def finish(self) -> Frames:
         """Return the last frames, the end mirrored if the specification says so; no more samples are accepted."""
         self._finished = True
-        count = self.spec.frames(self._samples) - self._made
+        count = self.spec.frames(self._samples) - self._emitted
         if count <= 0:
             return self._none()
         before = 0 if self._started else self._lead
@@ -103,7 +103,7 @@ class FeatureStream:
         for i in range(0, count, _BLOCK):
             part = samples[i * shift : (min(i + _BLOCK, count) - 1) * shift + window]
             frames[i : i + _BLOCK] = self._bank.of(np.lib.stride_tricks.sliding_window_view(part, window)[::shift])
-        self._made += count
+        self._emitted += count
         return frames
 
     def _none(self) -> Frames:

@@ -52,7 +52,7 @@ class Resampler:
         self.rate, self.new_rate = rate, new_rate
         self._step, self._outputs_per_step, self._half, self._matrix = _filter(rate, new_rate)
         self._rest: Samples = np.zeros(self._half, np.float32)
-        self._samples = self._made = 0
+        self._samples = self._emitted = 0
 
     def accept_waveform(self, samples: NDArray[Any]) -> Samples:
         """Add samples; returns the output that is complete by now, which lags by the filter's length.
@@ -71,7 +71,7 @@ class Resampler:
         """Return the rest of the output, as if silence followed."""
         if self.rate == self.new_rate:
             return np.zeros(0, np.float32)
-        left = -(-self._samples * self.new_rate // self.rate) - self._made
+        left = -(-self._samples * self.new_rate // self.rate) - self._emitted
         # Every step needs `half` samples beyond its own, and the last one may be needed in part only.
         return self._work(np.zeros(self._half + self._step, np.float32))[: max(0, left)]
 
@@ -83,7 +83,7 @@ class Resampler:
             return np.zeros(0, np.float32)
         inputs = np.lib.stride_tricks.sliding_window_view(samples, len(self._matrix))[:: self._step][:steps]
         outputs: Samples = (inputs @ self._matrix).ravel()
-        self._made += len(outputs)
+        self._emitted += len(outputs)
         return outputs
 
 
