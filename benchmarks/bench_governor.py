@@ -12,7 +12,7 @@ import numpy as np
 
 import edgeexit
 from benchmarks.common import finish, parser
-from edgeexit.governor import Governor, Ladder, Settings
+from edgeexit.governor import Governor, GovernorSettings, Ladder
 from edgeexit.monitor import default_reader
 
 ROOT = Path(__file__).parents[1]
@@ -28,10 +28,10 @@ def main() -> None:
     engine = edgeexit.load(a.bundle, artifact="fused", exit=0, warmup=20)
     x = engine.example()[0]
     reader = default_reader()
-    # One rung: the same work with and without, so that the difference is the governor alone.
+    # One step: the same work with and without, so that the difference is the governor alone.
     full = Ladder.solved(engine)
-    ladder = Ladder((full.rungs[0],), False)
-    settings = Settings(interval_s=0.2, latency_p90_s=1.0)
+    ladder = Ladder((full.steps[0],), False)
+    settings = GovernorSettings(interval_s=0.2, latency_p90_s=1.0)
     governor = Governor(engine, reader, settings, ladder=ladder)
     steps = []
     for _ in range(200):

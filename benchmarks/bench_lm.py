@@ -20,18 +20,17 @@ from edgeexit.lm.costs import Costs
 from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.measure_costs import measure
 from edgeexit.lm.tuning.simulate import CostTable, simulate
 from edgeexit.lm.tuning.traces import record
-from edgeexit.lm.tuning.tune import cut
 from edgeexit.lm.tuning.verdict import DecodingVerdict, decide
 
 
-def chosen(verdict: DecodingVerdict) -> dict[str, Setting]:
+def chosen(verdict: DecodingVerdict) -> dict[str, Decoding]:
     """Settings by name, the best of their kind on the design half."""
-    settings = {"plain": Setting()}
+    settings = {"plain": Decoding()}
     for name, method in (("lookup", "lookup"), ("speculative", "speculative"), ("del", "del")):
         best = next((p for p in verdict.predictions if p.simulated.setting.method == method), None)
         if best is not None:
@@ -42,7 +41,7 @@ def chosen(verdict: DecodingVerdict) -> dict[str, Setting]:
 def timed(
     model: LanguageModel,
     prompts: list[list[int]],
-    cases: dict[str, Setting],
+    cases: dict[str, Decoding],
     costs: Costs,
     tokens: int,
     repeats: int,
@@ -63,7 +62,7 @@ def timed(
     return generations
 
 
-def row(name: str, setting: Setting, runs: list[list[Generation]], plain: list[list[Generation]]) -> dict[str, Any]:
+def row(name: str, setting: Decoding, runs: list[list[Generation]], plain: list[list[Generation]]) -> dict[str, Any]:
     """One case: speed, its ratio to plain decoding, acceptance, equality."""
     answers = [a for run in runs for a in run]
     base = [a for run in plain for a in run]
@@ -100,7 +99,7 @@ def main() -> None:
     a = p.parse_args()
     model = load_lm(a.bundle, artifact=a.artifact, threads=a.threads)
     ids = text_of(model).encode(a.text.read_text("utf-8"))
-    all_prompts = cut(model, ids, 2 * a.prompts, a.prompt_tokens)
+    all_prompts = sample_prompts(model, ids, 2 * a.prompts, a.prompt_tokens)
     design, timed_prompts = all_prompts[::2], all_prompts[1::2]
     tables: list[Costs] = []
 

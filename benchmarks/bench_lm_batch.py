@@ -14,23 +14,22 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import finish, parser
-from edgeexit.lm.batch import Batch
 from edgeexit.lm.generate import Generation
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
-from edgeexit.lm.tuning.tune import cut
+from edgeexit.lm.tuning.tune import sample_prompts
 
 
 def decoded(
-    model: LanguageModel, prompts: list[list[int]], setting: Setting, size: int, tokens: int
+    model: LanguageModel, prompts: list[list[int]], setting: Decoding, size: int, tokens: int
 ) -> tuple[float, list[Generation]]:
     """Tokens per second and answers, `size` prompts at a time."""
     answers: list[Generation] = []
     seconds = 0.0
     for at in range(0, len(prompts), size):
-        generations = Batch(model, prompts[at : at + size], setting, max_tokens=tokens).run()
+        generations = AnswerBatch(model, prompts[at : at + size], setting, max_tokens=tokens).run()
         answers += generations
         seconds += max(g.seconds for g in generations)
     return sum(len(g.ids) for g in answers) / seconds, answers
@@ -50,9 +49,9 @@ def main() -> None:
     model = load_lm(a.bundle, artifact=a.artifact, threads=a.threads)
     model.spec = replace(model.spec, eos=())  # all to the same length
     ids = text_of(model).encode(a.text.read_text("utf-8"))
-    prompts = [p[: 16 + 6 * (i % 8)] for i, p in enumerate(cut(model, ids, max(a.sizes), 64))]
+    prompts = [p[: 16 + 6 * (i % 8)] for i, p in enumerate(sample_prompts(model, ids, max(a.sizes), 64))]
     exits = range(1, model.count - 1) if a.exits is None else a.exits
-    settings = [Setting(), *(Setting("skip", exit=e) for e in exits)]
+    settings = [Decoding(), *(Decoding("skip", exit=e) for e in exits)]
     cases = [(setting, size) for setting in settings for size in a.sizes]
     speeds, rng = np.zeros((len(cases), a.n)), np.random.default_rng(0)
     texts: dict[int, list[tuple[int, ...]]] = {}

@@ -27,7 +27,7 @@ from edgeexit.engine.backends import Runnable
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.positions import TOLD
+from edgeexit.lm.positions import POSITION_INPUTS
 
 TOKENS = 6
 """In a row."""
@@ -51,9 +51,9 @@ def one_file(bundle: Bundle, artifact: str, out: Path) -> None:
         if whole is None:
             whole = graph
             continue
-        _rename(graph, {n: f"{n}_{k}" for n in TOLD})
+        _rename(graph, {n: f"{n}_{k}" for n in POSITION_INPUTS})
         whole = compose.merge_models(whole, graph, io_map=[(hidden, hidden)])
-        _rename(whole, {f"{n}_{k}": n for n in TOLD})
+        _rename(whole, {f"{n}_{k}": n for n in POSITION_INPUTS})
         inputs = {i.name: i for i in whole.graph.input}
         del whole.graph.input[:]
         whole.graph.input.extend(inputs.values())
@@ -112,7 +112,7 @@ def tokens_by_one_file(model: LanguageModel, runnable: Runnable, cache: Cache, l
             values[at["hidden"]] = model.embed([token])
             cache.lengths = [done] * model.count
             rows = len(cache.pages(0, 1)[0])
-            for name, value in zip(TOLD, model.positions.of(done, 1, rows), strict=True):
+            for name, value in zip(POSITION_INPUTS, model.positions.of(done, 1, rows), strict=True):
                 values[at[name]] = value
             for name, past in zip(order, caches, strict=True):
                 values[at[name]] = past[:rows]

@@ -15,7 +15,7 @@ from benchmarks.common import finish, parser
 from edgeexit import fixed_exit
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.engine.engine import Engine
-from edgeexit.governor import Governor, Ladder, Settings
+from edgeexit.governor import Governor, GovernorSettings, Ladder
 from edgeexit.testing import FakeClock, PacedBackend, ThermalBoard
 from edgeexit_runtimes.onnx import OnnxBackend
 
@@ -40,7 +40,7 @@ class Simulated:
 
 
 def simulate(
-    governed: bool, *, minutes: float = 20.0, rate: float = 25.0, settings: Settings | None = None
+    governed: bool, *, minutes: float = 20.0, rate: float = 25.0, settings: GovernorSettings | None = None
 ) -> Simulated:
     """One picture every 1/rate seconds, each with that deadline.
 

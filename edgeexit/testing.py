@@ -1,4 +1,4 @@
-"""Fakes for tests of code that uses EdgeExit: the same ones that EdgeExit's own tests use.
+"""Fakes for tests of code that uses EdgeExit; its own tests use them too.
 
 ::
 
@@ -24,7 +24,7 @@ __all__ = ["FakeClock", "FakeReader", "PacedBackend", "ThermalBoard"]
 
 
 class FakeClock:
-    """A clock that moves only when told to; call it for the time in seconds."""
+    """A clock that moves only by `advance`; call it for the time in seconds."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -33,10 +33,10 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass.
+        """Move the clock forward.
 
         Raises:
-            ValueError: time does not run backwards.
+            ValueError: negative seconds, or NaN.
         """
         if not seconds >= 0:
             raise ValueError(f"time moves forward, found {seconds} seconds")
@@ -44,35 +44,35 @@ class FakeClock:
 
 
 class FakeReader:
-    """A monitor that gives these readings in order, the last one for ever; an exception among them is raised."""
+    """A monitor that returns given readings in order, then the last one again; exceptions among them are raised."""
 
     def __init__(self, *readings: Reading | Exception) -> None:
         """
         Raises:
-            ValueError: no reading at all.
+            ValueError: no readings.
         """
         if not readings:
             raise ValueError("a FakeReader needs at least one reading")
         self.readings = list(readings)
         self.count = 0
-        """How often it was read."""
+        """Number of reads."""
 
     def read(self) -> Reading:
-        found = self.readings[min(self.count, len(self.readings) - 1)]
+        reading = self.readings[min(self.count, len(self.readings) - 1)]
         self.count += 1
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(reading, Exception):
+            raise reading
+        return reading
 
 
 class PacedBackend:
-    """An engine whose model files take the time they are told to, on a `FakeClock`."""
+    """An engine whose model files take set times on a `FakeClock`."""
 
     def __init__(self, inner: Backend, clock: FakeClock, seconds: Mapping[str, float]) -> None:
         """
         Args:
             inner: computes the answers.
-            clock: moves on at every run.
+            clock: advanced at every run.
             seconds: by file name, such as ``stage_0.onnx``; other files take no time. May be changed later.
         """
         self.inner, self.clock, self.seconds = inner, clock, seconds
@@ -104,8 +104,8 @@ class ThermalBoard:
     """A board that warms up when it computes and slows down when it is hot: one resistance, one capacity (RC).
 
     The temperature moves towards ``ambient + resistance * power`` with a time constant; above `limit_c` the frequency
-    falls in a straight line to `slowest` at `hard_c`. The default numbers are those of a Pi 4 in a closed case, as to
-    their order of magnitude; they were not fitted to one.
+    falls linearly to `slowest` at `hard_c`. The defaults have the order of magnitude of a Pi 4 in a closed case; they
+    were not fitted to one.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class ThermalBoard:
 
     @property
     def frequency_ratio(self) -> float:
-        """Of the highest frequency."""
+        """Frequency as a fraction of the highest."""
         over = (self.temperature_c - self.limit_c) / (self.hard_c - self.limit_c)
         return max(1 - (1 - self.slowest) * min(max(over, 0.0), 1.0), self.slowest)
 
     def spend(self, busy_s: float, idle_s: float) -> None:
-        """Time that went by, computing and idle, in which power is taken as even."""
+        """Warm or cool the board over seconds of computing and idling, at their mean power."""
         seconds = busy_s + idle_s
         if seconds <= 0:
             return
@@ -145,7 +145,7 @@ class ThermalBoard:
         self.hottest_c = max(self.hottest_c, self.temperature_c)
 
     def read(self) -> Reading:
-        """As a monitor would."""
+        """Readings as of a monitor."""
         return Reading(
             at_seconds=self.clock(), temperature_c=self.temperature_c, cpu_frequency_ratio=self.frequency_ratio,
             power_w=self.power_w,

@@ -45,7 +45,7 @@ def bench(
     """Time every layout at every exit, one call each per round, on the shipped vectors' first input.
 
     The single-exit network is the prefix of the last exit: the same backbone without the earlier heads. Artifacts whose
-    engine is not installed here are left out.
+    engine is not installed are left out.
 
     Raises:
         BundleError: nothing in the bundle can be timed.
@@ -78,7 +78,7 @@ def bench(
         for i, (e, k, _) in enumerate(cases)
         if e.artifact.layout == "prefix" and k == count - 1
     }
-    found = []
+    timings = []
     for (engine, k, _), spent in zip(cases, seconds, strict=True):
         single = singles.get((engine.artifact.format, engine.artifact.precision))
         ratios = None if single is None else spent / seconds[single]
@@ -86,16 +86,19 @@ def bench(
             (None, None, None) if ratios is None else (float(np.quantile(ratios, q)) for q in (0.1, 0.5, 0.9))
         )
         p50, p90 = (float(np.quantile(spent, q)) for q in (0.5, 0.9))
-        found.append(Timing(engine.artifact.name, engine.artifact.layout, k, p50, p90, mid, low, high, n))
-    return found
+        timings.append(Timing(engine.artifact.name, engine.artifact.layout, k, p50, p90, mid, low, high, n))
+    return timings
 
 
 def interleaved(
     calls: list[Callable[[], object]], n: int, progress: Callable[[int, int], None]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Seconds `(calls, n)`: in every round each call in a seeded random order, once untimed and once timed.
+    """Time calls in rounds: each call in a seeded random order, once untimed and once timed.
 
     Garbage collection is off meanwhile.
+
+    Returns:
+        Seconds `(calls, n)`.
     """
     seconds = np.zeros((len(calls), n))
     rng = np.random.default_rng(0)
@@ -107,7 +110,7 @@ def interleaved(
     try:
         for i in range(n):
             for j in rng.permutation(len(calls)):
-                calls[j]()  # brings this case's weights back into the caches, as in steady use
+                calls[j]()  # warms the caches with this case's weights, as in steady use
                 start = time.perf_counter()
                 calls[j]()
                 seconds[j, i] = time.perf_counter() - start

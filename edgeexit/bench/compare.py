@@ -1,4 +1,4 @@
-"""Comparison of networks: accuracy, calibration and cost, for ensembles and what replaces them."""
+"""Comparison of networks by accuracy, calibration, uncertainty and latency, such as ensembles and single networks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Labelled = tuple[Inputs, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Figures:
-    """What one network's last exit does; None = it cannot be told from these rows."""
+    """Figures of one network's last exit; None = unknown from these rows."""
 
     name: str
     heads: int
-    """That answer together at the last exit."""
+    """Heads that answer together at the last exit."""
     parameters: int
     weight_bytes: int
     n: int
@@ -43,14 +43,14 @@ class Figures:
     ece: float
     """15 bins."""
     auroc: float | None
-    """Right against wrong answers by confidence (the largest probability); None = all are right, or all wrong."""
+    """AUROC of right against wrong answers by confidence (the largest probability); None = all right or all wrong."""
     auroc_uncertainty: float | None
     """The same by the heads' agreement; None also for one head."""
     auroc_outside: Mapping[str, float | None] = field(default_factory=dict)
-    """By name of the strange inputs: right answers against those inputs by confidence."""
+    """AUROC by name of the out-of-distribution inputs: right answers against those inputs by confidence."""
     auprc_drop: float | None = None
-    """Falling accuracy found by falling confidence, see `calibrate.uncertainty.accuracy_drop`; None = no corrupted
-    streams were given, or accuracy fell in none."""
+    """AUPRC of detecting falling accuracy by falling confidence, see `accuracy_drop`; None = no corrupted streams, or
+    accuracy fell in none."""
     corrupted_accuracy: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     """Median of one call; None = not timed."""
@@ -72,28 +72,28 @@ def compare(
     """Measure every network's last exit on the same rows, and time them interleaved.
 
     Args:
-        engines: networks by name; the first is what latencies are compared with.
-        data: labelled inputs, the usual ones.
-        outside: inputs of no known class, by name.
-        corrupted: labelled inputs made worse, by name, in the order of a stream.
+        engines: networks by name; latencies are relative to the first.
+        data: labelled test inputs.
+        outside: out-of-distribution inputs, by name.
+        corrupted: labelled corrupted inputs, by name, in the order of a stream.
         rounds: timed calls per network; 0 = no timing.
         progress: called as ``progress(done, total, name)`` before each network, and once at the end.
 
     Raises:
-        DataError: no networks, rows that do not fit them, or labels that are no classes.
+        DataError: no networks, rows that do not fit them, or labels that are not classes.
     """
     if not engines:
         raise DataError("nothing to compare: give at least one network")
-    found = []
+    figures = []
     for done, (name, engine) in enumerate(engines.items()):
         progress(done, len(engines), name)
-        found.append(_figures(name, engine, data, outside or {}, corrupted or {}))
+        figures.append(_figures(name, engine, data, outside or {}, corrupted or {}))
     progress(len(engines), len(engines), "")
     if rounds:
         calls = [_call(e) for e in engines.values()]
         seconds = interleaved(calls, rounds, lambda i, n: None)
-        found = [_timed(f, spent, seconds[0]) for f, spent in zip(found, seconds, strict=True)]
-    return tuple(found)
+        figures = [_timed(f, spent, seconds[0]) for f, spent in zip(figures, seconds, strict=True)]
+    return tuple(figures)
 
 
 def _figures(
@@ -102,12 +102,12 @@ def _figures(
     p, uncertainty = _answers(engine, data[0])
     labels = np.asarray(data[1])
     table = reliability(p, labels)
-    sure, right = p.max(1), p.argmax(1) == labels
+    confidence, right = p.max(1), p.argmax(1) == labels
     mixed = bool(0 < right.mean() < 1)
-    strange = {key: _answers(engine, x)[0].max(1) for key, x in outside.items()}
-    worse = {key: (_answers(engine, x)[0], np.asarray(y)) for key, (x, y) in corrupted.items()}
-    shares = {key: reliability(q, y).accuracy for key, (q, y) in worse.items()}  # refuses labels that do not fit
-    streams = [(q.max(1), q.argmax(1) == y) for q, y in worse.values()]
+    unknown = {key: _answers(engine, x)[0].max(1) for key, x in outside.items()}
+    degraded = {key: (_answers(engine, x)[0], np.asarray(y)) for key, (x, y) in corrupted.items()}
+    shares = {key: reliability(q, y).accuracy for key, (q, y) in degraded.items()}  # raises for labels that do not fit
+    streams = [(q.max(1), q.argmax(1) == y) for q, y in degraded.values()]
     exit = engine.bundle.manifest.exits[-1]
     return Figures(
         name,
@@ -119,10 +119,10 @@ def _figures(
         table.nll,
         table.brier,
         table.ece,
-        auroc(sure, right) if mixed else None,
+        auroc(confidence, right) if mixed else None,
         auroc(-uncertainty, right) if mixed and uncertainty is not None else None,
-        {key: _apart(sure[right], s) for key, s in strange.items()},
-        _drop((sure, right), streams),
+        {key: _apart(confidence[right], s) for key, s in unknown.items()},
+        _drop((confidence, right), streams),
         shares,
     )
 
@@ -132,7 +132,7 @@ def _answers(engine: Engine, x: Inputs) -> tuple[NDArray[np.float32], NDArray[np
     last = engine.exits - 1
     inputs = [i.name for i in engine.bundle.manifest.inputs]
     arrays = dict(x) if isinstance(x, Mapping) else {inputs[0]: x}
-    if len(arrays) == len(inputs) == 1:  # networks may call their one input as they like
+    if len(arrays) == len(inputs) == 1:  # networks may name a single input differently
         arrays = {inputs[0]: next(iter(arrays.values()))}
     n = len(next(iter(arrays.values())))
     before = engine.policy
@@ -144,8 +144,8 @@ def _answers(engine: Engine, x: Inputs) -> tuple[NDArray[np.float32], NDArray[np
     if not parts or parts[0].outputs.ndim != 2:
         raise DataError(f"{engine.bundle.manifest.name}: networks are compared on rows (n, ...) with one class each")
     p = np.concatenate([probabilities(b.outputs, engine.kind, engine.artifact.temperatures[last]) for b in parts])
-    told = [b.uncertainties for b in parts if b.uncertainties is not None]
-    return p, np.concatenate(told) if told else None
+    uncertainties = [b.uncertainties for b in parts if b.uncertainties is not None]
+    return p, np.concatenate(uncertainties) if uncertainties else None
 
 
 def _apart(inside: NDArray[Any], outside: NDArray[Any]) -> float | None:
@@ -169,6 +169,6 @@ def _call(engine: Engine) -> Callable[[], object]:
     return lambda: engine.driver.run(x, policy, None)
 
 
-def _timed(found: Figures, spent: NDArray[np.float64], first: NDArray[np.float64]) -> Figures:
+def _timed(figures: Figures, spent: NDArray[np.float64], first: NDArray[np.float64]) -> Figures:
     low, mid, high = (float(np.quantile(spent / first, q)) for q in (0.1, 0.5, 0.9))
-    return replace(found, seconds=float(np.median(spent)), ratio=mid, ratio_low=low, ratio_high=high)
+    return replace(figures, seconds=float(np.median(spent)), ratio=mid, ratio_low=low, ratio_high=high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.manifest import Artifact
@@ -63,12 +64,12 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         if not e <= tolerance and k not in wrong
     ] + [f"exit {bundle.manifest.exits[k].name!r} answers with {what}" for k, what in wrong.items()]
     if agree is not None and agree < n:
-        reasons.append(f"{n - agree} of {n} inputs left at another exit than they should")
+        reasons.append(f"{n - agree} of {n} inputs left at another exit than expected")
     return Verified(artifact.name, not reasons, "; ".join(reasons), errors, tolerance, agree, n)
 
 
 def _unsound(engine: Engine, rows: list[AllExitOutputs]) -> dict[int, str]:
-    """Exits that answer with NaN or infinity to some input, and with what; vectors that say so, too, excuse nothing."""
+    """Exits that answer with NaN or infinity to some input, with a description; also if the vectors hold the same."""
     wrong: dict[int, str] = {}
     for i, row in enumerate(rows):
         for k in range(engine.exits):
@@ -90,26 +91,26 @@ def _exits(engine: Engine, arrays: dict[str, Any], inputs: list[Any]) -> int | N
     return int((taken == arrays["exits"]).sum())
 
 
-def _error(rows: list[AllExitOutputs], k: int, arrays: dict[str, Any]) -> float:
-    """The largest error of what exit `k` gave; vectors of older bundles hold its answers only."""
-    output, wanted = np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"]
+def _error(rows: list[AllExitOutputs], k: int, arrays: dict[str, NDArray[Any]]) -> float:
+    """Largest error of exit `k`'s outputs; vectors of older bundles hold its answers only."""
+    output, expected = np.concatenate([r.outputs[k] for r in rows]), arrays[f"output_{k}"]
     if (counts := [r.lengths[k] for r in rows if r.lengths is not None]) and f"lengths_{k}" in arrays:
         lengths = np.concatenate([c for c in counts if c is not None])
-        if output.shape[::2] != wanted.shape[::2] or not np.array_equal(lengths, arrays[f"lengths_{k}"]):
+        if output.shape[::2] != expected.shape[::2] or not np.array_equal(lengths, arrays[f"lengths_{k}"]):
             return float("inf")
-        output, wanted = (a[valid_positions(lengths, a.shape[1])] for a in (output, wanted))
-    errors = [relative_error(output, wanted)]
-    given = {"uncertainty": [r.uncertainties[k] for r in rows], "learned": [r.learned[k] for r in rows]}
-    for what, found in given.items():
-        there = [f for f in found if f is not None]
-        if there and f"{what}_{k}" in arrays:
-            expected = arrays[f"{what}_{k}"]
-            alike = expected.shape == (len(there),)
-            errors.append(float(np.abs(np.concatenate(there) - expected).max()) if alike else float("inf"))
+        output, expected = (a[valid_positions(lengths, a.shape[1])] for a in (output, expected))
+    errors = [relative_error(output, expected)]
+    extras = {"uncertainty": [r.uncertainties[k] for r in rows], "learned": [r.learned[k] for r in rows]}
+    for what, values in extras.items():
+        known = [v for v in values if v is not None]
+        if known and f"{what}_{k}" in arrays:
+            stored = arrays[f"{what}_{k}"]
+            alike = stored.shape == (len(known),)
+            errors.append(float(np.abs(np.concatenate(known) - stored).max()) if alike else float("inf"))
     return max(errors)
 
 
-def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, Any]:
+def _vectors(bundle: Bundle, artifact: Artifact) -> dict[str, NDArray[Any]]:
     assert artifact.vectors is not None
     arrays = bundle.arrays(artifact.vectors)
     count = len(bundle.manifest.exits)

@@ -36,7 +36,7 @@ from edgeexit.cli.common import (
     table,
     threads_option,
 )
-from edgeexit.cli.speech import error_option, hears, record_sound
+from edgeexit.cli.speech import error_option, is_speech, record_sound
 from edgeexit.common.files import write_atomic
 from edgeexit.common.measures import MEASURES
 from edgeexit.engine.engine import Engine
@@ -214,7 +214,7 @@ def calibrate(
         score = score or engine.artifact.score or (None if policy == "qute" else engine.default_score)
         _check_family(engine, family, score or engine.default_score)
         original = engine.bundle
-        if hears(engine, data):
+        if is_speech(engine, data):
             if temperature:
                 raise DataError("--temperature is fitted to true classes, and speech has texts")
             rows = record_sound(engine, data, error).rows

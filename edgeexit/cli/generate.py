@@ -1,4 +1,4 @@
-"""`edgeexit generate`"""
+"""Command `edgeexit generate`: continues a prompt with a language model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from edgeexit.cli.probing import ids_of, probe_of, probe_options, probe_text, un
 from edgeexit.common.environment import environment
 from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.lm.batch import Batch
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding import AnswerProbe
 from edgeexit.lm.generate import Answer, Generation
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import chooser
-from edgeexit.lm.settings import CONFIDENCES, METHODS, Setting
+from edgeexit.lm.settings import CONFIDENCES, METHODS, Decoding
 from edgeexit.lm.text.tokenizer import Text, encoded, text_of
 from edgeexit.lm.tuning.measure_costs import measure
 
@@ -70,9 +70,9 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def setting_arguments(setting: Setting) -> list[str]:
+def setting_arguments(setting: Decoding) -> list[str]:
     """A setting as `setting_options` take it, without what is their default."""
-    plain = Setting()
+    plain = Decoding()
     values = {
         "--exit": setting.exit,
         "--draft": setting.draft if setting.draft != plain.draft and setting.block > 1 else None,
@@ -80,9 +80,9 @@ def setting_arguments(setting: Setting) -> list[str]:
         "--ngram": setting.ngram if setting.ngram != plain.ngram else None,
         "--confidence": setting.confidence if setting.confidence != plain.confidence else None,
     }
-    found = [] if setting.method == plain.method else ["--method", setting.method]
-    found += [part for name, value in values.items() if value is not None for part in (name, str(value))]
-    return [*found, *(["--repair"] if setting.repair else [])]
+    arguments = [] if setting.method == plain.method else ["--method", setting.method]
+    arguments += [part for name, value in values.items() if value is not None for part in (name, str(value))]
+    return [*arguments, *(["--repair"] if setting.repair else [])]
 
 
 @click.command()
@@ -164,7 +164,7 @@ def generate(
     for its answer. If the answer's confidence is above --probe-threshold, generation ends there; otherwise the cache is
     rolled back and generation continues with the word.
     """
-    setting = Setting(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
+    setting = Decoding(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)
     ids_will_do = prompt_ids is not None or prompts is not None
     text = None if model.tokenizer is None and ids_will_do else text_of(model)
@@ -174,7 +174,7 @@ def generate(
             raise DataError("--prompts brings all prompts, and takes no stop check and no costs: leave the others out")
         all_ids = prompts_of(model, text, prompts)
         each = [chooser(temperature, top_k, top_p, seed + i) for i in range(len(all_ids))]
-        batch = Batch(
+        batch = AnswerBatch(
             model,
             all_ids,
             setting,
@@ -215,10 +215,10 @@ def generate(
 def prompt_of(
     model: LanguageModel, text: Text | None, prompt: str | None, file: Path | None, ids: str | None
 ) -> list[int]:
-    """The prompt's tokens, from one of three options.
+    """Tokens of the prompt, from one of three options.
 
     Raises:
-        DataError: none or several of them, a file that is no text, ids that are no numbers.
+        DataError: none or several of them, a file that is not text, ids that are not numbers.
     """
     if sum(x is not None for x in (prompt, file, ids)) != 1:
         raise DataError("give one of --prompt, --prompt-file, --prompt-ids and --prompts")
@@ -230,8 +230,8 @@ def prompt_of(
     return encoded(model, text, prompt)
 
 
-def costs_of(model: LanguageModel, setting: Setting, file: Path | None) -> Costs | None:
-    """The costs that `del` chooses by: from a file, or measured now; None = not needed."""
+def costs_of(model: LanguageModel, setting: Decoding, file: Path | None) -> Costs | None:
+    """Costs for `del`: from a file, or measured now; None = not needed."""
     if setting.method != "del":
         return None
     if file is not None:
@@ -244,32 +244,32 @@ def _document(check: AnswerProbe | None) -> dict[str, Any] | None:
     return None if check is None else {**asdict(check), "triggers": sorted(check.triggers)}
 
 
-def summary(found: Generation, model: LanguageModel, *, drawn: bool = False, check: AnswerProbe | None = None) -> str:
-    """How an answer came about, in one line."""
-    speed = found.tokens_per_second
-    parts = [f"{len(found.ids)} tokens" + ("" if speed is None else f", {speed:.1f} tokens/s"), str(found.setting)]
-    if found.drafted:
-        per_round = len(found.ids) / found.rounds
-        parts.append(f"{percent(found.acceptance)} of drafts accepted, {per_round:.2f} tokens per round")
-    if found.setting.method == "calm":
-        parts.append("tokens by exit " + " ".join(map(str, found.exits)))
-    parts.append(f"ended by {found.reason}")
+def summary(result: Generation, model: LanguageModel, *, drawn: bool = False, check: AnswerProbe | None = None) -> str:
+    """Statistics of an answer, in one line."""
+    speed = result.tokens_per_second
+    parts = [f"{len(result.ids)} tokens" + ("" if speed is None else f", {speed:.1f} tokens/s"), str(result.setting)]
+    if result.drafted:
+        per_round = len(result.ids) / result.rounds
+        parts.append(f"{percent(result.acceptance)} of drafts accepted, {per_round:.2f} tokens per round")
+    if result.setting.method == "calm":
+        parts.append("tokens by exit " + " ".join(map(str, result.exits)))
+    parts.append(f"ended by {result.reason}")
     if check is not None:
         parts.append(probe_text(check))
-    if found.setting.method != "greedy":
-        parts.append(_claim(found, model, drawn))
+    if result.setting.method != "greedy":
+        parts.append(_claim(result, model, drawn))
     return "; ".join(parts)
 
 
-def _claim(found: Generation, model: LanguageModel, drawn: bool) -> str:
-    if found.setting.lossy:
+def _claim(result: Generation, model: LanguageModel, drawn: bool) -> str:
+    if result.setting.lossy:
         return "lossy: another text than plain decoding's"
-    shown = model.proved(found.setting.block)
+    shown = model.proved(result.setting.block)
     if shown:
         assert model.proof is not None
-        # a stop check ends the text elsewhere, so nothing is said of the whole
-        what = "drawn from plain decoding's distribution" if drawn else "lossless" if found.same else "drafts"
+        # a stop check ends the text elsewhere, so there is no claim on the whole
+        what = "drawn from plain decoding's distribution" if drawn else "lossless" if result.same else "drafts"
         return f"{what}: verified on export ({model.proof.tokens} tokens, up to {model.proof.block} together)"
     if shown is False:
         return "approximate: the text may differ from plain decoding's on this artifact"
-    return f"the text may differ from plain decoding's: {unproved(model.proof, found.setting.block)}"
+    return f"the text may differ from plain decoding's: {unproved(model.proof, result.setting.block)}"

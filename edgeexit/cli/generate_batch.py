@@ -12,22 +12,22 @@ from edgeexit.cli.common import print_json, say, shown
 from edgeexit.common.environment import environment
 from edgeexit.common.files import read_json
 from edgeexit.errors import DataError
-from edgeexit.lm.batch import Batch
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.text.tokenizer import Text, encoded
 
 
 def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list[int]]:
-    """A JSON list of texts, or of lists of token ids.
+    """Read a JSON list of texts, or of lists of token ids.
 
     Raises:
-        DataError: it is none, or text for a model without a tokenizer.
+        DataError: not such a list, or text for a model without a tokenizer.
     """
-    found: Any = read_json(file, DataError)
-    if not isinstance(found, list) or not found:
+    document: Any = read_json(file, DataError)
+    if not isinstance(document, list) or not document:
         raise DataError(f'{file}: expected a JSON list of prompts, ["text", ...] or [[ID, ...], ...]')
     prompts = []
-    for i, prompt in enumerate(found):
+    for i, prompt in enumerate(document):
         if isinstance(prompt, str) and text is not None:
             prompts.append(encoded(model, text, prompt))
         elif isinstance(prompt, list) and all(type(token) is int for token in prompt):
@@ -38,8 +38,8 @@ def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list
     return prompts
 
 
-def answer_all(batch: Batch, as_json: bool) -> None:
-    """Run a batch, show each answer when it is finished, then how it came about; Ctrl-C keeps what there is."""
+def answer_all(batch: AnswerBatch, as_json: bool) -> None:
+    """Run a batch and print each answer when it is finished, then a summary; Ctrl-C prints the answers so far."""
     stopped = False
     printed: set[int] = set()
     try:
@@ -69,7 +69,7 @@ def _show(i: int, ids: tuple[int, ...], text: str | None) -> None:
     click.echo(" ".join(map(str, ids)) if text is None else shown(text))
 
 
-def _summary(batch: Batch) -> str:
+def _summary(batch: AnswerBatch) -> str:
     results, speed = batch.results, batch.tokens_per_second
     tokens = sum(len(r.ids) for r in results)
     ends = {r.reason: sum(other.reason == r.reason for other in results) for r in results}

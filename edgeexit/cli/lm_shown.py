@@ -26,7 +26,7 @@ def lm_text(m: Manifest) -> str:
 
 
 def proof_text(proof: LmProof | None) -> str:
-    """What may be said of speculation with an artifact."""
+    """Proof of speculation with an artifact, in words."""
     if proof is None:
         return "not measured"
     if proof.verified:
@@ -50,7 +50,7 @@ def _exits(m: Manifest) -> str:
 
 
 def _noted(m: Manifest) -> list[tuple[float, float]]:
-    """Agreement as the exporter noted it; a bundle's notes are free JSON, so nothing is taken for granted."""
+    """Agreement from the exporter's notes, which are free JSON and therefore checked."""
     noted: Any = m.provenance.get("lm_exits")
     if not isinstance(noted, list) or len(noted) != len(m.exits):
         return []

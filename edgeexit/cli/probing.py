@@ -50,9 +50,9 @@ def probe_of(
             tokenizer.
     """
     numbers = {"threshold": probe_threshold, "mean": probe_mean, "most": probe_tokens, "tries": probe_tries}
-    given = {name: value for name, value in numbers.items() if value is not None}
+    settings = {name: value for name, value in numbers.items() if value is not None}
     when, what = bool(triggers) or trigger_ids is not None, [x for x in (probe, probe_ids) if x is not None]
-    if not when and not what and not given:
+    if not when and not what and not settings:
         return None
     if not when or len(what) != 1:
         raise DataError(
@@ -71,7 +71,7 @@ def probe_of(
         assert probe is not None and text is not None
         asking = text.encode(unescaped(probe))
     model.check_ids([*at, *asking])
-    return AnswerProbe(frozenset(at), asking, **given)
+    return AnswerProbe(frozenset(at), asking, **settings)
 
 
 def probe_text(probe: AnswerProbe) -> str:
@@ -83,10 +83,10 @@ def probe_text(probe: AnswerProbe) -> str:
 
 
 def ids_of(text: str, option: str) -> list[int]:
-    """Token ids.
+    """Parse token ids.
 
     Raises:
-        DataError: something else.
+        DataError: not whole numbers.
     """
     try:
         return [int(part) for part in text.replace(",", " ").split()]
@@ -95,10 +95,10 @@ def ids_of(text: str, option: str) -> list[int]:
 
 
 def unescaped(text: str) -> str:
-    r"""What a string with backslashes stands for, as in Python: \n is a line end.
+    r"""Resolve backslash escapes as Python does: \n is a line end.
 
     Raises:
-        DataError: a backslash that stands for nothing.
+        DataError: an invalid escape.
     """
     try:
         return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
@@ -107,8 +107,8 @@ def unescaped(text: str) -> str:
 
 
 def _tokens(text: Text, word: str) -> list[int]:
-    if found := text.tokens_of(word):
-        return found
+    if tokens := text.tokens_of(word):
+        return tokens
     raise DataError(
         f"--trigger {word!r:.60}: no token of this tokenizer is that word, it takes {len(text.encode(word))}; name a "
         "word that is one token, or a token by --trigger-ids"

@@ -1,4 +1,4 @@
-"""`edgeexit simulate`"""
+"""Command `edgeexit simulate`: predicts the speed of decoding settings on this device."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from edgeexit.errors import DataError
 from edgeexit.lm.costs import BUSY, Costs
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.consistency import Consistency, certify
 from edgeexit.lm.tuning.traces import Trace
-from edgeexit.lm.tuning.tune import Study, cut, study
+from edgeexit.lm.tuning.tune import TuningResult, sample_prompts, tune
 from edgeexit.lm.tuning.verdict import Predicted
 
 PROMPT_LETTERS, PROMPT_TOKENS = 40, 12
-"""Of the prompt in the command that is shown, at most."""
+"""Longest prompt in the command that is printed."""
 
 
 @click.command()
@@ -104,47 +104,47 @@ def simulate(
     ids = _ids(model, text)
     known = None if costs is None else Costs.from_dict(read_json(costs, DataError))
     with _progress() as tell:
-        found = study(model, ids, prompts=prompts, prompt_tokens=prompt_tokens, max_tokens=max_tokens, draft=draft,
-                      costs=known, n=n, tell=tell)  # fmt: skip
+        result = tune(model, ids, prompts=prompts, prompt_tokens=prompt_tokens, max_tokens=max_tokens, draft=draft,
+                       costs=known, n=n, tell=tell)  # fmt: skip
     if save_costs is not None:
-        write_atomic(save_costs, json.dumps(found.costs.to_dict()) + "\n")
+        write_atomic(save_costs, json.dumps(result.costs.to_dict()) + "\n")
     if plot is not None:
         from edgeexit.report.plots.exits import exits_png
 
-        write_atomic(plot, exits_png(found, model.name))
+        write_atomic(plot, exits_png(result, model.name))
     consistent = None
     if promised is not None:
-        consistent = _certified(model, cut(model, ids, prompts, prompt_tokens), promised, max_tokens, repair)
-    setting = found.verdict.setting
+        consistent = _certified(model, sample_prompts(model, ids, prompts, prompt_tokens), promised, max_tokens, repair)
+    setting = result.verdict.setting
     chosen["--costs"] = (save_costs or costs) if setting.method == "del" else None
-    command = _command(bundle, model, setting, found.traces[0], chosen)
+    command = _command(bundle, model, setting, result.traces[0], chosen)
     if as_json:
-        print_json({"artifact": model.artifact, **found.to_dict(), "command": command,
+        print_json({"artifact": model.artifact, **result.to_dict(), "command": command,
                     "consistency": _document(consistent)})  # fmt: skip
         return
-    click.echo(found.verdict.text)
+    click.echo(result.verdict.text)
     click.echo(f"\n{shlex.join(command)}")
-    click.echo(f"\n{exits_text(found)}\n")
-    click.echo(settings_text(_shown(found.verdict.predictions, top)))
-    if not found.verdict.held:
+    click.echo(f"\n{exits_text(result)}\n")
+    click.echo(settings_text(_shown(result.verdict.predictions, top)))
+    if not result.verdict.held:
         click.echo("speeds are on the one answer that settings were chosen on: ask for two prompts or more")
     if consistent is not None:
         click.echo(f"{consistent.setting}: {consistent.text}; measured {consistent.measured:.3f} on "
                    f"{consistent.n} prompts, {percent(consistent.early)} of tokens left early")  # fmt: skip
-    if (busy := found.costs.busy) is not None and busy > BUSY:
+    if (busy := result.costs.busy) is not None and busy > BUSY:
         click.echo(
             f"the processor did other things for {percent(busy, 0)} of the measurement: speeds are those of a quiet "
             "machine, and doubtful; measure again on one"
         )
-    tokens = sum(t.n for t in found.traces)
-    told = f"{len(found.traces)} answers of {tokens} tokens, costs n = {found.costs.n}"
-    click.echo(f"{model.artifact}, {told}, {environment_line(found.environment)}")
+    tokens = sum(t.n for t in result.traces)
+    counts = f"{len(result.traces)} answers of {tokens} tokens, costs n = {result.costs.n}"
+    click.echo(f"{model.artifact}, {counts}, {environment_line(result.environment)}")
 
 
-def exits_text(found: Study) -> str:
-    """A line per exit."""
+def exits_text(result: TuningResult) -> str:
+    """Table of the exits."""
     rows = [["exit", "layer", "perplexity", "accuracy", "agreement", "on own text", "break-even", "best predicted"]]
-    for e in found.exits:
+    for e in result.exits:
         q = e.quality
         best = "-"
         if e.best is not None:
@@ -157,10 +157,10 @@ def exits_text(found: Study) -> str:
     return table(rows, right=range(7))
 
 
-def settings_text(found: list[Predicted]) -> str:
-    """A line per setting."""
+def settings_text(predictions: list[Predicted]) -> str:
+    """Table of the settings."""
     rows = [["predicted", "tokens/s", "times plain", "accepted", "tokens/round", "agreement"]]
-    for p in found:
+    for p in predictions:
         s = p.simulated
         rows.append([
             str(s.setting), f"{s.tokens_per_second:.1f}", _speedup(p), percent(s.acceptance),
@@ -169,12 +169,12 @@ def settings_text(found: list[Predicted]) -> str:
     return table(rows, right=range(1, 6))
 
 
-def _speedup(found: Predicted) -> str:
-    return f"{found.speedup:.2f}" + ("" if found.error is None else f" ± {found.error:.2f}")
+def _speedup(p: Predicted) -> str:
+    return f"{p.speedup:.2f}" + ("" if p.error is None else f" ± {p.error:.2f}")
 
 
 def _command(
-    bundle: Path, model: LanguageModel, setting: Setting, answered: Trace, options: dict[str, Any]
+    bundle: Path, model: LanguageModel, setting: Decoding, answered: Trace, options: dict[str, Any]
 ) -> list[str]:
     """The `generate` command for a setting, with the beginning of a prompt that was answered."""
     ids = answered.ids[: answered.start].tolist()
@@ -186,15 +186,15 @@ def _command(
         prompt = ["--prompt", line]
     else:
         prompt = ["--prompt-ids", ",".join(map(str, ids[:PROMPT_TOKENS]))]
-    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
-    return ["edgeexit", "generate", str(bundle), *prompt, *setting_arguments(setting), *given]
+    chosen = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    return ["edgeexit", "generate", str(bundle), *prompt, *setting_arguments(setting), *chosen]
 
 
-def _shown(found: Sequence[Predicted], top: int) -> list[Predicted]:
+def _shown(predictions: Sequence[Predicted], top: int) -> list[Predicted]:
     """The fastest few, the best of every method, and the best of the lossy ones."""
     methods: set[str] = set()
     best = []
-    for i, p in enumerate(found):
+    for i, p in enumerate(predictions):
         method = p.simulated.setting.method
         if i < top or method not in methods:
             best.append(p)
@@ -226,22 +226,23 @@ def _certified(
     model: LanguageModel, prompts: list[list[int]], promised: tuple[float, float], max_tokens: int, repair: bool
 ) -> Consistency:
     return certify(
-        model, prompts, Setting("calm", repair=repair), alpha=promised[0], delta=promised[1], max_tokens=max_tokens,
+        model, prompts, Decoding("calm", repair=repair), alpha=promised[0], delta=promised[1], max_tokens=max_tokens,
         progress=lambda threshold, far: say(f"calm, threshold {threshold:g}: distance {far:.3f}"),
     )  # fmt: skip
 
 
-def _document(found: Consistency | None) -> dict[str, Any] | None:
-    if found is None:
+def _document(consistency: Consistency | None) -> dict[str, Any] | None:
+    if consistency is None:
         return None
-    numbers = {"alpha": found.alpha, "delta": found.delta, "n": found.n, "measured": found.measured}
-    return {"threshold": found.setting.sure, "repair": found.setting.repair, **numbers, "early": found.early,
-            "promise": found.text}  # fmt: skip
+    numbers = {"alpha": consistency.alpha, "delta": consistency.delta, "n": consistency.n,
+               "measured": consistency.measured}  # fmt: skip
+    return {"threshold": consistency.setting.sure, "repair": consistency.setting.repair, **numbers,
+            "early": consistency.early, "promise": consistency.text}  # fmt: skip
 
 
 @contextlib.contextmanager
 def _progress() -> Any:
-    """A bar per phase."""
+    """Show a progress bar per phase."""
     with contextlib.ExitStack() as stack:
         bars: dict[str, Any] = {}
 

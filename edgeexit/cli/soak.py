@@ -1,4 +1,4 @@
-"""`edgeexit soak` and `edgeexit report`"""
+"""Commands `edgeexit soak` and `edgeexit report`: sustained load, and figures of its event log."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from edgeexit.common.environment import environment_line
 from edgeexit.common.files import read_npz, write_atomic
 from edgeexit.engine.inputs import data_inputs
 from edgeexit.errors import DataError
-from edgeexit.governor import DEFAULT_CURVES, Settings, read_curves
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor import DEFAULT_CURVES, GovernorSettings, read_curves
+from edgeexit.governor.event_files import read_events, rotated_parts
+from edgeexit.governor.events import KEEP, MAX_BYTES, EventLog
 from edgeexit.governor.soak import Span, check_soak
 from edgeexit.governor.soak import soak as run_soak
 from edgeexit.monitor import default_reader
@@ -39,23 +40,29 @@ from edgeexit.monitor import default_reader
 @bundle_argument
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz with x (n, ...), and y if known.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="A folder for events.jsonl, soak.json, .png."
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for events.jsonl, soak.json, soak.png."
 )
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Per phase.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Minutes per phase."
+)
 @click.option(
     "--governor", type=click.Choice(["off", "on", "both"]), default="both", show_default=True,
-    help="Phases: without it, with it, or one after the other.",
+    help="Phases: without the governor, with it, or one after the other.",
 )  # fmt: skip
 @click.option("--latency-ms", type=float, help="Set-point of the latency's 90th percentile, in milliseconds.")
-@click.option("--temperature-c", type=float, help="Set-point of the temperature.")
+@click.option("--temperature-c", type=float, help="Set-point of the temperature, in °C.")
 @click.option("--curves", type=click.Path(path_type=Path), help="A .json or .toml of curves; see docs/governor.md.")
-@click.option("--no-curves", is_flag=True, help="Set-points alone.")
+@click.option("--no-curves", is_flag=True, help="Use set-points only.")
 @click.option("--compete", type=click.IntRange(0), default=0, show_default=True,
               help="Busy processes beside the engine in the middle third of every phase.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Inputs per second. [default: no pause]")
 @click.option("--deadline-ms", type=float, help="Deadline of every input; misses are counted.")
 @click.option("--policy", metavar="NAME", help="Operating point to start from. [default: the bundle's default]")
-@click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit where the governor is off, in its place.")
+@click.option("--exit", "exit_index", type=click.IntRange(0), help="Exit to use where the governor is off.")
+@click.option("--log-mb", type=click.FloatRange(0.25), default=MAX_BYTES / (1 << 20), show_default=True,
+              help="MiB per file of the event log; a full one is rotated.")  # fmt: skip
+@click.option("--log-keep", type=click.IntRange(0), default=KEEP, show_default=True,
+              help="Rotated files that are kept.")  # fmt: skip
 @run_artifact_option
 @threads_option
 @json_option
@@ -74,23 +81,26 @@ def soak(
     deadline_ms: float | None,
     policy: str | None,
     exit_index: int | None,
+    log_mb: float,
+    log_keep: int,
     artifact: str | None,
     threads: int,
     as_json: bool,
 ) -> None:
-    """Put a sustained load on this machine and watch: temperature, budget, exits, latency, accuracy.
+    """Run a sustained load; record temperature, budget, exits, latency and accuracy.
 
     The bundle's artifact must have been calibrated, so that the governor can solve for budgets. Where the governor is
     off, the operating point decides; the governor goes down from it. With --exit that exit answers instead, and the
-    governor may use the whole network. Everything goes to
-    OUT/events.jsonl while it runs; the figure is drawn at the end (and again by `edgeexit report`).
+    governor may use the whole network. Everything is written to OUT/events.jsonl while it runs; at --log-mb the file
+    is renamed to events.jsonl.000001 and so on, and only the newest --log-keep of these stay. The figure is drawn at
+    the end (and again by `edgeexit report`, from all these files).
 
     \b
     Examples:
       edgeexit soak my.edgeexit --data val.npz --minutes 30 --out soak
       edgeexit soak my.edgeexit --data val.npz --latency-ms 2 --compete 2 --out soak
     """
-    settings = Settings(
+    settings = GovernorSettings(
         curves=() if no_curves else DEFAULT_CURVES if curves is None else read_curves(curves),
         latency_p90_s=None if latency_ms is None else latency_ms / 1000,
         temperature_c=temperature_c,
@@ -99,11 +109,11 @@ def soak(
     arrays = read_npz(data)
     labels = labels_of(arrays, data)
     specs = engine.bundle.manifest.inputs
-    found = data_inputs(arrays, specs, str(data))
-    if wrong := [t.name for t in specs if found[t.name].dtype.kind not in "biuf"]:
-        raise DataError(f"{data}: {wrong[0]!r} holds {found[wrong[0]].dtype}; expected numbers")
-    pictures = {n for n in engine.preprocess if found[n].dtype == np.uint8}
-    rows = {t.name: found[t.name] if t.name in pictures else found[t.name].astype(t.dtype, copy=False) for t in specs}
+    inputs = data_inputs(arrays, specs, str(data))
+    if wrong := [t.name for t in specs if inputs[t.name].dtype.kind not in "biuf"]:
+        raise DataError(f"{data}: {wrong[0]!r} holds {inputs[wrong[0]].dtype}; expected numbers")
+    pictures = {n for n in engine.preprocess if inputs[n].dtype == np.uint8}
+    rows = {t.name: inputs[t.name] if t.name in pictures else inputs[t.name].astype(t.dtype, copy=False) for t in specs}
     phases = {"off": (False,), "on": (True,), "both": (False, True)}[governor]
     reader, deadline_s = default_reader(), None if deadline_ms is None else deadline_ms / 1000
     with about(data):
@@ -111,11 +121,12 @@ def soak(
     events = out / "events.jsonl"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for old in (events, out / "soak.json", out / "soak.png"):  # of an earlier soak: none may outlive its log
+        earlier = (events, *rotated_parts(events), out / "soak.json", out / "soak.png")
+        for old in earlier:  # nothing of an earlier soak may outlive its log
             old.unlink(missing_ok=True)
     except OSError as e:
         raise DataError(f"{out}: cannot be written: {e.strerror or e}") from e
-    with EventLog(events, engine) as log:
+    with EventLog(events, engine, max_bytes=int(log_mb * (1 << 20)), keep=log_keep) as log:
         spans = run_soak(
             engine, rows, labels, reader, settings, log, seconds=60 * minutes, governed=phases, compete=compete,
             rate=rate, deadline_s=deadline_s, progress=say,
@@ -145,6 +156,9 @@ def soak(
 def report(events: Path, out: Path | None, as_json: bool) -> None:
     """Draw an event log: temperature, budget, exit mix and latency over time.
 
+    Rotated parts of the log (events.jsonl.000001, ...) are read before it. Where the oldest were deleted, the figure
+    and the sums begin at `from_seconds`.
+
     \b
     Example:
       edgeexit report soak/events.jsonl
@@ -154,21 +168,24 @@ def report(events: Path, out: Path | None, as_json: bool) -> None:
     _draw(lines, path)
     windows = [e for e in lines if e["event"] == "window"]
     moves = [e for e in lines if e["event"] == "move"]
-    found = {
-        "seconds": lines[-1]["at"], "inputs": sum(int(w.get("n", 0)) for w in windows), "steps": len(moves),
+    summary = {
+        "from_seconds": lines[0]["at"], "seconds": lines[-1]["at"],
+        "inputs": sum(int(w.get("n", 0)) for w in windows), "steps": len(moves),
         "changes": sum(bool(m.get("changed")) for m in moves), "missed": sum(int(w.get("missed", 0)) for w in windows),
         "figure": str(path),
     }  # fmt: skip
     if as_json:
-        print_json(found)
+        print_json(summary)
     else:
-        click.echo(", ".join(f"{k} {v}" for k, v in found.items()))
+        click.echo(", ".join(f"{k} {v}" for k, v in summary.items()))
 
 
 def _draw(lines: list[dict[str, Any]], path: Path) -> None:
     from edgeexit.report.plots.events import events_png
 
     first = lines[0]
+    if (begins := float(first["at"])) >= 1:
+        say(f"the log begins at {begins:.0f} s: its older parts were deleted on rotation (see soak --log-keep)")
     where = first.get("environment")
     try:
         foot = environment_line(where) if isinstance(where, dict) else ""

@@ -1,4 +1,4 @@
-"""What commands share that hear sound: reading it and recording what the exits write."""
+"""Shared by commands on speech: reading sound and recording the transcripts of the exits."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ error_option = click.option(
     type=click.Choice(list(ERROR_RATES), case_sensitive=False),
     default="WER",
     show_default=True,
-    help="Of speech: count words, or characters.",
+    help="Error rate of speech: of words, or of characters.",
 )
 
 
-def hears(engine: Engine, data: Path) -> bool:
-    """Whether the data are utterances for a model of speech, and not arrays."""
+def is_speech(engine: Engine, data: Path) -> bool:
+    """Test whether the data are utterances for a speech model, and not arrays."""
     return engine.bundle.manifest.speech is not None and is_speech_data(data)
 
 
 def record_sound(engine: Engine, data: Path, error: str) -> Recording:
-    """What every exit writes for every utterance, with a progress bar; says what was done to the sound."""
+    """Record every exit's transcript of every utterance, with a progress bar; conversions go to standard error."""
     with about(data), steps(f"recording {data.name}") as tell:
-        return record_speech(engine, read_speech(data, say), error=error, progress=tell, notice=say)
+        return record_speech(
+            engine, read_speech(data, convert=True, notice=say), error=error, progress=tell, convert=True, notice=say
+        )

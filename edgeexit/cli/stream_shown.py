@@ -29,7 +29,7 @@ def stream_shown(
     rows: list[dict[str, Any]] = []
     for i in range(len(next(iter(x.values())))):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnusualInput)  # said here
+            warnings.simplefilter("ignore", UnusualInput)  # printed here
             d = stream.step({n: a[i : i + 1] for n, a in x.items()}, deadline_s=deadline_s)
         if d.unusual is not None and not any(r["unusual"] for r in rows):
             say(f"warning: step {i}: {d.unusual}; later ones are not named")

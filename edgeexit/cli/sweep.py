@@ -21,7 +21,7 @@ from edgeexit.cli.common import (
     steps,
     threads_option,
 )
-from edgeexit.cli.speech import error_option, hears, record_sound
+from edgeexit.cli.speech import error_option, is_speech, record_sound
 from edgeexit.common.environment import environment
 from edgeexit.engine.engine import Engine
 from edgeexit.engine.loading import load
@@ -135,7 +135,7 @@ def sweep(
 
 def record(engine: Engine, data: Path, error: str) -> Records | SequenceRecords:
     """Every exit's outputs on a data file, or what it writes there, with a progress bar."""
-    if hears(engine, data):
+    if is_speech(engine, data):
         return record_sound(engine, data, error).rows
     inputs, labels = read_data(data, engine.bundle.manifest)
     with about(data), steps(f"recording {data.name}") as tell:

@@ -1,4 +1,4 @@
-"""`edgeexit transcribe` for networks that hear chunk by chunk."""
+"""`edgeexit transcribe` for networks that take audio chunk by chunk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from edgeexit.cli.common import decided_by, milliseconds, print_json, printable, say
 from edgeexit.speech.live import microphone
 from edgeexit.speech.online import ExitPer, PartialTranscript, StreamTranscriber
-from edgeexit.speech.wav import audio_blocks
+from edgeexit.speech.wav import WavFile
 
 if TYPE_CHECKING:
     from edgeexit.engine.engine import Engine
@@ -24,73 +24,72 @@ if TYPE_CHECKING:
 def transcribe_stream(
     engine: Engine, files: Sequence[Path], exit_per: ExitPer, used: str, as_json: bool, mic: bool
 ) -> None:
-    """Print every utterance as soon as it is over, and what is heard of it before on a terminal's standard error.
+    """Print every utterance as soon as it is over, and its text so far on a terminal's standard error.
 
     Raises:
-        BundleError, DataError: see `StreamTranscriber` and `audio_blocks`.
+        BundleError, DataError: see `StreamTranscriber` and `WavFile`.
     """
-    ear = StreamTranscriber(engine, exit_per=exit_per)
-    rate = ear.spec.features.sample_rate
+    transcriber = StreamTranscriber(engine, exit_per=exit_per)
+    rate = transcriber.spec.features.sample_rate
     if mic:
         sound = microphone(rate)
         say("listening; Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
-            _hear(ear, sound, "", as_json)
+            _transcribe(transcriber, sound, "", as_json)
         return
-    found = []
+    rows = []
     for path in files:
         name = f"{printable(str(path))}: " if len(files) > 1 else ""
-        heard = _hear(ear, audio_blocks(path, rate, lambda text: say(printable(text))), name, False, quiet=as_json)
-        seconds, audio = sum(h.seconds for h in heard), heard[-1].end if heard else 0.0
-        found.append(
+        with WavFile(path, convert=True, notice=lambda text: say(printable(text))) as file:
+            final = _transcribe(transcriber, file.blocks(rate), name, False, quiet=as_json)
+        seconds, audio = sum(t.seconds for t in final), final[-1].end if final else 0.0
+        rows.append(
             {
                 "file": str(path),
-                "text": " ".join(h.text for h in heard if h.text),
+                "text": " ".join(t.text for t in final if t.text),
                 "audio_seconds": audio,
                 "seconds": seconds,
                 "real_time_factor": seconds / audio if audio else None,
-                "utterances": [asdict(h) for h in heard],
+                "utterances": [asdict(t) for t in final],
             }
         )
         if not as_json:
             factor = f", real-time factor {seconds / audio:.4f}" if audio else ""
             click.echo(f"  {audio:.2f} s in {milliseconds(seconds)}{factor}")
     if as_json:
-        print_json({**decided_by(engine, used), "files": found})
+        print_json({**decided_by(engine, used), "files": rows})
     else:
-        click.echo(f"{engine.artifact.name}, {used}, chunks of {ear.chunk_seconds:g} s, an exit per {exit_per}")
+        click.echo(f"{engine.artifact.name}, {used}, chunks of {transcriber.chunk_seconds:g} s, an exit per {exit_per}")
 
 
-def _hear(
-    ear: StreamTranscriber, blocks: Iterable[Samples], name: str, as_json: bool, quiet: bool = False
+def _transcribe(
+    transcriber: StreamTranscriber, blocks: Iterable[Samples], name: str, as_json: bool, quiet: bool = False
 ) -> list[PartialTranscript]:
-    found: list[PartialTranscript] = []
+    """Print the utterances of a recording; returns them."""
+    final: list[PartialTranscript] = []
 
-    def told(heard: Iterable[PartialTranscript]) -> None:
-        for h in heard:
-            if h.final:
-                found.append(h)
+    def show(transcripts: Iterable[PartialTranscript]) -> None:
+        for transcript in transcripts:
+            if transcript.final:
+                final.append(transcript)
             if not quiet:
-                _print(h, name, as_json)
+                _print(transcript, name, as_json)
 
     for block in blocks:
-        told(ear.accept(block))
-    told(ear.finish())
-    return found
+        show(transcriber.accept_waveform(block))
+    show(transcriber.finish())
+    return final
 
 
-def _print(h: PartialTranscript, name: str, as_json: bool) -> None:
-    if sys.stderr.isatty():  # what is not final yet is written over by what follows
-        click.echo(f"\r\x1b[K{'' if h.final else printable(h.text)}", nl=False, err=True)
-    if not h.final or not h.text:
+def _print(t: PartialTranscript, name: str, as_json: bool) -> None:
+    if sys.stderr.isatty():  # unfinished text is overwritten by what follows
+        click.echo(f"\r\x1b[K{'' if t.final else printable(t.text)}", nl=False, err=True)
+    if not t.final or not t.text:
         return
     if as_json:
-        print_json(asdict(h))
+        print_json(asdict(t))
         return
-    how = f"exit {h.exit}, {h.reason}, score {h.score:.4f}" if h.score is not None else f"chunks per exit {_counts(h)}"
-    wait = f"{milliseconds(h.last_seconds)} after its end"
-    click.echo(f"{name}{h.start:7.2f} s  {printable(h.text)}  ({how}; {wait})")
-
-
-def _counts(h: PartialTranscript) -> str:
-    return " ".join(map(str, h.exits))
+    counts = " ".join(map(str, t.exits))
+    how = f"chunks per exit {counts}" if t.score is None else f"exit {t.exit}, {t.reason}, score {t.score:.4f}"
+    wait = f"{milliseconds(t.last_seconds)} after its end"
+    click.echo(f"{name}{t.start:7.2f} s  {printable(t.text)}  ({how}; {wait})")

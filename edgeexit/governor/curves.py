@@ -1,4 +1,4 @@
-"""Curves: what share of the full network one signal leaves. They are data, so that a device can have its own."""
+"""Curves: the budget that each signal leaves, as data that a device can replace."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LARGEST = 1e18
 
 
 @dataclass(frozen=True)
-class Curve:
+class BudgetCurve:
     """A signal's value -> the budget it leaves, straight lines between points and level beyond them."""
 
     signal: str
@@ -69,18 +69,18 @@ class Curve:
 
 DEFAULT_CURVES = (
     # A Pi throttles at 80 C (soft limit 60 C on a 3B+) and stops at 85 C: leave before it does.
-    Curve("temperature_c", ((70.0, 1.0), (80.0, 0.4), (85.0, 0.2))),
+    BudgetCurve("temperature_c", ((70.0, 1.0), (80.0, 0.4), (85.0, 0.2))),
     # Runnable tasks per CPU; above 1, somebody waits.
-    Curve("load_per_cpu", ((1.0, 1.0), (2.0, 0.5), (4.0, 0.25))),
+    BudgetCurve("load_per_cpu", ((1.0, 1.0), (2.0, 0.5), (4.0, 0.25))),
     # Pressure stall information: share of the last 10 s in which some task waited, in per cent.
-    Curve("cpu_pressure_avg10", ((20.0, 1.0), (60.0, 0.5), (90.0, 0.25))),
-    Curve("memory_pressure_avg10", ((5.0, 1.0), (30.0, 0.5))),
-    Curve("battery_percent", ((5.0, 0.2), (30.0, 1.0)), on_battery_only=True),
+    BudgetCurve("cpu_pressure_avg10", ((20.0, 1.0), (60.0, 0.5), (90.0, 0.25))),
+    BudgetCurve("memory_pressure_avg10", ((5.0, 1.0), (30.0, 0.5))),
+    BudgetCurve("battery_percent", ((5.0, 0.2), (30.0, 1.0)), on_battery_only=True),
 )
-"""What is used where nothing else is given; docs/governor.md says why."""
+"""Used by default; docs/governor.md gives the reasons."""
 
 
-def read_curves(path: Path | str) -> tuple[Curve, ...]:
+def read_curves(path: Path | str) -> tuple[BudgetCurve, ...]:
     """Curves from a ``.json`` or ``.toml`` file: ``{"temperature_c": [[70, 1.0], [80, 0.4]], "battery_percent":
     {"points": [[5, 0.2], [30, 1.0]], "on_battery_only": true}}``.
 
@@ -104,13 +104,13 @@ def read_curves(path: Path | str) -> tuple[Curve, ...]:
     return curves_of(table, str(path))
 
 
-def curves_of(table: Any, at: str = "curves") -> tuple[Curve, ...]:
-    """Curves from what JSON or TOML gave; see `read_curves`."""
+def curves_of(table: Any, at: str = "curves") -> tuple[BudgetCurve, ...]:
+    """Curves from a parsed JSON or TOML document; see `read_curves`."""
     if not isinstance(table, Mapping) or not table:
         raise PolicyError(f"{at}: expected an object of curves, one per signal ({', '.join(SIGNALS)})")
-    found = []
-    for signal, wish in table.items():
-        options = wish if isinstance(wish, Mapping) else {"points": wish}
+    curves = []
+    for signal, value in table.items():
+        options = value if isinstance(value, Mapping) else {"points": value}
         points, battery = options.get("points"), options.get("on_battery_only", False)
         if not isinstance(battery, bool) or set(options) - {"points", "on_battery_only"}:
             raise PolicyError(
@@ -119,10 +119,10 @@ def curves_of(table: Any, at: str = "curves") -> tuple[Curve, ...]:
         if not isinstance(points, Sequence) or isinstance(points, str) or not all(_is_point(p) for p in points):
             raise PolicyError(f"{at}: curve {signal!r:.40} needs points [[value, budget], ...], found {points!s:.80}")
         try:
-            found.append(Curve(signal, tuple((float(v), float(b)) for v, b in points), battery))
+            curves.append(BudgetCurve(signal, tuple((float(v), float(b)) for v, b in points), battery))
         except PolicyError as e:
             raise PolicyError(f"{at}: {e}") from e
-    return tuple(found)
+    return tuple(curves)
 
 
 def _is_point(value: Any) -> bool:

@@ -1,13 +1,14 @@
-"""A log of what an engine and its governor do, as JSON lines; off unless somebody makes one.
+"""Event log of an engine and its governor: JSON lines in files of bounded size.
 
-Every line has `event` and `at`, seconds since the log began: `start` (once), `window` (a summary of some inputs),
-`move` (a step of the governor), `reading` (without one), `note` (what the program says itself).
+Every line has `event` and `at`, seconds since the log began: `start` (first in every file), `window` (a summary of some
+inputs), `move` (a step of the governor), `reading` (of the machine, without a governor), `note` (text of the program).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,20 +24,26 @@ from edgeexit.engine.decision import BatchDecision, Decision
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
 from edgeexit.governor import Move
+from edgeexit.governor.event_files import MAX_LINE, SCHEMA, drop_half_line, part_number, rotated_parts
 from edgeexit.monitor import Reading
 
-SCHEMA = 1
-MAX_EVENTS = 1_000_000
-MAX_LINE = 1 << 16
-_LARGEST = 1e15
-_MAX_EXITS = 256
+MAX_BYTES = 16 << 20
+"""Of one file of the log; a governor at four steps a second writes about 9 MB an hour."""
+KEEP = 7
+"""Rotated parts beside the file that is written: 128 MiB in all, about 14 hours of such a governor."""
+_LEAST_BYTES = 4 * MAX_LINE
 
 
 class EventLog:
-    """Watches an engine and writes; give `on_move` to a governor.
+    """Observes an engine and writes what happens; give `on_move` to a governor.
 
-    Lines are flushed one by one, so that what was written survives a power cut. Both threads may write. A log that can
-    no longer be written (a full disk) stops nobody: it ends there, and `close` tells.
+    Lines are flushed one by one, so that they survive the end of the process. Both threads may write. A log that can no
+    longer be written (a full disk) does not stop the engine: the log ends there, and `close` raises the error.
+
+    **Rotation.** Before a line would make the file larger than `max_bytes`, the file is synced to disk and renamed
+    to the next number (``events.jsonl.000001``, ``.000002``, ...), and a new one begins with a `start` line whose `at`
+    goes on. One rename is all, so that a power cut leaves either the old names or the new. Then parts beyond the newest
+    `keep` are deleted. `read_events` reads all parts in order. One process writes a log at a time.
     """
 
     def __init__(
@@ -45,27 +52,36 @@ class EventLog:
         engine: Engine,
         *,
         every_s: float = 1.0,
+        max_bytes: int = MAX_BYTES,
+        keep: int = KEEP,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            path: of a ``.jsonl`` file; lines are added to one that is there, after a last one that was cut.
-            engine: watched from now on, beside who watches it already.
-            every_s: seconds that a window takes; one without inputs is not written.
+            path: of a ``.jsonl`` file; lines are appended to an existing one, after its last whole line.
+            engine: observed from now on, in addition to its present observer.
+            every_s: seconds per window; a window without inputs is not written.
+            max_bytes: size of one file, from 256 KiB; what is not a regular file is never rotated.
+            keep: rotated parts beside the newest file; 0 = none.
             clock: seconds, monotone.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: the file cannot be written, or a size or count outside its range.
         """
-        self.engine, self.every_s, self.clock = engine, every_s, clock
+        if max_bytes < _LEAST_BYTES:
+            raise DataError(f"max_bytes: expected {_LEAST_BYTES} bytes or more per file of the log, found {max_bytes}")
+        if keep < 0:
+            raise DataError(f"keep: expected 0 or more rotated parts of the log, found {keep}")
+        self.engine, self.every_s, self.max_bytes, self.keep, self.clock = engine, every_s, max_bytes, keep, clock
         self._begin = clock()
         self._lock = threading.Lock()
         self.path = Path(path)
         self.error: OSError | None = None
         """Why lines are missing; None = all were written."""
+        self._closed = False
         try:
-            _drop_half_a_line(self.path)
-            self._file: IO[str] = self.path.open("a", encoding="utf-8")
+            drop_half_line(self.path)
+            self._open()
         except OSError as e:
             raise DataError(f"{path}: cannot be written: {e.strerror or e}") from e
         self._seen: list[tuple[int, float, bool, bool]] = []
@@ -73,11 +89,11 @@ class EventLog:
         self._window = self._begin
         self._before = engine.observer
         engine.observer = self._see
-        where = environment(engine.backend.version(), threads=engine.threads)
-        self.write(
-            "start", schema=SCHEMA, bundle=engine.bundle.manifest.name, artifact=engine.artifact.name,
-            exits=engine.exits, environment=where,
-        )  # fmt: skip
+        self._start = _plain({
+            "schema": SCHEMA, "bundle": engine.bundle.manifest.name, "artifact": engine.artifact.name,
+            "exits": engine.exits, "environment": environment(engine.backend.version(), threads=engine.threads),
+        })  # fmt: skip
+        self.write("start", **self._start)
 
     def __enter__(self) -> EventLog:
         return self
@@ -86,62 +102,85 @@ class EventLog:
         try:
             self.close()
         except DataError:
-            if kind is None:  # what went wrong inside is told first
+            if kind is None:  # an error from inside the block goes first
                 raise
 
     def write(self, event: str, **values: Any) -> None:
-        """One line."""
-        at = self.clock() - self._begin
-        line = json.dumps({"event": event, "at": round(at, 6), **_plain(values)}, allow_nan=False)
-        if len(line) >= MAX_LINE:
-            line = json.dumps(
-                {"event": "note", "at": round(at, 6), "text": f"{event} of {len(line)} characters left out"}
-            )
+        """Write one line."""
         with self._lock:
-            if not self._file.closed and self.error is None:
-                try:
-                    self._file.write(line + "\n")
-                    self._file.flush()
-                except OSError as e:
-                    self.error = e  # whatever came after half a line could not be read
+            if self._closed or self.error is not None:
+                return
+            at = round(self.clock() - self._begin, 6)
+            line = _line(event, at, values)
+            try:
+                if self._size and self._size + len(line) > self.max_bytes:
+                    self._rotate(at)
+                self._append(line)
+            except OSError as e:
+                self.error = e  # a line after half a line could not be read
 
     def on_move(self, move: Move) -> None:
-        """For `Governor(on_move=...)`."""
+        """Write a step of the governor: for `Governor(on_move=...)`."""
         values = {f.name: getattr(move, f.name) for f in fields(move) if f.name not in ("at_seconds", "reading")}
         self.write("move", **values, reading=None if move.reading is None else move.reading.to_dict())
 
     def reading(self, reading: Reading) -> float | None:
-        """A reading without a governor; gives its temperature back."""
+        """Write a reading made without a governor; returns its temperature in °C."""
         self.write("reading", reading=reading.to_dict())
         return reading.temperature_c
 
     def answered(self, right: bool) -> None:
-        """Tell whether the latest decision was right, where that is known."""
+        """Count the latest decision as right or wrong, where that is known."""
         self._right.append(right)
 
     def close(self) -> None:
-        """Write the last window and let the engine go.
+        """Write the last window and stop observing the engine.
 
         Raises:
             DataError: lines are missing.
         """
-        if self._file.closed:
+        if self._closed:
             return
         self._flush(self.clock())
-        if self.engine.observer == self._see:  # else who came later passes decisions on
+        if self.engine.observer == self._see:  # else a later observer passes decisions on
             self.engine.observer = self._before
         with self._lock:
+            self._closed = True
             try:
-                self._file.close()  # which tries again to write what it holds
+                self._file.close()  # which tries again to write its buffer
             except OSError as e:
                 self.error = self.error or e
         if self.error is not None:
             raise DataError(f"{self.path}: the log ends early: {self.error.strerror or self.error}")
 
+    def _open(self) -> None:
+        self._file: IO[str] = self.path.open("a", encoding="utf-8", newline="\n")
+        self._size: int | None = self.path.stat().st_size if self.path.is_file() else None
+        """Bytes of the file; None = not a regular file."""
+
+    def _append(self, line: str) -> None:
+        self._file.write(line)
+        self._file.flush()
+        if self._size is not None:
+            self._size += len(line)  # JSON of ASCII only
+
+    def _rotate(self, at: float) -> None:
+        """Give the full file the next number and begin a new one."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        parts = rotated_parts(self.path)
+        number = part_number(parts[-1]) + 1 if parts else 1
+        parts.append(self.path.with_name(f"{self.path.name}.{number:06d}"))
+        os.replace(self.path, parts[-1])
+        for part in parts[: max(len(parts) - self.keep, 0)]:
+            part.unlink(missing_ok=True)
+        self._open()
+        self._append(_line("start", at, self._start))
+
     def _see(self, answered: Decision | BatchDecision) -> None:
         if self._before is not None:
             self._before(answered)
-        if self._file.closed:
+        if self._closed:
             return
         now = self.clock()
         if now - self._window >= self.every_s:
@@ -168,81 +207,11 @@ class EventLog:
         )  # fmt: skip
 
 
-def read_events(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that a power cut left half-written is left out.
-
-    Raises:
-        DataError: not such a log, or too large.
-    """
-    path = Path(path)
-    found: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8") as stream:
-            while line := stream.readline(MAX_LINE + 1):
-                if len(line) > MAX_LINE or len(found) >= MAX_EVENTS:
-                    raise DataError(
-                        f"{path}: a line of more than {MAX_LINE} characters, or more than {MAX_EVENTS} lines"
-                    )
-                try:
-                    event = json.loads(line, parse_int=_whole, parse_float=_bounded, parse_constant=_bounded)
-                except (ValueError, RecursionError) as e:
-                    if not line.endswith("\n"):
-                        break
-                    raise DataError(f"{path}: line {len(found) + 1} is not JSON: {e}") from e
-                if (
-                    not isinstance(event, dict)
-                    or not isinstance(event.get("event"), str)
-                    or not _number(event.get("at"))
-                ):
-                    raise DataError(f"{path}: line {len(found) + 1} is no event: it needs `event` and `at`")
-                if (why := _wrong(event)) is not None:
-                    raise DataError(f"{path}: line {len(found) + 1}: {why}")
-                found.append(event)
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: cannot be read: {e}") from e
-    if not found or found[0].get("event") != "start" or found[0].get("schema") != SCHEMA:
-        raise DataError(f"{path}: not an event log of schema {SCHEMA}: its first line is no `start` of that schema")
-    return found
-
-
-def _drop_half_a_line(path: Path) -> None:
-    """Cut a log behind its last whole line, so that what is added stands on lines of its own."""
-    if not path.is_file():
-        return
-    with path.open("r+b") as stream:
-        size = stream.seek(0, 2)
-        tail = stream.seek(max(size - MAX_LINE - 1, 0))
-        found = stream.read()
-        if found and not found.endswith(b"\n"):
-            stream.truncate(tail + found.rfind(b"\n") + 1)
-
-
-def _whole(word: str) -> int:
-    _bounded(word)
-    return int(word)
-
-
-def _bounded(word: str) -> float:
-    if not abs(found := float(word)) <= _LARGEST:
-        raise ValueError(f"the number {word:.20} is none, or too large")
-    return found
-
-
-def _wrong(event: dict[str, Any]) -> str | None:
-    """What keeps a line from being summed up or drawn; None = nothing."""
-    if event["event"] == "start" and not isinstance(event.get("environment", {}), dict):
-        return "the environment is an object"
-    if event["event"] != "window":
-        return None
-    exits = event.get("exits", [])
-    counts = [event.get("n", 0), event.get("missed", 0), *(exits if isinstance(exits, list) else [None])]
-    if not all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts) or len(counts) > _MAX_EXITS:
-        return f"n, missed and exits (at most {_MAX_EXITS}) of a window are whole numbers from 0, found {counts!s:.60}"
-    return None
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _line(event: str, at: float, values: Mapping[str, Any]) -> str:
+    line = json.dumps({"event": event, "at": at, **_plain(values)}, allow_nan=False)
+    if len(line) >= MAX_LINE:
+        line = json.dumps({"event": "note", "at": at, "text": f"{event} of {len(line)} characters left out"})
+    return line + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The governor: beside a running engine, a few times a second, from readings to the policy."""
+"""Governor: sets a running engine's policy from readings of the machine, a few times a second."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
 from edgeexit.governor.ladder import Ladder, PolicyStep
 from edgeexit.governor.loop import Loop
-from edgeexit.governor.settings import Move, Settings
+from edgeexit.governor.settings import GovernorSettings, Move
 from edgeexit.monitor import Reader, Reading
 
 LATENCIES = 64
-"""Decisions that a latency quantile is of."""
+"""Latest decisions in the latency quantile."""
 _LEAST_LATENCIES = 8
 _FIELDS = tuple(f.name for f in fields(Reading) if f.name != "problems")
 _BELOW = 0.92
-"""Of the latency's set-point is what is aimed at: a quantile of 64 decisions swings around its target."""
+"""Share of the latency set-point that is aimed at, as a quantile of 64 decisions swings around its target."""
 
 
 class Governor:
     """Chooses an engine's policy from readings of the machine.
 
     The engine's policy is replaced between inputs: a run in progress keeps the one it began with. With a certified
-    ladder only operating points with a promise are taken, and `Move.pinned` says when that is dearer than it should be.
+    ladder only operating points with a promise are taken, and `Move.pinned` marks steps where that exceeds the budget.
 
     Use it as a context manager, or call `start` and `stop`; `step` alone does one round in the caller's thread.
     """
@@ -41,7 +41,7 @@ class Governor:
         self,
         engine: Engine,
         reader: Reader,
-        settings: Settings | None = None,
+        settings: GovernorSettings | None = None,
         *,
         ladder: Ladder | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
@@ -49,13 +49,13 @@ class Governor:
     ) -> None:
         """
         Args:
-            engine: whose policy is governed; what it had when this began comes back with `stop`.
+            engine: whose policy is governed; `stop` restores the policy it had.
             reader: of the machine.
             settings: None = the default curves, no set-point.
             ladder: policies to choose among; None = solved for budgets from the scores in the bundle, up to the cost of
                 the operating point that the engine follows, if it does; where that one carries a promise, the points
                 that promise as much.
-            on_move: is told every step, in the governor's thread.
+            on_move: called with every step, in the governor's thread.
             clock: seconds, monotone.
 
         Raises:
@@ -63,11 +63,11 @@ class Governor:
                 engine, its drift monitor or its prediction sets cannot follow.
         """
         self.engine, self.reader, self.on_move, self.clock = engine, reader, on_move, clock
-        self.settings = settings or Settings()
+        self.settings = settings or GovernorSettings()
         self.ladder = ladder or _ladder(engine)
         self.ladder.check(engine)
         self.error: Exception | None = None
-        """The latest that a step in its thread failed with, `on_move` among them; it goes on all the same."""
+        """Latest error of a step in its thread, errors of `on_move` included; the thread continues."""
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -76,13 +76,13 @@ class Governor:
         self._reset()
 
     def _reset(self) -> None:
-        """As new: what comes back with `stop` is what the engine has now."""
+        """Start afresh; `stop` will restore the policy that the engine has now."""
         self._loops = self._make_loops()
         self.latencies.clear()
-        self._heard = self._used = 0
+        self._decisions = self._decisions_used = 0
         self._before, self._point_before = self.engine.policy, self.engine.point
         self._source_before = self.engine.policy_source
-        self._budget, self._rung = self.settings.ceiling, -1
+        self._budget, self._step = self.settings.ceiling, -1
         self._last: float | None = None
         self._begin: float | None = None
 
@@ -94,7 +94,7 @@ class Governor:
     def _make_loops(self) -> dict[str, Loop]:
         s = self.settings
         limits = {"floor": s.floor, "ceiling": s.ceiling}
-        found: dict[str, Loop] = {}
+        loops: dict[str, Loop] = {}
         if s.latency_p90_s is not None:
             known = exit_seconds(self.engine)
             if known is not None and s.latency_p90_s < known[0]:
@@ -102,10 +102,10 @@ class Governor:
                     f"a latency set-point of {1000 * s.latency_p90_s:g} ms is below the first exit's own time, "
                     f"{1000 * known[0]:.3g} ms as measured here: no budget reaches it"
                 )
-            found["latency"] = Loop(_BELOW * s.latency_p90_s, **limits)
+            loops["latency"] = Loop(_BELOW * s.latency_p90_s, **limits)
         if s.temperature_c is not None:
-            found["temperature"] = Loop(s.temperature_c, proportional=4.0, integral=0.2, **limits)
-        return found
+            loops["temperature"] = Loop(s.temperature_c, proportional=4.0, integral=0.2, **limits)
+        return loops
 
     def __enter__(self) -> Governor:
         self.start()
@@ -115,10 +115,10 @@ class Governor:
         self.stop()
 
     def start(self) -> None:
-        """Begin to govern, in a thread of its own.
+        """Start governing, in a separate thread.
 
         Raises:
-            PolicyError: it runs already.
+            PolicyError: it is running already.
         """
         if self._thread is not None:
             raise PolicyError("this governor runs already")
@@ -128,7 +128,7 @@ class Governor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and give the engine the policy it had before; without effect where it does not run."""
+        """Stop, and restore the engine's policy; no effect if it is not running."""
         self._stop.set()
         if self._thread is not None:
             if self._thread is not threading.current_thread():  # `on_move` may stop it, too
@@ -139,7 +139,7 @@ class Governor:
         self._governs = False
         if self._see is not None and self.engine.observer is self._see:
             self.engine.observer = self._observer
-        self._see = None  # a log that came later passes decisions on to it: it no longer counts them
+        self._see = None  # a log attached later still passes decisions on; they no longer count
         self.engine.reading = None
         if self._point_before is not None:
             self.engine.follow(self._point_before)
@@ -148,7 +148,7 @@ class Governor:
         self.engine.policy_source = self._source_before
 
     def attach(self) -> None:
-        """Listen to the engine's decisions, for the latency loop; `start` does it."""
+        """Observe the engine's decisions, for the latency loop; `start` does it."""
         self._take_over()
         before = self._observer = self.engine.observer
 
@@ -158,7 +158,7 @@ class Governor:
                     self.latencies.append(answered.seconds)
                 else:  # a quantile is of inputs: each counts, as far as the quantile reaches back
                     self.latencies.extend([answered.seconds_each] * min(len(answered), LATENCIES))
-                self._heard += 1
+                self._decisions += 1
             if before is not None:
                 before(answered)
 
@@ -169,14 +169,14 @@ class Governor:
             started = self.clock()
             try:
                 self.step()
-            except Exception as e:  # a governor that dies leaves the last budget in force for ever
+            except Exception as e:  # if the thread ended, the last budget would stay in force for ever
                 self.error = e
-                with contextlib.suppress(Exception):  # `on_move` may be what fails
+                with contextlib.suppress(Exception):  # `on_move` itself may fail
                     self.on_move(self._failed(e))
             self._stop.wait(max(self.settings.interval_s - (self.clock() - started), 0.01))
 
     def step(self) -> Move:
-        """Read, decide, and give the engine its policy."""
+        """Read, decide, and set the engine's policy."""
         self._take_over()
         now = self.clock()
         # A clock that jumps, or a machine that slept, must not integrate minutes at once.
@@ -185,62 +185,64 @@ class Governor:
         self._begin = now if self._begin is None else self._begin
         reading, problems = self._read()
         self.engine.reading = reading
-        wishes = self._wishes(reading, passed, now)
-        because, wish = min(wishes.items(), key=lambda w: w[1], default=("nothing", self.settings.ceiling))
-        wish = min(max(wish, self.settings.floor), self.settings.ceiling)
-        if wish >= self.settings.ceiling:
-            because = "nothing"
-        self._budget = self._limited(wish, passed)
+        targets = self._targets(reading, passed, now)
+        signal, target = min(targets.items(), key=lambda t: t[1], default=("nothing", self.settings.ceiling))
+        target = min(max(target, self.settings.floor), self.settings.ceiling)
+        if target >= self.settings.ceiling:
+            signal = "nothing"
+        self._budget = self._limited(target, passed)
         k = self.ladder.at(self._budget)
-        rung, changed = self.ladder.rungs[k], k != self._rung
+        policy_step, changed = self.ladder.steps[k], k != self._step
         if changed:
-            if rung.point is not None:
-                self.engine.follow(rung.point)
+            if policy_step.point is not None:
+                self.engine.follow(policy_step.point)
             else:
-                self.engine.policy = rung.policy
-            self._rung = k
-        name = None if rung.point is None else rung.point.name
-        pinned = rung.cost > self._budget + 1e-9
-        move = Move(now, wish, self._budget, rung.cost, because, pinned, changed, reading, problems, name)
+                self.engine.policy = policy_step.policy
+            self._step = k
+        name = None if policy_step.point is None else policy_step.point.name
+        pinned = policy_step.cost > self._budget + 1e-9
+        move = Move(now, target, self._budget, policy_step.cost, signal, pinned, changed, reading, problems, name)
         self.on_move(move)
         return move
 
     def _read(self) -> tuple[Reading | None, tuple[str, ...]]:
         try:
-            given = self.reader.read()
-            # A reader that is not of this package may give what cannot be; a NaN would stay in the budget for ever.
-            reading = Reading.checked({n: getattr(given, n) for n in _FIELDS}, given.problems)
+            raw = self.reader.read()
+            # Third-party readers may return impossible values; a NaN would stay in the budget for ever.
+            reading = Reading.checked({n: getattr(raw, n) for n in _FIELDS}, raw.problems)
         except Exception as e:
             return None, (f"the reader failed: {type(e).__name__}: {e}"[:200],)
         return reading, tuple(reading.problems)
 
-    def _wishes(self, reading: Reading | None, passed: float, now: float) -> dict[str, float]:
-        """Signal -> the budget it leaves; signals that are not known leave everything."""
-        found: dict[str, float] = {}
+    def _targets(self, reading: Reading | None, passed: float, now: float) -> dict[str, float]:
+        """Signal -> the budget it leaves; unknown signals leave everything."""
+        targets: dict[str, float] = {}
         for curve in self.settings.curves if reading is not None else ():
             value = getattr(reading, curve.signal)
             if value is not None and (not curve.on_battery_only or (reading is not None and reading.on_battery)):
-                found[curve.signal] = min(curve.budget(float(value)), found.get(curve.signal, 1.0))
+                targets[curve.signal] = min(curve.budget(float(value)), targets.get(curve.signal, 1.0))
         flags = None if reading is None else reading.throttled
         slowed = flags is not None and (flags.throttled_now or flags.frequency_capped_now)
         if slowed and self.settings.throttled is not None:
-            found["throttled"] = self.settings.throttled
+            targets["throttled"] = self.settings.throttled
         temperature = None if reading is None else reading.temperature_c
         if "temperature" in self._loops and temperature is not None:
-            found["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
+            targets["temperature set-point"] = self._loops["temperature"].step(temperature, passed)
         if "latency" in self._loops and len(self.latencies) >= _LEAST_LATENCIES:
             p90 = float(np.quantile(list(self.latencies), 0.9))
-            # Without a new decision nothing is known of now, so that nothing is added up.
-            found["latency set-point"] = self._loops["latency"].step(p90, passed if self._heard > self._used else 0.0)
-            self._used = self._heard
+            # Without a new decision the latency is unknown, so nothing is integrated.
+            targets["latency set-point"] = self._loops["latency"].step(
+                p90, passed if self._decisions > self._decisions_used else 0.0
+            )
+            self._decisions_used = self._decisions
         power = self._power_allowed(reading, now)
         if power is not None and reading is not None and reading.power_w is not None:
             loop = self._loops.setdefault(
                 "battery", Loop(power, floor=self.settings.floor, ceiling=self.settings.ceiling)
             )
             loop.setpoint = power
-            found["battery life"] = loop.step(reading.power_w, passed)
-        return found
+            targets["battery life"] = loop.step(reading.power_w, passed)
+        return targets
 
     def _power_allowed(self, reading: Reading | None, now: float) -> float | None:
         hours = self.settings.battery_hours
@@ -250,16 +252,16 @@ class Governor:
         left = hours * 3600 - (now - self._begin)
         return max(joules / left, 1e-3) if left > 0 else None
 
-    def _limited(self, wish: float, passed: float) -> float:
+    def _limited(self, target: float, passed: float) -> float:
         s, before = self.settings, self._budget
-        at_end = wish in (s.floor, s.ceiling)
-        if abs(wish - before) < s.dead_band and not at_end:
+        at_end = target in (s.floor, s.ceiling)
+        if abs(target - before) < s.dead_band and not at_end:
             return before
         most_up, most_down = s.rise_per_s * passed, s.fall_per_s * passed
-        return min(max(wish, before - most_down), before + most_up)
+        return min(max(target, before - most_down), before + most_up)
 
     def _failed(self, error: Exception) -> Move:
-        cost = self.ladder.rungs[max(self._rung, 0)].cost
+        cost = self.ladder.steps[max(self._step, 0)].cost
         text = f"the step failed: {type(error).__name__}: {error}"[:200]
         return Move(self.clock(), self._budget, self._budget, cost, "nothing", False, False, None, (text,))
 
@@ -272,6 +274,6 @@ def _ladder(engine: Engine) -> Ladder:
     cost = None if point is None else point.expected.get("cost")
     if point is None or cost is None:
         return solved
-    # What the user chose is the most that is spent: a cool machine is no wish for more.
-    cheaper = tuple(r for r in solved.rungs if r.cost < cost)
-    return replace(solved, rungs=(*cheaper, PolicyStep(float(cost), point.policy, point)))
+    # The chosen operating point is the upper bound: the governor never goes above it.
+    cheaper = tuple(s for s in solved.steps if s.cost < cost)
+    return replace(solved, steps=(*cheaper, PolicyStep(float(cost), point.policy, point)))

@@ -1,4 +1,4 @@
-"""The policies that a governor may choose among, cheap to dear; solved once, so that a move is a look-up."""
+"""Ladder of policies by increasing cost, solved once, so that a governor only looks them up."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ STEPS = 24
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """One policy."""
+    """One policy of a ladder."""
 
     cost: float
     """Mean cost as a fraction of the last exit's."""
     policy: Policy
     point: OperatingPoint | None = None
-    """The operating point it is, with its promise; None = solved for a budget, and nothing is promised."""
+    """Its operating point, with its promise; None = solved for a budget, without a promise."""
 
 
 @dataclass(frozen=True)
 class Ladder:
     """Policies in order of cost."""
 
-    rungs: tuple[PolicyStep, ...]
+    steps: tuple[PolicyStep, ...]
     certified: bool
-    """Every rung carries a promise: the governor moves among proven points only."""
+    """Every step carries a promise: the governor moves among proven points only."""
     timed: bool = False
-    """The costs are of times measured on this device; otherwise of MACs."""
+    """Costs are times measured on this device; otherwise MACs."""
 
     def __post_init__(self) -> None:
-        if not self.rungs:
+        if not self.steps:
             raise PolicyError("a governor needs at least one policy to choose")
 
     def at(self, budget: float) -> int:
-        """The dearest rung within the budget; 0, the cheapest, where none is."""
-        return max(bisect_right([r.cost for r in self.rungs], budget + 1e-9) - 1, 0)
+        """Index of the most expensive step within the budget; 0, the cheapest, if none is within it."""
+        return max(bisect_right([r.cost for r in self.steps], budget + 1e-9) - 1, 0)
 
     def check(self, engine: Engine) -> None:
-        """Raise PolicyError unless an engine as it is now can follow every rung."""
-        for rung in self.rungs:
-            engine.driver.fits(rung.policy)
-            if engine.drift is not None and rung.policy != engine.policy:
+        """Raise PolicyError unless an engine as it is now can follow every step."""
+        for step in self.steps:
+            engine.driver.fits(step.policy)
+            if engine.drift is not None and step.policy != engine.policy:
                 raise PolicyError(
                     "the engine has a drift monitor, whose bounds are those of one policy: under the others that a "
                     "governor takes it would raise alarms without drift. Set `engine.drift = None`"
                 )
-            if rung.point is not None:
-                check_artifact(rung.point, engine.artifact)
+            if step.point is not None:
+                check_artifact(step.point, engine.artifact)
             elif engine.sets is not None:
-                engine.sets.fits(rung.policy, engine.exits)
+                engine.sets.fits(step.policy, engine.exits)
 
     @classmethod
-    def solved(cls, engine: Engine, steps: int = STEPS) -> Ladder:
+    def solved(cls, engine: Engine, count: int = STEPS) -> Ladder:
         """EERO's thresholds for evenly spaced budgets, from the scores in the bundle and this device's stage times.
 
-        Where the times do not grow from exit to exit, as on a machine that was busy while they were measured, MACs
-        stand in (`timed` is False then): a governor is wanted there most.
+        If the times do not grow from exit to exit, as on a machine that was busy while they were measured, MACs are
+        used instead (`timed` is False then), as a governor is needed most on busy machines.
 
         Raises:
             PolicyError: the bundle carries no scores for this artifact.
@@ -82,25 +82,25 @@ class Ladder:
             seconds = None
         cost = np.array(seconds) if seconds is not None else engine.costs()[0]
         first = float(cost[0] / cost[-1])
-        rungs = [PolicyStep(first, fixed_exit(0, engine.exits, engine.artifact.score or "maxprob"))]
-        for share in np.linspace(first, 1.0, steps + 1)[1:-1]:
-            wish = f"{share * seconds[-1]:.9f}s" if seconds is not None else f"{share:.6f}"
+        steps = [PolicyStep(first, fixed_exit(0, engine.exits, engine.artifact.score or "maxprob"))]
+        for share in np.linspace(first, 1.0, count + 1)[1:-1]:
+            target = f"{share * seconds[-1]:.9f}s" if seconds is not None else f"{share:.6f}"
             try:
-                rungs.append(PolicyStep(float(share), solve_budget(engine, Budget.parse(wish))))
+                steps.append(PolicyStep(float(share), solve_budget(engine, Budget.parse(target))))
             except Infeasible:
                 continue
         last = engine.exits - 1
-        rungs.append(PolicyStep(1.0, fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")))
-        return cls(tuple(rungs), False, seconds is not None)
+        steps.append(PolicyStep(1.0, fixed_exit(last, engine.exits, engine.artifact.score or "maxprob")))
+        return cls(tuple(steps), False, seconds is not None)
 
     @classmethod
     def certified_points(cls, bundle: Bundle, artifact: str, like: OperatingPoint | None = None) -> Ladder:
-        """The operating points of an artifact that carry a promise.
+        """Ladder of the operating points of an artifact that carry a promise.
 
         Args:
-            bundle: where they are.
+            bundle: of the points.
             artifact: its name.
-            like: only points that promise at least what this one does: the same loss, bounded no wider, no less surely.
+            like: only points that promise at least as much: the same loss, no larger bound, no smaller confidence.
 
         Raises:
             PolicyError: there is none.
@@ -110,8 +110,8 @@ class Ladder:
         proven = [p for p in proven if like is None or _keeps(p, like)]
         if not proven:
             raise PolicyError(f"{bundle.path}: no operating point of {artifact} carries a promise; see --guarantee")
-        rungs = sorted((PolicyStep(float(p.expected["cost"]), p.policy, p) for p in proven), key=lambda r: r.cost)
-        return cls(tuple(rungs), True)
+        steps = sorted((PolicyStep(float(p.expected["cost"]), p.policy, p) for p in proven), key=lambda r: r.cost)
+        return cls(tuple(steps), True)
 
 
 def _keeps(point: OperatingPoint, like: OperatingPoint) -> bool:

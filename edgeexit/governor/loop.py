@@ -1,4 +1,4 @@
-"""A closed loop: one measured quantity is kept at or below its set-point by the budget."""
+"""PI controller: keeps one measured quantity at or below its set-point by means of the budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeexit.errors import PolicyError
 
 @dataclass
 class Loop:
-    """A PI controller with anti-windup (clamped integration).
+    """PI controller with anti-windup (clamped integration).
 
     Budget = ceiling + proportional * e + the integral of integral * e over time, with e = 1 - measured / setpoint;
     where the budget stands at a limit, what would push it beyond is not integrated.
@@ -43,12 +43,9 @@ class Loop:
         if not math.isfinite(measured):  # no measurement; a NaN would stay in the sum
             measured = self.setpoint
         error = max(1 - measured / self.setpoint, -2.0)  # one spike must not take minutes to be forgotten
-        wish = self.ceiling + self.proportional * error + self._sum
-        low, high = wish <= self.floor, wish >= self.ceiling
+        target = self.ceiling + self.proportional * error + self._sum
+        low, high = target <= self.floor, target >= self.ceiling
         if not (low and error < 0) and not (high and error > 0):
             self._sum += self.integral * error * max(seconds, 0.0)
             self._sum = min(max(self._sum, self.floor - self.ceiling), 0.0)
         return min(max(self.ceiling + self.proportional * error + self._sum, self.floor), self.ceiling)
-
-    def reset(self) -> None:
-        self._sum = 0.0

@@ -1,4 +1,4 @@
-"""What a governor is told, and what it tells."""
+"""Settings of a governor, and `Move`, the record of one of its steps."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import math
 from dataclasses import dataclass
 
 from edgeexit.errors import PolicyError
-from edgeexit.governor.curves import DEFAULT_CURVES, Curve
+from edgeexit.governor.curves import DEFAULT_CURVES, BudgetCurve
 from edgeexit.monitor import Reading
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a governor behaves."""
+class GovernorSettings:
+    """Settings of a governor."""
 
-    curves: tuple[Curve, ...] = DEFAULT_CURVES
+    curves: tuple[BudgetCurve, ...] = DEFAULT_CURVES
     latency_p90_s: float | None = None
-    """Set-point of a closed loop over the latest decisions; None = no such loop."""
+    """Set-point of a closed loop over the latest decisions, in seconds; None = no such loop."""
     temperature_c: float | None = None
-    """Set-point of a closed loop; None = the curve alone."""
+    """Set-point of a closed loop, in °C; None = the curve alone."""
     battery_hours: float | None = None
-    """The battery should last so long from the start: its joules left, over the hours left, are the power allowed."""
+    """Hours that the battery should last from the start: joules left over hours left are the allowed power."""
     throttled: float | None = 0.5
-    """Budget while the firmware says that it throttles or caps the frequency (Raspberry Pi). A low frequency alone says
-    nothing: an idle processor clocks down, too. None = not heeded."""
+    """Budget while the firmware reports throttling or a capped frequency (Raspberry Pi). A low frequency alone is not a
+    sign: an idle processor clocks down, too. None = ignored."""
     floor: float = 0.05
-    """Budget, as a fraction of the last exit's cost, that is never gone below; the first exit is always there."""
+    """Lowest budget, as a fraction of the last exit's cost; the first exit is always available."""
     ceiling: float = 1.0
     fall_per_s: float = 0.5
-    """How fast the budget may fall."""
+    """Largest fall of the budget per second."""
     rise_per_s: float = 0.1
-    """How fast it may rise: slower, or it swings."""
+    """Largest rise of the budget per second: slower than the fall, or it swings."""
     dead_band: float = 0.03
-    """Smaller changes of the budget are not followed, but for the way to floor and ceiling."""
+    """Smaller changes of the budget are ignored, except to floor and ceiling."""
     interval_s: float = 0.25
-    """Between two readings."""
+    """Seconds between two readings."""
 
     def __post_init__(self) -> None:
         if not 0 < self.floor <= self.ceiling <= 1:
@@ -51,23 +51,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Move:
-    """What one step came to."""
+    """Result of one step."""
 
     at_seconds: float
-    wish: float
+    target: float
     """The budget that the signals leave."""
     budget: float
     """After rate limit and dead band."""
     cost: float
-    """Of the policy that was taken, at most the budget where there is one so cheap."""
-    because: str
-    """The signal that leaves least; "nothing" where none limits."""
+    """Cost of the policy that was taken, at most the budget if there is one so cheap."""
+    limiting_signal: str
+    """The signal that leaves the smallest budget; "nothing" where none limits."""
     pinned: bool
-    """The budget asks for less than the cheapest policy that may be taken."""
+    """The budget is below the cheapest policy that may be taken."""
     changed: bool
     """The engine got another policy."""
     reading: Reading | None
     """None = the reader failed."""
     problems: tuple[str, ...] = ()
     point: str | None = None
-    """The operating point that was taken, where only proven ones may be."""
+    """Name of the operating point that was taken; None = a policy solved for the budget."""

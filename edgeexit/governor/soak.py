@@ -1,4 +1,4 @@
-"""A sustained load on this machine, with the governor off and on: does it hold?"""
+"""Soak test: sustained load on this machine, with the governor off and on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeexit.engine.engine import Engine
 from edgeexit.engine.inputs import InputCheck
 from edgeexit.errors import DataError
-from edgeexit.governor import Governor, Move, Settings
+from edgeexit.governor import Governor, GovernorSettings, Move
 from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reader
 
@@ -29,11 +29,11 @@ while os.getppid() == int(sys.argv[1]):
     for _ in range(1_000_000):
         pass
 """
-"""Ends by itself where its parent was killed and could not end it."""
+"""Ends by itself if its parent was killed."""
 _WINDOWS = 20_000
-"""Of the latest decisions that are looked at, at most: all of half an hour would be gigabytes."""
+"""Most sliding windows of decisions to evaluate: all of half an hour would be gigabytes."""
 _LOOK_S = 0.5
-"""Between readings while no governor reads."""
+"""Seconds between readings while the governor is off."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Span:
 
     governor: bool
     competing: int
-    """Processes that did nothing but compute beside it."""
+    """Busy processes beside it."""
     seconds: float
     n: int
     """Inputs answered."""
@@ -62,24 +62,24 @@ class Span:
     """Inputs until the 90th percentile over the latest 64 was at the set-point, and was so for nine in ten that follow;
     None = no set-point, or not in the first half."""
     temperature_c: float | None
-    """The highest seen; None = no sensor."""
+    """Maximum; None = no sensor."""
 
 
 @dataclass
 class _Seen:
-    """Half an hour may be millions of inputs, so that numbers are kept as arrays."""
+    """Observations of a span, in arrays, as half an hour may be millions of inputs."""
 
     seconds: array[float] = field(default_factory=lambda: array("d"))
     exits: array[int] = field(default_factory=lambda: array("H"))
     right: int = 0
-    warm: list[float | None] = field(default_factory=list)
-    """Temperatures."""
+    temperatures: list[float | None] = field(default_factory=list)
+    """°C."""
     moves: list[Move] = field(default_factory=list)
 
     def clear(self) -> None:
         """For the next span; the governor's thread keeps the object."""
         self.seconds, self.exits, self.right = array("d"), array("H"), 0
-        self.warm.clear()
+        self.temperatures.clear()
         self.moves.clear()
 
 
@@ -88,7 +88,7 @@ def soak(
     rows: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     reader: Reader,
-    settings: Settings,
+    settings: GovernorSettings,
     log: EventLog,
     *,
     seconds: float,
@@ -99,7 +99,7 @@ def soak(
     progress: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Span]:
-    """Answer inputs one after the other, round and round.
+    """Answer the inputs one after the other, repeatedly, and summarise every phase.
 
     Args:
         engine: measured (`warmup > 0`); its policy is used where the governor is off.
@@ -107,13 +107,13 @@ def soak(
         labels: `(n,)`; None = no accuracy.
         reader: of the machine; read in all phases.
         settings: of the governor.
-        log: of the whole.
+        log: gets all phases.
         seconds: of each phase.
         governed: one phase each, with or without the governor.
         compete: busy processes beside the engine in the middle third of every phase.
         rate: inputs per second; None = one after the other.
         deadline_s: of every input.
-        progress: is told what begins.
+        progress: called with the name of every part as it begins.
         clock: seconds, monotone.
 
     Returns:
@@ -133,7 +133,7 @@ def soak(
 
             def moved(move: Move, seen: _Seen = seen) -> None:
                 seen.moves.append(move)
-                seen.warm.append(None if move.reading is None else move.reading.temperature_c)
+                seen.temperatures.append(None if move.reading is None else move.reading.temperature_c)
                 log.on_move(move)
 
             if on:
@@ -149,7 +149,7 @@ def soak(
                     missed, looked = engine.missed, -math.inf
                     while (now := clock()) < end:
                         if not on and now - looked >= _LOOK_S:  # the governor reads for itself
-                            seen.warm.append(log.reading(reader.read()))
+                            seen.temperatures.append(log.reading(reader.read()))
                             looked = now
                         x = {n: rows[n][at % count] for n in names}
                         decision = engine.run(x, deadline_s=deadline_s)
@@ -172,17 +172,17 @@ def check_soak(
     rows: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     reader: Reader,
-    settings: Settings,
+    settings: GovernorSettings,
     seconds: float,
     governed: Sequence[bool],
     rate: float | None,
     deadline_s: float | None,
 ) -> None:
-    """Refuse now what a soak would stumble over, the first input answered included; arguments as `soak`.
+    """Check the arguments of `soak` and answer the first input, so that errors come before the load begins.
 
     Raises:
         DataError: no rows, not as many of every input and of the labels, one label per input where it has many, an
-            input that the model does not take (NaN is none), or a time or rate that is no positive number.
+            input that the model does not take (such as NaN), or a time or rate that is not a positive number.
         PolicyError: see `Governor` and `Engine.run`.
     """
     counts = {name: len(a) if a.ndim else 0 for name, a in rows.items()}
@@ -212,10 +212,10 @@ def check_soak(
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """So many processes that only compute."""
+    """Run busy processes."""
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(count):  # inside: if the last cannot be started, the others end, too
+        for _ in range(count):  # inside: if the last cannot be started, the others are ended
             own = [sys.executable, "-c", _BUSY, str(os.getpid())]
             running.append(subprocess.Popen(own, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         yield
@@ -228,7 +228,7 @@ def _busy(count: int) -> Iterator[None]:
 
 def _span(
     engine: Engine, seen: _Seen, labelled: bool, on: bool, competing: int, seconds: float, missed: int | None,
-    settings: Settings,
+    settings: GovernorSettings,
 ) -> Span:  # fmt: skip
     if not seen.seconds:
         raise DataError(f"no input was answered in {seconds:g} s: give it longer")
@@ -238,12 +238,12 @@ def _span(
     alone = engine.artifact.layout == "prefix"
     macs = [e.prefix_macs if alone else e.macs for e in engine.bundle.manifest.exits]
     mean = None if None in macs else float(np.dot(rates, np.array(macs, np.float64)))
-    warm = [t for t in seen.warm if t is not None]
+    temperatures = [t for t in seen.temperatures if t is not None]
     return Span(
         on, competing, seconds, len(times), p50, p90, p99, missed, tuple(float(r) for r in rates),
         mean, seen.right / len(times) if labelled else None,
         float(np.mean([m.budget for m in seen.moves])) if seen.moves else None,
-        settled_after(times, settings.latency_p90_s), max(warm) if warm else None,
+        settled_after(times, settings.latency_p90_s), max(temperatures) if temperatures else None,
     )  # fmt: skip
 
 
@@ -253,8 +253,8 @@ def settled_after(seconds: NDArray[np.float64], setpoint: float | None, last: in
         return None
     step = max((len(seconds) - last) // _WINDOWS, 1)
     windows = np.lib.stride_tricks.sliding_window_view(seconds, last)[::step]
-    kept = np.quantile(windows, 0.9, axis=1) <= setpoint
-    # From the end: the share of later windows that keep it.
-    share = np.cumsum(kept[::-1])[::-1] / np.arange(len(kept), 0, -1)
-    good = np.flatnonzero(kept & (share >= 0.9))
-    return int(good[0]) * step + last if len(good) and good[0] <= len(kept) / 2 else None
+    met = np.quantile(windows, 0.9, axis=1) <= setpoint
+    # From the end: the share of later windows that meet it.
+    share = np.cumsum(met[::-1])[::-1] / np.arange(len(met), 0, -1)
+    good = np.flatnonzero(met & (share >= 0.9))
+    return int(good[0]) * step + last if len(good) and good[0] <= len(met) / 2 else None

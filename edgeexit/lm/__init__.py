@@ -5,7 +5,7 @@
     from edgeexit import lm
 
     model = lm.load_lm("code.edgeexit")
-    for piece in lm.answer(model, "def main(", lm.Setting("speculative", exit=1, draft=4)):
+    for piece in lm.answer(model, "def main(", lm.Decoding("speculative", exit=1, draft=4)):
         print(piece.text, end="", flush=True)
 
 Needs numpy and one engine library, and `tokenizers` where text goes in. Public names are stated in ``__init__.pyi`` and

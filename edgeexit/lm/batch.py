@@ -1,7 +1,7 @@
-"""Answers to several prompts at once, a token of each per step: plain decoding, or SkipDecode's schedule.
+"""Batched decoding of several prompts, one token of each per step: plain decoding, or SkipDecode's schedule.
 
-Shorter prompts get rows before them that belong to no position and that nobody looks at. Speculation keeps another
-number of tokens of every sequence in every round, so it is not for batches; a schedule by position is the same for all.
+Shorter prompts are padded on the left with rows that the mask hides. Speculation accepts a different number of tokens
+of every sequence in every round, so batches do not support it; a schedule by position is the same for all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeexit.lm.generate import Generation, Piece, Reason
 from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import Text, Writing
 
 METHODS = ("greedy", "skip")
@@ -26,14 +26,14 @@ MOST = 1024
 """Prompts."""
 
 
-class Batch:
-    """Answers under way: iterate over `(number of the prompt, piece)`, then ask for the `results`."""
+class AnswerBatch:
+    """Answers in progress: iterate over `(number of the prompt, piece)`, then ask for the `results`."""
 
     def __init__(
         self,
         model: LanguageModel,
         prompts: Sequence[Sequence[int]],
-        setting: Setting | None = None,
+        setting: Decoding | None = None,
         *,
         max_tokens: int = 128,
         choosers: Sequence[Chooser] | None = None,
@@ -46,9 +46,9 @@ class Batch:
         Args:
             model: the model.
             prompts: token ids of each, at least one.
-            setting: `greedy` or `skip`; None = plainly.
+            setting: `greedy` or `skip`; None = plain decoding.
             max_tokens: the most new tokens of each.
-            choosers: how tokens of each are picked; None = the most probable.
+            choosers: sampling strategy of each; None = the most probable token.
             text: the tokenizer; None = pieces have ids only.
             stops: strings that end an answer.
             clock: seconds; tests inject one.
@@ -56,11 +56,11 @@ class Batch:
         Raises:
             DataError: no prompts, one that is empty, too long or of unknown tokens, a method that is not for batches.
         """
-        self.model, self.setting = model, setting or Setting()
+        self.model, self.setting = model, setting or Decoding()
         if self.setting.method not in METHODS:
             raise DataError(
-                f"{self.setting.method} is not for several prompts at once: it keeps another number of tokens of each "
-                f"in every round; a batch takes {' or '.join(METHODS)} (--method)"
+                f"{self.setting.method} is not for several prompts at once: it accepts a different number of tokens of "
+                f"each in every round; a batch takes {' or '.join(METHODS)} (--method)"
             )
         if not 1 <= len(prompts) <= MOST or max_tokens < 1:
             raise DataError(f"{len(prompts)} prompts, max tokens {max_tokens}: expected 1..{MOST} and at least 1")
@@ -88,16 +88,16 @@ class Batch:
         self._clock, self._started = clock, False
 
     def __iter__(self) -> Iterator[tuple[int, Piece]]:
-        """The pieces of all, once."""
+        """Yield the pieces of all, once."""
         if self._started:
             raise DataError("answers are given once: make a new batch")
         self._started = True
         before = self._clock()
         self._read()
         self._prompt_seconds = self._clock() - before
-        for made in range(self.total):
+        for number in range(self.total):
             before = self._clock()
-            logits = self._step(made)
+            logits = self._step(number)
             chosen = [self.choosers[i].pick(row) for i, row in zip(self._alive, logits, strict=True)]
             spent = self._clock() - before
             pieces = [self._taken(i, token, spent) for i, token in zip(self._alive, chosen, strict=True)]
@@ -110,16 +110,16 @@ class Batch:
                 self._cache.keep(left)
 
     def run(self) -> list[Generation]:
-        """All of it."""
+        """Decode to the end."""
         for _ in self:
             pass
         return self.results
 
     def result(self, i: int) -> Generation:
-        """What prompt `i` has so far; `interrupted` while more may come."""
+        """The answer to prompt `i` so far; `interrupted` while more may come."""
         rounds = len(self._ids[i])
         exits = (*[0] * (self.model.count - 1), rounds)
-        # nobody compares sequences together with each alone on export
+        # not tested on export: sequences together against each alone
         same = False if self.setting.lossy else True if len(self.prompts) == 1 else None
         return Generation(
             tuple(self._ids[i]), self._writings[i].text, self._reasons[i], self.setting, same, rounds, 0, 0, exits,
@@ -128,12 +128,12 @@ class Batch:
 
     @property
     def results(self) -> list[Generation]:
-        """What each prompt has so far."""
+        """The answers to all prompts so far."""
         return [self.result(i) for i in range(len(self.prompts))]
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of all together; None = nothing came."""
+        """Of all together; None = no tokens."""
         tokens, seconds = sum(map(len, self._ids)), max(self._seconds)
         return tokens / seconds if tokens and seconds > 0 else None
 
@@ -144,18 +144,18 @@ class Batch:
             alone.prompt(prompt)
             self._cache.take(i, alone.cache)
 
-    def _step(self, made: int) -> Array:
+    def _step(self, number: int) -> Array:
         """Logits `(alive, vocab)` of the newest tokens."""
         newest = [[(self._ids[i] or self.prompts[i])[-1]] for i in self._alive]
-        around = range(0) if self._schedule is None else self._schedule.skipped(made)
+        around = range(0) if self._schedule is None else self._schedule.skipped(number)
         hidden = self.model.embed(np.array(newest))
         for k in range(self.model.count):
-            if k not in around:  # and never comes back to it, so that its keys are not missed
+            if k not in around:  # skipped for good, so that its keys are not needed
                 hidden = self.model.run_stage(k, hidden, self._cache)
         try:
             return self.model.logits(hidden.swapaxes(0, 1))
         except NonFiniteLogits as e:
-            raise self._explained(e, hidden, made + 1) from e
+            raise self._explained(e, hidden, number + 1) from e
 
     def _explained(self, error: NonFiniteLogits, hidden: Array, step: int) -> NonFiniteLogits:
         rows = [i for i, row in zip(self._alive, hidden, strict=True) if not np.isfinite(row).all()]

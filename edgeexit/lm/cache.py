@@ -1,4 +1,4 @@
-"""Keys and values of sequences, kept by the host: what is filled is a view, going back is forgetting."""
+"""Key-value cache of sequences, held by the host: the filled part is a view, rollback truncates."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgeexit.errors import DataError
 
 Array = NDArray[Any]
 PAGE = 32
-"""Stages are shown whole pages of so many rows: engines plan their memory anew for every shape that they have not seen,
-which a small network's first answer feels most (docs/decisions/pages.md)."""
+"""Rows per page; stages get whole pages, as engines plan their memory anew for every new shape, which costs a small
+network's first answer most (docs/decisions/pages.md)."""
 
 
 class Cache:
@@ -51,11 +51,6 @@ class Cache:
         hides what they weigh, and only what is no number would show through."""
         self.lengths = [0] * len(spec.stages)
         """Positions that each stage has finished."""
-
-    @property
-    def bytes(self) -> int:
-        """Memory when full; the system hands it out page by page, as rows are written."""
-        return sum(a.nbytes for stage in self.rows for a in stage)
 
     def past(self, stage: int) -> list[Array]:
         """The filled prefix of each of the stage's arrays, contiguous and not copied."""
@@ -97,7 +92,7 @@ class Cache:
             self.lengths[k] = start + other.lengths[k]
 
     def keep(self, sequences: Sequence[int]) -> None:
-        """Go on with these sequences only, in this order."""
+        """Keep these sequences only, in this order."""
         for length, stage in zip(self.lengths, self.rows, strict=True):
             for i, held in enumerate(stage):
                 stage[i] = np.zeros((self.context, len(sequences), *held.shape[2:]), held.dtype)
@@ -106,5 +101,5 @@ class Cache:
             self.padding = self.padding[list(sequences)]
 
     def rollback(self, length: int) -> None:
-        """Forget every position from `length` on, whatever the sequence's length."""
+        """Truncate to the first `length` positions."""
         self.lengths = [min(n, length) for n in self.lengths]

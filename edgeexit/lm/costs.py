@@ -1,7 +1,7 @@
-"""What each part of a language model takes on this device: stages by tokens at a time and by tokens before, and heads.
+"""Cost table of a language model on this device: seconds of stages by tokens at a time and before, and of heads.
 
-Measured (`measuring`), because nothing else tells: five tokens together cost 1.2 times one in float and twice one in
-int4.
+It is measured (`tuning.measure_costs`), as it cannot be derived: five tokens together cost 1.2 times one in float and
+twice one in int4.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from edgeexit.lm.model import Array, LanguageModel
 SCHEMA = 2
 _ARRAYS = ("positions", "stages", "heads", "sure", "fills", "play")
 BUSY = 0.15
-"""Share of other work beyond which times are doubtful."""
+"""Share of other work above which the times are unreliable."""
 
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """Seconds, such as many steps take on average."""
+    """Seconds of each part, as an average over many steps."""
 
     positions: Array
     """`(P,)` cache lengths that were measured, rising."""
@@ -31,7 +31,7 @@ class Costs:
     heads: Array
     """`(exits, block)`: exit k's head over T hidden states and the first guess of each; the last is the full head's."""
     sure: Array
-    """`(exits,)`: one sureness of exit k's logits."""
+    """`(exits,)`: time to compute one confidence from exit k's logits."""
     fills: Array
     """`(exits,)`: stand-in keys and values of stage k for one token; NaN where the artifact has none."""
     play: Array
@@ -39,18 +39,18 @@ class Costs:
     the sum of its parts; the last row's drafts cost nothing, as prompt lookup's. 0 drafts are plain decoding, whatever
     the exit. Early stages that run again and again stay in the processor's caches."""
     choice: float = 0.0
-    """What `del` thinks before every round."""
+    """Time of one choice by `del`, before every round."""
     artifact: str = ""
     threads: int = 1
     device: str | None = None
     n: int = 0
-    """Times that each was measured."""
+    """Repetitions of each measurement."""
     busy: float | None = None
     """Share of that time in which the processor did something else, so that caches were not ours alone. None = unknown,
     as with several threads."""
 
     def __post_init__(self) -> None:
-        """Raises: DataError for arrays that do not fit together, or times that are none."""
+        """Raises: DataError for arrays that do not fit together, or times that are not positive numbers."""
         exits, block, count = self.stages.shape if self.stages.ndim == 3 else (0, 0, 0)
         shapes = {"positions": (count,), "heads": (exits, block), "sure": (exits,), "fills": (exits,),
                   "play": (exits, block)}  # fmt: skip
@@ -90,8 +90,8 @@ class Costs:
             return np.repeat(self.stages, len(at), axis=2)
         low = np.clip(np.searchsorted(known, at, side="right") - 1, 0, len(known) - 2)
         share = (at - known[low]) / (known[low + 1] - known[low])
-        found = self.stages[:, :, low] * (1 - share) + self.stages[:, :, low + 1] * share
-        limited: Array = np.maximum(found, self.stages.min(axis=2, keepdims=True) / 2)
+        between = self.stages[:, :, low] * (1 - share) + self.stages[:, :, low + 1] * share
+        limited: Array = np.maximum(between, self.stages.min(axis=2, keepdims=True) / 2)
         return limited
 
     def rounds(self, done: int, draft: int) -> Array:

@@ -1,4 +1,4 @@
-"""Text from a prompt: one loop for every way of decoding, giving pieces as they come and a result at the end."""
+"""Generation from a prompt: one loop for every decoding method; yields pieces, then a result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
-from edgeexit.lm.decoding import Round, StopCheck, made
+from edgeexit.lm.decoding import Round, StopCheck, method_of
 from edgeexit.lm.model import LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Chooser, Greedy
 from edgeexit.lm.session import Session, check_prompt
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import Text, Writing, encoded, text_of
 
 Reason = Literal["length", "context", "end", "stop", "answered", "interrupted"]
@@ -21,7 +21,7 @@ Reason = Literal["length", "context", "end", "stop", "answered", "interrupted"]
 
 @dataclass(frozen=True)
 class Piece:
-    """What one round added."""
+    """Tokens and text of one round."""
 
     ids: tuple[int, ...]
     text: str
@@ -30,7 +30,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer and how it came about."""
+    """An answer, and the statistics of its decoding."""
 
     ids: tuple[int, ...]
     """The new tokens, an end token included."""
@@ -38,11 +38,11 @@ class Generation:
     """None = there is no tokenizer."""
     reason: Reason
     """length: as many tokens as asked for. context: no room. end: the model ended it. stop: a stop string. answered: a
-    stop check was sure. interrupted: the caller went away."""
-    setting: Setting
+    stop check was confident. interrupted: the caller stopped."""
+    setting: Decoding
     same: bool | None
-    """Whether it is the text of plain decoding, token for token: shown for this artifact when it was exported. False =
-    shown not to be so in general, or another text by design; None = nobody looked."""
+    """It is the text of plain decoding, token for token, as proved for this artifact on export. False = disproved in
+    general, or another text by design; None = not tested."""
     rounds: int
     drafted: int
     accepted: int
@@ -55,22 +55,24 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of decoding; None = nothing came."""
+        """Of decoding; None = no tokens."""
         return len(self.ids) / self.seconds if self.ids and self.seconds > 0 else None
 
     @property
     def acceptance(self) -> float | None:
-        """Share of the drafted tokens that stood; None = none were drafted."""
+        """Share of drafted tokens that were accepted; None = none were drafted."""
         return self.accepted / self.drafted if self.drafted else None
 
 
-def answer(model: LanguageModel, prompt: str | Sequence[int], setting: Setting | None = None, **options: Any) -> Answer:
-    """An answer to a prompt, text or token ids; with text, the model's own tokenizer makes text of its pieces.
+def answer(
+    model: LanguageModel, prompt: str | Sequence[int], setting: Decoding | None = None, **options: Any
+) -> Answer:
+    """Answer a prompt, text or token ids; for text, pieces have text by the model's own tokenizer.
 
     Args:
         model: the model.
-        prompt: what to go on with.
-        setting: how to decode; None = plainly.
+        prompt: text or token ids to continue.
+        setting: how to decode; None = plain decoding.
         **options: those of `Answer`.
 
     Raises:
@@ -84,13 +86,13 @@ def answer(model: LanguageModel, prompt: str | Sequence[int], setting: Setting |
 
 
 class Answer:
-    """An answer under way: iterate over its pieces, then ask for its `result`. Leaving early harms nothing."""
+    """An answer in progress: iterate over its pieces, then read its `result`. It may be stopped at any time."""
 
     def __init__(
         self,
         model: LanguageModel,
         prompt: Sequence[int],
-        setting: Setting | None = None,
+        setting: Decoding | None = None,
         *,
         max_tokens: int = 128,
         chooser: Chooser | None = None,
@@ -105,13 +107,13 @@ class Answer:
         Args:
             model: the model.
             prompt: token ids, at least one.
-            setting: how to decode; None = plainly.
+            setting: how to decode; None = plain decoding.
             max_tokens: the most new tokens.
-            chooser: how tokens are picked; None = the most probable.
+            chooser: sampling strategy; None = the most probable token.
             costs: this device's, for `del`.
             text: the tokenizer; None = pieces have ids only.
             stops: strings that end the answer.
-            check: asked whether to stop after tokens that it names.
+            check: stop check, tried after the tokens that it names.
             clock: seconds; tests inject one.
 
         Raises:
@@ -119,7 +121,7 @@ class Answer:
         """
         if max_tokens < 1:
             raise DataError(f"max tokens {max_tokens}: expected at least 1")
-        self.model, self.setting, self.max_tokens = model, setting or Setting(), max_tokens
+        self.model, self.setting, self.max_tokens = model, setting or Decoding(), max_tokens
         if check is not None and self.setting.method == "skip":
             raise DataError("a stop check goes back in the text, and skip cannot: choose another method")
         self.chooser = chooser or Greedy()
@@ -127,7 +129,7 @@ class Answer:
         self.session = Session(model)
         check_prompt(model, self.prompt)
         total = min(max_tokens, model.spec.context - len(self.prompt))
-        self._method = made(model, self.chooser, self.setting, total, costs)
+        self._method = method_of(model, self.chooser, self.setting, total, costs)
         self._writing = Writing(model.spec.eos, text, stops, self.prompt)
         self._check, self._clock = check, clock
         self.ids: list[int] = []
@@ -138,10 +140,10 @@ class Answer:
         self._started = False
 
     def __iter__(self) -> Iterator[Piece]:
-        """The pieces, once.
+        """Yield the pieces, once.
 
         Raises:
-            NonFiniteLogits: the network or an exit names no token; says at which token, and which stage's fault it is.
+            NonFiniteLogits: no token can be picked; the message names the token and the stage.
         """
         if self._started:
             raise DataError("an answer is given once: make a new one")
@@ -167,14 +169,14 @@ class Answer:
             yield Piece((), rest)
 
     def run(self) -> Generation:
-        """All of it."""
+        """Decode to the end."""
         for _ in self:
             pass
         return self.result
 
     @property
     def result(self) -> Generation:
-        """What there is so far; an answer that was left early says `interrupted`."""
+        """The answer so far; of one that was stopped early the reason is `interrupted`."""
         return Generation(
             tuple(self.ids), self._writing.text, self._reason, self.setting,
             self._same(), self._rounds, self._drafted, self._accepted, tuple(self._exits),
@@ -199,7 +201,7 @@ class Answer:
         going = True
         for i, token in enumerate(new):
             if self._check is not None and self._check.asks(token):
-                ended = self._asked(start + i, token, left - i)
+                ended = self._tried(start + i, token, left - i)
                 taken.extend(ended or [token])
                 parts.extend(map(self._writing.add, ended or [token]))
                 going = ended is None and not self._over()
@@ -220,8 +222,8 @@ class Answer:
             self._reason = self._writing.ended
         return self._writing.ended is not None
 
-    def _asked(self, place: int, token: int, room: int) -> list[int] | None:
-        """What the stop check says at the token of this place; the session goes back where it says no."""
+    def _tried(self, place: int, token: int, room: int) -> list[int] | None:
+        """Try the stop check at the token of this place; if it fails, the session is rolled back."""
         assert self._check is not None
         self.session.back(place)
         before = self._clock()

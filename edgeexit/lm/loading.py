@@ -1,4 +1,4 @@
-"""From a bundle to a language model: which artifact, which engine."""
+"""Loader of language models: chooses a bundle's artifact and engine, and checks its files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: 
     bundle = path if isinstance(path, Bundle) else Bundle.open(path)
     spec = bundle.manifest.lm
     if spec is None:
-        raise BundleError(f"{bundle.path}: {bundle.manifest.name} is no language model; `edgeexit run` answers inputs")
+        raise BundleError(f"{bundle.path}: {bundle.manifest.name} is not a language model: use `edgeexit run`")
     if threads < 1:
         raise BundleError(f"threads must be at least 1, found {threads}")
     chosen, engine = _choose(bundle, artifact)
-    found = DecoderFiles.of(chosen.models, chosen.data)
+    files = DecoderFiles.of(chosen.models, chosen.data)
 
     def model(file: FileSpec) -> Runnable:
         loaded = engine.load(bundle.file(file), threads)
@@ -46,13 +46,13 @@ def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: 
         return loaded[0]
 
     parts = DecoderRunnables(
-        [model(f) for f in found.stages],
-        model(found.head),
-        model(found.positions),
-        _array(bundle, found.embedding, mapped=True),
-        {k: model(f) for k, f in enumerate(found.exits) if f is not None},
-        {k: _array(bundle, f) for k, f in enumerate(found.ids) if f is not None},
-        {k: model(f) for k, f in enumerate(found.keys_values) if f is not None},
+        [model(f) for f in files.stages],
+        model(files.head),
+        model(files.positions),
+        _array(bundle, files.embedding, mapped=True),
+        {k: model(f) for k, f in enumerate(files.exits) if f is not None},
+        {k: _array(bundle, f) for k, f in enumerate(files.ids) if f is not None},
+        {k: model(f) for k, f in enumerate(files.keys_values) if f is not None},
     )
     loaded = LanguageModel(
         spec, parts, name=bundle.manifest.name, artifact=chosen.name, proof=chosen.proof,
@@ -74,11 +74,11 @@ def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
 
 
 def _array(bundle: Bundle, file: FileSpec, mapped: bool = False) -> NDArray[Any]:
-    """An array of the bundle; `mapped` leaves it on the disk until rows are asked for."""
+    """An array of the bundle; `mapped` reads rows from disk when they are used."""
     try:
-        found = np.load(bundle.file(file), mmap_mode="r" if mapped else None, allow_pickle=False)
+        array = np.load(bundle.file(file), mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as e:
         raise BundleError(f"{file.path}: not a .npy array: {e}") from e
-    if not isinstance(found, np.ndarray):
+    if not isinstance(array, np.ndarray):
         raise BundleError(f"{file.path}: not a .npy array")
-    return found.view(np.ndarray)  # numpy's own class for mapped files is slow to index
+    return array.view(np.ndarray)  # numpy's own class for mapped files is slow to index

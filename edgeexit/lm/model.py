@@ -1,4 +1,4 @@
-"""A language model from a bundle's decoder artifact: embedding, stages, heads. It holds no sequence; see `session`."""
+"""Language model of a bundle's decoder artifact: embedding, stages, heads. Sequences are in `session`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edgeexit.bundle.lm_spec import LmProof, LmSpec, proved
 from edgeexit.engine.backends import Runnable
 from edgeexit.errors import BundleError, DataError
 from edgeexit.lm.cache import Cache
-from edgeexit.lm.positions import TOLD, Positions
+from edgeexit.lm.positions import POSITION_INPUTS, Positions
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class DecoderRunnables:
-    """What a decoder artifact holds, loaded."""
+    """Loaded parts of a decoder artifact."""
 
     stages: Sequence[Runnable]
     head: Runnable
@@ -29,15 +29,15 @@ class DecoderRunnables:
     embedding: Array
     """`(vocab, width)` float32 or float16; may be mapped from its file."""
     exits: Mapping[int, Runnable] = field(default_factory=dict)
-    """Heads of their own, by stage."""
+    """Separate heads, by stage."""
     ids: Mapping[int, Array] = field(default_factory=dict)
-    """`(S,)` the tokens that the logits of an exit's short list stand for."""
+    """`(S,)` token ids of the logits of an exit's short list, by stage."""
     keys_values: Mapping[int, Runnable] = field(default_factory=dict)
-    """Keys and values alone, by stage."""
+    """Key and value products alone, by stage."""
 
 
 class NonFiniteLogits(DataError):
-    """Logits of which none is the largest: NaN, or infinite."""
+    """Logits without a largest one: NaN or infinite."""
 
 
 class LanguageModel:
@@ -65,7 +65,7 @@ class LanguageModel:
         self.count = len(spec.stages)
         """Stages, which are the exits."""
         self.bundle: Any = None
-        """What it was loaded from, kept alive: a ``.zip``'s unpacked files last as long as it does."""
+        """Bundle that it was loaded from; a reference keeps a ``.zip``'s unpacked files on disk."""
         _check_embedding(spec, parts.embedding)
         self._stages = [_Bound(m, f"stage_{k}", _stage_inputs(spec, k), _stage_outputs(spec, k))
                         for k, m in enumerate(parts.stages)]  # fmt: skip
@@ -73,18 +73,18 @@ class LanguageModel:
             raise BundleError(f"{name}: {len(self._stages)} stage files for {self.count} stages")
         self._head = _Bound(parts.head, "head", ["hidden"], ["logits"])
         self._exits = {k: _Bound(m, f"exit_{k}", ["hidden"], ["logits"]) for k, m in parts.exits.items()}
-        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", *TOLD[:2]], _stage_outputs(spec, k)[1:])
+        self._fill = {k: _Bound(m, f"kv_{k}", ["hidden", *POSITION_INPUTS[:2]], _stage_outputs(spec, k)[1:])
                       for k, m in parts.keys_values.items()}  # fmt: skip
-        self._turn = _Bound(parts.positions, "positions", ["positions"], [*TOLD[:2]])
+        self._turn = _Bound(parts.positions, "positions", ["positions"], [*POSITION_INPUTS[:2]])
         self.positions = Positions(self._turn, spec)
         for k, ids in parts.ids.items():
             _check_ids(spec, k, ids)
 
     def try_out(self) -> None:
-        """One token through every part, so that files that do not fit are found before an answer is begun.
+        """Run one token through every part, so that files that do not fit are reported before an answer begins.
 
         Raises:
-            BundleError: a part refuses it, or gives another shape or no number.
+            BundleError: a part refuses it, or returns another shape or non-finite numbers.
         """
         spec = self.spec
         rows = (1, 1, spec.kv_heads, spec.head_dim)
@@ -95,10 +95,10 @@ class LanguageModel:
             new = [rows] * (2 * len(spec.layers_of(k)))
             past = cache.pages(k, 1)
             values = [hidden, *self.positions.of(0, 1, len(past[0])), *past]
-            found = _tried(f"stage {k}", self._stages[k], values, [hidden.shape, *new])
+            outputs = _tried(f"stage {k}", self._stages[k], values, [hidden.shape, *new])
             if k in self._fill:
                 _tried(f"kv_{k}", self._fill[k], [hidden, *turn], new)
-            hidden = found[0]
+            hidden = outputs[0]
             if k in self._exits:
                 ids = self.parts.ids.get(k)
                 _tried(f"exit_{k}", self._exits[k], [hidden], [(1, 1, spec.vocab if ids is None else len(ids))])
@@ -111,7 +111,7 @@ class LanguageModel:
                 raise DataError(f"token id {token}: this model knows 0..{self.spec.vocab - 1}")
 
     def check_exit(self, k: int, *, last: bool = False) -> None:
-        """Raises: DataError for an exit that is not there; `last`: whether the last one counts."""
+        """Raises: DataError for an exit that is not there; `last`: the last one is allowed."""
         most = self.count - (1 if last else 2)
         if not 0 <= k <= most:
             what = "exits" if last else "early exits"
@@ -127,17 +127,17 @@ class LanguageModel:
 
         Args:
             k: the stage.
-            hidden: `(B, T, width)`, what stage k-1 gave for them.
+            hidden: `(B, T, width)`, output of stage k-1 for them.
             cache: gets the new rows.
 
         Returns:
             `(B, T, width)`.
         """
         past = cache.pages(k, hidden.shape[1])
-        told = self.positions.of(cache.lengths[k], hidden.shape[1], len(past[0]), cache.padding)
-        found = self._stages[k]([hidden, *told, *past])
-        cache.put(k, found[1:])
-        return found[0]
+        inputs = self.positions.of(cache.lengths[k], hidden.shape[1], len(past[0]), cache.padding)
+        hidden_out, *rows = self._stages[k]([hidden, *inputs, *past])
+        cache.put(k, rows)
+        return hidden_out
 
     def fill(self, k: int, hidden: Array, cache: Cache) -> None:
         """Stand-in keys and values of stage `k` for the next positions, from hidden states of an earlier exit.
@@ -168,8 +168,8 @@ class LanguageModel:
             NonFiniteLogits: as `logits`.
         """
         head = self._exits.get(k)
-        found = (self._head if head is None else head)([hidden])[0][0]
-        return self._checked(found, f"exit {k} ({'head' if head is None else f'exit_{k}'}.onnx)")
+        logits = (self._head if head is None else head)([hidden])[0][0]
+        return self._checked(logits, f"exit {k} ({'head' if head is None else f'exit_{k}'}.onnx)")
 
     def _checked(self, logits: Array, what: str) -> Array:
         top = logits.max(-1)  # NaN if one is NaN
@@ -189,12 +189,12 @@ class LanguageModel:
         return best if ids is None else ids[best]
 
     def proved(self, tokens: int) -> bool | None:
-        """Whether so many tokens together were shown to get the logits of one by one; None = nobody looked."""
+        """Proof that so many tokens together get the logits of one by one; None = not tested."""
         return proved(self.proof, tokens)
 
 
 class _Bound:
-    """Calls an engine's model with values in our order, whatever the file's."""
+    """Calls an engine's model with values in our order, independent of the file's."""
 
     def __init__(self, model: Runnable, what: str, inputs: list[str], outputs: list[str]) -> None:
         for kind, wanted, has in (("inputs", inputs, model.inputs), ("outputs", outputs, model.outputs)):
@@ -211,26 +211,28 @@ class _Bound:
     def __call__(self, values: Sequence[Array]) -> list[Array]:
         if self._plain:
             return self._run(values)
-        found = self._run([values[i] for i in self._in])
-        return [found[i] for i in self._out]
+        outputs = self._run([values[i] for i in self._in])
+        return [outputs[i] for i in self._out]
 
 
 def _tried(what: str, part: _Bound, values: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     try:
-        found = part(values)
+        outputs = part(values)
     except DataError as e:
         raise BundleError(f"{what} does not fit this model's sizes: {e}") from e
-    for array, shape in zip(found, shapes, strict=True):
+    for array, shape in zip(outputs, shapes, strict=True):
         if array.shape != shape or array.dtype != np.float32:
             raise BundleError(f"{what} gives {array.dtype} {array.shape}, expected float32 {shape}")
         if not np.isfinite(array).all():
-            raise BundleError(f"{what} gives numbers that are none: damaged weights?")
-    return found
+            raise BundleError(
+                f"{what} gives NaN or infinity, expected finite numbers: export the bundle again from sound weights"
+            )
+    return outputs
 
 
 def _stage_inputs(spec: LmSpec, k: int) -> list[str]:
     past = [f"past_key_values.{i}.{what}" for i in spec.layers_of(k) for what in ("key", "value")]
-    return ["hidden", *TOLD, *past]
+    return ["hidden", *POSITION_INPUTS, *past]
 
 
 def _stage_outputs(spec: LmSpec, k: int) -> list[str]:

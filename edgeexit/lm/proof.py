@@ -1,7 +1,7 @@
-"""Do tokens that go through together get the logits that they get one by one? Measured, for an artifact on a machine.
+"""Proof of speculation: compares the logits of tokens run together with those of tokens run one by one.
 
-Engines pick kernels by the processor, so what holds where a bundle was made is measured again where it runs:
-`edgeexit verify`.
+Engines pick kernels by the processor, so a proof made with the bundle is measured again where it runs: `edgeexit
+verify`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from edgeexit.lm.model import LanguageModel
 Array = NDArray[np.float32]
 
 TOLERANCE = 1e-3
-"""Of a logit. Products in float32 summed in another order move them by 1e-5 to 1e-4, kernels that round activations
-to 8 bits by 1 and more. What is verified may still change a token whose two largest logits lie closer than that."""
+"""Largest change of a logit. Products in float32 summed in another order change logits by 1e-5 to 1e-4, kernels that
+round activations to 8 bits by 1 and more. Verified speculation may still change a token whose two
+largest logits lie closer than that."""
 PIECE = 64
 """Tokens per sequence."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A proof and what else the run one by one gave."""
+    """A proof, and the logits of the run one by one."""
 
     proof: LmProof
     logits: Array
@@ -46,17 +47,17 @@ def prove(
     """Run text one token at a time, then in blocks of 2 to `block` tokens, and compare all logits.
 
     Blocks go through all stages together, as the check of prompt-lookup drafts does; and for every early exit through
-    the later stages only, after the first ones saw the tokens one by one, as self-speculation does.
+    the later stages only, after the first ones ran the tokens one by one, as self-speculation does.
 
     Args:
         lm: the artifact.
         ids: `(sequences, positions)`, real text.
         block: the most tokens together, at least 2.
-        tolerance: of a logit; see `TOLERANCE`.
-        progress: called with runs done and runs in all.
+        tolerance: largest change of a logit; see `TOLERANCE`.
+        progress: called with runs done and runs in total.
 
     Raises:
-        DataError: a block that does not fit the text, or logits that are no numbers.
+        DataError: a block that does not fit the text, or logits that are not finite.
     """
     count, last = ids.shape[1], lm.count - 1
     if not 2 <= block <= count or not len(ids):
@@ -67,7 +68,7 @@ def prove(
     for number, sequence in enumerate(ids):
         alone, hidden = _run(lm, sequence, 1)
         if not np.isfinite(alone).all():
-            raise DataError(f"{lm.artifact}: logits that are no numbers")
+            raise DataError(f"{lm.artifact}: logits are not finite; export the bundle again from sound weights")
         rows.append(alone)
         progress(done := done + 1, runs)
         for size in range(2, block + 1):
@@ -82,20 +83,20 @@ def prove(
 
 
 def _run(
-    lm: LanguageModel, ids: NDArray[np.int64], size: int, first: int = 0, given: list[Array] | None = None
+    lm: LanguageModel, ids: NDArray[np.int64], size: int, first: int = 0, outputs: list[Array] | None = None
 ) -> tuple[Array, list[Array]]:
-    """A text in blocks of `size` through the stages from `first` on; what stage first - 1 gave one by one is `given`.
+    """A text in blocks of `size` through the stages from `first` on; `outputs` holds those of each stage one by one.
 
     Returns:
-        Logits `(positions, vocab)`, and per stage what it gave `(1, positions, width)`.
+        Logits `(positions, vocab)`, and per stage its hidden states `(1, positions, width)`.
     """
     cache = Cache(lm.spec)
     logits: list[Array] = []
     outs: list[list[Array]] = [[] for _ in range(lm.count)]
     for at in range(0, len(ids), size):
         hidden = lm.embed(ids[at : at + size].tolist())
-        if first and given is not None:
-            hidden = given[first - 1][:, at : at + size]
+        if first and outputs is not None:
+            hidden = outputs[first - 1][:, at : at + size]
         for k in range(first, lm.count):
             hidden = lm.run_stage(k, hidden, cache)
             outs[k].append(hidden)

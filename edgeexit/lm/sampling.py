@@ -1,4 +1,4 @@
-"""From logits to a token: the most probable, or drawn; and the check of drafts that keeps either what it was."""
+"""Sampling of tokens from logits, greedy or random, and verification of drafts that preserves the distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Draft:
-    """A token that is to be checked."""
+    """A token to be verified."""
 
     token: int
     q: Array | None = None
@@ -24,7 +24,7 @@ class Draft:
 
 
 class Chooser(Protocol):
-    """How tokens are picked."""
+    """Strategy that picks tokens."""
 
     greedy: bool
 
@@ -35,7 +35,7 @@ class Chooser(Protocol):
         """A token from an early exit's logits `(S,)`; `ids` are the tokens that they stand for, None = all."""
 
     def verify(self, logits: Array, drafts: Sequence[Draft]) -> tuple[int, int]:
-        """How many of the drafts stand, and the token after them.
+        """Verify drafts: how many are accepted, and the token after them.
 
         Args:
             logits: the full model's, `(len(drafts) + 1, vocab)`.
@@ -44,7 +44,7 @@ class Chooser(Protocol):
 
 
 class Greedy:
-    """Always the most probable token."""
+    """Picks the most probable token."""
 
     greedy = True
 
@@ -74,7 +74,7 @@ class Sampler:
     greedy = False
 
     def __init__(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> None:
-        """Raises: DataError for numbers that make no distribution; temperature 0 is `Greedy`."""
+        """Raises: DataError for numbers outside their ranges; temperature 0 is `Greedy`."""
         if not (0 < temperature < float("inf")) or top_k < 0 or not (0 < top_p <= 1):
             raise DataError(
                 f"temperature {temperature!r}, top-k {top_k!r}, top-p {top_p!r}: expected a temperature above 0, "
@@ -129,17 +129,17 @@ def chooser(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
     """`Greedy` at temperature 0, else a `Sampler`.
 
     Raises:
-        DataError: numbers that make no distribution, or that cut one where nothing is drawn.
+        DataError: numbers outside their ranges, or top-k or top-p at temperature 0.
     """
     if temperature == 0 and (top_k != 0 or top_p != 1):
         raise DataError(
-            f"top-k {top_k!r} and top-p {top_p!r} cut what is drawn, and at temperature 0 nothing is: "
-            "give a temperature above 0 (--temperature 1 draws as the model says)"
+            f"top-k {top_k!r} and top-p {top_p!r} restrict sampling, and at temperature 0 there is none: "
+            "give a temperature above 0 (--temperature 1 samples the model's own distribution)"
         )
     return Greedy() if temperature == 0 else Sampler(temperature, top_k, top_p, seed)
 
 
-def sureness(logits: Array) -> float:
+def confidence(logits: Array) -> float:
     """The largest softmax probability of `(n,)` logits."""
     return float(1 / np.exp(logits - logits.max()).sum(dtype=np.float64))
 

@@ -1,8 +1,8 @@
-"""One sequence under way: its tokens, how far each stage has come with them, and what waits before each stage.
+"""Session: one sequence in progress, its tokens, the progress of each stage, and hidden states that wait for a stage.
 
-Every way of decoding is made of four moves: add tokens, take what waits through some stages, go back, look at a head.
-Speculation runs the early stages ahead and lets hidden states wait; a token that left early leaves its hidden state
-waiting until a later one goes deeper.
+Every method is made of four operations: add tokens, run waiting states through stages, roll back, compute a head.
+Speculation runs the early stages ahead and lets hidden states wait; the hidden state of a token that exited early
+waits until a later token goes deeper.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Session:
         self.cache = Cache(model.spec)
         self.ids: list[int] = []
         self._waiting: list[list[Array]] = [[] for _ in range(model.count)]
-        """Per stage but the first: what stage k-1 gave and stage k has not taken, `(1, T, width)` each."""
-        self.given: list[list[Array]] = [[] for _ in range(model.count)]
-        """Per stage: its hidden states since `mark`, for whoever looks back at a round."""
+        """Per stage but the first: outputs of stage k-1 that stage k has not run yet, `(1, T, width)` each."""
+        self.outputs: list[list[Array]] = [[] for _ in range(model.count)]
+        """Per stage: its hidden states since `mark`."""
         self._closed = [False] * model.count
 
     @property
@@ -45,15 +45,15 @@ class Session:
         return (len(self.ids) if k == 0 else self.cache.lengths[k - 1]) - self.cache.lengths[k]
 
     def mark(self) -> None:
-        """Forget the hidden states of earlier rounds."""
-        for given in self.given:
-            given.clear()
+        """Drop the hidden states of earlier rounds."""
+        for outputs in self.outputs:
+            outputs.clear()
 
     def prompt(self, ids: Sequence[int]) -> None:
         """Start with these tokens; all but the last go through the whole network.
 
         Raises:
-            DataError: none, too many, or unknown ones.
+            DataError: no, too many, or unknown tokens.
         """
         check_prompt(self.model, ids)
         last = self.model.count - 1
@@ -64,10 +64,10 @@ class Session:
         self.ids.append(ids[-1])
 
     def run(self, last: int) -> Array:
-        """Take everything that waits through stages 0..last.
+        """Run everything that waits through stages 0..last.
 
         Returns:
-            The hidden states `(1, T, width)` that stage `last` gave now, of its newest positions.
+            The hidden states `(1, T, width)` of stage `last`, of its newest positions.
         """
         model, cache, waiting = self.model, self.cache, self._waiting
         out: Array | None = None
@@ -84,17 +84,17 @@ class Session:
                 hidden = held[0] if len(held) == 1 else np.concatenate(held, axis=1)
                 held.clear()
             if self._closed[k]:
-                raise AssertionError(f"stage {k} was gone around and has no keys of those positions")
+                raise AssertionError(f"stage {k} was skipped and has no keys of those positions")
             out = model.run_stage(k, hidden, cache)
-            self.given[k].append(out)
+            self.outputs[k].append(out)
             if k + 1 < model.count:
                 waiting[k + 1].append(out)
         if out is None or cache.lengths[last] != len(self.ids):
             raise AssertionError("nothing waits")
         return out
 
-    def around(self, k: int) -> None:
-        """Hand what waits before stage `k` to the next one unchanged; from now on the stage has no keys of it."""
+    def skip(self, k: int) -> None:
+        """Pass what waits before stage `k` to the next one unchanged; the stage has no keys of it from now on."""
         held = self._waiting[k]
         for hidden in held:
             self.cache.lengths[k] += hidden.shape[1]
@@ -110,7 +110,7 @@ class Session:
             self.model.fill(later, hidden, self.cache)
 
     def back(self, length: int) -> None:
-        """Keep the first `length` tokens; nothing that was computed of the others remains."""
+        """Roll back to the first `length` tokens."""
         del self.ids[length:]
         cache = self.cache
         for k in range(1, self.model.count):
@@ -119,18 +119,18 @@ class Session:
         cache.rollback(length)
 
     def accept(self, length: int, token: int) -> None:
-        """Keep the first `length` tokens and go on with `token`."""
+        """Roll back to the first `length` tokens and append `token`."""
         self.back(length)
         self.ids.append(token)
 
     def explained(self, error: NonFiniteLogits, step: int) -> NonFiniteLogits:
-        """The error with where it comes from.
+        """The error with its source.
 
         Args:
             error: of a head.
             step: number of the answer's token, from 1.
         """
-        bad = next((k for k, rows in enumerate(self.given) if not all(np.isfinite(r).all() for r in rows)), None)
+        bad = next((k for k, rows in enumerate(self.outputs) if not all(np.isfinite(r).all() for r in rows)), None)
         source = "its hidden states are finite" if bad is None else f"stage {bad} (stage_{bad}.onnx) gives the first"
         return NonFiniteLogits(
             f"{error} at token {step} of the answer, and {source}: no token can be picked; try another artifact "
@@ -152,10 +152,10 @@ def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
 
 def _first(held: list[Array], rows: int) -> list[Array]:
     """The first rows of arrays `(1, T, width)` that follow one another."""
-    kept = []
+    first = []
     for hidden in held:
         if rows <= 0:
             break
-        kept.append(hidden if hidden.shape[1] <= rows else hidden[:, :rows])
+        first.append(hidden if hidden.shape[1] <= rows else hidden[:, :rows])
         rows -= hidden.shape[1]
-    return kept
+    return first

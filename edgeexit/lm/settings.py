@@ -1,4 +1,4 @@
-"""How to decode, as numbers: what the command line takes, the simulator tries and a verdict names."""
+"""Decoding settings: the method and its numbers, as the command line takes and the simulator tries them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from edgeexit.errors import DataError
 Method = Literal["greedy", "speculative", "del", "lookup", "calm", "skip"]
 METHODS: tuple[Method, ...] = get_args(Method)
 LOSSY = ("calm", "skip")
-"""Methods whose text is another than plain decoding's."""
+"""Methods whose text differs from plain decoding's by design."""
 Confidence = Literal["maxprob", "margin", "state"]
 CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 MOST_DRAFT = 64
-HEEDED: dict[str, tuple[Method, ...]] = {
+USED_BY: dict[str, tuple[Method, ...]] = {
     "exit": ("speculative", "calm", "skip"),
     "threshold": ("speculative", "del", "calm"),
     "repair": ("calm",),
 }
-"""Methods that know a number which is None or False unless somebody asks for it."""
+"""Setting that is None or False by default -> methods that use it."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One way of decoding."""
+class Decoding:
+    """A decoding method and its settings."""
 
     method: Method = "greedy"
     """greedy: token by token (also when tokens are drawn). speculative: drafts from one exit. del: exit and length
@@ -35,7 +35,7 @@ class Setting:
     draft: int = 4
     """speculative, lookup: tokens per round; del: the most."""
     threshold: float | None = None
-    """speculative, del: drafting ends at a guess less sure than this; None = 0. calm: sureness to leave with, at the
+    """speculative, del: drafting ends at a guess less sure than this; None = 0. calm: confidence to leave with, at the
     start; None = 0.9."""
     ngram: int = 3
     """lookup: tokens that must repeat, at most."""
@@ -48,7 +48,7 @@ class Setting:
     """calm: deeper stages later compute what they missed; False = they get stand-ins, cheaper and less exact."""
 
     def __post_init__(self) -> None:
-        """Raises: DataError for what cannot be."""
+        """Raises: DataError for settings outside their ranges or of another method."""
         if self.method not in METHODS:
             raise DataError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
         if self.confidence not in CONFIDENCES:
@@ -57,30 +57,30 @@ class Setting:
             hint = "; none at all is plain decoding, --method greedy" if self.draft == 0 else ""
             raise DataError(f"draft length {self.draft}: expected 1..{MOST_DRAFT} tokens{hint}")
         if not 0 <= self.sure <= 1:
-            raise DataError(f"threshold {self.threshold!r}: expected a sureness from 0 to 1")
+            raise DataError(f"threshold {self.threshold!r}: expected a confidence from 0 to 1")
         if not 1 <= self.ngram <= 64:
             raise DataError(f"n-gram length {self.ngram}: expected 1..64")
         if not 0 <= self.decay < 1e6:
             raise DataError(f"decay {self.decay:g}: expected a number of at least 0")
-        for name, given in (("exit", self.exit is not None), ("threshold", self.threshold is not None),
+        for name, is_set in (("exit", self.exit is not None), ("threshold", self.threshold is not None),
                             ("repair", self.repair)):  # fmt: skip
-            if given and self.method not in HEEDED[name]:
+            if is_set and self.method not in USED_BY[name]:
                 raise DataError(
-                    f"{self.method} has no {name}: that is of {', '.join(HEEDED[name])} (--method); leave it out"
+                    f"{self.method} has no {name}: that is of {', '.join(USED_BY[name])} (--method); leave it out"
                 )
         if self.method == "speculative" and self.exit is None:
             raise DataError("speculative decoding needs the exit to draft from (--exit); `edgeexit simulate` finds it")
 
     @property
     def sure(self) -> float:
-        """The threshold, or what stands for None."""
+        """The threshold, or the default for None."""
         if self.threshold is None:
             return 0.9 if self.method == "calm" else 0.0
         return self.threshold
 
     @property
     def lossy(self) -> bool:
-        """Whether the text is another than plain decoding's by design."""
+        """The text differs from plain decoding's by design."""
         return self.method in LOSSY
 
     @property

@@ -1,6 +1,6 @@
-"""CTC: from a class per frame to a sequence, and how likely a sequence is (Graves et al., 2006).
+"""CTC (Graves et al., 2006): greedy decoding, exact probability of a sequence, N-best hypotheses.
 
-A sequence is what remains of a path, one class per frame, when equal neighbours are drawn together and blanks dropped.
+A sequence is a path, one class per frame, with equal neighbours merged and blanks dropped.
 Everything here works on one utterance, in float64 and in logarithms, with one vectorised step per frame.
 """
 
@@ -27,23 +27,23 @@ class Timed(NamedTuple):
 
 
 def checked(log_probs: NDArray[Any], blank: int) -> NDArray[Any]:
-    """An utterance's log-probabilities `(T, V)`; -inf stands for what cannot be.
+    """Check an utterance's log-probabilities `(T, V)`; -inf = impossible.
 
     Raises:
         DataError: of another shape or dtype, without the blank, or with NaN or +inf.
     """
-    found = np.asarray(log_probs)
-    if found.ndim != 2 or found.dtype.kind != "f" or found.shape[1] < 2:
-        raise DataError(f"log-probabilities: expected floats (frames, classes), found {found.dtype} {found.shape}")
-    if not 0 <= blank < found.shape[1]:
-        raise DataError(f"blank: expected one of the {found.shape[1]} classes, found {blank}")
-    if found.size and not found.max() < np.inf:  # NaN wins in max, and is not below
+    lp = np.asarray(log_probs)
+    if lp.ndim != 2 or lp.dtype.kind != "f" or lp.shape[1] < 2:
+        raise DataError(f"log-probabilities: expected floats (frames, classes), found {lp.dtype} {lp.shape}")
+    if not 0 <= blank < lp.shape[1]:
+        raise DataError(f"blank: expected one of the {lp.shape[1]} classes, found {blank}")
+    if lp.size and not lp.max() < np.inf:  # NaN wins in max, and is not below
         raise DataError("log-probabilities: found NaN or +inf; the model or its input is damaged")
-    return found
+    return lp
 
 
 def normalised(outputs: NDArray[Any]) -> NDArray[np.float64]:
-    """Log-softmax over the last axis, in float64; what is log-probabilities already stays so."""
+    """Log-softmax over the last axis, in float64; log-probabilities stay as they are."""
     z = np.asarray(outputs, np.float64)
     top = z.max(-1, keepdims=True, initial=-np.inf)
     z = z - np.where(np.isfinite(top), top, 0.0)
@@ -56,10 +56,10 @@ def greedy(log_probs: NDArray[Any], blank: int) -> list[int]:
 
     Args:
         log_probs: `(T, V)`; logits serve as well.
-        blank: the class that stands for nothing.
+        blank: index of the blank.
 
     Raises:
-        DataError: arrays that are no log-probabilities.
+        DataError: arrays that are not log-probabilities.
     """
     ids: list[int] = greedy_timed(log_probs, blank).ids.tolist()
     return ids
@@ -70,7 +70,7 @@ def greedy_timed(log_probs: NDArray[Any], blank: int, before: int | None = None)
 
     Args:
         log_probs: `(T, V)`; logits serve as well.
-        blank: the class that stands for nothing.
+        blank: index of the blank.
         before: the best class of the frame before these; None = there is none, as the utterance begins here.
     """
     path = checked(log_probs, blank).argmax(-1)
@@ -88,13 +88,13 @@ def sequence_logprob(log_probs: NDArray[Any], ids: Sequence[int] | NDArray[Any],
     Args:
         log_probs: `(T, V)`, normalised.
         ids: the classes of the sequence, without blanks.
-        blank: the class that stands for nothing.
+        blank: index of the blank.
 
     Returns:
         At most 0 up to rounding; -inf where no path of T frames spells the sequence.
 
     Raises:
-        DataError: arrays that are no log-probabilities, or ids that are no classes or blank.
+        DataError: arrays that are not log-probabilities, or ids that are not classes, or blank.
     """
     lp = checked(log_probs, blank)
     labels = np.asarray(ids, np.int64).reshape(-1)
@@ -122,21 +122,21 @@ def sequence_logprob(log_probs: NDArray[Any], ids: Sequence[int] | NDArray[Any],
 
 
 def prefix_beam(log_probs: NDArray[Any], blank: int, beam: int) -> list[tuple[tuple[int, ...], float]]:
-    """The likeliest sequences, best first: prefix beam search (Hannun et al., 2014) without a language model.
+    """The N most likely sequences, best first: prefix beam search (Hannun et al., 2014) without a language model.
 
-    Paths that spell the same are added up, whenever they meet: the sum is exact while no more than `beam` prefixes
-    are alive, and from below when some had to be left behind.
+    Probabilities of paths with the same sequence are added: the sum is exact while no more than `beam` prefixes
+    are alive, and a lower bound when some were pruned.
 
     Args:
         log_probs: `(T, V)`, normalised.
-        blank: the class that stands for nothing.
-        beam: how many prefixes are carried from frame to frame, and at most returned.
+        blank: index of the blank.
+        beam: prefixes that are kept from frame to frame, and the most that are returned.
 
     Returns:
         `(ids, ln P)` pairs; at least one, unless nothing is possible at all.
 
     Raises:
-        DataError: arrays that are no log-probabilities, or a beam below 1 or above 4096.
+        DataError: arrays that are not log-probabilities, or a beam below 1 or above 4096.
     """
     lp = checked(log_probs, blank).astype(np.float64, copy=False)
     if not 1 <= beam <= MOST_BEAM:
@@ -170,27 +170,27 @@ def prefix_beam(log_probs: NDArray[Any], blank: int, beam: int) -> list[tuple[tu
         ]
         nodes = np.concatenate([nodes[best[best < len(nodes)]], np.array(new, np.int64)])
         ends_blank, ends_class = kept_blank[best], kept_class[best]
-    found = np.logaddexp(ends_blank, ends_class)
-    return [(tree.spelled(int(nodes[i])), float(found[i])) for i in np.argsort(-found, kind="stable")]
+    logprobs = np.logaddexp(ends_blank, ends_class)
+    return [(tree.spelled(int(nodes[i])), float(logprobs[i])) for i in np.argsort(-logprobs, kind="stable")]
 
 
 class _Tree:
-    """All prefixes met, each once: its last class, and the node of what comes before; node 0 is the empty one."""
+    """All prefixes seen, each once: its last class, and its parent's node; node 0 is the empty prefix."""
 
     def __init__(self) -> None:
         self.last, self.parent = np.zeros(64, np.int64), np.full(64, -1)
         self._children: dict[tuple[int, int], int] = {}
 
     def child(self, node: int, label: int) -> int:
-        found = self._children.setdefault((node, label), len(self._children) + 1)
-        if found == len(self.last):
-            self.last, self.parent = np.resize(self.last, 2 * found), np.resize(self.parent, 2 * found)
-        self.last[found], self.parent[found] = label, node
-        return found
+        index = self._children.setdefault((node, label), len(self._children) + 1)
+        if index == len(self.last):
+            self.last, self.parent = np.resize(self.last, 2 * index), np.resize(self.parent, 2 * index)
+        self.last[index], self.parent[index] = label, node
+        return index
 
     def spelled(self, node: int) -> tuple[int, ...]:
-        found: list[int] = []
+        ids: list[int] = []
         while node:
-            found.append(int(self.last[node]))
+            ids.append(int(self.last[node]))
             node = int(self.parent[node])
-        return tuple(reversed(found))
+        return tuple(reversed(ids))

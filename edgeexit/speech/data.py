@@ -1,4 +1,4 @@
-"""Utterances with what was said in them, read one after another: an .npz, a list of .wav files, or a folder of them."""
+"""Utterances with reference texts, read one by one from an .npz, a list of .wav files, or a folder of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeexit.common.files import read_npz
 from edgeexit.errors import DataError
-from edgeexit.speech.wav import Notice, read_wav
+from edgeexit.speech.wav import Notice, read_wav, warn
 
 _MOST_BYTES = 64 << 20
 """Of a list of files."""
@@ -31,16 +31,16 @@ class Utterance:
     rate: int
     """Samples per second."""
     text: str
-    """What was said."""
+    """Reference transcript."""
 
 
 @dataclass(frozen=True)
 class SpeechData:
-    """Where utterances come from; iterate for `Utterance`s. Sound is read when it is its turn."""
+    """A data set of utterances; iterate for `Utterance`s. Sound is read on demand."""
 
     name: str
     texts: tuple[str, ...]
-    """What was said in each."""
+    """Reference transcripts."""
     _read: Callable[[int], Utterance]
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class SpeechData:
 
 
 def is_speech_data(path: Path) -> bool:
-    """Whether a path looks like one of the forms that `read_speech` reads, so that another reader need not try."""
+    """Test whether a path looks like one of the forms that `read_speech` reads."""
     if path.suffix != ".npz":
         return path.is_dir() or path.suffix in (".tsv", ".txt", ".lst")
     try:
@@ -61,24 +61,25 @@ def is_speech_data(path: Path) -> bool:
         return False
 
 
-def read_speech(path: Path | str, notice: Notice | None = None) -> SpeechData:
+def read_speech(path: Path | str, *, convert: bool = False, notice: Notice = warn) -> SpeechData:
     """Utterances of a data file.
 
     Args:
         path: an ``.npz`` with `samples` (all utterances in a row, float in [-1, 1] or int16), `starts` (n + 1,) where
             each begins, `texts` (n,) and `sample_rate`; or a list, UTF-8, with a .wav (relative to the list) and its
             text on every line, a tab between; or a folder of .wav files, each with a .txt of the same name.
-        notice: is told when channels are mixed down; without it, such files are refused.
+        convert: see `read_wav`.
+        notice: called with every conversion.
 
     Raises:
-        DataError: none of these, nothing in it, or not as said; the message names the line or the array.
+        DataError: none of these, nothing in it, or in another form; the message names the line or the array.
     """
     path = Path(path)
     if path.is_dir():
-        return _of_files(path.name, _pairs(path), notice)
+        return _of_files(path.name, _pairs(path), convert, notice)
     if path.suffix == ".npz":
         return _of_arrays(path)
-    return _of_files(path.name, _listed(path), notice)
+    return _of_files(path.name, _listed(path), convert, notice)
 
 
 def _of_arrays(path: Path) -> SpeechData:
@@ -109,37 +110,37 @@ def _of_arrays(path: Path) -> SpeechData:
     return SpeechData(path.name, tuple(str(t) for t in texts), read)
 
 
-def _of_files(name: str, files: list[tuple[Path, str]], notice: Notice | None) -> SpeechData:
+def _of_files(name: str, files: list[tuple[Path, str]], convert: bool, notice: Notice) -> SpeechData:
     def read(i: int) -> Utterance:
         path, text = files[i]
-        return Utterance(str(path), *read_wav(path, notice), text)
+        return Utterance(str(path), *read_wav(path, convert=convert, notice=notice), text)
 
     return SpeechData(name, tuple(text for _, text in files), read)
 
 
 def _listed(path: Path) -> list[tuple[Path, str]]:
-    found = []
+    files = []
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         file, tab, text = line.rstrip("\r").partition("\t")
         if not tab or not file.strip():
             raise DataError(f"{path}: line {number}: expected 'file.wav<TAB>text', found {line!r:.60}")
-        found.append((path.parent / file.strip(), " ".join(text.split())))
-    if not found:
+        files.append((path.parent / file.strip(), " ".join(text.split())))
+    if not files:
         raise DataError(f"{path}: no utterances; speech data are {_FORMS}")
-    return found
+    return files
 
 
 def _pairs(folder: Path) -> list[tuple[Path, str]]:
-    found = []
+    files = []
     for path in sorted(folder.glob("*.wav")):
         if not (beside := path.with_suffix(".txt")).is_file():
-            raise DataError(f"{path}: no {beside.name} beside it with what is said; speech data are {_FORMS}")
-        found.append((path, " ".join(_text(beside).split())))
-    if not found:
+            raise DataError(f"{path}: no {beside.name} beside it with its transcript; speech data are {_FORMS}")
+        files.append((path, " ".join(_text(beside).split())))
+    if not files:
         raise DataError(f"{folder}: no .wav files; speech data are {_FORMS}")
-    return found
+    return files
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Greedy CTC decoding while an utterance is still being said."""
+"""Greedy CTC decoder for log-probabilities that arrive in pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeexit.speech.tokens import Tokens
 
 
 class GreedyDecoder:
-    """Takes log-probabilities in pieces, whole or as a stream gives them; `text` is what was said so far.
+    """Decodes log-probabilities, whole or in pieces; `text` is the transcript so far.
 
     ::
 
@@ -30,25 +30,25 @@ class GreedyDecoder:
         self.seen = 0
         """Frames so far."""
         self.trailing_blanks = 0
-        """Frames since the last one that said something, or since the beginning."""
+        """Blank frames since the last other class, or since the beginning."""
         self._before: int | None = None
 
     def accept(self, log_probs: NDArray[Any]) -> bool:
-        """Decode the next frames `(t, V)`; logits serve as well. Tells whether `text` has grown.
+        """Decode the next frames `(t, V)`; logits serve as well. Returns whether `text` has grown.
 
         Raises:
-            DataError: arrays that are no log-probabilities.
+            DataError: arrays that are not log-probabilities.
         """
-        found = greedy_timed(log_probs, self.tokens.blank, self._before)
+        decoded = greedy_timed(log_probs, self.tokens.blank, self._before)
         path = log_probs.argmax(-1)
-        self.ids += found.ids.tolist()
-        self.frames += (found.frames + self.seen).tolist()
+        self.ids += decoded.ids.tolist()
+        self.frames += (decoded.frames + self.seen).tolist()
         self.seen += len(path)
         if len(path):
             self._before = int(path[-1])
             spoken = (path != self.tokens.blank).nonzero()[0]
             self.trailing_blanks = len(path) - 1 - int(spoken[-1]) if len(spoken) else self.trailing_blanks + len(path)
-        return len(found.ids) > 0
+        return len(decoded.ids) > 0
 
     @property
     def text(self) -> str:

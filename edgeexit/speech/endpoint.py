@@ -1,4 +1,4 @@
-"""Where an utterance ends, and where long audio is best cut."""
+"""Endpoint rules for utterances, and windows of long audio cut where it is quietest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ End = Literal["nothing said", "pause", "length"]
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """When an utterance is over; the numbers are those that k2 and sherpa-onnx begin with."""
+    """Rules for the end of an utterance; the defaults are those of k2 and sherpa-onnx."""
 
     silence_s: float = 2.4
     """Seconds without a word at the beginning."""
@@ -31,12 +31,12 @@ class EndpointRules:
                 raise DataError(f"{name}: expected a positive number of seconds, found {value!r:.40}")
 
     def ended(self, seconds: float, silent_s: float, spoken: bool) -> End | None:
-        """Whether the utterance is over, and why; None = it goes on.
+        """The reason why the utterance is over; None = it goes on.
 
         Args:
-            seconds: how long it has lasted.
-            silent_s: since when nothing was said.
-            spoken: whether anything was said at all.
+            seconds: its length so far.
+            silent_s: seconds without a word at its end.
+            spoken: it has a word.
         """
         if silent_s >= (self.pause_s if spoken else self.silence_s):
             return "pause" if spoken else "nothing said"

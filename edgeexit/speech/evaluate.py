@@ -1,6 +1,6 @@
-"""How well a speech model hears at every exit, and what leaving early costs: error rates, policies, the best possible.
+"""Evaluation of a speech model: error rates of every exit, of policies, and of the oracle.
 
-Word and character errors of each exit are jiwer's; everything else is a sweep over the recorded rows.
+Word and character errors of each exit are counted by jiwer; everything else is a sweep over the recorded rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DROP = 0.005
 
 @dataclass(frozen=True)
 class Errors:
-    """What jiwer counts in the transcripts of one exit, over all words together."""
+    """Errors that jiwer counts in the transcripts of one exit, over all words together."""
 
     wer: float
     cer: float
@@ -42,12 +42,12 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a way of taking exits did on the held-out rows."""
+class PolicyResult:
+    """Error rate and cost of one policy on the held-out rows."""
 
     name: str
     error: float
-    """The error rate that was recorded: of words, or of characters."""
+    """The recorded error rate, as a fraction: of words, or of characters."""
     cost: float
     """Mean, as a fraction of the last exit's."""
     depth: float
@@ -60,23 +60,23 @@ class Taken:
     more_half: float
     """Half-width of its 95 % interval."""
     policy: Mapping[str, Any] | None = None
-    """The table of numbers; None = none can do this."""
+    """The policy as JSON; None = the oracle, which no policy can be."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that was found, on the held-out rows."""
+    """Results on the held-out rows."""
 
     error: str
-    """What the rows count: "WER" or "CER"."""
+    """The error rate: "WER" or "CER"."""
     n: int
     """Utterances."""
     audio_s: float
     """Seconds of sound."""
     exits: tuple[Errors, ...]
-    taken: tuple[Taken, ...]
+    taken: tuple[PolicyResult, ...]
     """The default policy without calibration, then thresholds on every score, chosen on the design rows to lose at
-    most `drop`; the last is the oracle, which knows the references: of the exits with the fewest edits, the first."""
+    most `drop`; the last is the oracle, which knows the references: the first of the exits with the fewest edits."""
     drop: float
     ranking: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     """By score and exit: probability that an utterance without an error has a higher score than one with (AUROC);
@@ -114,11 +114,11 @@ def evaluate(
     """
     rows = held_out.rows
     if not rows.labelled or not design.labelled:
-        raise DataError(f"{rows.name}: an error rate needs to know what was said; these rows have no references")
+        raise DataError(f"{rows.name}: an error rate needs reference transcripts; these rows have none")
     if not 0 <= drop < 1:
         raise PolicyError(f"a drop is a fraction in [0, 1), found {drop!r}; 0.005 is half a point")
     errors = tuple(count_errors(held_out.references, texts) for texts in held_out.texts)
-    found = sweep(
+    swept = sweep(
         design, rows, policies, budgets, progress,
         alphas=alphas, delta=delta, environment=environment, seed=seed,
     )  # fmt: skip
@@ -140,29 +140,29 @@ def evaluate(
         drop,
         {s: tuple(_ranking(a, b) for a, b in zip(rows.scores(s), rows.right, strict=True)) for s in rows.score_names},
         {s: tuple(float(t) for t in times) for s, times in scoring.items()},
-        found,
+        swept,
     )
 
 
 def count_errors(references: Sequence[str], texts: Sequence[str]) -> Errors:
-    """Errors of words and characters, as jiwer counts them.
+    """Count errors of words and characters with jiwer.
 
     Raises:
         BackendMissing: jiwer is not installed.
-        DataError: nothing was said in any reference.
+        DataError: no reference has a word.
     """
     try:
         import jiwer
     except ImportError as e:
         raise BackendMissing("error rates of texts are counted by jiwer: pip install 'edgeexit[speech]'") from e
-    said = [(r, t) for r, t in zip(references, texts, strict=True) if r.split()]
-    if not said:
-        raise DataError("nothing was said in any reference; an error rate needs words")
-    first, second = ([" ".join(text.split()) for text in side] for side in zip(*said, strict=True))
+    spoken = [(r, t) for r, t in zip(references, texts, strict=True) if r.split()]
+    if not spoken:
+        raise DataError("no reference has a word; an error rate needs words")
+    first, second = ([" ".join(text.split()) for text in side] for side in zip(*spoken, strict=True))
     words, characters = jiwer.process_words(first, second), jiwer.process_characters(first, second)
-    # jiwer refuses silence as a reference; whatever is heard in it is inserted.
-    heard = [" ".join(t.split()) for r, t in zip(references, texts, strict=True) if not r.split()]
-    more_words, more_letters = sum(len(t.split()) for t in heard), sum(map(len, heard))
+    # jiwer refuses an empty reference; every word in its transcript is an insertion.
+    inserted = [" ".join(t.split()) for r, t in zip(references, texts, strict=True) if not r.split()]
+    more_words, more_letters = sum(len(t.split()) for t in inserted), sum(map(len, inserted))
     count = words.hits + words.substitutions + words.deletions
     letters = characters.hits + characters.substitutions + characters.deletions
     return Errors(
@@ -175,8 +175,8 @@ def count_errors(references: Sequence[str], texts: Sequence[str]) -> Errors:
     )
 
 
-def taken_by(name: str, policy: Policy, rows: SequenceRecords) -> Taken:
-    """What a policy does on rows."""
+def taken_by(name: str, policy: Policy, rows: SequenceRecords) -> PolicyResult:
+    """Measure a policy on rows."""
     return _taken(name, replay(policy, rows), rows, policy, rows.scoring_seconds(policy.score))
 
 
@@ -185,29 +185,29 @@ def _fixed(rows: SequenceRecords, score: str) -> Threshold:
 
 
 def _chosen(design: SequenceRecords, drop: float) -> list[tuple[str, Policy]]:
-    found: list[tuple[str, Policy]] = []
+    chosen: list[tuple[str, Policy]] = []
     if "agreement" in design.score_names:
-        found.append(("agreement, not calibrated", Threshold((1.0,) * (design.exits - 1), "agreement")))
+        chosen.append(("agreement, not calibrated", Threshold((1.0,) * (design.exits - 1), "agreement")))
     for score in design.score_names:
-        found.append((score, for_drop(design, CandidateFamily(score=score), drop).policy))
-    return found
+        chosen.append((score, for_drop(design, CandidateFamily(score=score), drop).policy))
+    return chosen
 
 
 def _taken(
     name: str, taken: NDArray[np.int64], rows: SequenceRecords, policy: Policy | None, scoring: NDArray[Any] | None
-) -> Taken:
-    found = outcome(taken, rows)
-    seconds, audio = found.seconds, rows.audio_seconds
+) -> PolicyResult:
+    result = outcome(taken, rows)
+    seconds, audio = result.seconds, rows.audio_seconds
     never = policy is not None and policy.fixed is not None
     if seconds is not None and scoring is not None and not never:
-        seconds += float(np.dot(found.exit_rates, scoring))
+        seconds += float(np.dot(result.exit_rates, scoring))
     less, half = paired(rows.correct[taken, np.arange(rows.n)], rows.correct[-1])
-    return Taken(
+    return PolicyResult(
         name,
-        shown(rows.measure, found.accuracy),
-        found.cost,
-        float(np.dot(found.exit_rates, np.arange(rows.exits) + 1)),
-        found.exit_rates,
+        shown(rows.measure, result.accuracy),
+        result.cost,
+        float(np.dot(result.exit_rates, np.arange(rows.exits) + 1)),
+        result.exit_rates,
         None if seconds is None or audio is None else seconds / audio,
         -less if less else 0.0,
         half,

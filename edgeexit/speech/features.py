@@ -1,7 +1,7 @@
-"""Log-mel filter banks as Kaldi computes them (its `fbank`), whole or as the audio arrives.
+"""Log-mel filter-bank features as Kaldi's `fbank` computes them, of a whole recording or as the audio arrives.
 
-A model hears through these numbers: only another upper edge of the mel range moved a digit error rate from 0.3 % to
-10 %. So the specification travels in the bundle, and training and device call this same code.
+These numbers are the model's input: another upper edge of the mel range alone moved a digit error rate from 0.3 % to
+10 %. So the specification is stored in the bundle, and training and device call this same code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def log_mel(samples: NDArray[Any], spec: FeatureSpec) -> Frames:
         DataError: not one channel of floats, NaN or infinite samples, or more bands than the window can tell apart.
     """
     stream = FeatureStream(spec)
-    return np.concatenate([stream.accept(samples), stream.finish()])
+    return np.concatenate([stream.accept_waveform(samples), stream.finish()])
 
 
 class FeatureStream:
@@ -50,7 +50,7 @@ class FeatureStream:
 
         stream = FeatureStream(spec)
         for samples in microphone:
-            frames = stream.accept(samples)   # those that are complete by now, perhaps none
+            frames = stream.accept_waveform(samples)   # those that are complete by now, perhaps none
         frames = stream.finish()              # those that needed the end
     """
 
@@ -61,11 +61,11 @@ class FeatureStream:
         self._rest: Samples = np.zeros(0, np.float32)
         self._lead = 0 if spec.snip_edges else spec.window_samples // 2 - spec.shift_samples // 2
         self._started = spec.snip_edges
-        self._samples = self._made = 0
+        self._samples = self._emitted = 0
         self._finished = False
 
-    def accept(self, samples: NDArray[Any]) -> Frames:
-        """The frames that these samples complete.
+    def accept_waveform(self, samples: NDArray[Any]) -> Frames:
+        """Add samples; returns the frames that they complete.
 
         Raises:
             DataError: as `log_mel`; or the stream has finished.
@@ -82,14 +82,14 @@ class FeatureStream:
             self._rest = np.concatenate([self._rest[: self._lead][::-1], self._rest])
             self._started = True
         count = max(0, 1 + (len(self._rest) - window) // shift)
-        found = self._work(self._rest, count)
+        frames = self._work(self._rest, count)
         self._rest = self._rest[count * shift :].copy()
-        return found
+        return frames
 
     def finish(self) -> Frames:
-        """The frames at the end, which is mirrored where the specification says so; afterwards nothing is accepted."""
+        """Return the last frames, the end mirrored if the specification says so; no more samples are accepted."""
         self._finished = True
-        count = self.spec.frames(self._samples) - self._made
+        count = self.spec.frames(self._samples) - self._emitted
         if count <= 0:
             return self._none()
         before = 0 if self._started else self._lead
@@ -98,13 +98,13 @@ class FeatureStream:
         return self._work(padded, count)
 
     def _work(self, samples: Samples, count: int) -> Frames:
-        found = np.empty((count, self.spec.bins), np.float32)
+        frames = np.empty((count, self.spec.bins), np.float32)
         window, shift = self.spec.window_samples, self.spec.shift_samples
         for i in range(0, count, _BLOCK):
             part = samples[i * shift : (min(i + _BLOCK, count) - 1) * shift + window]
-            found[i : i + _BLOCK] = self._bank.of(np.lib.stride_tricks.sliding_window_view(part, window)[::shift])
-        self._made += count
-        return found
+            frames[i : i + _BLOCK] = self._bank.of(np.lib.stride_tricks.sliding_window_view(part, window)[::shift])
+        self._emitted += count
+        return frames
 
     def _none(self) -> Frames:
         return np.zeros((0, self.spec.bins), np.float32)
@@ -116,18 +116,18 @@ def checked(samples: NDArray[Any]) -> Samples:
     Raises:
         DataError: anything else, or a sample that is NaN, infinite or absurdly large.
     """
-    found = np.asarray(samples)
-    if found.ndim != 1 or found.dtype.kind != "f":
-        raise DataError(f"samples: expected one channel of floats (N,), found {found.dtype} {found.shape}")
-    peak = np.abs(found).max(initial=0)
+    array = np.asarray(samples)
+    if array.ndim != 1 or array.dtype.kind != "f":
+        raise DataError(f"samples: expected one channel of floats (N,), found {array.dtype} {array.shape}")
+    peak = np.abs(array).max(initial=0)
     if not peak <= LOUDEST:  # a NaN is not
-        at = int(np.flatnonzero(~(np.abs(found) <= LOUDEST))[0])
-        raise DataError(f"samples: {found[at]} at {at}; expected finite numbers, usually in [-1, 1]")
-    return found.astype(np.float32, copy=False)
+        at = int(np.flatnonzero(~(np.abs(array) <= LOUDEST))[0])
+        raise DataError(f"samples: {array[at]} at {at}; expected finite numbers, usually in [-1, 1]")
+    return array.astype(np.float32, copy=False)
 
 
 class _Bank(NamedTuple):
-    """What a specification comes to, ready for use."""
+    """Filter bank of a specification, ready for use."""
 
     spec: FeatureSpec
     window: NDArray[np.float32]
@@ -138,7 +138,7 @@ class _Bank(NamedTuple):
     weights: NDArray[np.float32]
     """`(P,)`"""
     starts: NDArray[np.intp]
-    """Where each band begins among them; `(bins,)`"""
+    """Index among them at which each band begins; `(bins,)`"""
 
     def of(self, windows: NDArray[np.float32]) -> Frames:
         """`(n, window_samples)` -> `(n, bins)`."""
@@ -176,13 +176,13 @@ def mel_weights(spec: FeatureSpec) -> tuple[NDArray[np.float64], int]:
     at = mel(np.arange(size // 2) * (spec.sample_rate / size))[:, None]  # half the sample rate takes part in none
     left, middle, right = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
-    found = np.concatenate([np.clip(np.minimum(rising, falling), 0, None), np.zeros((1, spec.bins))])
-    if len(silent := np.flatnonzero(~found.any(axis=0))):
+    weights = np.concatenate([np.clip(np.minimum(rising, falling), 0, None), np.zeros((1, spec.bins))])
+    if len(silent := np.flatnonzero(~weights.any(axis=0))):
         raise DataError(
             f"bins: {spec.bins} bands are too many for a transform of {size} samples at {spec.sample_rate} Hz: "
             f"no frequency lies in band {silent[0]}; ask for fewer bands or a longer window"
         )
-    return found, size
+    return weights, size
 
 
 def window_weights(spec: FeatureSpec) -> NDArray[np.float64]:

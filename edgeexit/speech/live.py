@@ -1,4 +1,4 @@
-"""Text while it is being said, from a network that hears whole utterances."""
+"""Live transcription with a network for whole utterances: the utterance so far is transcribed again and again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 from edgeexit.errors import BackendMissing, DataError
 from edgeexit.speech.endpoint import End, EndpointRules
 from edgeexit.speech.features import Samples, checked
-from edgeexit.speech.offline import Part, Transcriber
+from edgeexit.speech.offline import Transcriber
+from edgeexit.speech.transcript import Part
 
 
 class LiveText(NamedTuple):
-    """What an utterance says so far."""
+    """Transcript of an utterance so far."""
 
     part: Part
     end: End | None
-    """Why it is over; None = it goes on, and the text may still change."""
+    """Reason why it is over; None = it goes on, and the text may still change."""
 
 
 def listen(
@@ -29,17 +30,17 @@ def listen(
 ) -> Iterator[LiveText]:
     """Transcribe sound as it arrives, utterance by utterance.
 
-    The network hears the utterance from its beginning every time, which is exact for any network and cheap for small
-    ones: at half a second and utterances of a few seconds, ten times the cost of hearing it once.
+    The network runs on the utterance from its beginning every time, which is exact for any network and cheap for small
+    ones: at half a second and utterances of a few seconds, ten times the cost of running once.
 
     Args:
-        transcriber: its windows must be at least as long as utterances may be.
+        transcriber: with windows at least as long as the longest utterance.
         blocks: float32 `(n,)` each, at the transcriber's rate.
-        rules: when an utterance is over; None = the usual ones, no longer than the transcriber's windows.
-        every_s: seconds between two looks.
+        rules: end of an utterance; None = the usual rules, no longer than the transcriber's windows.
+        every_s: seconds between two runs.
 
     Yields:
-        the text so far, then the same with its end; utterances in which nothing was said are left out.
+        the text so far, then the same with its end; utterances without a word are left out.
     """
     if rules is None:
         rules = EndpointRules(longest_s=min(EndpointRules.longest_s, transcriber.longest_s))
@@ -60,7 +61,7 @@ def listen(
             if part.text:
                 yield LiveText(part, end)
             if end is not None:
-                # What was silent stays, for the next word may have begun in it without having been heard yet.
+                # The silence stays, as the next word may have begun in it.
                 over = looked - min(step, int(part.silent_seconds * rate) // 2)
                 start, held, looked = start + over, held[over:], 0
     if len(held):
@@ -90,7 +91,7 @@ def _recorded(sounddevice: Any, rate: int, block: int) -> Iterator[Samples]:
     try:
         with sounddevice.InputStream(rate, block, channels=1, dtype="float32") as stream:
             while True:
-                found, _ = stream.read(block)
-                yield np.ascontiguousarray(found[:, 0])
+                samples, _ = stream.read(block)
+                yield np.ascontiguousarray(samples[:, 0])
     except sounddevice.PortAudioError as e:
         raise DataError(f"the microphone cannot be read at {rate} Hz: {e}; record a .wav and pass that") from e

@@ -1,4 +1,4 @@
-"""Streaming transcription: partial texts chunk by chunk, and an exit for every utterance or every chunk."""
+"""Streaming transcription: partial texts chunk by chunk, and an exit per utterance or per chunk."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ ExitPer = Literal["utterance", "chunk"]
 
 @dataclass(frozen=True)
 class PartialTranscript:
-    """What was heard of an utterance: so far, or in the end."""
+    """Transcript of an utterance so far, or of the finished utterance."""
 
     text: str
     final: bool
-    """Whether the utterance is over; the text of one that is not may still change."""
+    """The utterance is over; the text of one that is not may still change."""
     start: float
     """Seconds from the beginning of the audio."""
     end: float
     exit: int
-    """Which exit the text is from; of chunks, the deepest."""
+    """The exit that gave the text; of chunks, the deepest."""
     score: float | None
     """Of the utterance at that exit; None = it is not over, or exits were chosen chunk by chunk."""
     reason: Reason | None
-    """Why that exit answered; None as `score`."""
+    """Reason why that exit answered; None as `score`."""
     seconds: float
     """Wall-clock time spent on the utterance so far."""
     last_seconds: float
-    """Of it, the time since its last audio had come: how long one waits for this text."""
+    """Of it, the time since its last audio arrived: the latency of this text."""
     exits: tuple[int, ...]
     """`(exits,)` chunks that each exit answered; of a whole utterance, all by one."""
 
 
 class StreamTranscriber:
-    """Audio in pieces of any size, text as soon as there is some.
+    """Transcribes audio that arrives in pieces of any size.
 
     With `exit_per="utterance"` every chunk leaves at exit 0, which gives the partial texts. When the speaker pauses,
-    the policy looks at the whole utterance, and deeper stages hear all of it only where it is not satisfied: the text
-    is what the network for whole utterances gives. With "chunk" the policy looks at every chunk for itself; a stage
-    that a chunk skipped hears it before it is next used.
+    the policy decides on the whole utterance, and deeper stages process all of it only if it continues: the text
+    is that of the network for whole utterances. With "chunk" the policy decides on every chunk by itself; a stage
+    that a chunk skipped processes it before it is next used.
 
     ::
 
-        ear = StreamTranscriber(edgeexit.load("digits-stream.edgeexit"))
+        transcriber = StreamTranscriber(edgeexit.load("digits-stream.edgeexit"))
         for samples in microphone:
-            for heard in ear.accept(samples):
-                print(heard.text, "..." if not heard.final else f"(exit {heard.exit}, {heard.reason})")
-        for heard in ear.finish(): ...
+            for partial in transcriber.accept_waveform(samples):
+                print(partial.text, "..." if not partial.final else f"(exit {partial.exit}, {partial.reason})")
+        for partial in transcriber.finish(): ...
 
     Args:
         engine: a chain of a network with states that takes chunks of features.
-        exit_per: what a decision is about.
-        rules: when an utterance is over.
+        exit_per: unit of a decision.
+        rules: end of an utterance.
 
     Raises:
         BundleError: no speech, no states, or inputs that are not a chunk of features and their count.
@@ -83,7 +83,7 @@ class StreamTranscriber:
         self.engine, self.exit_per, self.rules = engine, exit_per, rules or EndpointRules()
         self.tokens = Tokens.of(self.spec)
         self.chunk_seconds = self.chunk * self.spec.features.shift_ms / 1000
-        """Audio that every step of the network hears."""
+        """Audio per step of the network."""
         # Where whole utterances wait for deeper stages, none of them may be sent on before its end.
         longest = math.ceil(self.rules.longest_s / self.chunk_seconds) + 1
         self._stream = engine.stream(limit=longest if exit_per == "utterance" else 64)
@@ -92,37 +92,37 @@ class StreamTranscriber:
         self._begun = 0.0
         self._fresh()
 
-    def accept(self, samples: NDArray[Any]) -> Iterator[PartialTranscript]:
-        """The next audio, float `(n,)` at the rate of the features; what is heard by now.
+    def accept_waveform(self, samples: NDArray[Any]) -> Iterator[PartialTranscript]:
+        """Transcribe the next audio, float `(n,)` at the rate of the features; yields texts as they change.
 
         Raises:
-            DataError: see `FeatureStream.accept`.
+            DataError: see `FeatureStream.accept_waveform`.
         """
-        yield from self._take(self._features.accept(samples), last=False)
+        yield from self._take(self._features.accept_waveform(samples), last=False)
 
     def finish(self) -> Iterator[PartialTranscript]:
-        """The audio is over: the rest of it, and the last utterance. The next audio begins anew."""
+        """End the audio: yields the rest of it and the last utterance. The next audio begins anew."""
         yield from self._take(self._features.finish(), last=True)
         if self._decoder.seen:
             yield self._settled(self.engine.clock())
         self._features, self._begun = FeatureStream(self.spec.features), 0.0
 
     def every_exit(self, samples: NDArray[Any]) -> list[tuple[NDArray[Any], float]]:
-        """What every exit gives for one whole utterance; what was under way is forgotten.
+        """Run every exit on one whole utterance; an utterance in progress is discarded.
 
         Args:
             samples: float `(n,)`, up to `rules.longest_s`.
 
         Returns:
-            Per exit its answer `(frames, classes)`, and the seconds until it was there: features, every chunk through
-            the first stage, then all of them through the next ones, as when a policy looks at the whole utterance.
+            Per exit its answer `(frames, classes)`, and the seconds until then: features, every chunk through the
+            first stage, then all of them through the next ones, as when a policy decides on the whole utterance.
 
         Raises:
-            DataError: see `FeatureStream.accept`; shorter than a frame, or longer than `rules.longest_s`.
+            DataError: see `FeatureStream.accept_waveform`; shorter than a frame, or longer than `rules.longest_s`.
         """
         begun = self.engine.clock()
         features = FeatureStream(self.spec.features)
-        frames = np.concatenate([features.accept(samples), features.finish()])
+        frames = np.concatenate([features.accept_waveform(samples), features.finish()])
         longest = self.rules.longest_s
         if not 0 < len(frames) * self.spec.features.shift_ms / 1000 <= longest:
             seconds = len(samples) / self.spec.features.sample_rate
@@ -130,9 +130,9 @@ class StreamTranscriber:
         self._fresh()
         chunks = (frames[at : at + self.chunk] for at in range(0, len(frames), self.chunk))
         first = [self._stream.step(self._inputs(c), exit=0).output for c in chunks]
-        found = [(whole, self.engine.clock() - begun) for whole in self._deeper(first)]
+        answers = [(whole, self.engine.clock() - begun) for whole in self._deeper(first)]
         self._fresh()
-        return found
+        return answers
 
     def _deeper(self, first: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         """Every exit's answer `(frames, classes)` to the chunks so far; `first` are those of exit 0."""
@@ -154,16 +154,16 @@ class StreamTranscriber:
             came = self.engine.clock()
             grown = self._step(chunk)
             self._spent += self.engine.clock() - came
-            said = self._decoder.seen * self.spec.frame_seconds
+            seconds = self._decoder.seen * self.spec.frame_seconds
             silent = self._decoder.trailing_blanks * self.spec.frame_seconds
-            if self.rules.ended(said, silent, bool(self._decoder.ids)) is not None:
+            if self.rules.ended(seconds, silent, bool(self._decoder.ids)) is not None:
                 yield self._settled(came)
             elif grown:
                 deepest = max(k for k, n in enumerate(self._exits) if n)
-                yield self._heard(deepest, self._decoder.text, came)
+                yield self._partial(deepest, self._decoder.text, came)
 
     def _step(self, frames: Frames) -> bool:
-        """Decode a chunk; tells whether the text has grown."""
+        """Decode a chunk; True = the text has grown."""
         decision = self._stream.step(self._inputs(frames), exit=0 if self.exit_per == "utterance" else None)
         self._exits[decision.exit] += 1
         if self.exit_per == "utterance":
@@ -176,21 +176,21 @@ class StreamTranscriber:
         return {self._x: x, self._lens: np.array([len(frames)], np.int64)}
 
     def _settled(self, came: float) -> PartialTranscript:
-        """The utterance is over: its text, from the exit that the policy takes for the whole of it."""
+        """Finish the utterance: its text, from the exit that the policy takes for the whole of it."""
         before = self.engine.clock()
         if self.exit_per == "chunk":
             deepest = max(k for k, n in enumerate(self._exits) if n)
-            found = self._heard(deepest, self._decoder.text, came, final=True)
+            transcript = self._partial(deepest, self._decoder.text, came, final=True)
         else:
             k, log_probs, score, reason = self._decided(self.engine.policy)
             decoder = GreedyDecoder(self.tokens)
             decoder.accept(log_probs)
             self._exits[0], self._exits[k] = 0, len(self._answers)
             self._spent += self.engine.clock() - before
-            found = self._heard(k, decoder.text, came, final=True, score=score, reason=reason)
-        self._begun = found.end
+            transcript = self._partial(k, decoder.text, came, final=True, score=score, reason=reason)
+        self._begun = transcript.end
         self._fresh()
-        return found
+        return transcript
 
     def _decided(self, policy: Policy) -> tuple[int, NDArray[Any], float, Reason]:
         """Exit, its answer `(frames, classes)` to the whole utterance, score, reason."""
@@ -203,7 +203,7 @@ class StreamTranscriber:
                 return k, whole, float(loop.scores[-1]), reason
         raise AssertionError("the last exit answers")
 
-    def _heard(
+    def _partial(
         self,
         k: int,
         text: str,
@@ -221,15 +221,15 @@ class StreamTranscriber:
 
 
 def streams(manifest: Manifest) -> bool:
-    """Whether the network hears speech chunk by chunk."""
+    """Test whether the network takes speech chunk by chunk."""
     return manifest.speech is not None and bool(manifest.states)
 
 
 def _chunked(manifest: Manifest) -> tuple[SpeechSpec, str, str, int]:
-    """What the network hears, the names of the inputs for a chunk and the frames in it, and how many frames it is."""
+    """The speech specification, the names of the inputs for a chunk and its length, and the frames per chunk."""
     if manifest.speech is None or not manifest.states:
         raise BundleError(
-            f"{manifest.name} does not hear speech chunk by chunk: its manifest has no "
+            f"{manifest.name} does not take speech chunk by chunk: its manifest has no "
             f"{'`speech`' if manifest.speech is None else 'states'}; export a streaming network, such as "
             "edgeexit_models.speech.StreamingConformer, or transcribe whole recordings"
         )
@@ -237,9 +237,9 @@ def _chunked(manifest: Manifest) -> tuple[SpeechSpec, str, str, int]:
     chunks = [t for t in manifest.inputs if len(t.shape) == 3 and t.shape[2] == bins and isinstance(t.shape[1], int)]
     counts = [t for t in manifest.inputs if t.shape == (1,) and t.dtype == "int64"]
     if len(manifest.inputs) != 2 or len(chunks) != 1 or len(counts) != 1:
-        found = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in manifest.inputs)
+        listed = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in manifest.inputs)
         raise BundleError(
             f"{manifest.name}: a streaming network takes a chunk of features float32[1, frames, {bins}] and how many "
-            f"of them are real int64[1]; this one takes {found}"
+            f"of them are real int64[1]; this one takes {listed}"
         )
     return manifest.speech, chunks[0].name, counts[0].name, int(chunks[0].shape[1])

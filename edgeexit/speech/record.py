@@ -1,4 +1,4 @@
-"""What every exit of a speech model writes for every utterance: rows to calibrate, replay and evaluate on."""
+"""Recorder of transcripts: every exit's text for every utterance, as rows to calibrate, replay and evaluate on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgeexit.speech.endpoint import EndpointRules
 from edgeexit.speech.offline import Transcriber
 from edgeexit.speech.online import StreamTranscriber, streams
 from edgeexit.speech.scorer import Scorer
-from edgeexit.speech.wav import Notice, at_rate
+from edgeexit.speech.wav import Notice, at_rate, warn
 
 LONGEST_S = 120.0
 """Seconds of one utterance: it goes through the network whole, unlike what is transcribed."""
@@ -28,17 +28,17 @@ LONGEST_S = 120.0
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Rows, and the texts that they hold only the numbers of."""
+    """Rows, and their texts, which the rows hold as numbers only."""
 
     rows: SequenceRecords
     texts: tuple[tuple[str, ...], ...]
-    """`(exits)` of `(n)`: what each exit wrote."""
+    """`(exits)` of `(n)`: text of each exit."""
     references: tuple[str, ...]
-    """`(n)`: what was said."""
+    """`(n)`: reference transcripts."""
 
     def split(self, fraction: float, seed: int) -> tuple[Recording, Recording]:
-        """As `Rows.split`, with the texts."""
-        first, second = (self._take(rows) for rows in self.rows.parts(fraction, seed))
+        """Split as the rows are, with the texts."""
+        first, second = (self._take(part) for part in self.rows.parts(fraction, seed))
         return first, second
 
     def _take(self, rows: NDArray[np.int64]) -> Recording:
@@ -53,70 +53,71 @@ def record_speech(
     error: str = "WER",
     scores: Sequence[str] = TEXT_SCORES,
     progress: Callable[[int, int], None] = lambda i, n: None,
-    notice: Notice | None = None,
+    convert: bool = False,
+    notice: Notice = warn,
 ) -> Recording:
     """Run every exit on every utterance, one by one as `Engine.run` takes them, so that a replay agrees with running.
 
-    A network with states hears them chunk by chunk; rows are then what a policy sees that looks at whole utterances.
+    A network with states takes them chunk by chunk; rows are then those of a policy that decides on whole utterances.
 
     Args:
         engine: of a bundle with `speech`.
         data: the utterances.
-        error: what to count: a key of `edgeexit.common.measures.ERROR_RATES`.
-        scores: to be recorded; `nbest_posterior` takes a beam search at every exit.
-        progress: called with utterances done and in all.
-        notice: is told when sound is resampled; without it, another rate is refused.
+        error: error rate, a key of `edgeexit.common.measures.ERROR_RATES`.
+        scores: to record; `nbest_posterior` takes a beam search at every exit.
+        progress: called with the number of utterances done and in total.
+        convert: resample sound of another rate; otherwise it is refused.
+        notice: called with the first such conversion.
 
     Raises:
-        BundleError: the bundle is of no speech model.
-        DataError: sound of another rate or longer than two minutes, or nothing was said at all.
+        BundleError: the bundle is not of a speech model.
+        DataError: sound of another rate or longer than two minutes, or no reference has a word.
     """
-    hear = (_on_a_stream if streams(engine.bundle.manifest) else _as_a_whole)(engine)
+    run = (_on_a_stream if streams(engine.bundle.manifest) else _as_a_whole)(engine)
     spec = engine.bundle.manifest.speech
     assert spec is not None
     rate = spec.features.sample_rate
     if error not in ERROR_RATES:
         raise DataError(f"unknown error rate {error!r:.40}; known: {', '.join(ERROR_RATES)}")
     count, n = engine.exits, len(data)
-    written: list[list[str]] = [[] for _ in range(count)]
-    given = {name: np.zeros((count, n), np.float32) for name in scores}
+    texts: list[list[str]] = [[] for _ in range(count)]
+    values = {name: np.zeros((count, n), np.float32) for name in scores}
     spent = {name: np.zeros(count) for name in scores}
     edits, units = np.zeros((count, n), np.int64), np.zeros(n, np.int64)
     seconds, audio = np.full((count, n), np.nan), np.zeros(n)
-    told = False
-    for i, said in enumerate(data):
-        audio[i] = len(said.samples) / said.rate
+    for i, utterance in enumerate(data):
+        audio[i] = len(utterance.samples) / utterance.rate
         if audio[i] > LONGEST_S:
-            raise DataError(f"{said.name}: {audio[i]:.0f} s, at most {LONGEST_S:g} s are one row: cut it at pauses")
-        if said.rate != rate:
-            again, told = told, True  # said once, not for every utterance
-            heed = (lambda _: None) if notice is not None and again else notice
-            samples = np.concatenate(list(at_rate([said.samples], said.name, said.rate, rate, heed)))
-        else:
-            samples = said.samples
+            raise DataError(
+                f"{utterance.name}: {audio[i]:.0f} s, at most {LONGEST_S:g} s are one row: cut it at pauses"
+            )
+        blocks = at_rate([utterance.samples], utterance.name, utterance.rate, rate, convert=convert, notice=notice)
+        samples = np.concatenate(list(blocks))
+        if utterance.rate != rate:
+            notice = _silent  # once is enough for a data set
         try:
-            found, scorer = hear(samples), Scorer(spec)
+            answers, scorer = run(samples), Scorer(spec)
         except DataError as e:
-            raise DataError(f"{said.name}: {e}") from e
-        reference = units_of(said.text, error)
+            raise DataError(f"{utterance.name}: {e}") from e
+        reference = units_of(utterance.text, error)
         units[i] = len(reference)
-        for k, answer in enumerate(found):
+        for k, answer in enumerate(answers):
             kind, temperature = engine.driver.kinds[k], engine.artifact.temperatures[k]
             scorer.see(answer.output, answer.lengths, kind, temperature)
             for name in scores:
                 start = engine.clock()
-                given[name][k, i] = scorer.score(name)[0]
+                values[name][k, i] = scorer.score(name)[0]
                 spent[name][k] += engine.clock() - start
             text = str(scorer.labels()[0])
-            written[k].append(text)
+            texts[k].append(text)
             edits[k, i] = edit_distance(units_of(text, error), reference)
             seconds[k, i] = answer.seconds
         progress(i + 1, n)
     cost, static = engine.costs()
     rows = SequenceRecords(
-        np.array([[text_number(t) for t in texts] for texts in written], np.int64),
+        np.array([[text_number(t) for t in own] for own in texts], np.int64),
         cost,
-        given,
+        values,
         edits,
         units,
         error,
@@ -127,11 +128,15 @@ def record_speech(
         engine.artifact.temperatures,
         data.name,
     )
-    return Recording(rows, tuple(map(tuple, written)), data.texts)
+    return Recording(rows, tuple(map(tuple, texts)), data.texts)
 
 
-class _Answer(NamedTuple):
-    """What an exit gave for an utterance."""
+def _silent(text: str) -> None:
+    """Report nothing."""
+
+
+class _TimedOutput(NamedTuple):
+    """An exit's output for an utterance."""
 
     output: NDArray[Any]
     """`(1, frames, classes)`."""
@@ -140,21 +145,21 @@ class _Answer(NamedTuple):
     """Until then, features included; NaN = not timed."""
 
 
-def _as_a_whole(engine: Engine) -> Callable[[NDArray[Any]], list[_Answer]]:
+def _as_a_whole(engine: Engine) -> Callable[[NDArray[Any]], list[_TimedOutput]]:
     transcriber = Transcriber(engine)
 
-    def hear(samples: NDArray[Any]) -> list[_Answer]:
+    def run(samples: NDArray[Any]) -> list[_TimedOutput]:
         start = engine.clock()
         inputs = engine.checked(transcriber.inputs(samples))
-        heard = engine.clock() - start
-        found = engine.driver.all_exits(inputs)
-        lengths = found.lengths or [None] * engine.exits
-        seconds = [float("nan")] * engine.exits if found.seconds is None else [heard + s for s in found.seconds]
-        return [_Answer(*answer) for answer in zip(found.outputs, lengths, seconds, strict=True)]
+        features = engine.clock() - start
+        outputs = engine.driver.all_exits(inputs)
+        lengths = outputs.lengths or [None] * engine.exits
+        seconds = [float("nan")] * engine.exits if outputs.seconds is None else [features + s for s in outputs.seconds]
+        return [_TimedOutput(*answer) for answer in zip(outputs.outputs, lengths, seconds, strict=True)]
 
-    return hear
+    return run
 
 
-def _on_a_stream(engine: Engine) -> Callable[[NDArray[Any]], list[_Answer]]:
+def _on_a_stream(engine: Engine) -> Callable[[NDArray[Any]], list[_TimedOutput]]:
     transcriber = StreamTranscriber(engine, rules=EndpointRules(longest_s=LONGEST_S))
-    return lambda samples: [_Answer(whole[None], None, s) for whole, s in transcriber.every_exit(samples)]
+    return lambda samples: [_TimedOutput(whole[None], None, s) for whole, s in transcriber.every_exit(samples)]

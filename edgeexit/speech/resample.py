@@ -1,4 +1,4 @@
-"""Changing the sample rate with a windowed-sinc filter, whole or as the audio arrives."""
+"""Sample-rate conversion with a windowed-sinc filter, of a whole recording or as the audio arrives."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _PIECE = 1 << 17
 
 
 def resample(samples: NDArray[Any], rate: int, new_rate: int) -> Samples:
-    """The same sound at another rate.
+    """Resample a recording.
 
     Args:
         samples: float `(N,)`
         rate: samples per second it has.
-        new_rate: samples per second it shall have.
+        new_rate: samples per second that are wanted.
 
     Returns:
         float32 `(ceil(N * new_rate / rate),)`; sample i stands at the time i / new_rate.
 
     Raises:
-        DataError: samples that are none, or rates without a common divisor that would make this practical.
+        DataError: not one channel of finite floats, or rates without a common divisor that would make this practical.
     """
     stream = Resampler(rate, new_rate)
-    return np.concatenate([stream.accept(samples), stream.finish()])
+    return np.concatenate([stream.accept_waveform(samples), stream.finish()])
 
 
 class Resampler:
@@ -50,28 +50,28 @@ class Resampler:
             if not RATES[0] <= value <= RATES[1]:
                 raise DataError(f"sample rate: expected {RATES[0]} to {RATES[1]} Hz, found {value}")
         self.rate, self.new_rate = rate, new_rate
-        self._step, self._made_per_step, self._half, self._matrix = _filter(rate, new_rate)
+        self._step, self._outputs_per_step, self._half, self._matrix = _filter(rate, new_rate)
         self._rest: Samples = np.zeros(self._half, np.float32)
-        self._samples = self._made = 0
+        self._samples = self._emitted = 0
 
-    def accept(self, samples: NDArray[Any]) -> Samples:
-        """What can be said by now; it lags behind by the filter's length.
+    def accept_waveform(self, samples: NDArray[Any]) -> Samples:
+        """Add samples; returns the output that is complete by now, which lags by the filter's length.
 
         Raises:
-            DataError: samples that are none.
+            DataError: not one channel of finite floats.
         """
         new = checked(samples)
         self._samples += len(new)
         if self.rate == self.new_rate:
             return new
-        found = [self._work(new[i : i + _PIECE]) for i in range(0, len(new), _PIECE)]
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        pieces = [self._work(new[i : i + _PIECE]) for i in range(0, len(new), _PIECE)]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
     def finish(self) -> Samples:
-        """The rest, as if silence followed."""
+        """Return the rest of the output, as if silence followed."""
         if self.rate == self.new_rate:
             return np.zeros(0, np.float32)
-        left = -(-self._samples * self.new_rate // self.rate) - self._made
+        left = -(-self._samples * self.new_rate // self.rate) - self._emitted
         # Every step needs `half` samples beyond its own, and the last one may be needed in part only.
         return self._work(np.zeros(self._half + self._step, np.float32))[: max(0, left)]
 
@@ -81,10 +81,10 @@ class Resampler:
         self._rest = samples[steps * self._step :].copy()
         if not steps:
             return np.zeros(0, np.float32)
-        seen = np.lib.stride_tricks.sliding_window_view(samples, len(self._matrix))[:: self._step][:steps]
-        found: Samples = (seen @ self._matrix).ravel()
-        self._made += len(found)
-        return found
+        inputs = np.lib.stride_tricks.sliding_window_view(samples, len(self._matrix))[:: self._step][:steps]
+        outputs: Samples = (inputs @ self._matrix).ravel()
+        self._emitted += len(outputs)
+        return outputs
 
 
 @lru_cache(maxsize=8)
@@ -94,14 +94,14 @@ def _filter(rate: int, new_rate: int) -> tuple[int, int, int, NDArray[np.float32
         return 1, 1, 0, np.ones((1, 1), np.float32)
     common = math.gcd(rate, new_rate)
     repeat = -(-64 * common // new_rate)  # several periods at once make a matrix worth multiplying with
-    step, made = rate // common * repeat, new_rate // common * repeat
+    step, outputs = rate // common * repeat, new_rate // common * repeat
     cutoff = 0.5 * _PASSED * min(1.0, new_rate / rate)  # cycles per input sample
     half = math.ceil(_ZEROS / (2 * cutoff))
-    if (step + 2 * half) * made > _MOST_TAPS:
+    if (step + 2 * half) * outputs > _MOST_TAPS:
         raise DataError(
             f"{rate} Hz to {new_rate} Hz: rates without a large common divisor; resample with another tool first"
         )
-    away = np.arange(made) * (rate / new_rate) - np.arange(-half, step + half)[:, None]
+    away = np.arange(outputs) * (rate / new_rate) - np.arange(-half, step + half)[:, None]
     window = np.i0(_BETA * np.sqrt(np.clip(1 - (away / half) ** 2, 0, 1)))
     weights = np.where(np.abs(away) <= half, np.sinc(2 * cutoff * away) * window, 0.0)
-    return step, made, half, (weights / weights.sum(0)).astype(np.float32)
+    return step, outputs, half, (weights / weights.sum(0)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Chunks of RIFF and RF64 files: where the samples are, also behind headers that were never finished."""
+"""Chunks of RIFF and RF64 files: the place of the samples, also behind headers that were never finished."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = frozenset(
 
 
 class Chunks(NamedTuple):
-    """What the header says."""
+    """Place and size of the samples."""
 
     start: int
     """First byte of the samples."""
@@ -31,7 +31,7 @@ class Chunks(NamedTuple):
 
 
 class Damaged(Exception):
-    """What is wrong with the chunks."""
+    """The chunks are damaged; the message says how."""
 
 
 class NoWave(Damaged):
@@ -102,7 +102,7 @@ def _size(stream: BinaryIO, at: int, size: int, there: int, narrow: bool) -> tup
 
 
 def _padded(stream: BinaryIO, end: int) -> int:
-    """Whether a chunk of odd length has its pad byte, as it should; some programs leave it out."""
+    """Count the pad bytes of a chunk of odd length: 1, or 0 where a program left it out."""
     stream.seek(end)
     ahead = stream.read(5)
     without, behind = ahead[:4], ahead[1:]
@@ -113,7 +113,7 @@ def _padded(stream: BinaryIO, end: int) -> int:
 
 
 def _only_chunks(stream: BinaryIO, at: int, end: int) -> bool:
-    """Whether what follows are further chunks up to the end, so that no samples are among them."""
+    """Test whether only chunks follow up to the end, so that there are no samples."""
     for _ in range(_MOST_CHUNKS):
         if at >= end:
             return True

@@ -14,13 +14,13 @@ from edgeexit.speech.ctc import greedy, normalised
 from edgeexit.speech.tokens import Tokens
 
 _OFF = 1e-3
-"""How far the probabilities of a frame may be from 1 in sum and still count as normalised."""
+"""Largest distance from 1 of a frame's summed probabilities that counts as normalised."""
 
 
 class Scorer:
-    """The memory of one run over some utterances, from exit to exit; make a new one for every run.
+    """State of one run over some utterances, from exit to exit; every run needs a new one.
 
-    Exits are to be shown in their order. `agreement` compares with the one shown before, so it must see them all.
+    Pass the exits in their order. `agreement` compares with the previous one, so none may be left out.
     """
 
     def __init__(self, spec: SpeechSpec) -> None:
@@ -33,7 +33,7 @@ class Scorer:
     def see(
         self, answers: NDArray[Any], lengths: NDArray[Any] | None, kind: Kind = "logits", temperature: float = 1.0
     ) -> None:
-        """Go on to the next exit.
+        """Pass the next exit's answers.
 
         Args:
             answers: `(n, positions, classes)` of the exit.
@@ -54,7 +54,7 @@ class Scorer:
             values = [self._of_two(score, *pair) for pair in zip(self._utterances, before, strict=True)]
         else:
             drop = tuple(self.drop)
-            values = [score.compute(u.log_probs, self.blank, drop) if u.sound else np.nan for u in self._utterances]
+            values = [score.compute(u.log_probs, self.blank, drop) if u.finite else np.nan for u in self._utterances]
         return np.array(values, np.float32)
 
     def labels(self) -> NDArray[np.str_]:
@@ -78,23 +78,23 @@ class _Utterance:
 
     def __init__(self, log_probs: NDArray[Any], blank: int, drop: frozenset[int]) -> None:
         self.log_probs, self._blank, self._drop = log_probs, blank, drop
-        self.sound = _sound(log_probs)
+        self.finite = _finite(log_probs)
 
     @cached_property
     def ids(self) -> list[int] | None:
-        """The greedy sequence without what is not written; None = the answer holds NaN."""
-        return [i for i in greedy(self.log_probs, self._blank) if i not in self._drop] if self.sound else None
+        """The greedy sequence without dropped classes; None = the answer holds NaN."""
+        return [i for i in greedy(self.log_probs, self._blank) if i not in self._drop] if self.finite else None
 
 
 def _log_probs(answer: NDArray[Any], kind: Kind, temperature: float) -> NDArray[Any]:
-    """`(T, V)` normalised. Networks give log-probabilities, so that this mostly looks at one frame."""
+    """`(T, V)` normalised. Networks give log-probabilities, so that one frame is tested first."""
     z = tempered(answer, kind, temperature)
     if len(z) and temperature == 1.0:
         with np.errstate(invalid="ignore", over="ignore"):
             if abs(float(np.exp(z[0]).sum()) - 1) <= _OFF:
                 return z
-    return normalised(z) if _sound(z) else z
+    return normalised(z) if _finite(z) else z
 
 
-def _sound(lp: NDArray[Any]) -> bool:
+def _finite(lp: NDArray[Any]) -> bool:
     return not lp.size or bool(lp.max() < np.inf)  # NaN wins in max, and is not below

@@ -18,7 +18,7 @@ from edgeexit.errors import DataError
 from edgeexit.speech.ctc import checked, greedy, prefix_beam, sequence_logprob
 
 BEAM = 8
-"""Hypotheses that `nbest_posterior` compares unless told otherwise."""
+"""Hypotheses that `nbest_posterior` compares by default."""
 
 
 def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
@@ -26,8 +26,8 @@ def ctc_sequence_logprob(log_probs: NDArray[Any], blank: int, drop: Sequence[int
 
     Long utterances score lower than short ones, so calibrate on lengths as they will come.
     """
-    found = sequence_logprob(log_probs, greedy(log_probs, blank), blank)
-    return 1.0 / (1.0 - min(found, 0.0))
+    logprob = sequence_logprob(log_probs, greedy(log_probs, blank), blank)
+    return 1.0 / (1.0 - min(logprob, 0.0))
 
 
 def frame_entropy(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
@@ -39,7 +39,7 @@ def frame_entropy(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ())
 def frame_entropy_nonblank(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = ()) -> float:
     """`frame_entropy` over the frames that say something; over all where none does.
 
-    Blanks are most of the frames and nearly always sure, which hides the doubt about what was said.
+    Blanks are most of the frames and nearly always certain, which hides the uncertainty of the other classes.
     """
     lp = checked(log_probs, blank)
     spoken = lp[lp.argmax(-1) != blank]
@@ -58,16 +58,16 @@ def nbest_posterior(log_probs: NDArray[Any], blank: int, drop: Sequence[int] = (
 
     Args:
         log_probs: `(T, V)`
-        blank: the class that stands for nothing.
-        drop: classes that are not written: hypotheses that differ in them only are one.
-        beam: N; two at least, as one alone is always sure.
+        blank: index of the blank.
+        beam: N, at least 2: the share of a single hypothesis is always 1.
+        drop: classes left out of the text: hypotheses that differ in them only are merged.
     """
     if beam < 2:
         raise DataError(f"beam: the posterior compares at least 2 hypotheses, found {beam}")
     merged: dict[tuple[int, ...], float] = {}
-    for ids, found in prefix_beam(log_probs, blank, beam):
+    for ids, logprob in prefix_beam(log_probs, blank, beam):
         text = tuple(i for i in ids if i not in drop)
-        merged[text] = float(np.logaddexp(merged.get(text, -np.inf), found))
+        merged[text] = float(np.logaddexp(merged.get(text, -np.inf), logprob))
     if not merged:
         return 0.0
     shares = np.array(list(merged.values()))

@@ -1,4 +1,4 @@
-"""The symbols of a model's classes, in the form that k2, icefall and sherpa-onnx share: ``tokens.txt``."""
+"""Tokens: the symbols of a model's classes, in the ``tokens.txt`` format of k2, icefall and sherpa-onnx."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgeexit.bundle.speech_spec import LONGEST_TOKEN, MOST_TOKENS, SpeechSpec
 from edgeexit.errors import DataError
 
 BLANKS = ("<blk>", "<eps>", "<blank>")
-"""Names of the blank, the first that is there counts."""
+"""Names of the blank; the first one present is used."""
 DROPPED = ("<s>", "</s>", "SIL")
-"""Names of classes that are decoded but not written."""
+"""Names of classes that are decoded but left out of the text."""
 SPACE = "▁"
 """Begins a word (U+2581), as SentencePiece writes it."""
 
@@ -23,7 +23,7 @@ _LINE = re.compile(r"\s*(?:(\S+)\s+)?([0-9]{1,9})\s*")
 
 @dataclass(frozen=True)
 class Tokens:
-    """Classes and what they spell."""
+    """Classes and their symbols."""
 
     symbols: tuple[str, ...]
     blank: int
@@ -31,16 +31,16 @@ class Tokens:
 
     @classmethod
     def named(cls, symbols: Iterable[str]) -> Tokens:
-        """With the blank and the classes that are not written found by their names.
+        """Tokens whose blank and dropped classes are identified by their names.
 
         Raises:
             DataError: no blank among them.
         """
-        found = tuple(symbols)
-        blank = next((found.index(name) for name in BLANKS if name in found), None)
+        names = tuple(symbols)
+        blank = next((names.index(name) for name in BLANKS if name in names), None)
         if blank is None:
-            raise DataError(f"tokens: no blank among {len(found)} symbols; one must be called {' or '.join(BLANKS)}")
-        return cls(found, blank, tuple(i for i, s in enumerate(found) if s in DROPPED))
+            raise DataError(f"tokens: no blank among {len(names)} symbols; one must be called {' or '.join(BLANKS)}")
+        return cls(names, blank, tuple(i for i, s in enumerate(names) if s in DROPPED))
 
     @classmethod
     def of(cls, spec: SpeechSpec) -> Tokens:
@@ -48,7 +48,7 @@ class Tokens:
 
     @classmethod
     def read(cls, path: Path | str) -> Tokens:
-        """A `tokens.txt`: per line a symbol and its class; a line with a class alone is the space.
+        """Read a `tokens.txt`: per line a symbol and its class; a line with a class alone is the space.
 
         Raises:
             DataError: missing, not such a file, classes that are not 0 to n - 1 once each, or no blank among them.
@@ -66,23 +66,23 @@ class Tokens:
             raise DataError(f"{path}: not a tokens file: {e.reason} at byte {e.start}; expected UTF-8") from e
         if len(data) > _MOST_BYTES:
             raise DataError(f"{path}: larger than {_MOST_BYTES} bytes; expected one symbol and one number per line")
-        found: dict[int, str] = {}
+        symbols: dict[int, str] = {}
         for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut at symbols
             if not line.strip():
                 continue
             match = _LINE.fullmatch(line)
             if match is None or len(match[1] or "") > LONGEST_TOKEN:
                 raise DataError(f"{path}: line {number}: expected a symbol and its class, found {line!r:.60}")
-            if int(match[2]) in found:
+            if int(match[2]) in symbols:
                 raise DataError(f"{path}: line {number}: class {match[2]} stands twice")
-            found[int(match[2])] = match[1] or " "
-        if not 2 <= len(found) <= MOST_TOKENS or set(found) != set(range(len(found))):
+            symbols[int(match[2])] = match[1] or " "
+        if not 2 <= len(symbols) <= MOST_TOKENS or set(symbols) != set(range(len(symbols))):
             raise DataError(
-                f"{path}: {len(found)} tokens with classes up to {max(found, default=-1)}; expected every class "
+                f"{path}: {len(symbols)} tokens with classes up to {max(symbols, default=-1)}; expected every class "
                 f"from 0 once, 2 to {MOST_TOKENS} of them"
             )
         try:
-            return cls.named(found[i] for i in range(len(found)))
+            return cls.named(symbols[i] for i in range(len(symbols)))
         except DataError as e:
             raise DataError(f"{path}: {e}") from e
 
@@ -98,7 +98,7 @@ class Tokens:
         return "".join(f"{i}\n" if s == " " else f"{s} {i}\n" for i, s in enumerate(self.symbols))
 
     def text(self, ids: Iterable[int]) -> str:
-        """What a sequence of classes spells.
+        """Text of a sequence of classes.
 
         >>> Tokens(("<blk>", "▁he", "llo", "▁you"), 0).text([1, 2, 3])
         'hello you'

@@ -1,10 +1,11 @@
-"""Reading sound files: .wav with whole numbers of 8 to 32 bits or floats, in blocks, so that hours fit."""
+"""Reader of .wav files: integers of 8 to 32 bits or floats, block by block in bounded memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,80 +15,83 @@ import numpy as np
 from edgeexit.errors import DataError
 from edgeexit.speech.features import Samples, checked
 from edgeexit.speech.resample import RATES, Resampler
-from edgeexit.speech.resample import resample as resample
 from edgeexit.speech.riff import Chunks, Damaged, NoWave, read_chunks
 
+
+class AudioConverted(UserWarning):
+    """Audio was changed as `convert=True` allows; the text says how."""
+
+
+def warn(text: str) -> None:
+    """Report a conversion as a Python warning: the default where `notice` is not passed."""
+    warnings.warn(text, AudioConverted, stacklevel=2)
+
+
 Notice = Callable[[str], None]
-"""Is told of what was done to the audio. Without one, nothing is done to it: the audio is refused."""
+"""Called with one sentence for every conversion of the audio."""
 
 _BLOCK_SECONDS = 10
 _BLOCK_BYTES = 16 << 20
-"""At most, whatever the rate and the number of channels."""
+"""Upper bound, whatever the rate and the number of channels."""
 _MOST_CHANNELS = 64
 _ENCODINGS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x11: "ADPCM", 0x31: "GSM", 0x55: "MP3"}
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
-def read_wav(path: Path | str, notice: Notice | None = None) -> tuple[Samples, int]:
-    """A whole .wav.
+def read_wav(path: Path | str, *, convert: bool = False, notice: Notice = warn) -> tuple[Samples, int]:
+    """Read a whole .wav.
 
     Args:
         path: the file.
-        notice: is told when channels are mixed down, or a file is read to its end whose header was never finished or
-            says more than there is; without it, such files are refused.
+        convert: mix channels down, and read a file to its end whose header was never finished or claims more than
+            there is; otherwise such files are refused.
+        notice: called with every conversion.
 
     Returns:
         float32 `(N,)` in [-1, 1], and samples per second.
 
     Raises:
-        DataError: missing, empty, damaged, of another kind, with NaN; or one that needs a notice.
+        DataError: missing, empty, damaged, of another kind, with NaN; or one that needs a conversion.
     """
-    with WavFile(path, notice) as file:
+    with WavFile(path, convert=convert, notice=notice) as file:
         return np.concatenate(list(file.blocks())), file.rate
 
 
-def audio_blocks(path: Path | str, rate: int, notice: Notice | None = None) -> Iterator[Samples]:
-    """A .wav at the given rate, in blocks of about ten seconds.
+def at_rate(
+    blocks: Iterable[Samples], name: str, rate: int, new_rate: int, *, convert: bool = False, notice: Notice = warn
+) -> Iterator[Samples]:
+    """Audio at another rate.
 
     Args:
-        path: the file.
-        rate: samples per second that are wanted.
-        notice: as `read_wav`, and of a rate that is changed; without it, such files are refused.
+        blocks: float32 `(n,)` each.
+        name: of the audio, for messages.
+        rate: samples per second it has.
+        new_rate: samples per second that are wanted.
+        convert: resample; otherwise another rate is refused.
+        notice: called with the conversion.
 
     Raises:
-        DataError: as `read_wav`; or another rate.
+        DataError: another rate, and `convert` is false.
     """
-    with WavFile(path, notice) as file:
-        yield from at_rate(file.blocks(), str(file.path), file.rate, rate, notice)
-
-
-def at_rate(
-    blocks: Iterable[Samples], name: str, rate: int, wanted: int, notice: Notice | None = None
-) -> Iterator[Samples]:
-    """Audio at the rate that is wanted; `name` is for messages.
-
-    Raises:
-        DataError: another rate, and no `notice` to be told of it.
-    """
-    if rate == wanted:
+    if rate == new_rate:
         yield from blocks
         return
-    _tell(notice, f"{name}: {rate} Hz, the model hears {wanted} Hz", "resampled", "resample it")
-    stream = Resampler(rate, wanted)
+    _converting(convert, notice, f"{name}: {rate} Hz, the model takes {new_rate} Hz", "resampled", "resample it")
+    resampler = Resampler(rate, new_rate)
     for block in blocks:
-        yield stream.accept(block)
-    yield stream.finish()
+        yield resampler.accept_waveform(block)
+    yield resampler.finish()
 
 
 class WavFile:
-    """An open .wav; use it in a `with` statement.
+    """An open .wav whose header was read; use it in a `with` statement. Arguments as `read_wav`.
 
     Raises:
-        DataError: as `read_wav`, but for what only shows in the samples.
+        DataError: as `read_wav`, except for what only shows in the samples.
     """
 
-    def __init__(self, path: Path | str, notice: Notice | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, *, convert: bool = False, notice: Notice = warn) -> None:
+        self.path, self.convert, self.notice = Path(path), convert, notice
         try:
             if not self.path.exists():
                 raise DataError(f"{self.path}: no such file")
@@ -99,7 +103,7 @@ class WavFile:
         with contextlib.ExitStack() as undo:
             undo.callback(self._stream.close)
             try:
-                self._read_header(notice)
+                self._read_header()
             except struct.error as e:
                 raise self._damaged(f"its header is cut short ({e})") from e
             except OSError as e:
@@ -122,12 +126,20 @@ class WavFile:
     def seconds(self) -> float:
         return self.samples / self.rate
 
-    def blocks(self) -> Iterator[Samples]:
-        """Its samples from the beginning, mixed down to one channel.
+    def blocks(self, rate: int | None = None) -> Iterator[Samples]:
+        """Samples from the beginning, mixed down to one channel, in blocks of about ten seconds.
+
+        Args:
+            rate: samples per second that are wanted; None = as in the file.
 
         Raises:
-            DataError: NaN, infinite or absurdly large samples, or the file has become shorter.
+            DataError: NaN, infinite or absurdly large samples, the file has become shorter, or another rate without
+                `convert`.
         """
+        wanted = self.rate if rate is None else rate
+        return at_rate(self._blocks(), str(self.path), self.rate, wanted, convert=self.convert, notice=self.notice)
+
+    def _blocks(self) -> Iterator[Samples]:
         size = self._bits // 8 * self.channels
         most = min(_BLOCK_SECONDS * self.rate, max(1, _BLOCK_BYTES // size))
         for first in range(0, self.samples, most):
@@ -139,9 +151,9 @@ class WavFile:
                 raise DataError(f"{self.path}: cannot be read: {e.strerror or e}") from e
             if len(data) != count * size:
                 raise self._damaged("it became shorter while it was read")
-            found = self._numbers(data).reshape(count, self.channels)
+            samples = self._numbers(data).reshape(count, self.channels)
             try:
-                yield checked(found[:, 0] if self.channels == 1 else found.mean(axis=1, dtype=np.float32))
+                yield checked(samples[:, 0] if self.channels == 1 else samples.mean(axis=1, dtype=np.float32))
             except DataError as e:
                 raise DataError(f"{self.path}: block at {first / self.rate:g} s: {e}") from e
 
@@ -158,7 +170,7 @@ class WavFile:
         whole = np.frombuffer(data, f"<i{self._bits // 8}").astype(np.float32)
         return np.asarray(whole / np.float32(2 ** (self._bits - 1)))
 
-    def _read_header(self, notice: Notice | None) -> None:
+    def _read_header(self) -> None:
         length = os.fstat(self._stream.fileno()).st_size
         if not length:
             raise DataError(f"{self.path}: the file is empty")
@@ -168,7 +180,7 @@ class WavFile:
             raise DataError(f"{self.path}: {e}") from e
         except Damaged as e:
             raise self._damaged(str(e)) from e
-        self._find_samples(chunks, notice)
+        self._find_samples(chunks)
 
     def _read_format(self, data: bytes) -> None:
         encoding, self.channels, self.rate, _, size, self._bits = struct.unpack("<HHIIHH", data[:16])
@@ -186,24 +198,28 @@ class WavFile:
         if size != self.channels * self._bits // 8:
             raise self._damaged(f"its header says {size} bytes for {self.channels} samples of {self._bits} bits")
 
-    def _find_samples(self, chunks: Chunks, notice: Notice | None) -> None:
+    def _find_samples(self, chunks: Chunks) -> None:
         each = self.channels * self._bits // 8
         self._start, self.samples = chunks.start, chunks.size // each
         if not self.samples:
             raise DataError(f"{self.path}: a .wav without a sample in it")
         if chunks.unfinished is not None:
-            _tell(notice, f"{self.path}: {chunks.unfinished}", "read to its end", "copy or record it again")
+            self._converting(chunks.unfinished, "read to its end", "copy or record it again")
         elif left := chunks.size % each:
-            what = f"{self.path}: its {chunks.size} bytes of samples end in the middle of one"
-            _tell(notice, what, f"read without the last {left} bytes", "copy or record it again")
+            problem = f"its {chunks.size} bytes of samples end in the middle of one"
+            self._converting(problem, f"read without the last {left} bytes", "copy or record it again")
         if self.channels > 1:
-            _tell(notice, f"{self.path}: {self.channels} channels", "mixed down to one", "pass one channel")
+            self._converting(f"{self.channels} channels", "mixed down to one", "pass one channel")
+
+    def _converting(self, problem: str, done: str, instead: str) -> None:
+        _converting(self.convert, self.notice, f"{self.path}: {problem}", done, instead)
 
     def _damaged(self, what: str) -> DataError:
         return DataError(f"{self.path}: a damaged .wav: {what}; copy or record it again")
 
 
-def _tell(notice: Notice | None, found: str, done: str, instead: str) -> None:
-    if notice is None:
-        raise DataError(f"{found}; {instead}, or allow it to be {done}")
-    notice(f"{found}; {done}")
+def _converting(convert: bool, notice: Notice, problem: str, done: str, instead: str) -> None:
+    """Report a conversion, or refuse it."""
+    if not convert:
+        raise DataError(f"{problem}; {instead}, or have it {done} with convert=True")
+    notice(f"{problem}; {done}")

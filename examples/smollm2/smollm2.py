@@ -30,9 +30,9 @@ def main() -> None:
     model = lm.load_lm(made.bundle)
     tokenizer = text_of(model)
     ids = np.array(tokenizer.encode(text[cut:]), np.int64)
-    found = lm.study(model, ids, prompts=6, max_tokens=64, n=5)
+    found = lm.tune(model, ids, prompts=6, max_tokens=64, n=5)
     print(f"{found.verdict.text}\n")
-    for setting in (lm.Setting(), lm.Setting("lookup"), lm.Setting("speculative", 0, 1)):
+    for setting in (lm.Decoding(), lm.Decoding("lookup"), lm.Decoding("speculative", 0, 1)):
         answer = lm.Answer(model, encoded(model, tokenizer, PROMPT), setting, max_tokens=48, text=tokenizer)
         written = "".join(piece.text for piece in answer)
         print(f"{setting}: {answer.result.tokens_per_second:.1f} tokens/s\n  {PROMPT}{written}")

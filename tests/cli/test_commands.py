@@ -187,6 +187,19 @@ def test_bench(cli: Cli, tiny: Path) -> None:
     assert document["environment"]["engine"].startswith("onnxruntime ")
 
 
+def test_bench_save_and_run_with_the_profile(cli: Cli, copy: Path, row: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    assert cli("bench", copy, "--n", 3, "--save", profile).code == 0
+    options = ("--input", row, "--profile", profile, "--deadline-ms", 1000)
+    assert cli("run", copy, *options).code == 0
+    other = json.loads(profile.read_text())
+    for times in other["artifacts"].values():
+        times["files"] = dict.fromkeys(times["files"], "0" * 64)
+    profile.write_text(json.dumps(other))
+    found = cli("run", copy, *options)
+    assert found.code == 1 and "another content" in found.err and "edgeexit bench --save" in found.err
+
+
 # --- run ---------------------------------------------------------------------------------------------------
 
 

@@ -97,8 +97,8 @@ def test_nowhere(cli: Cli, tiny_lm: Path) -> None:
 def test_ctrl_c_keeps_what_there_is(tiny_lm: Path, prompts: Path) -> None:
     # slowed down, so that there is something to interrupt
     code = (
-        "import sys, time; from edgeexit.lm.batch import Batch; old = Batch._step\n"
-        "Batch._step = lambda *a: (print('step', file=sys.stderr, flush=True), time.sleep(0.2), old(*a))[2]\n"
+        "import sys, time; from edgeexit.lm.batch import AnswerBatch; old = AnswerBatch._step\n"
+        "AnswerBatch._step = lambda *a: (print('step', file=sys.stderr, flush=True), time.sleep(0.2), old(*a))[2]\n"
         f"sys.argv = ['edgeexit', 'generate', {str(tiny_lm)!r}, '--prompts', {str(prompts)!r}, '--max-tokens', '60']\n"
         "from edgeexit.cli import main; main()"
     )

@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers", reason="tokenizers turns text into tokens and back")
 
 from edgeexit.cli.generate import setting_arguments
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 Cli = Callable[..., Any]
 PROMPT = "the License "
@@ -203,7 +203,7 @@ def test_generate_refuses(options: list[str], says: str, cli: Cli, tiny_lm: Path
 
 
 def test_other_bundles_are_refused(cli: Cli, tiny: Path, tiny_lm: Path) -> None:
-    assert "no language model" in cli("generate", tiny, "--prompt", "x").error
+    assert "not a language model" in cli("generate", tiny, "--prompt", "x").error
     assert cli("run", tiny_lm, "--input", "x.npy").error
 
 
@@ -242,22 +242,22 @@ def test_simulate(cli: Cli, tiny_lm: Path, text: Path, tmp_path: Path) -> None:
 
 
 EVERY = [
-    Setting(),
-    Setting("speculative", 1, 2, 0.3),
-    Setting("speculative", 0),
-    Setting("del", draft=3),
-    Setting("lookup", draft=2, ngram=2),
-    Setting("calm", 1, threshold=0.5, repair=True),
-    Setting("calm", threshold=0.0, confidence="margin"),
-    Setting("skip", exit=1),
+    Decoding(),
+    Decoding("speculative", 1, 2, 0.3),
+    Decoding("speculative", 0),
+    Decoding("del", draft=3),
+    Decoding("lookup", draft=2, ngram=2),
+    Decoding("calm", 1, threshold=0.5, repair=True),
+    Decoding("calm", threshold=0.0, confidence="margin"),
+    Decoding("skip", exit=1),
 ]
 
 
 @pytest.mark.parametrize("setting", EVERY, ids=str)
-def test_a_setting_comes_back_from_its_command(setting: Setting, cli: Cli, tiny_lm: Path) -> None:
+def test_a_setting_comes_back_from_its_command(setting: Decoding, cli: Cli, tiny_lm: Path) -> None:
     found = cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 4, "--json", *setting_arguments(setting))
     assert found.code == 0, found
-    told = Setting(**found.json["setting"])
+    told = Decoding(**found.json["setting"])
     assert (told, told.sure) == (replace(setting, threshold=told.threshold), setting.sure)
 
 

@@ -16,8 +16,9 @@ import pytest
 
 import edgeexit
 from edgeexit.errors import DataError
-from edgeexit.governor import Settings
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor import GovernorSettings
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.governor.soak import check_soak, soak
 from edgeexit.monitor import Reading
 from edgeexit.testing import FakeReader
@@ -53,7 +54,7 @@ def test_refused_before_it_begins(tiny: Path, labels: Any, change: dict[str, Any
     engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     given = {"rows": {"x": X}, "seconds": 1.0, "governed": (True,), "rate": None, "deadline_s": None} | change
     with pytest.raises(edgeexit.errors.EdgeExitError, match=message):
-        check_soak(engine, labels=labels, reader=FakeReader(Reading()), settings=Settings(), **given)
+        check_soak(engine, labels=labels, reader=FakeReader(Reading()), settings=GovernorSettings(), **given)
 
 
 def test_a_pause_does_not_outlast_its_phase(tiny: Path, tmp_path: Path) -> None:
@@ -61,7 +62,15 @@ def test_a_pause_does_not_outlast_its_phase(tiny: Path, tmp_path: Path) -> None:
     start = time.monotonic()
     with EventLog(tmp_path / "e.jsonl", engine) as log:
         spans = soak(
-            engine, {"x": X}, None, FakeReader(Reading()), Settings(), log, seconds=0.2, governed=(False,), rate=0.01
+            engine,
+            {"x": X},
+            None,
+            FakeReader(Reading()),
+            GovernorSettings(),
+            log,
+            seconds=0.2,
+            governed=(False,),
+            rate=0.01,
         )
     assert time.monotonic() - start < 5 and [s.n for s in spans] == [1]
     assert sum(e.get("n", 0) for e in read_events(tmp_path / "e.jsonl")) == 1
@@ -121,7 +130,7 @@ def test_an_input_that_has_fewer_rows(tiny: Path) -> None:
     engine = edgeexit.load(tiny, artifact="chain", exit=-1, warmup=2)
     with pytest.raises(DataError, match="10 rows of 'x', 3 rows of 'z'"):
         check_soak(
-            engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), Settings(), 1.0, (False,), None, None
+            engine, {"x": X, "z": X[:3]}, None, FakeReader(Reading()), GovernorSettings(), 1.0, (False,), None, None
         )  # fmt: skip
 
 
@@ -142,3 +151,19 @@ def test_what_decides_where_the_governor_is_off(
     (span,) = document["spans"]
     exits = [edgeexit.load(tiny, artifact="chain", warmup=0).run(x).exit for x in X]
     assert span["exit_rates"] == (rates or pytest.approx([exits.count(k) / 10 for k in range(3)], abs=0.05))
+
+
+def test_a_report_of_a_rotated_log(cli: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws a figure")
+
+    def part(name: str, at: int) -> None:
+        start = {"event": "start", "at": at, "schema": 2, "bundle": "b", "environment": {}}
+        window = {"event": "window", "at": at + 5, "n": 10, "exits": [4, 6], "missed": 1}
+        (tmp_path / name).write_text(json.dumps(start) + "\n" + json.dumps(window) + "\n")
+
+    for name, at in (("e.jsonl.000002", 20), ("e.jsonl.000003", 30), ("e.jsonl", 40)):
+        part(name, at)
+    found = cli("report", tmp_path / "e.jsonl", "--json")
+    assert found.code == 0 and "begins at 20 s: its older parts were deleted" in found.err
+    document = found.json
+    assert (document["from_seconds"], document["seconds"], document["inputs"], document["missed"]) == (20, 45, 30, 3)

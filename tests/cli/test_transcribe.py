@@ -41,11 +41,27 @@ def test_exits_files_and_notices(cli: Callable[..., object], tones: Path, sound:
     assert found.code == 0
     assert f"{sound}: low\n" in found.out and f"{other}: low\n" in found.out
     assert "exit 0: low\n  exit 1: low high\n" in found.out and "(forced)" in found.out
-    assert "the model hears 8000 Hz; resampled" in found.err
+    assert "the model takes 8000 Hz; resampled" in found.err
+
+
+def test_a_header_is_read_once(
+    cli: Callable[..., object], tones: Path, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeexit.speech import wav
+
+    calls, original = [], wav.read_chunks
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(wav, "read_chunks", counted)
+    assert cli("transcribe", tones, sound).code == 0 and len(calls) == 1
+    assert cli("transcribe", tones, sound, "--json").code == 0 and len(calls) == 2
 
 
 def test_json(cli: Callable[..., object], tones: Path, sound: Path) -> None:
-    found = cli("transcribe", tones, sound, "--json", "--beam", 4, "--deadline-ms", 1000).json
+    found = cli("transcribe", tones, sound, "--json", "--deadline-ms", 1000).json
     (heard,) = found["files"]
     assert heard["text"] == "low high" and heard["exit"] == 1 and heard["parts"][0]["late"] is False
     assert [t["symbol"] for t in heard["parts"][0]["tokens"]] == ["▁low", "▁high"]
@@ -65,7 +81,7 @@ def test_parts(cli: Callable[..., object], tones: Path, tmp_path: Path) -> None:
 
 def test_silence(cli: Callable[..., object], tones: Path, tmp_path: Path) -> None:
     found = cli("transcribe", tones, write(tmp_path / "a.wav", np.zeros(8000)))
-    assert found.out.startswith("\n  silence, the network was not asked; 1.00 s in ")
+    assert found.out.startswith("\n  silence, the network was not run; 1.00 s in ")
 
 
 def test_refused(cli: Callable[..., object], tones: Path, tiny: Path, sound: Path, tmp_path: Path) -> None:

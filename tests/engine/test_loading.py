@@ -17,7 +17,7 @@ from edgeexit import Bundle, OperatingPoint, Patience, Threshold, fixed_exit, lo
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.engine import backends
 from edgeexit.errors import BackendMissing, BundleError, PolicyError
-from edgeexit.governor import Governor, Settings
+from edgeexit.governor import Governor, GovernorSettings
 from edgeexit.testing import FakeReader
 
 pytest.importorskip("onnxruntime")
@@ -216,8 +216,8 @@ def test_the_governor_goes_down_from_the_default(tiny: Path) -> None:
 
     engine = load(tiny)
     assert engine.point is not None
-    governor = Governor(engine, FakeReader(Reading(load_per_cpu=0.1)), Settings())
-    assert governor.ladder.rungs[-1].point == engine.point
+    governor = Governor(engine, FakeReader(Reading(load_per_cpu=0.1)), GovernorSettings())
+    assert governor.ladder.steps[-1].point == engine.point
     governor.step()
     assert engine.point is not None and engine.point.name == "half-fused"
     governor.stop()

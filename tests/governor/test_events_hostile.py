@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import edgeexit
-from edgeexit.bench.profile import use_profile
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError, PolicyError
 from edgeexit.governor import read_curves
-from edgeexit.governor.events import MAX_LINE, EventLog, read_events
+from edgeexit.governor.event_files import MAX_LINE, read_events, rotated_parts
+from edgeexit.governor.events import EventLog
 
 START = '{"event": "start", "at": 0, "schema": 1, "bundle": "b"}\n'
 
@@ -103,30 +103,81 @@ def test_hostile_curves(tmp_path: Path, name: str, text: str) -> None:
     assert len(str(found.value)) < 500
 
 
-def test_a_profile_of_times_that_are_none(engine: Engine, tmp_path: Path) -> None:
-    from edgeexit.common.environment import environment
+def test_a_log_is_rotated_at_its_size_and_read_in_order(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    with EventLog(path, engine, max_bytes=1 << 18, keep=50) as log:
+        for i in range(300):
+            log.write("note", text="x" * 10_000, i=i)
+    parts = rotated_parts(path)
+    assert [p.name for p in parts] == [f"e.jsonl.{n:06d}" for n in range(1, len(parts) + 1)] and len(parts) > 5
+    for part in (*parts, path):
+        assert part.stat().st_size <= 1 << 18 and part.read_text().endswith("\n")
+        assert read_events(part)[0]["event"] == "start", "every part can be read alone"
+    events = read_events(path)
+    assert [e["i"] for e in events if e["event"] == "note"] == list(range(300)), "no line is lost or doubled"
+    assert sum(e["event"] == "start" for e in events) == len(parts) + 1
+    times = [e["at"] for e in events]
+    assert times == sorted(times)
 
-    before = engine.seconds
-    for seconds, ahead in (("[1" + "0" * 400 + ", 1, 1]", "[1, 1, 1]"), ("[1, 1, 1]", "[]"), ("[1, 1]", "[1, 1]")):
-        document = {"schema": 1, "bundle": engine.bundle.manifest.name, "environment": environment(threads=1)}
-        entry = f'{{"{engine.artifact.name}": {{"seconds": {seconds}, "ahead": {ahead}}}}}'
-        (tmp_path / "p.json").write_text(json.dumps(document)[:-1] + f', "artifacts": {entry}}}')
-        with pytest.raises(PolicyError, match="positive times"):
-            use_profile(engine, tmp_path / "p.json")
-    assert engine.seconds == before
+
+def test_only_the_newest_parts_of_a_log_are_kept(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    (tmp_path / "e.jsonl.old").write_text("of somebody else")
+    for keep, first in ((2, 300), (0, 600)):
+        with EventLog(path, engine, max_bytes=1 << 18, keep=keep) as log:
+            for i in range(300):
+                log.write("note", text="x" * 10_000, i=first + i)
+        parts = rotated_parts(path)
+        assert len(parts) == keep and sum(p.stat().st_size for p in (*parts, path)) <= (keep + 1) << 18
+        notes = [e["i"] for e in read_events(path) if e["event"] == "note"]
+        assert notes == list(range(first + 300 - len(notes), first + 300))
+        assert keep or read_events(path)[0]["at"] > 0, "the first line says that the beginning is gone"
+    assert (tmp_path / "e.jsonl.old").exists()
 
 
-def test_a_profile_of_another_machine_is_refused_in_few_words(engine: Engine, tmp_path: Path) -> None:
-    from edgeexit.common.environment import environment
+def test_a_log_after_a_power_failure_during_rotation(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_text(START)
+    path.rename(tmp_path / "e.jsonl.000001")
+    for rest in (None, "", '{"event": "sta'):
+        if rest is not None:
+            path.write_text(rest)
+        assert len(read_events(path)) == 1
+    with EventLog(path, engine):
+        pass
+    assert [e["event"] for e in read_events(path)] == ["start", "start"]
+    (tmp_path / "e.jsonl.000003").write_text(START)
+    with pytest.raises(DataError, match=r"part 2 of the log is missing"):
+        read_events(path)
 
-    mine, name = environment(threads=1), engine.bundle.manifest.name
-    for where, artifacts, message in (
-        (mine | {"device": "x" * 100_000}, {}, "measured on device"),
-        (mine | {"threads": 4}, {}, "measured on threads 4"),
-        (mine, {"a" * 100_000: 1}, "no times of"),
-    ):
-        document = {"schema": 1, "bundle": name, "environment": where, "artifacts": artifacts}
-        (tmp_path / "p.json").write_text(json.dumps(document))
-        with pytest.raises(DataError, match=message) as found:
-            use_profile(engine, tmp_path / "p.json")
-        assert len(str(found.value)) < 600
+
+def test_a_log_that_cannot_be_rotated_ends_there(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "e.jsonl"
+    log = EventLog(path, engine, max_bytes=1 << 18)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    for _ in range(40):
+        log.write("note", text="x" * 10_000)
+        engine.run(engine.example()[0])
+    with pytest.raises(DataError, match="ends early: Permission denied"):
+        log.close()
+    assert engine.observer is None and len(read_events(path)) > 20 and not rotated_parts(path)
+
+
+@pytest.mark.parametrize("options", [{"max_bytes": 1000}, {"keep": -1}])
+def test_sizes_that_hold_no_log_are_refused(engine: Engine, tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(DataError, match=f"{next(iter(options))}: expected .* found"):
+        EventLog(tmp_path / "e.jsonl", engine, **options)
+    assert engine.observer is None and not (tmp_path / "e.jsonl").exists()
+
+
+def test_logs_of_schema_1_are_read_with_the_names_of_today(tmp_path: Path) -> None:
+    move = '{"event": "move", "at": 1, "wish": 0.5, "because": "temperature_c", "budget": 0.6}\n'
+    (tmp_path / "e.jsonl").write_text(START + move)
+    found = read_events(tmp_path / "e.jsonl")[1]
+    assert found == {"event": "move", "at": 1, "target": 0.5, "limiting_signal": "temperature_c", "budget": 0.6}

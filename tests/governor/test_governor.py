@@ -17,8 +17,19 @@ import edgeexit
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor import DEFAULT_CURVES, Curve, Governor, Ladder, Loop, Move, PolicyStep, Settings, read_curves
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor import (
+    DEFAULT_CURVES,
+    BudgetCurve,
+    Governor,
+    GovernorSettings,
+    Ladder,
+    Loop,
+    Move,
+    PolicyStep,
+    read_curves,
+)
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reading, Throttled
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import Threshold, fixed_exit
@@ -56,7 +67,7 @@ def governed(
 ) -> tuple[Governor, Told, FakeClock, list[Move]]:
     clock, told, moves = FakeClock(), Told(says), list[Move]()
     return (
-        Governor(engine, told, Settings(**settings), ladder=ladder, on_move=moves.append, clock=clock),
+        Governor(engine, told, GovernorSettings(**settings), ladder=ladder, on_move=moves.append, clock=clock),
         told,
         clock,
         moves,
@@ -64,7 +75,7 @@ def governed(
 
 
 def test_curves_are_straight_between_points_and_level_beyond() -> None:
-    curve = Curve("temperature_c", ((70.0, 1.0), (80.0, 0.5)))
+    curve = BudgetCurve("temperature_c", ((70.0, 1.0), (80.0, 0.5)))
     assert [curve.budget(v) for v in (20, 70, 75, 80, 120)] == [1.0, 1.0, 0.75, 0.5, 0.5]
     for c in DEFAULT_CURVES:
         budgets = [c.budget(v) for v in np.linspace(c.points[0][0] - 1, c.points[-1][0] + 1, 50)]
@@ -83,7 +94,7 @@ def test_curves_are_straight_between_points_and_level_beyond() -> None:
 )
 def test_curves_that_are_none_are_refused(points: Any, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
-        Curve("temperature_c", points)
+        BudgetCurve("temperature_c", points)
 
 
 def test_curves_from_files(tmp_path: Path) -> None:
@@ -91,7 +102,7 @@ def test_curves_from_files(tmp_path: Path) -> None:
              "on_battery_only": True}}  # fmt: skip
     (tmp_path / "c.json").write_text(json.dumps(table))
     first, second = read_curves(tmp_path / "c.json")
-    assert first == Curve("temperature_c", ((60.0, 1.0), (70.0, 0.3))) and second.on_battery_only
+    assert first == BudgetCurve("temperature_c", ((60.0, 1.0), (70.0, 0.3))) and second.on_battery_only
     table_b = "[battery_percent]\npoints = [[5, 0.2], [30, 1.0]]\non_battery_only = true\n"
     (tmp_path / "c.toml").write_text(f"temperature_c = [[60, 1.0], [70, 0.3]]\n{table_b}")
     if sys.version_info >= (3, 11):
@@ -134,15 +145,15 @@ def test_a_loop_pressed_against_the_floor_comes_back(engine: Engine) -> None:
 def test_heat_lowers_the_budget_at_the_allowed_rate_and_cold_raises_it_slower(engine: Engine, ladder: Ladder) -> None:
     governor, told, clock, moves = governed(engine, ladder, fall_per_s=0.4, rise_per_s=0.1)
     governor.step()
-    assert engine.policy == ladder.rungs[2].policy and moves[-1].because == "nothing"
+    assert engine.policy == ladder.steps[2].policy and moves[-1].limiting_signal == "nothing"
     told.says = Reading(temperature_c=90.0)
     budgets = []
     for _ in range(12):
         clock.advance(0.25)
         budgets.append(governor.step().budget)
     assert np.diff([1.0, *budgets]).min() >= -0.4 * 0.25 - 1e-9
-    assert moves[-1].because == "temperature_c" and budgets[-1] == pytest.approx(0.2)
-    assert engine.policy == ladder.rungs[0].policy and not moves[-1].pinned
+    assert moves[-1].limiting_signal == "temperature_c" and budgets[-1] == pytest.approx(0.2)
+    assert engine.policy == ladder.steps[0].policy and not moves[-1].pinned
     told.says = COOL
     clock.advance(0.25)
     assert governor.step().budget == pytest.approx(0.2 + 0.1 * 0.25)
@@ -173,13 +184,13 @@ def test_throttling_and_battery(engine: Engine, ladder: Ladder) -> None:
     clock.advance(1)
     governor.step()
     clock.advance(1)
-    assert governor.step().because == "throttled" and moves[-1].budget == pytest.approx(0.6)
+    assert governor.step().limiting_signal == "throttled" and moves[-1].budget == pytest.approx(0.6)
     told.says = Reading(throttled=Throttled(0x50000), battery_percent=5.0, on_battery=False)
     clock.advance(60)
-    assert governor.step().because == "nothing", "since boot is not now, and a charger is at hand"
+    assert governor.step().limiting_signal == "nothing", "since boot is not now, and a charger is at hand"
     told.says = Reading(battery_percent=5.0, on_battery=True)
     clock.advance(1)
-    assert governor.step().because == "battery_percent"
+    assert governor.step().limiting_signal == "battery_percent"
 
 
 def test_a_battery_that_should_last(engine: Engine, ladder: Ladder) -> None:
@@ -190,7 +201,7 @@ def test_a_battery_that_should_last(engine: Engine, ladder: Ladder) -> None:
         for _ in range(40):
             clock.advance(0.25)
             governor.step()
-        assert moves[-1].because == expected
+        assert moves[-1].limiting_signal == expected
 
 
 def test_a_clock_that_jumps_back_or_far_ahead_does_no_harm(engine: Engine, ladder: Ladder) -> None:
@@ -217,8 +228,8 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
         bundle = bundle.with_operating_point(point)
     own = edgeexit.load(bundle, policy="a", warmup=2)
     clock, told = FakeClock(), Told(Reading(temperature_c=95.0))
-    governor = Governor(own, told, Settings(fall_per_s=100), clock=clock)
-    assert [r.point.name for r in governor.ladder.rungs if r.point] == ["a", "b"], (
+    governor = Governor(own, told, GovernorSettings(fall_per_s=100), clock=clock)
+    assert [r.point.name for r in governor.ladder.steps if r.point] == ["a", "b"], (
         "wider bounds and other losses are out"
     )
     assert governor.step().point == "b" and own.point is not None and own.point.name == "b"
@@ -235,7 +246,7 @@ def test_certified_points_only(copy: Path, engine: Engine) -> None:
 def test_set_points_that_cannot_be_reached(engine: Engine, ladder: Ladder) -> None:
     engine.use_profile((0.01, 0.02, 0.03))
     with pytest.raises(PolicyError, match="below the first exit's own time, 10 ms"):
-        Governor(engine, Told(COOL), Settings(latency_p90_s=0.005), ladder=ladder)
+        Governor(engine, Told(COOL), GovernorSettings(latency_p90_s=0.005), ladder=ladder)
     for wrong in (
         {"floor": 0.0},
         {"floor": 0.5, "ceiling": 0.4},
@@ -244,7 +255,7 @@ def test_set_points_that_cannot_be_reached(engine: Engine, ladder: Ladder) -> No
         {"throttled": 2},
     ):
         with pytest.raises(PolicyError):
-            Settings(**wrong)  # type: ignore[arg-type]
+            GovernorSettings(**wrong)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="set-point"):
         Loop(0.0)
 
@@ -260,13 +271,13 @@ def test_its_thread_swaps_policies_between_inputs_and_gives_back_what_was(engine
     before, told, moves = engine.policy, Told(COOL), list[Move]()
     x = engine.example()[0]
     with Governor(
-        engine, told, Settings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=moves.append
+        engine, told, GovernorSettings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=moves.append
     ) as governor:
         with pytest.raises(PolicyError, match="runs already"):
             governor.start()
         wait_for(lambda: bool(moves))
         told.says = Reading(temperature_c=90.0)
-        while engine.policy != ladder.rungs[0].policy:
+        while engine.policy != ladder.steps[0].policy:
             engine.run(x)
             assert len(moves) < 5000
         told.says = ValueError("broken")
@@ -281,11 +292,11 @@ def test_its_thread_swaps_policies_between_inputs_and_gives_back_what_was(engine
 
 
 def test_solved_from_the_scores_in_the_bundle(engine: Engine) -> None:
-    found = Ladder.solved(engine, steps=8)
-    costs = [r.cost for r in found.rungs]
+    found = Ladder.solved(engine, count=8)
+    costs = [r.cost for r in found.steps]
     assert costs == sorted(costs) and costs[-1] == 1.0 and not found.certified
     assert found.at(1.0) == len(costs) - 1 and found.at(0.0) == 0
-    assert all(r.cost <= b + 1e-9 for b in np.linspace(costs[0], 1, 50) for r in [found.rungs[found.at(b)]])
+    assert all(r.cost <= b + 1e-9 for b in np.linspace(costs[0], 1, 50) for r in [found.steps[found.at(b)]])
 
 
 @pytest.fixture
@@ -326,7 +337,7 @@ def test_a_log_cut_by_a_power_failure_is_read_and_others_are_refused(
     for text, message in (
         ("", "no `start`"),
         ("nonsense\n", "line 1 is not JSON"),
-        ('{"event": "start", "schema": 99, "at": 0}\n', "schema 1"),
+        ('{"event": "start", "schema": 99, "at": 0}\n', "schema 1 or 2"),
         ('{"at": 1}\n', "no event"),
         ("x" * 100_000, "characters"),
     ):
@@ -417,7 +428,7 @@ def test_a_cool_machine_spends_no_more_than_the_operating_point(tiny: Path) -> N
     before = engine.policy
     move = governor.step()
     assert move.point == "half-chain" and engine.policy == before and move.cost == engine.point.expected["cost"]
-    assert max(r.cost for r in governor.ladder.rungs) == move.cost and len(governor.ladder.rungs) > 1
+    assert max(r.cost for r in governor.ladder.steps) == move.cost and len(governor.ladder.steps) > 1
 
 
 def test_a_drift_monitor_is_of_one_policy(tiny: Path, engine: Engine) -> None:

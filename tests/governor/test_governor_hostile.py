@@ -14,8 +14,9 @@ import pytest
 import edgeexit
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import PolicyError
-from edgeexit.governor import Governor, Ladder, Loop, Move, PolicyStep, Settings
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor import Governor, GovernorSettings, Ladder, Loop, Move, PolicyStep
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.monitor import Reading
 from edgeexit.policy.policies import Patience, Threshold, fixed_exit
 from edgeexit.testing import FakeClock, FakeReader
@@ -59,10 +60,10 @@ def test_stop_without_start_and_twice_leaves_the_engine_alone(engine: Engine, la
 
 def test_started_again_it_governs_again(engine: Engine, ladder: Ladder) -> None:
     before = engine.policy
-    governor = Governor(engine, FakeReader(COOL), Settings(interval_s=0.01), ladder=ladder)
+    governor = Governor(engine, FakeReader(COOL), GovernorSettings(interval_s=0.01), ladder=ladder)
     for _ in range(2):
         with governor:
-            wait_for(lambda: engine.policy == ladder.rungs[2].policy)
+            wait_for(lambda: engine.policy == ladder.steps[2].policy)
         assert engine.policy == before
 
 
@@ -71,8 +72,10 @@ def test_a_callback_that_fails_does_not_end_it(engine: Engine, ladder: Ladder) -
         raise OSError("no space left")
 
     reader = FakeReader(COOL, COOL, COOL, HOT)
-    with Governor(engine, reader, Settings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=broken) as governor:
-        wait_for(lambda: engine.policy == ladder.rungs[0].policy)
+    with Governor(
+        engine, reader, GovernorSettings(interval_s=0.01, fall_per_s=100), ladder=ladder, on_move=broken
+    ) as governor:
+        wait_for(lambda: engine.policy == ladder.steps[0].policy)
     assert isinstance(governor.error, OSError)
 
 
@@ -88,7 +91,9 @@ def test_a_callback_may_stop_it(engine: Engine, ladder: Ladder) -> None:
 def test_a_lie_is_reported_and_forgotten(engine: Engine, ladder: Ladder, wrong: Any) -> None:
     lie = Reading(temperature_c=wrong, power_w=wrong, battery_joules=wrong, load_per_cpu=wrong)
     clock, reader = FakeClock(), FakeReader(lie, COOL)
-    governor = Governor(engine, reader, Settings(temperature_c=60.0, battery_hours=1.0), ladder=ladder, clock=clock)
+    governor = Governor(
+        engine, reader, GovernorSettings(temperature_c=60.0, battery_hours=1.0), ladder=ladder, clock=clock
+    )
     first = governor.step()
     clock.advance(0.25)
     assert first.budget == governor.step().budget == 1.0 and any("temperature_c" in p for p in first.problems)
@@ -111,18 +116,18 @@ def test_a_loop_forgets_what_is_no_number() -> None:
 def test_old_latencies_are_not_added_up_while_nothing_runs(engine: Engine, ladder: Ladder) -> None:
     engine.use_profile((1e-9, 1e-9, 1e-9))
     clock = FakeClock()
-    settings = Settings(curves=(), latency_p90_s=1e-6)
+    settings = GovernorSettings(curves=(), latency_p90_s=1e-6)
     governor = Governor(engine, FakeReader(COOL), settings, ladder=ladder, clock=clock)
     governor.attach()
     for _ in range(8):
         engine.run(engine.example()[0])
     governor.step()
     clock.advance(0.25)
-    wishes = []
+    targets = []
     for _ in range(40):
-        wishes.append(governor.step().wish)
+        targets.append(governor.step().target)
         clock.advance(0.25)
-    assert len(set(wishes)) == 1
+    assert len(set(targets)) == 1
 
 
 def test_a_ladder_that_the_engine_cannot_follow_is_refused(tiny: Path, ladder: Ladder) -> None:
@@ -135,7 +140,7 @@ def test_a_ladder_that_the_engine_cannot_follow_is_refused(tiny: Path, ladder: L
 def test_an_interval_that_no_wait_can_take(engine: Engine) -> None:
     for wrong in (math.inf, math.nan, 0.0):
         with pytest.raises(PolicyError, match="interval"):
-            Settings(interval_s=wrong)
+            GovernorSettings(interval_s=wrong)
 
 
 def test_a_clock_that_jumps_back_does_not_ruin_the_slow_down(tiny: Path) -> None:
@@ -172,7 +177,7 @@ def test_times_from_a_busy_machine_do_not_keep_it_from_governing(tiny: Path) -> 
     engine = edgeexit.load(tiny, artifact="fused", exit=-1, warmup=2)
     engine.use_profile((0.0176, 0.0195, 0.0186))
     busy = Governor(engine, FakeReader(COOL)).ladder
-    costs = [r.cost for r in busy.rungs]
+    costs = [r.cost for r in busy.steps]
     assert not busy.timed and costs == sorted(costs) and len(costs) > 2
     engine.use_profile((0.01, 0.02, 0.03))
     assert Governor(engine, FakeReader(COOL)).ladder.timed

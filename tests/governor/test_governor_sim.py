@@ -12,8 +12,9 @@ import edgeexit
 pytest.importorskip("benchmarks", reason="the repository's benchmarks are not here")
 
 from benchmarks.sim_governor import simulate
-from edgeexit.governor import Settings
-from edgeexit.governor.events import EventLog, read_events
+from edgeexit.governor import GovernorSettings
+from edgeexit.governor.event_files import read_events
+from edgeexit.governor.events import EventLog
 from edgeexit.governor.soak import settled_after, soak
 from edgeexit.monitor import Reading
 
@@ -29,7 +30,7 @@ def test_the_board_stays_cool_and_deadlines_are_met_with_the_governor() -> None:
 
 
 def test_it_keeps_a_temperature_set_point() -> None:
-    found = simulate(True, minutes=10, settings=Settings(curves=(), temperature_c=65.0))
+    found = simulate(True, minutes=10, settings=GovernorSettings(curves=(), temperature_c=65.0))
     assert found.hottest_c < 69 and found.missed_share < 0.01
 
 
@@ -44,7 +45,7 @@ def test_a_soak_with_and_without_the_governor(tmp_path: Path) -> None:
         x, y = file["x_test"][:200, None].astype(np.float32), file["y_test"][:200]
     with EventLog(tmp_path / "e.jsonl", engine, every_s=0.1) as log:
         spans = soak(
-            engine, {engine.bundle.manifest.inputs[0].name: x}, y, Nothing(), Settings(interval_s=0.05), log,
+            engine, {engine.bundle.manifest.inputs[0].name: x}, y, Nothing(), GovernorSettings(interval_s=0.05), log,
             seconds=0.6, deadline_s=1.0, compete=1,
         )  # fmt: skip
     assert [(s.governor, s.competing) for s in spans] == [

@@ -11,14 +11,14 @@ import pytest
 
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.errors import BundleError, DataError
-from edgeexit.lm.batch import Batch
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.cache import PAGE, Cache
 from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.positions import STEP, Positions, mask
 from edgeexit.lm.sampling import Chooser, Sampler
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import Text
 
 pytest.importorskip("onnxruntime")
@@ -46,10 +46,10 @@ def prompts(text: Text) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("setting", [Setting(), Setting("skip", exit=1), Setting("skip", exit=2)], ids=str)
-def test_the_text_of_each_alone(setting: Setting, model: LanguageModel, prompts: list[list[int]]) -> None:
+@pytest.mark.parametrize("setting", [Decoding(), Decoding("skip", exit=1), Decoding("skip", exit=2)], ids=str)
+def test_the_text_of_each_alone(setting: Decoding, model: LanguageModel, prompts: list[list[int]]) -> None:
     alone = [Answer(model, p, setting, max_tokens=TOKENS).run() for p in prompts]
-    together = Batch(model, prompts, setting, max_tokens=TOKENS).run()
+    together = AnswerBatch(model, prompts, setting, max_tokens=TOKENS).run()
     assert [g.ids for g in together] == [g.ids for g in alone]
     assert [g.reason for g in together] == [g.reason for g in alone]
     assert {g.same for g in together} == {False if setting.lossy else None}
@@ -59,23 +59,24 @@ def test_the_text_of_each_alone(setting: Setting, model: LanguageModel, prompts:
 def test_prompts_of_one_length(model: LanguageModel, prompts: list[list[int]]) -> None:
     same = [p[:2] for p in prompts if len(p) > 1]
     alone = [Answer(model, p, max_tokens=TOKENS).run().ids for p in same]
-    assert [g.ids for g in Batch(model, same, max_tokens=TOKENS).run()] == alone and len(same) > 2
+    assert [g.ids for g in AnswerBatch(model, same, max_tokens=TOKENS).run()] == alone and len(same) > 2
 
 
 def test_schedules_differ_from_plain_decoding(model: LanguageModel, prompts: list[list[int]]) -> None:
     plain, skipped = (
-        [g.ids for g in Batch(model, prompts, s, max_tokens=TOKENS).run()] for s in (Setting(), Setting("skip", exit=1))
+        [g.ids for g in AnswerBatch(model, prompts, s, max_tokens=TOKENS).run()]
+        for s in (Decoding(), Decoding("skip", exit=1))
     )
     assert plain != skipped and [p[0] for p in plain] == [s[0] for s in skipped]  # the first token runs every stage
 
 
 def test_sequences_that_end_make_room(model: LanguageModel, text: Text, prompts: list[list[int]]) -> None:
-    plain = [g.ids for g in Batch(model, prompts, max_tokens=TOKENS).run()]
+    plain = [g.ids for g in AnswerBatch(model, prompts, max_tokens=TOKENS).run()]
     token = next(t for t in range(model.spec.vocab) if 0 < sum(t in ids[2:] for ids in plain) < len(plain))
     ends = replace(model.spec, eos=(token,))
     ending = LanguageModel(ends, model.parts, tokenizer=model.tokenizer)
     alone = [Answer(ending, p, max_tokens=TOKENS, text=text).run() for p in prompts]
-    batch = Batch(ending, prompts, max_tokens=TOKENS, text=text)
+    batch = AnswerBatch(ending, prompts, max_tokens=TOKENS, text=text)
     rows, parts = [], [""] * len(prompts)
     for i, piece in batch:
         rows.append(i)
@@ -88,29 +89,29 @@ def test_sequences_that_end_make_room(model: LanguageModel, text: Text, prompts:
 
 
 def test_stop_strings(model: LanguageModel, text: Text, prompts: list[list[int]]) -> None:
-    whole = Batch(model, prompts, max_tokens=TOKENS, text=text).run()[0].text
+    whole = AnswerBatch(model, prompts, max_tokens=TOKENS, text=text).run()[0].text
     assert whole is not None
     stop = whole[5:8]
-    first = Batch(model, prompts, max_tokens=TOKENS, text=text, stops=[stop]).run()[0]
+    first = AnswerBatch(model, prompts, max_tokens=TOKENS, text=text, stops=[stop]).run()[0]
     assert (first.reason, first.text) == ("stop", whole[: whole.index(stop)])
 
 
 def test_draws_are_those_of_each_alone(model: LanguageModel, prompts: list[list[int]]) -> None:
     choosers: list[Chooser] = [Sampler(1.5, seed=i) for i in range(len(prompts))]
-    together = Batch(model, prompts, max_tokens=12, choosers=choosers).run()
+    together = AnswerBatch(model, prompts, max_tokens=12, choosers=choosers).run()
     alone = [Answer(model, p, max_tokens=12, chooser=Sampler(1.5, seed=i)).run() for i, p in enumerate(prompts)]
     assert [g.ids for g in together] == [g.ids for g in alone]
 
 
 def test_context_is_that_of_the_longest(model: LanguageModel, prompts: list[list[int]]) -> None:
     long = (prompts[2] * 20)[: model.spec.context - 5]
-    found = Batch(model, [long, prompts[0]], max_tokens=50).run()
+    found = AnswerBatch(model, [long, prompts[0]], max_tokens=50).run()
     assert [(len(g.ids), g.reason) for g in found] == [(5, "context")] * 2
     assert [g.ids for g in found] == [Answer(model, p, max_tokens=5).run().ids for p in (long, prompts[0])]
 
 
 def test_leaving_early_keeps_what_there_is(model: LanguageModel, prompts: list[list[int]]) -> None:
-    batch = Batch(model, prompts, max_tokens=TOKENS)
+    batch = AnswerBatch(model, prompts, max_tokens=TOKENS)
     assert batch.tokens_per_second is None
     for _, _ in zip(range(2 * len(prompts)), batch, strict=False):
         pass
@@ -121,23 +122,26 @@ def test_leaving_early_keeps_what_there_is(model: LanguageModel, prompts: list[l
 
 
 def test_one_prompt_is_no_batch(model: LanguageModel, prompts: list[list[int]]) -> None:
-    assert Batch(model, prompts[:1], max_tokens=3).run()[0].same is True
+    assert AnswerBatch(model, prompts[:1], max_tokens=3).run()[0].same is True
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda m: Batch(m, []), "0 prompts"),
-        (lambda m: Batch(m, [[1]] * 1025), "1025 prompts"),
-        (lambda m: Batch(m, [[1]], max_tokens=0), "at least 1"),
-        (lambda m: Batch(m, [[1], []]), "prompt 1: the prompt is empty"),
-        (lambda m: Batch(m, [[1], [272]]), "prompt 1: token id 272"),
-        (lambda m: Batch(m, [[1], [2] * 96]), "prompt 1: the prompt has 96 tokens; context is 96"),
-        (lambda m: Batch(m, [[1]], Setting("speculative", exit=0)), "speculative is not for several prompts"),
-        (lambda m: Batch(m, [[1]], Setting("skip", exit=0)), "skip runs the first and the last stage"),
-        (lambda m: Batch(m, [[1]], Setting("skip", exit=4)), "exit 4 of 4 stages"),
-        (lambda m: Batch(m, [[1], [2]], choosers=[Sampler()]), "1 choosers for 2 prompts"),
-        (lambda m: Batch(m, [[1]], stops=["x"]), "tokenizer"),
+        (lambda m: AnswerBatch(m, []), "0 prompts"),
+        (lambda m: AnswerBatch(m, [[1]] * 1025), "1025 prompts"),
+        (lambda m: AnswerBatch(m, [[1]], max_tokens=0), "at least 1"),
+        (lambda m: AnswerBatch(m, [[1], []]), "prompt 1: the prompt is empty"),
+        (lambda m: AnswerBatch(m, [[1], [272]]), "prompt 1: token id 272"),
+        (lambda m: AnswerBatch(m, [[1], [2] * 96]), "prompt 1: the prompt has 96 tokens; context is 96"),
+        (
+            lambda m: AnswerBatch(m, [[1]], Decoding("speculative", exit=0)),
+            "speculative is not for several prompts",
+        ),
+        (lambda m: AnswerBatch(m, [[1]], Decoding("skip", exit=0)), "skip runs the first and the last stage"),
+        (lambda m: AnswerBatch(m, [[1]], Decoding("skip", exit=4)), "exit 4 of 4 stages"),
+        (lambda m: AnswerBatch(m, [[1], [2]], choosers=[Sampler()]), "1 choosers for 2 prompts"),
+        (lambda m: AnswerBatch(m, [[1]], stops=["x"]), "tokenizer"),
     ],
 )
 def test_refusals(make: Callable[[LanguageModel], object], says: str, model: LanguageModel) -> None:
@@ -145,17 +149,21 @@ def test_refusals(make: Callable[[LanguageModel], object], says: str, model: Lan
         make(model)
 
 
+def _bytes(cache: Cache) -> int:
+    return sum(a.nbytes for stage in cache.rows for a in stage)
+
+
 def test_a_cache_goes_on_with_some() -> None:
     spec = LmSpec(16, 8, 3, 1, 4, 64, (2, 3))
     cache, rng = Cache(spec, [0, 2, 1]), np.random.default_rng(0)
     rows = [rng.standard_normal((5, 3, 1, 4)).astype(np.float32) for _ in range(4)]
     cache.put(0, rows)
-    assert cache.bytes == 3 * spec.cache_bytes(64)
+    assert _bytes(cache) == 3 * spec.cache_bytes(64)
     cache.keep([2, 0])
     for held, row in zip(cache.past(0), rows, strict=True):
         np.testing.assert_array_equal(held, row[:, [2, 0]])
     assert cache.lengths == [5, 0] and cache.padding is not None and cache.padding.tolist() == [1, 0]
-    assert cache.bytes == 2 * spec.cache_bytes(64)
+    assert _bytes(cache) == 2 * spec.cache_bytes(64)
 
 
 def test_stages_are_shown_whole_pages_as_far_as_the_context_goes() -> None:

@@ -17,22 +17,22 @@ from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import DecoderRunnables, LanguageModel
 from edgeexit.lm.sampling import Sampler
 from edgeexit.lm.session import Session
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.consistency import certify
 from edgeexit.lm.tuning.measure_costs import measure
 from edgeexit.lm.tuning.simulate import CostTable, simulate
 from edgeexit.lm.tuning.traces import Trace, quality, record
-from edgeexit.lm.tuning.tune import cut, study
+from edgeexit.lm.tuning.tune import sample_prompts, tune
 
 pytest.importorskip("onnxruntime")
 
 TOKENS = 40
 LOSSLESS = [
-    *(Setting("speculative", e, k, t) for e in (0, 1, 2) for k, t in ((1, 0.0), (4, 0.0), (8, 0.0), (6, 0.3))),
-    Setting("lookup"),
-    Setting("lookup", draft=8, ngram=1),
-    Setting("del", draft=8),
+    *(Decoding("speculative", e, k, t) for e in (0, 1, 2) for k, t in ((1, 0.0), (4, 0.0), (8, 0.0), (6, 0.3))),
+    Decoding("lookup"),
+    Decoding("lookup", draft=8, ngram=1),
+    Decoding("del", draft=8),
 ]
 
 
@@ -65,12 +65,12 @@ def costs(model: LanguageModel) -> Costs:
 
 @pytest.fixture(scope="module")
 def traces(model: LanguageModel) -> list[Trace]:
-    return record(model, cut(model, text(model), 6, 12), TOKENS)
+    return record(model, sample_prompts(model, text(model), 6, 12), TOKENS)
 
 
 @pytest.mark.parametrize("setting", LOSSLESS, ids=str)
 def test_the_text_of_plain_decoding_in_the_simulators_rounds(
-    setting: Setting, model: LanguageModel, costs: Costs, traces: list[Trace]
+    setting: Decoding, model: LanguageModel, costs: Costs, traces: list[Trace]
 ) -> None:
     drafted = accepted = 0
     for trace in traces:
@@ -118,12 +118,13 @@ def test_hidden_states_and_cache_after_going_back(fp32: LanguageModel) -> None:
         fresh = Session(fp32)
         fresh.ids.extend(ids[: keep + 1])
         assert np.allclose(fresh.run(last)[:, -1], got, atol=1e-4)
-    assert session.cache.bytes == fp32.spec.cache_bytes(fp32.spec.context)
+    arrays = [a for stage in session.cache.rows for a in stage]
+    assert sum(a.nbytes for a in arrays) == fp32.spec.cache_bytes(fp32.spec.context)
 
 
 def test_calm_repair_is_exact_for_those_that_go_deep(fp32: LanguageModel) -> None:
     """A token that left early has, once repaired, the same keys as in the whole network."""
-    found = Answer(fp32, [5, 9, 30], Setting("calm", threshold=0.6, repair=True), max_tokens=TOKENS)
+    found = Answer(fp32, [5, 9, 30], Decoding("calm", threshold=0.6, repair=True), max_tokens=TOKENS)
     result = found.run()
     assert sum(result.exits[:-1]) > 0 and result.exits[-1] > 0
     session = found.session
@@ -146,7 +147,7 @@ def test_calm_goes_from_plain_decoding_to_the_first_exit(
     prompt = trace.ids[: trace.start].tolist()
 
     def run(threshold: float, decay: float = 0.0) -> Generation:
-        asked = Setting("calm", 1, threshold=threshold, confidence=confidence, repair=repair, decay=decay)  # type: ignore[arg-type]
+        asked = Decoding("calm", 1, threshold=threshold, confidence=confidence, repair=repair, decay=decay)  # type: ignore[arg-type]
         return Answer(model, prompt, asked, max_tokens=TOKENS).run()
 
     never, always = run(1.0), run(0.0)
@@ -156,23 +157,25 @@ def test_calm_goes_from_plain_decoding_to_the_first_exit(
 
 
 def test_stand_ins_and_skip_run_what_they_say(fp32: LanguageModel) -> None:
-    assert Answer(fp32, [5, 9], Setting("skip", 3), max_tokens=TOKENS).run().ids == (
+    assert Answer(fp32, [5, 9], Decoding("skip", 3), max_tokens=TOKENS).run().ids == (
         Answer(fp32, [5, 9], max_tokens=TOKENS).run().ids
     )
-    skipping = Answer(fp32, [5, 9], Setting("skip", 1), max_tokens=TOKENS)
+    skipping = Answer(fp32, [5, 9], Decoding("skip", 1), max_tokens=TOKENS)
     skipping.run()
     with pytest.raises(DataError, match=r"expected 1\.\.3"):
-        Answer(fp32, [5], Setting("skip", 0))
+        Answer(fp32, [5], Decoding("skip", 0))
     without = replace(fp32.parts, keys_values={})
     bare = LanguageModel(fp32.spec, without, artifact="x")
     with pytest.raises(BundleError, match="kv_1"):
-        Answer(bare, [5, 9], Setting("calm", threshold=0.0)).run()
+        Answer(bare, [5, 9], Decoding("calm", threshold=0.0)).run()
 
 
 @pytest.mark.parametrize(
-    "setting", [Setting("speculative", 1, 4), Setting("lookup", ngram=1), Setting("calm")], ids=str
+    "setting",
+    [Decoding("speculative", 1, 4), Decoding("lookup", ngram=1), Decoding("calm")],
+    ids=str,
 )
-def test_draws_repeat_with_their_seed(setting: Setting, model: LanguageModel) -> None:
+def test_draws_repeat_with_their_seed(setting: Decoding, model: LanguageModel) -> None:
     def run(seed: int) -> tuple[int, ...]:
         return Answer(model, [5, 9, 30], setting, max_tokens=30, chooser=Sampler(0.9, 40, 0.95, seed)).run().ids
 
@@ -182,13 +185,13 @@ def test_draws_repeat_with_their_seed(setting: Setting, model: LanguageModel) ->
 def test_speculation_draws_from_the_same_distribution(fp32: LanguageModel) -> None:
     """The second token of many short answers, with and without drafts."""
 
-    def counts(setting: Setting) -> np.ndarray:
+    def counts(setting: Decoding) -> np.ndarray:
         sampler, found = Sampler(1.0, 5, seed=1), np.zeros(272)
         for _ in range(400):
             found[Answer(fp32, [5, 9, 30], setting, max_tokens=2, chooser=sampler).run().ids[1]] += 1
         return found
 
-    plain, drafted = counts(Setting()), counts(Setting("speculative", 1, 2))
+    plain, drafted = counts(Decoding()), counts(Decoding("speculative", 1, 2))
     likely = plain + drafted >= 20
     assert likely.sum() >= 3
     # the difference of two binomial counts: four standard deviations
@@ -205,7 +208,11 @@ def test_ends(fp32: LanguageModel) -> None:
     wanted = full.ids[5]
     ending = LanguageModel(replace(fp32.spec, eos=(wanted,)), fp32.parts, artifact="x")
     first = full.ids.index(wanted)
-    for setting in (Setting(), Setting("speculative", 2, 8), Setting("lookup", draft=8, ngram=1)):
+    for setting in (
+        Decoding(),
+        Decoding("speculative", 2, 8),
+        Decoding("lookup", draft=8, ngram=1),
+    ):
         ended = Answer(ending, [5, 9, 30], setting, max_tokens=60).run()
         assert ended.reason == "end" and ended.ids == full.ids[: first + 1]
 
@@ -228,7 +235,7 @@ def test_a_context_that_no_memory_holds_is_one_line(fp32: LanguageModel) -> None
 
 def test_leaving_early_harms_nothing(fp32: LanguageModel) -> None:
     want = Answer(fp32, [5, 9, 30], max_tokens=20).run().ids
-    answer = Answer(fp32, [5, 9, 30], Setting("speculative", 1), max_tokens=20)
+    answer = Answer(fp32, [5, 9, 30], Decoding("speculative", 1), max_tokens=20)
     pieces: Iterator[object] = iter(answer)
     next(pieces)
     next(pieces)
@@ -240,8 +247,12 @@ def test_leaving_early_harms_nothing(fp32: LanguageModel) -> None:
         next(iter(answer))
 
 
-@pytest.mark.parametrize("setting", [Setting(), Setting("speculative", 1, 6), Setting("calm", repair=True)], ids=str)
-def test_stop_checks(setting: Setting, fp32: LanguageModel) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    [Decoding(), Decoding("speculative", 1, 6), Decoding("calm", repair=True)],
+    ids=str,
+)
+def test_stop_checks(setting: Decoding, fp32: LanguageModel) -> None:
     prompt = [5, 9, 30]
     want = Answer(fp32, prompt, setting, max_tokens=30).run()
     trigger = want.ids[10]
@@ -263,7 +274,7 @@ def test_stop_checks(setting: Setting, fp32: LanguageModel) -> None:
     Answer(fp32, prompt, setting, max_tokens=30, check=limited).run()
     assert len(limited.confidences) == 1
     with pytest.raises(DataError, match="skip cannot"):
-        Answer(fp32, prompt, Setting("skip"), check=never)
+        Answer(fp32, prompt, Decoding("skip"), check=never)
     with pytest.raises(DataError, match="trigger"):
         AnswerProbe(frozenset(), (1,))
 
@@ -285,15 +296,15 @@ def test_the_answer_of_a_stop_check_is_what_decoding_would_give(fp32: LanguageMo
         (lambda m: Answer(m, [272]), "0..271"),
         (lambda m: Answer(m, [-1]), "0..271"),
         (lambda m: Answer(m, [1], max_tokens=0), "at least 1"),
-        (lambda m: Answer(m, [1], Setting("speculative", 3)), "early exits 0..2"),
-        (lambda m: Answer(m, [1], Setting("speculative", -1)), "early exits"),
-        (lambda m: Answer(m, [1], Setting("calm", 4)), "exits 0..3"),
-        (lambda m: Answer(m, [1], Setting("del")), "costs"),
+        (lambda m: Answer(m, [1], Decoding("speculative", 3)), "early exits 0..2"),
+        (lambda m: Answer(m, [1], Decoding("speculative", -1)), "early exits"),
+        (lambda m: Answer(m, [1], Decoding("calm", 4)), "exits 0..3"),
+        (lambda m: Answer(m, [1], Decoding("del")), "costs"),
         (lambda m: Answer(m, [1], stops=["x"]), "tokenizer"),
         (lambda m: record(m, [], 5), "need at least one"),
         (lambda m: quality(m, [1]), "more text"),
-        (lambda m: cut(m, [1] * 10, 3, 4), "needs? .*12 tokens"),
-        (lambda m: cut(m, [1] * 500, 3, 96), "no room"),
+        (lambda m: sample_prompts(m, [1] * 10, 3, 4), "needs? .*12 tokens"),
+        (lambda m: sample_prompts(m, [1] * 500, 3, 96), "no room"),
         (lambda m: measure(m, 96), "below the context"),
         (lambda m: measure(m, 4, positions=[93]), "do not fit"),
     ],
@@ -306,9 +317,9 @@ def test_refusals(make: Callable[[LanguageModel], object], says: str, fp32: Lang
 def test_costs_of_another_artifact_are_refused(tiny_lm: Path, fp32: LanguageModel) -> None:
     other = measure(load_lm(tiny_lm, artifact="int8"), 5, n=1)
     with pytest.raises(DataError, match="measure again"):
-        Answer(fp32, [1], Setting("del"), costs=other)
+        Answer(fp32, [1], Decoding("del"), costs=other)
     with pytest.raises(DataError, match="reach to"):
-        Answer(fp32, [1], Setting("del", draft=8), costs=measure(fp32, 5, n=1))
+        Answer(fp32, [1], Decoding("del", draft=8), costs=measure(fp32, 5, n=1))
 
 
 def test_quality_is_what_a_loop_counts(model: LanguageModel) -> None:
@@ -326,7 +337,7 @@ def test_quality_is_what_a_loop_counts(model: LanguageModel) -> None:
             count += 1
             loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[i + 1]]
             for k in range(model.count - 1):
-                early = model.guesses(k, model.exit_logits(k, session.given[k][0]))[0]
+                early = model.guesses(k, model.exit_logits(k, session.outputs[k][0]))[0]
                 same[k] += early == logits.argmax()
     assert found[-1].tokens == count == 141 and found[-1].agreement == 1
     assert found[-1].perplexity == pytest.approx(np.exp(loss / count), rel=1e-4)
@@ -337,7 +348,7 @@ def test_quality_is_what_a_loop_counts(model: LanguageModel) -> None:
 def test_a_study_ends_in_a_verdict(model: LanguageModel) -> None:
     told: list[str] = []
     ids = text(model)
-    found = study(
+    found = tune(
         model, ids, prompts=4, prompt_tokens=10, max_tokens=20, draft=4, n=1, tell=lambda what, i, n: told.append(what)
     )
     assert list(dict.fromkeys(told)) == ["timing", "reading", "answering", "simulating"]
@@ -349,8 +360,8 @@ def test_a_study_ends_in_a_verdict(model: LanguageModel) -> None:
 
 
 def test_consistency(fp32: LanguageModel) -> None:
-    prompts = cut(fp32, text(fp32, 800), 60, 8)
-    asked = Setting("calm", repair=True)
+    prompts = sample_prompts(fp32, text(fp32, 800), 60, 8)
+    asked = Decoding("calm", repair=True)
     found = certify(fp32, prompts, asked, alpha=0.3, delta=0.1, max_tokens=12, grid=(1.0, 0.9, 0.8, 0.4, 0.0))
     assert found.measured <= 0.3 and found.setting.sure < 1 and "probability 0.9" in found.text
     with pytest.raises(Infeasible, match="needs at least"):
@@ -358,7 +369,7 @@ def test_consistency(fp32: LanguageModel) -> None:
     with pytest.raises(Infeasible, match="no threshold"):
         certify(fp32, prompts, asked, alpha=0.05, max_tokens=12, grid=(0.0,))
     with pytest.raises(DataError, match="of calm"):
-        certify(fp32, prompts, Setting(), alpha=0.1)
+        certify(fp32, prompts, Decoding(), alpha=0.1)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +380,7 @@ def test_consistency(fp32: LanguageModel) -> None:
         (lambda p: replace(p, stages=[p.stages[1], *p.stages[1:]]), "stage_0: its inputs"),
         (lambda p: replace(p, embedding=p.embedding[:, :-1]), "embedding: expected"),
         (lambda p: replace(p, embedding=p.embedding.astype(np.float64)), "embedding: expected"),
-        (lambda p: replace(p, embedding=p.embedding * np.nan), "numbers that are none"),
+        (lambda p: replace(p, embedding=p.embedding * np.nan), "NaN or infinity"),
         (lambda p: replace(p, ids={1: np.array([3, 999])}), "exit_1_ids: expected"),
         (lambda p: replace(p, exits={1: p.head}, ids={1: np.array([3, 5])}), r"expected float32 \(1, 1, 2\)"),
         (lambda p: replace(p, keys_values={2: p.keys_values[1]}), "kv_2: its outputs"),

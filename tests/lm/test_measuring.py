@@ -14,7 +14,7 @@ from edgeexit.lm.costs import Costs
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Greedy
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.measure_costs import _Times, measure
 from edgeexit.lm.tuning.simulate import CostTable, simulate
 from edgeexit.lm.tuning.traces import record
@@ -38,7 +38,12 @@ def test_what_the_host_does_is_foretold(model: LanguageModel, monkeypatch: pytes
     monkeypatch.setattr(Greedy, "pick", lambda self, z: (spin(), pick(self, z))[1])
     monkeypatch.setattr(Greedy, "verify", lambda self, z, drafts: (spin(), verify(self, z, drafts))[1])
     costs = measure(model, 5, n=3)
-    for setting in (Setting(), Setting("lookup"), Setting("speculative", 1, 4), Setting("del", draft=4)):
+    for setting in (
+        Decoding(),
+        Decoding("lookup"),
+        Decoding("speculative", 1, 4),
+        Decoding("del", draft=4),
+    ):
         found = simulate([CostTable(t, costs) for t in traces], setting)
         # The tiny network takes a few tenths of a millisecond a round: without the host's work this would be a tenth of
         # SLOW. Wide, for play is a factor on the parts, and with busy neighbours these tiny ones differ by a third.

@@ -13,22 +13,22 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from edgeexit.engine.backends import Runnable
-from edgeexit.lm.batch import Batch
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel, NonFiniteLogits
 from edgeexit.lm.sampling import Sampler
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.traces import record
 
 SETTINGS = [
-    Setting(),
-    Setting("speculative", 1, 3),
-    Setting("speculative", 1, 3, 0.5),
-    Setting("lookup"),
-    Setting("calm", threshold=0.4),
-    Setting("calm", 1, confidence="state", repair=True),
-    Setting("skip", exit=2),
+    Decoding(),
+    Decoding("speculative", 1, 3),
+    Decoding("speculative", 1, 3, 0.5),
+    Decoding("lookup"),
+    Decoding("calm", threshold=0.4),
+    Decoding("calm", 1, confidence="state", repair=True),
+    Decoding("skip", exit=2),
 ]
 
 
@@ -64,7 +64,7 @@ def with_stage(model: LanguageModel, stage: int, call: int) -> LanguageModel:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize(("value", "every"), [(np.nan, False), (np.inf, False), (-np.inf, True)], ids=str)
-def test_bad_logits_are_an_error(value: float, every: bool, setting: Setting, model: LanguageModel) -> None:
+def test_bad_logits_are_an_error(value: float, every: bool, setting: Decoding, model: LanguageModel) -> None:
     for chooser in (None, Sampler(0.8, top_k=5, seed=1)):
         if chooser is not None and setting.method == "skip":
             continue
@@ -82,7 +82,7 @@ def test_tokens_that_cannot_come_may_be_minus_infinity(model: LanguageModel) -> 
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.method not in ("lookup", "skip")], ids=str)
-def test_the_stage_is_named(setting: Setting, model: LanguageModel) -> None:
+def test_the_stage_is_named(setting: Decoding, model: LanguageModel) -> None:
     for stage in (1, model.count - 1):
         answer = Answer(with_stage(model, stage, 3), [5, 9, 7], setting, max_tokens=30)
         try:
@@ -96,16 +96,20 @@ def test_the_stage_is_named(setting: Setting, model: LanguageModel) -> None:
 def test_an_exits_bad_logits_are_not_passed_over(model: LanguageModel) -> None:
     parts = replace(model.parts, exits={1: Broken(model.parts.exits.get(1, model.parts.head), np.nan, 0)}, ids={})
     broken = LanguageModel(model.spec, parts, name="tiny", artifact="a")
-    for setting in (Setting("speculative", 1), Setting("speculative", 1, threshold=0.9), Setting("calm", 1)):
+    for setting in (
+        Decoding("speculative", 1),
+        Decoding("speculative", 1, threshold=0.9),
+        Decoding("calm", 1),
+    ):
         with pytest.raises(NonFiniteLogits, match=r"exit 1 \(exit_1\.onnx\) gives NaN logits at token 1 "):
             Answer(broken, [5, 9, 7], setting, max_tokens=12).run()
-    assert len(Answer(broken, [5, 9, 7], Setting("speculative", 0), max_tokens=12).run().ids) > 0
+    assert len(Answer(broken, [5, 9, 7], Decoding("speculative", 0), max_tokens=12).run().ids) > 0
     with pytest.raises(NonFiniteLogits, match="at token 1 "):
         record(broken, [[5, 9, 7]], 4)
 
 
 def test_of_several_prompts_the_bad_one_is_named(model: LanguageModel) -> None:
     with pytest.raises(NonFiniteLogits, match=r"at token 3 of the answers; they come of the head"):
-        Batch(with_head(model, np.nan, 2), [[5, 9], [7]], max_tokens=8).run()
+        AnswerBatch(with_head(model, np.nan, 2), [[5, 9], [7]], max_tokens=8).run()
     with pytest.raises(NonFiniteLogits, match=r"hidden states of prompt 0 are not finite"):
-        Batch(with_stage(model, 0, 3), [[5, 9], [7]], max_tokens=8).run()
+        AnswerBatch(with_stage(model, 0, 3), [[5, 9], [7]], max_tokens=8).run()

@@ -13,8 +13,8 @@ from edgeexit.lm.costs import Costs
 from edgeexit.lm.decoding.calm import margin, threshold_at
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.skip import stages_at
-from edgeexit.lm.sampling import Draft, Greedy, Sampler, chooser, sureness
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.sampling import Draft, Greedy, Sampler, chooser, confidence
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.consistency import distance
 from lm.made_traces import costs
 
@@ -71,7 +71,7 @@ def test_chooser() -> None:
                   {"top_k": 5}, {"top_p": 0.9}):  # fmt: skip
         with pytest.raises(DataError):
             chooser(**wrong)  # type: ignore[arg-type]
-    assert sureness(np.zeros(4, np.float32)) == pytest.approx(0.25)
+    assert confidence(np.zeros(4, np.float32)) == pytest.approx(0.25)
     assert margin(np.log(np.array([0.6, 0.1, 0.3]))) == pytest.approx(0.3)
 
 
@@ -89,7 +89,7 @@ def test_repeats() -> None:
 
 
 def test_schedules() -> None:
-    asked = Setting("calm", threshold=0.8)
+    asked = Decoding("calm", threshold=0.8)
     assert threshold_at(asked, 0, 100) == pytest.approx(0.8)
     falling = [threshold_at(asked, i, 100) for i in range(100)]
     assert all(a > b for a, b in itertools.pairwise(falling)) and 0.72 < falling[-1] < 0.73
@@ -118,7 +118,7 @@ def test_schedules() -> None:
 )
 def test_settings_that_cannot_be(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(DataError, match=says):
-        Setting(**wrong)  # type: ignore[arg-type]
+        Decoding(**wrong)  # type: ignore[arg-type]
 
 
 def test_distance() -> None:

@@ -13,7 +13,7 @@ from edgeexit.bench.verify import verify
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import encoded, text_of
 
 BUNDLE = Path(__file__).resolve().parents[2] / "models/bundles/lm-code.edgeexit"
@@ -27,9 +27,9 @@ def test_speculation_and_lookup_keep_the_text() -> None:
     text = text_of(model)
     for prompt in ("def main(", "import os\n\nclass "):
         ids = encoded(model, text, prompt)
-        plain = Answer(model, ids, Setting(), max_tokens=40).run()
+        plain = Answer(model, ids, Decoding(), max_tokens=40).run()
         assert len(set(plain.ids)) > 5, "a text, and not one token again and again"
-        for setting in (Setting("speculative", 0, 8), Setting("lookup", None, 8)):
+        for setting in (Decoding("speculative", 0, 8), Decoding("lookup", None, 8)):
             found = Answer(model, ids, setting, max_tokens=40).run()
             assert found.ids == plain.ids, setting
             assert found.drafted > 0

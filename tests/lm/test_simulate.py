@@ -10,7 +10,7 @@ import pytest
 from edgeexit.bundle.lm_spec import LmProof
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.simulate import CostTable, Simulated, simulate
 from edgeexit.lm.tuning.traces import Trace
 from edgeexit.lm.tuning.verdict import break_even, decide
@@ -81,7 +81,7 @@ def test_speculation_is_the_replay(exit: int, most: int, threshold: float) -> No
     table = costs()
     for found in CASES:
         played = Replay(found, table).play(exit, most, threshold)
-        got = simulate([CostTable(found, table)], Setting("speculative", exit, most, threshold))
+        got = simulate([CostTable(found, table)], Decoding("speculative", exit, most, threshold))
         assert (got.rounds, got.drafted, got.accepted) == (played.rounds, played.drafted, played.accepted)
         assert got.seconds == pytest.approx(played.seconds, rel=1e-9)
         assert got.tokens == found.n
@@ -89,15 +89,15 @@ def test_speculation_is_the_replay(exit: int, most: int, threshold: float) -> No
 
 def test_a_threshold_of_one_is_plain_decoding_with_a_head_more() -> None:
     table = costs()
-    got = simulate([CostTable(CASES[0], table)], Setting("speculative", 1, 4, 1.0))
-    plain = simulate([CostTable(CASES[0], table)], Setting())
+    got = simulate([CostTable(CASES[0], table)], Decoding("speculative", 1, 4, 1.0))
+    plain = simulate([CostTable(CASES[0], table)], Decoding())
     assert got.rounds == plain.rounds == CASES[0].n and got.drafted == 0
     assert got.seconds > plain.seconds
 
 
 def test_plain_decoding_is_the_sum_of_its_parts() -> None:
     table, found = costs(), CASES[0]
-    got = simulate([CostTable(found, table)], Setting())
+    got = simulate([CostTable(found, table)], Decoding())
     at = found.start - 1 + np.arange(found.n)
     want = (
         sum(np.interp(at, table.positions, table.stages[k, 0]).sum() for k in range(4)) + found.n * table.heads[-1, 0]
@@ -110,66 +110,68 @@ def test_lookup_finds_what_repeats() -> None:
     ids = np.tile(np.arange(3, 3 + period), 10)
     guesses = np.repeat(ids[12:, None], 4, 1)
     found = Trace(ids, 12, len(guesses), guesses, np.ones(guesses.shape, np.float32))
-    got = simulate([CostTable(found, table)], Setting("lookup", draft=5, ngram=3))
+    got = simulate([CostTable(found, table)], Decoding("lookup", draft=5, ngram=3))
     assert got.acceptance == 1 and got.rounds == found.n / 6
     different = np.arange(3, 3 + 60)
     guesses = np.repeat(different[12:, None], 4, 1)
     found = Trace(different, 12, len(guesses), guesses, np.ones(guesses.shape, np.float32))
-    got = simulate([CostTable(found, table)], Setting("lookup", draft=5, ngram=3))
+    got = simulate([CostTable(found, table)], Decoding("lookup", draft=5, ngram=3))
     assert got.drafted == 0 and got.rounds == found.n
 
 
 def test_del_is_near_the_best_fixed_setting() -> None:
     table = costs(slope=0.02)
-    sheets = [CostTable(trace(seed, n=400), table) for seed in range(4)]
-    fixed = max(simulate(sheets, Setting("speculative", e, k)).tokens_per_second for e in range(3) for k in range(1, 9))
-    plain = simulate(sheets, Setting()).tokens_per_second
+    cost_tables = [CostTable(trace(seed, n=400), table) for seed in range(4)]
+    fixed = max(
+        simulate(cost_tables, Decoding("speculative", e, k)).tokens_per_second for e in range(3) for k in range(1, 9)
+    )
+    plain = simulate(cost_tables, Decoding()).tokens_per_second
     assert fixed > 1.1 * plain
-    assert simulate(sheets, Setting("del", draft=8)).tokens_per_second > 0.95 * fixed
+    assert simulate(cost_tables, Decoding("del", draft=8)).tokens_per_second > 0.95 * fixed
 
 
 def test_del_leaves_it_off_where_nothing_pays() -> None:
     table = costs(slope=1.0)  # five tokens together cost five times one
-    got = simulate([CostTable(found, table) for found in CASES], Setting("del", draft=8))
+    got = simulate([CostTable(found, table) for found in CASES], Decoding("del", draft=8))
     assert got.drafted == 0
 
 
 def test_calm_counts_what_waits() -> None:
     table, found = costs(), CASES[0]
-    sheet = CostTable(found, table)
-    never = simulate([sheet], Setting("calm", threshold=1.0, decay=0.0))
+    cost_table = CostTable(found, table)
+    never = simulate([cost_table], Decoding("calm", threshold=1.0, decay=0.0))
     assert never.exits == (0, 0, 0, found.n) and never.agreement == 1
-    always = simulate([sheet], Setting("calm", threshold=0.0))
+    always = simulate([cost_table], Decoding("calm", threshold=0.0))
     assert always.exits == (found.n, 0, 0, 0)
     assert always.agreement == found.agree[:, 0].mean()
-    repaired = simulate([sheet], Setting("calm", threshold=0.0, repair=True))
+    repaired = simulate([cost_table], Decoding("calm", threshold=0.0, repair=True))
     assert repaired.exits[0] < found.n  # more than so many may not wait
     with pytest.raises(DataError, match="no kv parts"):
-        simulate([CostTable(found, costs(fills=False))], Setting("calm"))
+        simulate([CostTable(found, costs(fills=False))], Decoding("calm"))
 
 
 def test_skip_costs_what_its_stages_cost() -> None:
     table, found = costs(), CASES[0]
-    full = simulate([CostTable(found, table)], Setting("skip", exit=3))
-    assert full.seconds == pytest.approx(simulate([CostTable(found, table)], Setting()).seconds)
-    assert simulate([CostTable(found, table)], Setting("skip", exit=1)).seconds < full.seconds
+    full = simulate([CostTable(found, table)], Decoding("skip", exit=3))
+    assert full.seconds == pytest.approx(simulate([CostTable(found, table)], Decoding()).seconds)
+    assert simulate([CostTable(found, table)], Decoding("skip", exit=1)).seconds < full.seconds
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        Setting("speculative", 3),
-        Setting("speculative", 0, 9),
-        Setting("skip", exit=0),
-        Setting("calm", confidence="state"),  # only the largest probability is recorded
+        Decoding("speculative", 3),
+        Decoding("speculative", 0, 9),
+        Decoding("skip", exit=0),
+        Decoding("calm", confidence="state"),  # only the largest probability is recorded
     ],
     ids=str,
 )
-def test_refusals(wrong: Setting) -> None:
+def test_refusals(wrong: Decoding) -> None:
     with pytest.raises(DataError):
         simulate([CostTable(CASES[0], costs())], wrong)
     with pytest.raises(DataError, match="no recorded text"):
-        simulate([], Setting())
+        simulate([], Decoding())
     with pytest.raises(DataError, match="exits"):
         CostTable(CASES[0], costs(exits=3))
 
@@ -178,7 +180,7 @@ def test_verdicts() -> None:
     dear, cheap = costs(slope=1.0), costs(slope=0.02)
     hopeless = [replace(t, ids=np.arange(len(t.ids)), guesses=_only_last_right(t)) for t in CASES[:1] + CASES[3:]]
     found = decide(hopeless, dear)
-    assert found.text.startswith("leave it off") and found.setting == Setting() and found.speedup == 1
+    assert found.text.startswith("leave it off") and found.setting == Decoding() and found.speedup == 1
     good = decide([trace(seed, n=300) for seed in range(4)], cheap, proof=proof(9))
     assert good.setting.method in ("speculative", "del", "lookup") and good.speedup > 1.1
     assert "may differ" not in good.text and f"{good.speedup:.2f} times" in good.text and good.held
@@ -221,15 +223,15 @@ def test_break_even_is_where_the_simulator_breaks_even() -> None:
         flat = Costs(
             table.positions, np.repeat(table.stages[:, :, 1:2], 3, 2), table.heads, table.sure, table.fills, table.play
         )
-        sheet = CostTable(replace(base, guesses=guesses, limit=5000), flat)
-        plain = simulate([sheet], Setting()).tokens_per_second
-        speeds.append(max(_speed(sheet, k) for k in range(1, 9)) / plain)
+        cost_table = CostTable(replace(base, guesses=guesses, limit=5000), flat)
+        plain = simulate([cost_table], Decoding()).tokens_per_second
+        speeds.append(max(_speed(cost_table, k) for k in range(1, 9)) / plain)
     assert speeds[0] < 1 < speeds[1]
     assert break_even(costs(slope=3.0), 2, speed=2.0) is None
 
 
-def _speed(sheet: CostTable, draft: int) -> float:
-    found: Simulated = simulate([sheet], Setting("speculative", 0, draft))
+def _speed(cost_table: CostTable, draft: int) -> float:
+    found: Simulated = simulate([cost_table], Decoding("speculative", 0, draft))
     return found.tokens_per_second
 
 

@@ -15,7 +15,7 @@ from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Sampler
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import Pieces, Text, encoded, text_of
 
 
@@ -77,8 +77,8 @@ def test_an_endless_bad_byte_is_shown_in_the_end(text: Text) -> None:
     assert "\ufffd" in "".join(parts)
 
 
-@pytest.mark.parametrize("setting", [Setting(), Setting("speculative", 1, 8), Setting("lookup", draft=8)], ids=str)
-def test_every_way_stops_at_the_same_token(setting: Setting, model: LanguageModel, text: Text) -> None:
+@pytest.mark.parametrize("setting", [Decoding(), Decoding("speculative", 1, 8), Decoding("lookup", draft=8)], ids=str)
+def test_every_way_stops_at_the_same_token(setting: Decoding, model: LanguageModel, text: Text) -> None:
     prompt = encoded(model, text, "the License ")
     full = Answer(model, prompt, max_tokens=60, text=text).run()
     assert full.text == text.decode(full.ids)
@@ -95,7 +95,7 @@ def test_the_session_after_a_stop_is_at_the_stop(model: LanguageModel, text: Tex
     prompt = encoded(model, text, "the License ")
     full = Answer(model, prompt, max_tokens=40, text=text).run()
     answer = Answer(
-        model, prompt, Setting("lookup", draft=8, ngram=1), max_tokens=40, text=text, stops=[full.text[8:10]]
+        model, prompt, Decoding("lookup", draft=8, ngram=1), max_tokens=40, text=text, stops=[full.text[8:10]]
     )
     result = answer.run()
     assert answer.session.ids == [*prompt, *result.ids]
@@ -111,7 +111,7 @@ def test_the_front_door(tiny_lm: Path, model: LanguageModel, text: Text) -> None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lm.nothing
     loaded = lm.load_lm(tiny_lm)
-    found = lm.answer(loaded, "the License ", lm.Setting("lookup"), max_tokens=12).run()
+    found = lm.answer(loaded, "the License ", lm.Decoding("lookup"), max_tokens=12).run()
     assert found.ids == Answer(model, encoded(model, text, "the License "), max_tokens=12).run().ids and found.text
     assert lm.answer(loaded, [5, 9], max_tokens=3).run().text is None
 

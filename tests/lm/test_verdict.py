@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.simulate import CostTable, merged, simulate
 from edgeexit.lm.tuning.traces import Trace
 from edgeexit.lm.tuning.verdict import SPREAD, WORTH, DecodingVerdict, decide
@@ -51,7 +51,7 @@ def test_methods_that_answers_do_not_tell_apart_are_undecided() -> None:
     assert {found.setting.method, *(s.method for s in found.undecided)} & {"speculative", "del"}
     assert "use the first" in found.text and f"({found.speedup:.2f} times expected)" in found.text
     halves = decide([alike, other], costs(slope=0.02))  # what is fastest on one is slow on the other
-    assert halves.text.startswith("undecided, so leave it off") and halves.setting == Setting()
+    assert halves.text.startswith("undecided, so leave it off") and halves.setting == Decoding()
 
 
 def test_what_may_be_no_faster_is_left_off() -> None:
@@ -66,7 +66,7 @@ def test_what_may_be_no_faster_is_left_off() -> None:
         guesses[:, -1] = own[t.start :]
         answers.append(replace(t, ids=own, guesses=guesses))
     found = decide(answers, costs(slope=0.02))
-    assert found.setting == Setting() and found.speedup == 1
+    assert found.setting == Decoding() and found.speedup == 1
     assert found.text.startswith(("undecided, so leave it off", "leave it off"))
 
 
@@ -87,16 +87,16 @@ def test_errors_are_of_the_answers() -> None:
     few, many = decide(answers, costs()), decide(answers * 12, costs())
     assert few.held and many.held
     error = {
-        name: next(p.error for p in found.predictions if p.simulated.setting == Setting("speculative", 2, 2, 0.0))
+        name: next(p.error for p in found.predictions if p.simulated.setting == Decoding("speculative", 2, 2, 0.0))
         for name, found in (("few", few), ("many", many))
     }
     assert error["few"] is not None and error["many"] is not None and 0 < error["many"] < error["few"]
-    assert next(p for p in many.predictions if p.simulated.setting == Setting()).error == 0
+    assert next(p for p in many.predictions if p.simulated.setting == Decoding()).error == 0
     assert SPREAD == 2 and WORTH > 1
 
 
-@pytest.mark.parametrize("setting", [Setting("lookup"), Setting("calm", threshold=0.5), Setting("del")], ids=str)
-def test_results_of_several_texts_add_up(setting: Setting) -> None:
+@pytest.mark.parametrize("setting", [Decoding("lookup"), Decoding("calm", threshold=0.5), Decoding("del")], ids=str)
+def test_results_of_several_texts_add_up(setting: Decoding) -> None:
     sheets = [CostTable(trace(seed), costs()) for seed in range(3)]
     whole = simulate(sheets, setting)
     parts = merged([simulate([s], setting) for s in sheets])

@@ -12,7 +12,7 @@ import pytest
 
 from edgeexit.errors import DataError
 from edgeexit.speech.resample import resample
-from edgeexit.speech.wav import WavFile, audio_blocks, read_wav
+from edgeexit.speech.wav import AudioConverted, WavFile, read_wav
 from made_wavs import chunk, wav, write
 
 X = np.sin(np.arange(2001) * 0.05) * 0.9
@@ -48,22 +48,25 @@ def test_another_reader_agrees(tmp_path: Path) -> None:
         assert np.abs(read_wav(tmp_path / "a.wav")[0] - expected).max() < 1e-6, subtype
 
 
-def test_stereo_is_mixed_down_only_with_notice(tmp_path: Path) -> None:
+def test_stereo_is_mixed_down_only_if_allowed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.stack([X, -0.5 * X], 1))
-    with pytest.raises(DataError, match="2 channels; pass one channel, or allow"):
+    with pytest.raises(DataError, match="2 channels; pass one channel, or have it mixed down to one with convert=True"):
         read_wav(path)
     told: list[str] = []
-    found, _ = read_wav(path, told.append)
+    found, _ = read_wav(path, convert=True, notice=told.append)
     assert np.abs(found - 0.25 * X).max() < 1e-4
     assert told == [f"{path}: 2 channels; mixed down to one"]
+    with pytest.warns(AudioConverted, match="mixed down"):
+        read_wav(path, convert=True)
 
 
-def test_another_rate_is_resampled_only_with_notice(tmp_path: Path) -> None:
+def test_another_rate_is_resampled_only_if_allowed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", X, 16000, 32, True)
-    with pytest.raises(DataError, match="16000 Hz, the model hears 8000 Hz; resample it"):
-        list(audio_blocks(path, 8000))
+    with WavFile(path) as file, pytest.raises(DataError, match="16000 Hz, the model takes 8000 Hz; resample it"):
+        list(file.blocks(8000))
     told: list[str] = []
-    found = np.concatenate(list(audio_blocks(path, 8000, told.append)))
+    with WavFile(path, convert=True, notice=told.append) as file:
+        found = np.concatenate(list(file.blocks(8000)))
     assert np.array_equal(found, resample(X.astype(np.float32), 16000, 8000)) and len(told) == 1
 
 
@@ -71,7 +74,8 @@ def test_long_files_are_read_in_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.zeros(8000 * 600), bits=8)
     tracemalloc.start()
     try:
-        assert sum(len(b) for b in audio_blocks(path, 16000, lambda _: None)) == 16000 * 600
+        with WavFile(path, convert=True, notice=lambda _: None) as file:
+            assert sum(len(b) for b in file.blocks(16000)) == 16000 * 600
         assert tracemalloc.get_traced_memory()[1] < 16 << 20  # the whole would be 38 MB
     finally:
         tracemalloc.stop()
@@ -88,7 +92,7 @@ def test_streamed_files_do_not_know_their_length(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not say how long"):
         read_wav(path)
     told: list[str] = []
-    assert len(read_wav(path, told.append)[0]) == len(X) and "read to its end" in told[0]
+    assert len(read_wav(path, convert=True, notice=told.append)[0]) == len(X) and "read to its end" in told[0]
 
 
 HEADER = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)
@@ -174,11 +178,11 @@ def test_headers_that_were_never_finished(tmp_path: Path, case: str) -> None:
     content, message, lost = UNFINISHED[case]
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"or allow it to be read") as caught:
+    with pytest.raises(DataError, match=r"or have it read .* with convert=True") as caught:
         read_wav(path)
     assert message.partition(";")[0] in str(caught.value)
     told: list[str] = []
-    samples, _ = read_wav(path, told.append)
+    samples, _ = read_wav(path, convert=True, notice=told.append)
     assert np.array_equal(samples, read_wav(write(tmp_path / "whole.wav", X))[0][: len(X) - lost])
     assert len(told) == 1 and message in told[0] and str(path) in told[0]
 
@@ -216,7 +220,7 @@ def test_lengths_that_wrapped(tmp_path: Path) -> None:
         file.write(declared(riff(chunk(b"fmt ", HEADER), chunk(b"data", b"")), None, 2000))
         start = file.tell()
         file.truncate(start + (1 << 32) + 2000)  # zeros that take no room on the disk
-    with WavFile(path, lambda _: None) as wav_file:
+    with WavFile(path, convert=True, notice=lambda _: None) as wav_file:
         assert wav_file.samples == (1 << 31) + 1000
     with pytest.raises(DataError, match="does not say how long"):
         WavFile(path)
@@ -230,7 +234,7 @@ def test_blocks_of_many_channels_are_bounded(tmp_path: Path) -> None:
         file.truncate(file.tell() + (1 << 30))
     tracemalloc.start()
     try:
-        with WavFile(path, lambda _: None) as wav_file:
+        with WavFile(path, convert=True, notice=lambda _: None) as wav_file:
             assert len(next(wav_file.blocks())) == (16 << 20) // 512
         assert tracemalloc.get_traced_memory()[1] < 64 << 20  # ten seconds would be 3.9 GB
     finally:
@@ -243,7 +247,7 @@ def test_damaged(tmp_path: Path, case: str) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        read_wav(path, lambda _: None)
+        read_wav(path, convert=True, notice=lambda _: None)
     assert str(path) in str(caught.value)
 
 
@@ -258,7 +262,7 @@ def test_every_cut_and_many_changes_are_one_clear_error(tmp_path: Path) -> None:
             data[rng.integers(0, 72)] = rng.integers(0, 256)
         path.write_bytes(data)
         try:
-            read_wav(path, lambda _: None)
+            read_wav(path, convert=True, notice=lambda _: None)
         except DataError as e:
             refused += 1
             assert str(path) in str(e)

@@ -77,7 +77,7 @@ def test_pieces_give_the_whole_to_the_last_bit(name: str) -> None:
             stream, at, found = FeatureStream(spec), 0, []
             while at < n:
                 size = int(rng.integers(0, largest + 1))
-                found.append(stream.accept(x[at : at + size]))
+                found.append(stream.accept_waveform(x[at : at + size]))
                 at += size
             found.append(stream.finish())
             assert np.array_equal(np.concatenate(found), whole), (n, largest)
@@ -86,15 +86,15 @@ def test_pieces_give_the_whole_to_the_last_bit(name: str) -> None:
 def test_frames_come_as_soon_as_they_are_complete() -> None:
     spec = SPECS["16k-80"]
     stream = FeatureStream(spec)
-    assert len(stream.accept(sound(279))) == 0  # the first window reaches from 120 mirrored samples to sample 280
-    assert len(stream.accept(sound(1))) == 1
-    assert len(stream.accept(sound(160))) == 1
+    assert len(stream.accept_waveform(sound(279))) == 0  # the first window ends at sample 280
+    assert len(stream.accept_waveform(sound(1))) == 1
+    assert len(stream.accept_waveform(sound(160))) == 1
 
 
 def test_long_audio_needs_no_more_memory_than_its_pieces() -> None:
     stream = FeatureStream(SPECS["16k-80"])
     for _ in range(20):
-        stream.accept(sound(16000))
+        stream.accept_waveform(sound(16000))
     assert stream._rest.nbytes < 4 * SPECS["16k-80"].window_samples * 2
 
 
@@ -121,7 +121,7 @@ def test_finished_is_finished() -> None:
     stream = FeatureStream(SPECS["8k-40"])
     stream.finish()
     with pytest.raises(DataError, match="has finished"):
-        stream.accept(sound(10))
+        stream.accept_waveform(sound(10))
 
 
 def test_round_trip_and_digest() -> None:

@@ -223,12 +223,12 @@ def test_damaged_data(tmp_path: Path, changed: dict[str, np.ndarray], message: s
         read_speech(tmp_path / "d.npz")
 
 
-def test_another_rate_is_resampled_with_a_notice_or_refused(engine: Engine, tmp_path: Path) -> None:
+def test_another_rate_is_resampled_if_allowed(engine: Engine, tmp_path: Path) -> None:
     path = write_speech(tmp_path / "d.npz", SOUND[:2], ["one", "two"])
     arrays = dict(np.load(path))
     np.savez(path, **{**arrays, "sample_rate": np.int64(16000)})
-    with pytest.raises(DataError, match="16000 Hz, the model hears 8000 Hz; resample it"):
+    with pytest.raises(DataError, match="16000 Hz, the model takes 8000 Hz; resample it"):
         record_speech(engine, read_speech(path))
     said: list[str] = []
-    rows = record_speech(engine, read_speech(path), notice=said.append).rows
+    rows = record_speech(engine, read_speech(path), convert=True, notice=said.append).rows
     assert rows.n == 2 and len(said) == 1 and "resampled" in said[0]

@@ -50,7 +50,7 @@ def test_pieces_and_lengths(rate: int, new: int) -> None:
             if size * 2000 < n:
                 continue
             stream = Resampler(rate, new)
-            found = [stream.accept(x[i : i + size]) for i in range(0, n, size)]
+            found = [stream.accept_waveform(x[i : i + size]) for i in range(0, n, size)]
             assert np.abs(np.concatenate([*found, stream.finish()]) - whole).max(initial=0) < 1e-5
 
 

@@ -28,7 +28,9 @@ def test_on_a_stream() -> None:
     samples, rate = read_wav(WAV)
     assert rate == 8000
     ear = StreamTranscriber(edgeexit.load(STREAM))
-    heard = [h for i in range(0, len(samples), 800) for h in ear.accept(samples[i : i + 800])] + list(ear.finish())
+    heard = [h for i in range(0, len(samples), 800) for h in ear.accept_waveform(samples[i : i + 800])] + list(
+        ear.finish()
+    )
     assert [h.text for h in heard if h.final] == [WAV.with_suffix(".txt").read_text().strip()]
     partial = [h.text for h in heard if not h.final]
     assert len(partial) >= 3, "text comes while it is being said"

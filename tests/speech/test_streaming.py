@@ -66,7 +66,7 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def hear(transcriber: StreamTranscriber, samples: np.ndarray, piece: int) -> list[PartialTranscript]:
-    found = [h for i in range(0, len(samples), piece) for h in transcriber.accept(samples[i : i + piece])]
+    found = [h for i in range(0, len(samples), piece) for h in transcriber.accept_waveform(samples[i : i + piece])]
     return found + list(transcriber.finish())
 
 

@@ -1,4 +1,4 @@
-"""Ways of decoding, one per file. `made` gives the one that a setting names."""
+"""Decoding methods, one per file; `method_of` creates the one of a setting."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from edgeexit.lm.decoding.speculative import Speculative
 from edgeexit.lm.decoding.stops import AnswerProbe, StopCheck
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
-__all__ = ["AnswerProbe", "Method", "Round", "Schedule", "StopCheck", "made"]
+__all__ = ["AnswerProbe", "Method", "Round", "Schedule", "StopCheck", "method_of"]
 
 
-def made(model: LanguageModel, chooser: Chooser, setting: Setting, total: int, costs: Costs | None = None) -> Method:
-    """A fresh method for one answer.
+def method_of(
+    model: LanguageModel, chooser: Chooser, setting: Decoding, total: int, costs: Costs | None = None
+) -> Method:
+    """Create the method for one answer.
 
     Args:
         model: the model.
-        chooser: how tokens are picked.
+        chooser: sampling strategy.
         setting: which method, with its numbers.
-        total: tokens that the answer may have.
+        total: largest number of tokens of the answer.
         costs: this device's; `del` needs them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What all ways of decoding share: rounds of one or more tokens on a session."""
+"""Rounds of decoding, shared by all methods: one or more tokens on a session."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from edgeexit.lm.session import Session
 
 @dataclass(frozen=True)
 class Round:
-    """What a round gave."""
+    """Result of a round."""
 
     ids: tuple[int, ...]
     """The new tokens; the session has them, the last not yet computed."""
     exit: int
-    """Where drafts came from or the token left; the last exit where neither is so."""
+    """The exit that drafted or answered; the last exit if none did."""
     drafted: int = 0
-    """Tokens that were checked."""
+    """Drafted tokens that were verified."""
     accepted: int = 0
-    """Those of them that stood."""
+    """Drafted tokens that were accepted."""
 
 
 class Method(Protocol):
-    """One way of decoding one sequence; made anew for every sequence."""
+    """A decoding method; every sequence needs a new one."""
 
     def round(self, session: Session, left: int) -> Round:
-        """Decode on.
+        """Decode the next tokens.
 
         Args:
             session: its last token is not yet computed.

@@ -1,9 +1,9 @@
-"""DEL: exit and draft length chosen anew every round (Entezari Zarch et al., "DEL: Context-aware dynamic exit layer for
+"""DEL: chooses exit and draft length in every round (Entezari Zarch et al., "DEL: Context-aware dynamic exit layer for
 efficient self-speculative decoding", 2025), with costs in this device's time instead of layers.
 
-Once a round's tokens are certain, what every exit would have guessed for them can be looked at: decayed counts of right
-guesses give each exit's acceptance a, and a round of d drafts is worth (1 + a + ... + a^d) tokens. Looking costs a
-head, so the exit that drafted is counted for nothing and of the others one is looked at every few rounds.
+Once a round's tokens are certain, the guesses of every exit for them can be computed: decayed counts of right
+guesses give each exit's acceptance a, and a round of d drafts is worth (1 + a + ... + a^d) tokens. A guess costs a
+head, so the exit that drafted is counted for free and one of the others is evaluated every few rounds.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from edgeexit.lm.sampling import Chooser
 from edgeexit.lm.session import Session
 
 DECAY = 0.95
-"""Weight of the earlier counts after every round that an exit was looked at."""
+"""Weight of the earlier counts after every round in which an exit was evaluated."""
 DUTY = 4
-"""Rounds from one look at another exit to the next."""
+"""Rounds from one evaluation of another exit to the next."""
 PRIOR, WEIGHT = 0.5, 2.0
-"""Acceptance before anything was seen, and the tokens it counts for."""
+"""Prior acceptance, and the number of tokens that it counts for."""
 
 
 class Dynamic:
-    """Drafts of the exit and the length that promise most tokens per second."""
+    """Drafts with the exit and length of the most expected tokens per second."""
 
     def __init__(
         self, model: LanguageModel, chooser: Chooser, costs: Costs, draft: int, threshold: float = 0.0, duty: int = DUTY
@@ -44,14 +44,14 @@ class Dynamic:
         other = self.choice.look(exit if draft else None)
         if other is not None:
             certain = np.asarray(done.ids)
-            hidden = np.concatenate(session.given[other], axis=1)[:, : len(certain)]
+            hidden = np.concatenate(session.outputs[other], axis=1)[:, : len(certain)]
             guesses = self.model.guesses(other, self.model.exit_logits(other, hidden))
             self.choice.saw(other, int((guesses == certain).sum()), len(certain))
         return done
 
 
 class DraftChoice:
-    """The counts and what follows from them; no model, so that the simulator has the same."""
+    """Counts of right guesses and the choice they give; without a model, so that the simulator shares it."""
 
     def __init__(self, costs: Costs, draft: int, duty: int = DUTY) -> None:
         self.costs, self.draft, self.duty = costs, draft, duty
@@ -63,7 +63,7 @@ class DraftChoice:
         seconds = costs.rounds(costs.middle, draft)
         gain = ((self._drafts + 1) / seconds).max(1, initial=0.0) * seconds[:, 0] if len(seconds) else np.zeros(0)
         self.worth = np.flatnonzero(gain > 1)
-        """Exits that would gain if all their guesses were right; the others are never looked at."""
+        """Exits that would gain if all their guesses were right; the others are never evaluated."""
 
     def best(self, done: int, most: int) -> tuple[int, int]:
         """Exit and draft length for the next round; length 0 is plain decoding.
@@ -88,7 +88,7 @@ class DraftChoice:
             self.seen[exit] = DECAY * self.seen[exit] + of
 
     def look(self, drafted: int | None) -> int | None:
-        """The exit to look at after this round besides the one that drafted; None = none this time."""
+        """The exit to evaluate after this round besides the one that drafted; None = none this time."""
         self.rounds += 1
         if self.rounds % self.duty or not len(self.worth):
             return None

@@ -1,4 +1,4 @@
-"""Plain decoding: every token by the whole network. What the others are measured against."""
+"""Plain decoding: every token by the whole network; the baseline of all other methods."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Prompt lookup: drafts are what followed the same words earlier in the text. Needs no exits, so it is the baseline
-that self-speculation has to beat (A. Saxena, "Prompt lookup decoding", 2023).
+"""Prompt lookup: drafts are the tokens that followed the same n-gram earlier in the text. It needs no exits, so it is
+the baseline that self-speculation has to beat (A. Saxena, "Prompt lookup decoding", 2023).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class Lookup:
         self.table = Repeats(ngram)
 
     def round(self, session: Session, left: int) -> Round:
-        found = self.table.propose(session.ids, min(self.draft, left - 1), self.model.spec.eos)
-        if not found:
+        drafts = self.table.propose(session.ids, min(self.draft, left - 1), self.model.spec.eos)
+        if not drafts:
             return plain(self.model, self.chooser, session)
         session.mark()
         start = len(session.ids)
-        session.ids.extend(found)
-        return checked(self.model, self.chooser, session, start, [Draft(t) for t in found], self.model.count - 1)
+        session.ids.extend(drafts)
+        return checked(self.model, self.chooser, session, start, [Draft(t) for t in drafts], self.model.count - 1)
 
 
 class Repeats:
-    """Where every run of 1..ngram tokens was last followed by something; grows with a text that only grows."""
+    """Index of the last place after every run of 1..ngram tokens; extended as the text grows."""
 
     def __init__(self, ngram: int) -> None:
         self.ngram = ngram
@@ -40,7 +40,7 @@ class Repeats:
         """By length less one: run -> place of the token after it."""
 
     def propose(self, ids: Sequence[int], most: int, ends: Sequence[int] = ()) -> list[int]:
-        """What followed the longest run of last tokens that stood before; the latest place counts.
+        """The tokens after the latest earlier occurrence of the longest run of last tokens.
 
         Args:
             ids: the text so far; it begins with that of the last call.
@@ -55,7 +55,7 @@ class Repeats:
         for size in range(min(self.ngram, n), 0, -1):
             place = self.after[size - 1].get(tuple(ids[n - size :]))
             if place is not None:
-                found = list(ids[place : place + most])
-                stop = next((i for i, token in enumerate(found) if token in ends), len(found))
-                return found[: stop + 1]
+                following = list(ids[place : place + most])
+                stop = next((i for i, token in enumerate(following) if token in ends), len(following))
+                return following[: stop + 1]
         return []

@@ -1,4 +1,4 @@
-"""Lossy: fewer middle stages the further the answer has come (Del Corro et al., "SkipDecode", 2023).
+"""SkipDecode (lossy): fewer middle stages with every token of the answer (Del Corro et al., "SkipDecode", 2023).
 
 The number of stages only falls, so no token needs keys of a stage that an earlier one left out: nothing to repair, and
 the cost of every position is known beforehand. Meant for networks that were trained for it.
@@ -13,7 +13,7 @@ from edgeexit.lm.decoding.base import Round
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.sampling import Chooser
 from edgeexit.lm.session import Session
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 WARM = 1
 """Bottom stages that every token runs."""
@@ -21,7 +21,7 @@ WARM = 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which stages a token of the answer goes around: the same for all sequences of a batch."""
+    """Stages that a token of the answer skips: the same for all sequences of a batch."""
 
     count: int
     """Stages that there are."""
@@ -31,7 +31,7 @@ class Schedule:
     """Tokens that the answer may have; the stages fall over them."""
 
     @classmethod
-    def of(cls, model: LanguageModel, setting: Setting, total: int) -> Schedule:
+    def of(cls, model: LanguageModel, setting: Decoding, total: int) -> Schedule:
         """Raises: DataError for fewer stages than the first and the last."""
         least = max(2, model.count // 2) if setting.exit is None else setting.exit + 1
         if not WARM < least <= model.count:
@@ -41,9 +41,9 @@ class Schedule:
             )
         return cls(model.count, least, total)
 
-    def skipped(self, made: int) -> range:
-        """Stages that token number `made` goes around; it only grows."""
-        return range(WARM, self.count - (stages_at(made, self.total, self.count, self.least) - WARM))
+    def skipped(self, number: int) -> range:
+        """Stages that token `number` skips; the range only grows."""
+        return range(WARM, self.count - (stages_at(number, self.total, self.count, self.least) - WARM))
 
 
 class Skip:
@@ -51,20 +51,20 @@ class Skip:
 
     def __init__(self, model: LanguageModel, chooser: Chooser, schedule: Schedule) -> None:
         self.model, self.chooser, self.schedule = model, chooser, schedule
-        self.made = 0
+        self.number = 0
 
     def round(self, session: Session, left: int) -> Round:
         last = self.model.count - 1
         session.mark()
         session.run(WARM - 1)
-        for k in self.schedule.skipped(self.made):
-            session.around(k)
-        self.made += 1
+        for k in self.schedule.skipped(self.number):
+            session.skip(k)
+        self.number += 1
         token = self.chooser.pick(self.model.logits(session.run(last))[-1])
         session.ids.append(token)
         return Round((token,), last)
 
 
-def stages_at(made: int, total: int, most: int, least: int) -> int:
-    """Stages that token number `made` of `total` runs: from `most` down to `least` in a straight line."""
-    return most if total < 2 else round(most - (most - least) * min(made, total - 1) / (total - 1))
+def stages_at(number: int, total: int, most: int, least: int) -> int:
+    """Stages that token `number` of `total` runs: from `most` down to `least` in a straight line."""
+    return most if total < 2 else round(most - (most - least) * min(number, total - 1) / (total - 1))

@@ -1,4 +1,4 @@
-"""Self-speculation: an early exit drafts, the whole network checks (Elhoushi et al., "LayerSkip", ACL 2024).
+"""Self-speculation: an early exit drafts, the whole network verifies (Elhoushi et al., "LayerSkip", ACL 2024).
 
 The early stages' keys and values serve both, and their hidden states of the drafted tokens wait where the later
 stages take them up, so nothing is computed twice.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from edgeexit.lm.decoding.base import Round, checked, plain
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.sampling import Chooser, Draft, sureness
+from edgeexit.lm.sampling import Chooser, Draft, confidence
 from edgeexit.lm.session import Session
 
 
 class Speculative:
-    """Drafts of one exit and one length."""
+    """Drafts with one exit and one length."""
 
     def __init__(self, model: LanguageModel, chooser: Chooser, exit: int, draft: int, threshold: float = 0.0) -> None:
         """Raises: DataError for an exit that is not there."""
@@ -41,7 +41,7 @@ def speculate(
     drafts: list[Draft] = []
     while len(drafts) < draft:
         logits = model.exit_logits(exit, session.run(exit))[-1]
-        if threshold > 0 and sureness(logits) < threshold:
+        if threshold > 0 and confidence(logits) < threshold:
             break
         drafts.append(chooser.draft(logits, ids, vocab))
         session.ids.append(drafts[-1].token)

@@ -1,7 +1,8 @@
-"""Stop an answer when its end is already sure (Yang et al., "Dynamic early exit in reasoning models" (DEER), 2025).
+"""Stop check: ends an answer as soon as the model is confident of it (Yang et al., "Dynamic early exit in reasoning
+models" (DEER), 2025).
 
-At a token that opens another thought the model is asked for its answer at once. Is it sure of every word, that answer
-stands; if not, the cache goes back, which costs nothing, and the thought goes on.
+At a token that opens another thought the model is prompted for its answer at once. If it is confident of the answer's
+tokens, that answer ends the text; if not, the cache is rolled back, which costs nothing, and decoding continues.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from edgeexit.errors import DataError
-from edgeexit.lm.sampling import sureness
+from edgeexit.lm.sampling import confidence
 from edgeexit.lm.session import Session
 
 
 class StopCheck(Protocol):
-    """Asked after every token of an answer."""
+    """Check that is tried after certain tokens of an answer."""
 
     def asks(self, token: int) -> bool:
-        """Whether to be tried at this token."""
+        """Test whether to try the check at this token."""
 
     def tried(self, session: Session, room: int) -> list[int] | None:
-        """Whether the answer may end here.
+        """Try to end the answer here.
 
         Args:
             session: up to before the token; may be added to, and is set back by the caller.
@@ -68,13 +69,13 @@ class AnswerProbe:
         while len(sure) < min(self.most, room - len(self.probe)):
             logits = model.logits(session.run(model.count - 1)[:, -1:])[-1]
             token = int(logits.argmax())
-            sure.append(sureness(logits))
+            sure.append(confidence(logits))
             session.ids.append(token)
             if token in model.spec.eos:
                 break
         if not sure:
             return None
         logs = [math.log(p) for p in sure]
-        found = sum(sure) / len(sure) if self.mean == "arithmetic" else math.exp(sum(logs) / len(logs))
-        self.confidences.append(found)
-        return session.ids[start:] if found > self.threshold else None
+        mean = sum(sure) / len(sure) if self.mean == "arithmetic" else math.exp(sum(logs) / len(logs))
+        self.confidences.append(mean)
+        return session.ids[start:] if mean > self.threshold else None

@@ -1,4 +1,4 @@
-"""Token strings regrouped into whole characters, so that a streamed text never shows half of one.
+"""Units: token strings regrouped into whole characters, so that streamed text never shows half of one.
 
 Tokenizers write a character that is no token of its own as bytes: as tokens ``<0xE6>`` (byte fallback of Llama 2 and
 Gemma) or as letters that each stand for a byte (byte-level BPE of GPT-2 and Llama 3). Either kind may cut a character
@@ -11,7 +11,7 @@ import codecs
 import re
 
 REPLACEMENT = "\ufffd"
-"""What bytes become that are no UTF-8."""
+"""Replaces bytes that are not UTF-8."""
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 _OTHERS = (b for b in range(256) if b not in _PRINTABLE)
@@ -22,7 +22,7 @@ Unit = tuple[str, ...]
 
 
 class Units:
-    """Token strings in, units out; holds back the bytes of an unfinished character, three at most."""
+    """Regroups token strings into units; holds back the bytes of an unfinished character, three at most."""
 
     def __init__(self, fallback: bool, level: bool) -> None:
         """Nothing yet.

@@ -1,4 +1,4 @@
-"""Stop strings in a text that comes piece by piece: seen with their last character, never shown in part."""
+"""Stop strings in streamed text: matched at their last character, never emitted in part."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from edgeexit.errors import DataError
 
 
 class StopStrings:
-    """Text in, text that cannot belong to a stop string out.
+    """Filters streamed text: releases text that cannot belong to a stop string.
 
-    The string that is complete first ends the text, of several that are complete with one character the longest; so
-    where a text ends does not depend on how it was cut into pieces. A character costs a step per stop string.
+    The first complete string ends the text, the longest of several that end at one character; so the end of a text
+    does not depend on its pieces. A character costs one step per stop string.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ class StopStrings:
         self.stopped = False
 
     def add(self, new: str) -> str:
-        """The text that is certain now; after a stop string `stopped` is set, and nothing comes any more."""
+        """Add text; returns what is certain now. After a stop string `stopped` is set and nothing more is returned."""
         if self.stopped:
             return ""
         for i, letter in enumerate(new if self._stops else ""):
@@ -40,7 +40,7 @@ class StopStrings:
         return text[:certain]
 
     def rest(self) -> str:
-        """What was held back, at the end of the text."""
+        """Return the text that was held back, at the end."""
         rest, self._held = self._held, ""
         return rest
 
@@ -61,10 +61,10 @@ class StopStrings:
 
 def _borders(stop: str) -> list[int]:
     """For each beginning of a string, the length of its longest shorter beginning that it also ends with."""
-    found, length = [0], 0
+    borders, length = [0], 0
     for letter in stop[1:]:
         while length and stop[length] != letter:
-            length = found[length - 1]
+            length = borders[length - 1]
         length += stop[length] == letter
-        found.append(length)
-    return found
+        borders.append(length)
+    return borders

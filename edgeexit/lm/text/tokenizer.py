@@ -1,4 +1,4 @@
-"""Between text and tokens: a `tokenizer.json` by the `tokenizers` library, and text that comes piece by piece."""
+"""Tokenizer of a model (`tokenizer.json`, by the `tokenizers` library), and streamed detokenization."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edgeexit.lm.text.characters import LETTERS, Unit, Units
 from edgeexit.lm.text.stop_strings import StopStrings
 
 _CONTEXT = 4
-"""Units that the next ones are decoded after."""
+"""Earlier units that are decoded together with the next ones."""
 _MIDDLE: Unit = ("a",)
-"""Stands for everything before them, so that decoders do not take them for the beginning of a text."""
+"""Placeholder for everything before them, so that decoders do not treat them as the beginning of a text."""
 
 
 class Text:
@@ -35,7 +35,7 @@ class Text:
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
         self._decoder = self._tokenizer.decoder
-        # a decoder says what it does by doing it: it may be one of several in a row
+        # probed by decoding, as a decoder may be one of several in a row
         self._fallback = self.joined([("a", "<0xC3>", "<0xA9>")]) == "aé"
         self._level = self.joined([("a", LETTERS[0xC3] + LETTERS[0xA9])]) == "aé"
 
@@ -57,17 +57,17 @@ class Text:
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def tokens_of(self, word: str) -> list[int]:
-        """The tokens that are this word, alone or with blanks around it; marks such as ``</think>`` by their names."""
+        """Ids of tokens equal to a word, alone or with spaces around it; special ones such as ``</think>`` by name."""
         every = self._tokenizer.get_vocab(with_added_tokens=True)
-        ids = [i for i in every.values() if word in ((found := self._tokenizer.decode([i])), found.strip())]
+        ids = [i for i in every.values() if word in ((text := self._tokenizer.decode([i])), text.strip())]
         return sorted({*ids, *([every[word]] if word in every else [])}) if word else []
 
     @property
     def start(self) -> int | None:
-        """The token that it puts before a text by itself; None = it puts none.
+        """The token that the tokenizer itself puts before a text; None = none.
 
         Raises:
-            DataError: it puts several there.
+            DataError: it puts several.
         """
         plain, marked = self.encode("a"), self._tokenizer.encode("a", add_special_tokens=True).ids
         if not plain:
@@ -81,22 +81,22 @@ class Text:
         return int(marked[0]) if before else None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens; those that only mark something have none.
+        """Text of tokens; special tokens have none.
 
-        It is the library's, but that bytes which are no UTF-8 do not take the whole characters beside them along: a
-        byte-fallback decoder replaces all bytes in a row if one of them is bad, which no stream could know.
+        As the library decodes, except for bytes that are not UTF-8: the library's byte-fallback decoder replaces all
+        bytes in a row if one of them is bad, which a stream cannot know; here only bad bytes are replaced.
         """
         units = self.units()
-        found = [u for token in self.strings(ids) for u in units.add(token)]
-        return self.joined([*found, *units.rest()])
+        complete = [u for token in self.strings(ids) for u in units.add(token)]
+        return self.joined([*complete, *units.rest()])
 
     def strings(self, ids: Sequence[int]) -> list[str]:
-        """The tokens' strings, without those that only mark something and those that the tokenizer does not know."""
-        found = map(self._tokenizer.id_to_token, ids)
-        return [token for token in found if token is not None and token not in self._special]
+        """The tokens' strings, without special and unknown ones."""
+        strings = map(self._tokenizer.id_to_token, ids)
+        return [token for token in strings if token is not None and token not in self._special]
 
     def units(self) -> Units:
-        """What makes whole characters of this tokenizer's token strings; one for every text."""
+        """Regrouping of this tokenizer's token strings into whole characters; one per text."""
         return Units(self._fallback, self._level)
 
     def joined(self, units: Iterable[Unit]) -> str:
@@ -106,7 +106,7 @@ class Text:
 
 
 def text_of(model: LanguageModel) -> Text:
-    """The model's own tokenizer.
+    """Load the model's own tokenizer.
 
     Raises:
         DataError: its bundle has none.
@@ -118,7 +118,7 @@ def text_of(model: LanguageModel) -> Text:
 
 
 def encoded(model: LanguageModel, text: Text, prompt: str) -> list[int]:
-    """A prompt's tokens, after the model's start token if it has one.
+    """Encode a prompt, after the model's start token if it has one.
 
     Raises:
         DataError: a tokenizer of another model, which knows tokens that the model does not.
@@ -131,7 +131,7 @@ def encoded(model: LanguageModel, text: Text, prompt: str) -> list[int]:
 
 
 class Pieces:
-    """Tokens in, finished text out; ends at a stop string.
+    """Streamed detokenization: text of tokens as it becomes certain, up to a stop string.
 
     Together the pieces are the text of prompt and answer less that of the prompt. Whole characters only: bytes of one
     that is not finished wait for the next token, also where the prompt ends within it. Each token costs the decoding
@@ -150,23 +150,23 @@ class Pieces:
         self._stops = StopStrings(stops)
         self._text, self._units = text, text.units()
         self._context: list[Unit] = []
-        """The last units, with one before them if there were more: what the next ones look like after them."""
+        """The last units, with a placeholder before them if there were more; the next ones are decoded after them."""
         self._advance([u for token in text.strings(before) for u in self._units.add(token)])
         self._shown = text.joined([*self._context, *self._units.rest()])
-        """The context's text, as far as it is out of our hands."""
+        """Text of the context that was already returned."""
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string came."""
+        """A stop string was matched."""
         return self._stops.stopped
 
     def add(self, token: int) -> str:
-        """The text that is certain now; "" where none is. After a stop string `stopped` is set."""
+        """Add a token; returns the text that is certain now, "" if none. After a stop string `stopped` is set."""
         new = [u for string in self._text.strings([token]) for u in self._units.add(string)]
         return self._stops.add(self._new(new)) if new else ""
 
     def rest(self) -> str:
-        """What was held back, once the last token is there: a character that stayed unfinished is shown as U+FFFD."""
+        """Return the text that was held back, after the last token; an unfinished character is returned as U+FFFD."""
         new, self._units = self._units.rest(), self._text.units()
         return self._stops.add(self._new(new)) + self._stops.rest()
 
@@ -185,7 +185,7 @@ class Pieces:
 
 
 class Writing:
-    """The text that an answer's tokens make as they come, and what ended it."""
+    """Text of an answer as its tokens arrive, and the reason of its end."""
 
     def __init__(self, ends: Sequence[int], text: Text | None, stops: Sequence[str], prompt: Sequence[int]) -> None:
         """Nothing yet.
@@ -194,7 +194,7 @@ class Writing:
             ends: tokens that end it and have no text.
             text: the tokenizer; None = there is no text.
             stops: strings that end it.
-            prompt: what it goes on with.
+            prompt: tokens before it.
 
         Raises:
             DataError: stop strings without a tokenizer, or an empty one.
@@ -213,7 +213,7 @@ class Writing:
         return None if self._pieces is None else "".join(self._parts)
 
     def add(self, token: int) -> str:
-        """The text that is certain now; "" where none is, or nothing comes any more."""
+        """Add a token; returns the text that is certain now, "" if none or after the end."""
         if self.ended is None and token in self._ends:
             self.ended = "end"
         if self.ended is not None or self._pieces is None:
@@ -225,7 +225,7 @@ class Writing:
         return new
 
     def rest(self) -> str:
-        """What was held back, at the end."""
+        """Return the text that was held back, at the end."""
         rest = "" if self._pieces is None else self._pieces.rest()
         self._parts.append(rest)
         return rest

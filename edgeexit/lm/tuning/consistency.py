@@ -1,4 +1,4 @@
-"""How far exits by confidence change the text, and a threshold that keeps it near plain decoding's with a promise.
+"""Textual consistency of exits by confidence: a threshold that keeps answers near plain decoding's, with a promise.
 
 Textual consistency of CALM (Schuster et al. 2022) by Learn-then-Test: thresholds from safe to bold, every one tested on
 answers to the same prompts, stop at the first that fails. The promise is about whole answers, which is why every
@@ -18,7 +18,7 @@ from edgeexit.common.edit_distance import edit_distance
 from edgeexit.errors import DataError, Infeasible
 from edgeexit.lm.generate import Answer
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 
 GRID = tuple(float(t) for t in np.round(np.arange(1.0, 0.09, -0.05), 2))
 """Thresholds from safe to bold."""
@@ -28,7 +28,7 @@ GRID = tuple(float(t) for t in np.round(np.arange(1.0, 0.09, -0.05), 2))
 class Consistency:
     """A threshold that passed."""
 
-    setting: Setting
+    setting: Decoding
     alpha: float
     delta: float
     n: int
@@ -44,7 +44,7 @@ class Consistency:
 def certify(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    setting: Setting,
+    setting: Decoding,
     *,
     alpha: float,
     delta: float = 0.05,
@@ -57,12 +57,12 @@ def certify(
     Args:
         model: the model.
         prompts: that nothing was chosen on, drawn as prompts come in use.
-        setting: of method calm; its threshold is what is looked for.
+        setting: of method calm; its threshold is the result.
         alpha: largest mean distance, in (0, 1): edits per token of the longer answer.
         delta: the probability that the promise may be broken.
-        max_tokens: of every answer.
+        max_tokens: largest number of tokens of an answer.
         grid: thresholds, from safe to bold, fixed beforehand.
-        progress: told every threshold tried and the mean distance there.
+        progress: called with every threshold tried and its mean distance.
 
     Raises:
         DataError: not calm, or numbers outside (0, 1).
@@ -78,17 +78,17 @@ def certify(
     full = [Answer(model, p, max_tokens=max_tokens).run().ids for p in prompts]
     test = HoeffdingBentkus(len(prompts), alpha)
 
-    def tried() -> Iterator[tuple[tuple[Setting, float, float], Array]]:
+    def tried() -> Iterator[tuple[tuple[Decoding, float, float], Array]]:
         for threshold in grid:
-            asked = replace(setting, threshold=threshold)
-            answers = [Answer(model, p, asked, max_tokens=max_tokens).run() for p in prompts]
+            candidate = replace(setting, threshold=threshold)
+            answers = [Answer(model, p, candidate, max_tokens=max_tokens).run() for p in prompts]
             losses = np.array([distance(a.ids, b) for a, b in zip(answers, full, strict=True)])
             exits = np.sum([a.exits for a in answers], axis=0)
             progress(threshold, float(losses.mean()))
-            yield (asked, float(losses.mean()), float(exits[:-1].sum() / exits.sum())), losses
+            yield (candidate, float(losses.mean()), float(exits[:-1].sum() / exits.sum())), losses
 
-    found = last_passing(tried(), lambda losses: losses.mean() <= alpha and test.p_value(losses) <= delta)
-    if found is None:
+    passed = last_passing(tried(), lambda losses: losses.mean() <= alpha and test.p_value(losses) <= delta)
+    if passed is None:
         raise Infeasible(
             f"no threshold keeps answers within {alpha:g} of plain decoding's with confidence {1 - delta:g} on these "
             f"{len(prompts)} prompts: give more prompts, a larger alpha, or leave exits off"
@@ -97,7 +97,7 @@ def certify(
         f"answers differ from plain decoding's in at most {alpha:g} of their tokens on average, with probability "
         f"{1 - delta:g} over calibration prompts, {CONDITION}"
     )
-    return Consistency(found[0], alpha, delta, len(prompts), found[1], found[2], text)
+    return Consistency(passed[0], alpha, delta, len(prompts), passed[1], passed[2], text)
 
 
 def distance(a: Sequence[int], b: Sequence[int]) -> float:

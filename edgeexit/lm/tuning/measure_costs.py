@@ -1,7 +1,7 @@
-"""Timing a language model on this device: the table of costs.
+"""Measurement of a language model's cost table on this device.
 
-Parts are timed one by one, and whole rounds by the very code that decodes: what a round takes beyond its parts is the
-host's own work, which no part has, less what stays in the processor's caches from step to step.
+Parts are timed one by one, and whole rounds with the code that decodes: the difference is the host's own work, less
+what stays in the processor's caches from step to step.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from edgeexit.lm.decoding.dynamic import DraftChoice
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.speculative import speculate
 from edgeexit.lm.model import Array, LanguageModel
-from edgeexit.lm.sampling import Draft, Greedy, sureness
+from edgeexit.lm.sampling import Draft, Greedy, confidence
 from edgeexit.lm.session import Session
 
 DRAFTS = (1, 2, 4, 8, 16, 32, 64)
-"""Lengths of the rounds that are played."""
+"""Draft lengths of the rounds that are timed."""
 UNDISTURBED = 0.25
-"""Quantile of times that nothing came between."""
+"""Quantile of times without interruption."""
 LONGEST = 1024
-"""Cache lengths beyond are not measured but carried on in a straight line."""
+"""Longest cache length that is measured; beyond it costs are extrapolated linearly."""
 ROW, ROW_SECONDS = 8, 0.03
-"""Rounds in a row, fewer where they take long: what large networks find in caches is gone after every round."""
+"""Rounds in a row, fewer if they take long: large networks find nothing in caches after a round."""
 CHOICES = 64
-"""Times that a choice of `del` is timed."""
+"""Repetitions of timing a choice by `del`."""
 
 
 def measure(
@@ -55,7 +55,7 @@ def measure(
         positions: cache lengths; None = three up to the context, at most 1024.
         clock: seconds. None = processor time where one thread works: what a quiet machine takes, whatever else this one
             does meanwhile; with more threads the time of day.
-        progress: told rounds done and all.
+        progress: called with rounds done and in total.
 
     Raises:
         DataError: no room for `block` tokens in the context, or no rounds.
@@ -96,13 +96,13 @@ def measure(
         *times.parts(0.5), np.ones((model.count, block)), artifact=model.artifact, threads=model.threads,
         device=environment()["device"], n=n, busy=busy,
     )  # fmt: skip
-    found = times.table(parts)
-    return replace(found, choice=_choice(found, block - 1, clock))
+    costs = times.table(parts)
+    return replace(costs, choice=_choice(costs, block - 1, clock))
 
 
 @dataclass(frozen=True)
 class _Times:
-    """What was measured, `n` times each."""
+    """Measurements, `n` of each."""
 
     places: Array
     lengths: tuple[int, ...]
@@ -154,8 +154,8 @@ class _Times:
         for k in range(parts.exits):
             known = np.where(np.isnan(ratio[k]), ratio[-1], ratio[k])
             play[k] = np.interp(np.arange(block), self.lengths, known)
-        foretold = self._sums(self.parts(0.5)) * play[:, self.lengths]
-        level = float(np.nansum(self.played.mean(0)) / foretold[~np.isnan(self.played[0])].sum())
+        expected = self._sums(self.parts(0.5)) * play[:, self.lengths]
+        level = float(np.nansum(self.played.mean(0)) / expected[~np.isnan(self.played[0])].sum())
         return replace(
             parts, play=play, stages=parts.stages * level, heads=parts.heads * level, sure=parts.sure * level,
             fills=parts.fills * level,
@@ -173,22 +173,22 @@ class _Times:
         return summed
 
 
-def _choice(found: Costs, draft: int, clock: Callable[[], float]) -> float:
-    """Seconds that `del` thinks about a round."""
-    if draft < 1 or found.exits < 2:
+def _choice(costs: Costs, draft: int, clock: Callable[[], float]) -> float:
+    """Seconds of one choice by `del`."""
+    if draft < 1 or costs.exits < 2:
         return 0.0
-    choice, times = DraftChoice(found, draft), []
+    choice, times = DraftChoice(costs, draft), []
     for i in range(CHOICES):
         before = clock()
-        exit, drafts = choice.best(found.middle + i, draft)
-        choice.saw(min(exit, found.exits - 2), i % 2, max(drafts, 1))
+        exit, drafts = choice.best(costs.middle + i, draft)
+        choice.saw(min(exit, costs.exits - 2), i % 2, max(drafts, 1))
         choice.look(exit)
         times.append(clock() - before)
     return float(np.mean(times))
 
 
 class _Bench:
-    """One session whose cache is taken for full up to where a measurement wants it."""
+    """One session whose cache is set to any length that a measurement needs."""
 
     def __init__(self, model: LanguageModel, longest: int, clock: Callable[[], float]) -> None:
         model = copy.copy(model)
@@ -224,7 +224,7 @@ class _Bench:
         heads = []
         for k in range(model.count - 1):
             before = clock()
-            model.exit_logits(k, session.given[k][0]).argmax(-1)
+            model.exit_logits(k, session.outputs[k][0]).argmax(-1)
             heads.append(clock() - before)
         return np.diff(times).tolist(), [*heads, last]
 
@@ -258,14 +258,14 @@ class _Bench:
         return self.clock() - before
 
     def small(self, length: int, k: int) -> tuple[float, float]:
-        """Seconds of one sureness, and of stand-ins for one token of stage k; NaN where there are none."""
+        """Seconds of one confidence, and of stand-ins for one token of stage k; NaN where there are none."""
         self._start(length, 1)
         model, session = self.model, self.session
         for stage in range(k + 1):
             hidden = session.run(stage)
         logits = model.exit_logits(k, hidden)[0] if k < model.count - 1 else model.logits(hidden)[0]
         before = self.clock()
-        sureness(logits)
+        confidence(logits)
         sure = self.clock() - before
         if k not in model.parts.keys_values:
             return sure, float("nan")

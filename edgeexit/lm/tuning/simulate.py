@@ -1,4 +1,4 @@
-"""What a way of decoding would have done on recorded text, round by round, and how long it would have taken.
+"""Simulation of decoding settings on recorded traces: rounds and seconds of each.
 
 Rounds and accepted drafts are exact for greedy speculation and prompt lookup on artifacts whose answers do not depend
 on how many tokens go together. Two things are estimates: drafts after a wrong one, where drafting ends by a threshold
@@ -20,15 +20,15 @@ from edgeexit.lm.decoding.dynamic import DraftChoice
 from edgeexit.lm.decoding.lookup import Repeats
 from edgeexit.lm.decoding.skip import WARM, stages_at
 from edgeexit.lm.model import Array
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.traces import Trace
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A setting on recorded text."""
+    """Result of a setting on recorded text."""
 
-    setting: Setting
+    setting: Decoding
     tokens: int
     seconds: float
     rounds: int
@@ -63,7 +63,7 @@ def merged(parts: Sequence[Simulated]) -> Simulated:
 
 
 class CostTable:
-    """The times of one trace's positions, summed up in all the ways that rounds need."""
+    """Seconds at the positions of one trace, summed for every kind of round."""
 
     def __init__(self, trace: Trace, costs: Costs) -> None:
         """Raises: DataError for a trace of another number of exits."""
@@ -120,26 +120,26 @@ class CostTable:
         return drafts, stand, float(seconds)
 
 
-def simulate(sheets: Sequence[CostTable], setting: Setting) -> Simulated:
-    """One setting over all traces.
+def simulate(cost_tables: Sequence[CostTable], setting: Decoding) -> Simulated:
+    """Simulate one setting on all traces.
 
     Raises:
         DataError: no traces, an exit that is not there, longer drafts than the costs know, stand-ins that the artifact
             does not have, or a confidence that was not recorded.
     """
-    if not sheets:
+    if not cost_tables:
         raise DataError("no recorded text to simulate on")
-    exits = sheets[0].costs.exits
+    exits = cost_tables[0].costs.exits
     early = setting.method in ("speculative", "calm")
     if early and setting.exit is not None and not 0 <= setting.exit < exits - (setting.method == "speculative"):
         raise DataError(f"exit {setting.exit}: there are early exits 0..{exits - 2}")
     if setting.method == "calm" and setting.confidence != "maxprob":
         raise DataError(f"{setting}: answers are recorded with the largest probability only, confidence maxprob")
-    if setting.block > sheets[0].costs.block:
-        raise DataError(f"{setting}: costs were measured up to {sheets[0].costs.block} tokens at a time")
+    if setting.block > cost_tables[0].costs.block:
+        raise DataError(f"{setting}: costs were measured up to {cost_tables[0].costs.block} tokens at a time")
     tally = _Tally(exits)
-    for sheet in sheets:
-        _WAYS[setting.method](sheet, setting, tally)
+    for cost_table in cost_tables:
+        _METHODS[setting.method](cost_table, setting, tally)
     agreement = None if tally.same is None else tally.same / tally.tokens
     return Simulated(
         setting, tally.tokens, tally.seconds, tally.rounds, tally.drafted, tally.accepted, tuple(tally.exits), agreement
@@ -161,65 +161,65 @@ class _Tally:
         self.accepted += accepted
 
 
-def _greedy(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
-    for row in range(sheet.trace.n):
-        tally.add(-1, sheet.whole[0, row])
-    tally.tokens += sheet.trace.n
+def _greedy(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
+    for row in range(cost_table.trace.n):
+        tally.add(-1, cost_table.whole[0, row])
+    tally.tokens += cost_table.trace.n
 
 
-def _speculative(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
+def _speculative(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
     assert setting.exit is not None
-    n, row = sheet.trace.n, 0
+    n, row = cost_table.trace.n, 0
     while row < n:
-        most = min(setting.draft, sheet.trace.limit - row - 1)
+        most = min(setting.draft, cost_table.trace.limit - row - 1)
         if most < 1:
-            tally.add(-1, sheet.whole[0, row])
+            tally.add(-1, cost_table.whole[0, row])
             row += 1
             continue
-        drafts, stand, seconds = sheet.speculated(row, setting.exit, most, setting.sure)
+        drafts, stand, seconds = cost_table.speculated(row, setting.exit, most, setting.sure)
         tally.add(setting.exit, seconds, drafts, stand)
         row += stand + 1
     tally.tokens += n
 
 
-def _lookup(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
-    trace, row = sheet.trace, 0
+def _lookup(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
+    trace, row = cost_table.trace, 0
     ids = trace.ids.tolist()
     table = Repeats(setting.ngram)
     while row < trace.n:
         at = trace.start + row
-        found = table.propose(ids[:at], min(setting.draft, trace.limit - row - 1), trace.ends)
-        right = ids[at : at + len(found)]
-        stand = next((i for i, (a, b) in enumerate(zip(found, right, strict=False)) if a != b), len(right))
-        tally.add(-1, sheet.whole[len(found), row], len(found), stand)
+        drafts = table.propose(ids[:at], min(setting.draft, trace.limit - row - 1), trace.ends)
+        right = ids[at : at + len(drafts)]
+        stand = next((i for i, (a, b) in enumerate(zip(drafts, right, strict=False)) if a != b), len(right))
+        tally.add(-1, cost_table.whole[len(drafts), row], len(drafts), stand)
         row += stand + 1
     tally.tokens += trace.n
 
 
-def _del(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
-    trace, row = sheet.trace, 0
-    choice = DraftChoice(sheet.costs, setting.draft)
+def _del(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
+    trace, row = cost_table.trace, 0
+    choice = DraftChoice(cost_table.costs, setting.draft)
     while row < trace.n:
         exit, draft = choice.best(trace.start - 1 + row, trace.limit - row - 1)
         if draft == 0:
-            drafts, stand, seconds = 0, 0, float(sheet.whole[0, row])
+            drafts, stand, seconds = 0, 0, float(cost_table.whole[0, row])
             tally.add(-1, seconds)
         else:
-            drafts, stand, seconds = sheet.speculated(row, exit, draft, setting.sure)
+            drafts, stand, seconds = cost_table.speculated(row, exit, draft, setting.sure)
             tally.add(exit, seconds, drafts, stand)
             choice.saw(exit, stand, min(stand + 1, drafts))
-        tally.seconds += sheet.costs.choice
+        tally.seconds += cost_table.costs.choice
         other = choice.look(exit if draft else None)
         if other is not None:
-            rows = sheet.agree[row : row + stand + 1, other]
+            rows = cost_table.agree[row : row + stand + 1, other]
             choice.saw(other, int(rows.sum()), len(rows))
-            tally.seconds += float(sheet.costs.heads[other, stand])
+            tally.seconds += float(cost_table.costs.heads[other, stand])
         row += stand + 1
     tally.tokens += trace.n
 
 
-def _calm(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
-    costs, trace, last = sheet.costs, sheet.trace, sheet.costs.exits - 1
+def _calm(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
+    costs, trace, last = cost_table.costs, cost_table.trace, cost_table.costs.exits - 1
     if not setting.repair and np.isnan(costs.fills[1:]).any():
         raise DataError("this artifact has no kv parts for stand-ins: simulate calm with repair")
     waiting = [0] * costs.exits
@@ -228,7 +228,7 @@ def _calm(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
         wanted = threshold_at(setting, row, trace.limit)
         exit, seconds = last, 0.0
         for k in range(last):
-            seconds += _together(sheet.stages[k], waiting[k] + 1, row)
+            seconds += _together(cost_table.stages[k], waiting[k] + 1, row)
             waiting[k], waiting[k + 1] = 0, waiting[k + 1] + waiting[k]
             if k < (setting.exit or 0):
                 continue
@@ -237,31 +237,31 @@ def _calm(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
                 exit = k
                 break
         if exit == last:
-            seconds += _together(sheet.stages[last], waiting[last] + 1, row) + costs.heads[last, 0]
+            seconds += _together(cost_table.stages[last], waiting[last] + 1, row) + costs.heads[last, 0]
             waiting[last] = 0
         elif setting.repair:
             waiting[exit + 1] += 1
         else:
             seconds += costs.fills[exit + 1 :].sum()
-        tally.same += bool(sheet.agree[row, exit])
+        tally.same += bool(cost_table.agree[row, exit])
         tally.add(exit, seconds * costs.play[-1, 0])
     tally.tokens += trace.n
 
 
-def _skip(sheet: CostTable, setting: Setting, tally: _Tally) -> None:
-    trace, exits = sheet.trace, sheet.costs.exits
+def _skip(cost_table: CostTable, setting: Decoding, tally: _Tally) -> None:
+    trace, exits = cost_table.trace, cost_table.costs.exits
     least = max(2, exits // 2) if setting.exit is None else setting.exit + 1
     if not WARM < least <= exits:
         raise DataError(f"skip runs the first and the last stage at least: exit {least - 1} of {exits} stages")
     for row in range(trace.n):
         active = stages_at(row, trace.limit, exits, least)
         run = [*range(WARM), *range(exits - (active - WARM), exits)]
-        seconds = sheet.stages[run, 0, row].sum() + sheet.costs.heads[-1, 0]
-        tally.add(-1, seconds * sheet.costs.play[-1, 0])
+        seconds = cost_table.stages[run, 0, row].sum() + cost_table.costs.heads[-1, 0]
+        tally.add(-1, seconds * cost_table.costs.play[-1, 0])
     tally.tokens += trace.n
 
 
-_WAYS: dict[str, Callable[[CostTable, Setting, _Tally], None]] = {
+_METHODS: dict[str, Callable[[CostTable, Decoding, _Tally], None]] = {
     "greedy": _greedy, "speculative": _speculative, "lookup": _lookup, "del": _del, "calm": _calm, "skip": _skip,
 }  # fmt: skip
 
@@ -277,8 +277,8 @@ def _together(stage: Array, tokens: int, row: int) -> float:
 
 def _runs(true: Array, far: int = 0) -> list[int]:
     """Per row, how many rows from there on are true; those beyond the last count `far`."""
-    found, following = [0] * len(true), far
+    runs, following = [0] * len(true), far
     for i in range(len(true) - 1, -1, -1):
         following = following + 1 if true[i] else 0
-        found[i] = following
-    return found
+        runs[i] = following
+    return runs

@@ -1,7 +1,7 @@
-"""What every exit would have guessed: recorded once, it decides every kind of speculation.
+"""Traces: every exit's guesses on recorded answers, from which every kind of speculation can be simulated.
 
 Stages share their cache, so whether a draft of some exit stands depends on nothing but the exit's guess at that place
-of the model's own text. One pass over that text therefore tells the rounds of every exit, length and threshold.
+of the model's own text. One pass over that text therefore gives the rounds of every exit, length and threshold.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from edgeexit.errors import DataError
 from edgeexit.lm.model import Array, LanguageModel, NonFiniteLogits
-from edgeexit.lm.sampling import sureness
+from edgeexit.lm.sampling import confidence
 from edgeexit.lm.session import BLOCK, Session
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One answer by plain greedy decoding, and what the exits said on the way."""
+    """One answer by plain greedy decoding, and the exits' guesses for it."""
 
     ids: Array
     """`(start + n,)` the prompt's tokens, then the answer's."""
@@ -48,14 +48,14 @@ class Trace:
 
     @property
     def agree(self) -> Array:
-        """The bit matrix `(n, exits)`: whether an exit guessed the token that came."""
+        """Bool `(n, exits)`: the exit guessed the token of the answer."""
         same: Array = self.guesses == self.guesses[:, -1:]
         return same
 
 
 @dataclass(frozen=True)
 class Quality:
-    """One exit on given text."""
+    """Quality of one exit on a text."""
 
     exit: int
     layer: int
@@ -75,14 +75,14 @@ def record(
     max_tokens: int,
     progress: Callable[[int, int], None] = lambda i, n: None,
 ) -> list[Trace]:
-    """Answer every prompt plainly and ask all exits on the way.
+    """Answer every prompt by plain decoding and record the guesses of all exits.
 
     Raises:
         DataError: no prompts, an empty or too long one, or no room for an answer.
     """
     if not prompts or max_tokens < 1:
         raise DataError(f"{len(prompts)} prompts and {max_tokens} tokens of answer: need at least one of each")
-    found, total = [], len(prompts) * max_tokens
+    traces, total = [], len(prompts) * max_tokens
     last = model.count - 1
     for i, prompt in enumerate(prompts):
         session = Session(model)
@@ -94,14 +94,14 @@ def record(
             session.mark()
             try:
                 final = model.logits(session.run(last))
-                rows = [model.exit_logits(k, session.given[k][-1]) for k in range(last)]
+                rows = [model.exit_logits(k, session.outputs[k][-1]) for k in range(last)]
             except NonFiniteLogits as e:
                 raise session.explained(e, len(guesses) + 1) from e
             guesses.append([*(int(model.guesses(k, z)[-1]) for k, z in enumerate(rows)), int(final[-1].argmax())])
-            sure.append([sureness(z[-1]) for z in (*rows, final)])
+            sure.append([confidence(z[-1]) for z in (*rows, final)])
             session.ids.append(guesses[-1][-1])
             progress(i * max_tokens + len(guesses), total)
-        found.append(
+        traces.append(
             Trace(
                 np.array(session.ids, np.int64),
                 len(prompt),
@@ -112,7 +112,7 @@ def record(
             )
         )
         progress((i + 1) * max_tokens, total)
-    return found
+    return traces
 
 
 def quality(
@@ -123,7 +123,7 @@ def quality(
     skip: int = 0,
     progress: Callable[[int, int], None] = lambda i, n: None,
 ) -> list[Quality]:
-    """Perplexity, accuracy and agreement of every exit over given text, cut into windows.
+    """Measure perplexity, accuracy and agreement of every exit over a text, cut into windows.
 
     Args:
         model: the model.
@@ -131,7 +131,7 @@ def quality(
         context: tokens per window; None = the model's context, or all the text if it is shorter. What does not fill
             the last window is left out.
         skip: predictions at the start of every window that do not count.
-        progress: told windows done and all.
+        progress: called with windows done and in total.
 
     Raises:
         DataError: less text than one window, or unknown tokens.
@@ -158,7 +158,7 @@ def quality(
             count += len(target)
             if not len(target):
                 continue
-            hidden = [session.given[k][0][:, first:] for k in range(exits)]
+            hidden = [session.outputs[k][0][:, first:] for k in range(exits)]
             final = model.logits(hidden[-1]).argmax(-1)
             for k in range(exits):
                 logits = model.exit_logits(k, hidden[k]) if k < exits - 1 else model.logits(hidden[k])

@@ -1,4 +1,4 @@
-"""Everything that decides how to decode on this device: exits' quality, recorded answers, costs, simulated speeds."""
+"""Tuning of decoding on this device: exit quality, traces, measured costs, simulated speeds, verdict."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeexit.bundle.lm_spec import LmProof
 from edgeexit.common.environment import environment
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
@@ -19,16 +20,16 @@ from edgeexit.lm.tuning.traces import Quality, Trace, quality, record
 from edgeexit.lm.tuning.verdict import DecodingVerdict, Predicted, break_even, decide
 
 Tell = Callable[[str, int, int], None]
-"""Told what is under way, steps done and all of them."""
+"""Called with the phase, steps done and steps in total."""
 
 
 @dataclass(frozen=True)
 class Exit:
-    """One exit: on the given text, and on the model's own answers."""
+    """One exit: quality on the text, and on the model's own answers."""
 
     quality: Quality
     own: float
-    """Share of its guesses that came, in recorded answers: what speculation lives on."""
+    """Share of its guesses that are right in recorded answers: the acceptance of its drafts."""
     needed: float | None
     """Share that makes drafts as fast as plain decoding; None = not even all of them, or it is the last exit."""
     best: Predicted | None
@@ -36,14 +37,14 @@ class Exit:
 
 
 @dataclass(frozen=True)
-class Study:
-    """What was found."""
+class TuningResult:
+    """Quality of the exits, verdict and costs."""
 
     exits: tuple[Exit, ...]
     verdict: DecodingVerdict
     costs: Costs
     traces: tuple[Trace, ...]
-    proof: dict[str, Any] | None
+    proof: LmProof | None
     environment: dict[str, Any]
     seconds: float
 
@@ -56,7 +57,7 @@ class Study:
             "speedup": verdict.speedup,
             "held_out": verdict.held,
             "undecided": [asdict(s) for s in verdict.undecided],
-            "proof": self.proof,
+            "proof": None if self.proof is None else self.proof.to_dict(),
             "exits": [
                 {
                     **asdict(e.quality),
@@ -75,7 +76,7 @@ class Study:
         }
 
 
-def study(
+def tune(
     model: LanguageModel,
     ids: Sequence[int],
     *,
@@ -87,8 +88,8 @@ def study(
     costs: Costs | None = None,
     n: int = 15,
     tell: Tell = lambda what, i, n: None,
-) -> Study:
-    """Measure and simulate.
+) -> TuningResult:
+    """Measure costs, record traces, and simulate every setting.
 
     Args:
         model: on this device, with its threads.
@@ -96,7 +97,7 @@ def study(
         prompts: cut from it at equal distances; the model answers each.
         prompt_tokens, max_tokens: of every prompt and answer.
         draft: longest draft to try.
-        quality_tokens: how much of the text tells perplexity and agreement, at most.
+        quality_tokens: largest part of the text for perplexity and agreement.
         costs: this device's; None = measured now.
         n: rounds of that measurement.
         tell: progress.
@@ -105,7 +106,7 @@ def study(
         DataError: too little text, unknown tokens, costs of another artifact, impossible numbers.
     """
     started = time.perf_counter()
-    starts = cut(model, ids, prompts, prompt_tokens)
+    starts = sample_prompts(model, ids, prompts, prompt_tokens)
     if max_tokens < 1 or quality_tokens < 2:
         raise DataError(f"answers of {max_tokens} tokens, quality over {quality_tokens}: need at least one, and two")
     if costs is None:
@@ -115,7 +116,7 @@ def study(
         costs.check(model, min(draft + 1, costs.block))
     part = list(ids[: max(quality_tokens, 2)])
     window = min(model.spec.context, len(part) - 1)
-    found = quality(model, part, context=window, progress=lambda i, of: tell("reading", i, of))
+    qualities = quality(model, part, context=window, progress=lambda i, of: tell("reading", i, of))
     traces = record(model, starts, max_tokens, progress=lambda i, of: tell("answering", i, of))
     verdict = decide(traces, costs, draft=draft, proof=model.proof, progress=lambda i, of: tell("simulating", i, of))
     agree = np.concatenate([t.agree for t in traces]).mean(0)
@@ -127,15 +128,14 @@ def study(
             None if k == last or draft < 1 else break_even(costs, k, draft=draft),
             next((p for p in verdict.predictions if p.simulated.setting.exit == k and _speculates(p.simulated)), None),
         )
-        for k, q in enumerate(found)
+        for k, q in enumerate(qualities)
     )
-    proof = None if model.proof is None else model.proof.to_dict()
     where = environment(model.engine, model.threads)
-    return Study(exits, verdict, costs, tuple(traces), proof, where, time.perf_counter() - started)
+    return TuningResult(exits, verdict, costs, tuple(traces), model.proof, where, time.perf_counter() - started)
 
 
-def cut(model: LanguageModel, ids: Sequence[int], prompts: int, tokens: int) -> list[list[int]]:
-    """Prompts from a text, at equal distances.
+def sample_prompts(model: LanguageModel, ids: Sequence[int], prompts: int, tokens: int) -> list[list[int]]:
+    """Cut prompts from a text, at equal distances.
 
     Raises:
         DataError: too little text, no room for an answer, unknown tokens, or none asked for.
@@ -155,8 +155,8 @@ def cut(model: LanguageModel, ids: Sequence[int], prompts: int, tokens: int) -> 
     return [(bos + [int(t) for t in ids[p : p + tokens]])[:tokens] for p in places]
 
 
-def _speculates(found: Simulated) -> bool:
-    return found.setting.method == "speculative"
+def _speculates(simulated: Simulated) -> bool:
+    return simulated.setting.method == "speculative"
 
 
 def _row(p: Predicted) -> dict[str, Any]:

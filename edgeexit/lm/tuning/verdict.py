@@ -1,4 +1,4 @@
-"""The way of decoding to use here: every setting simulated on recorded answers, the fastest recommended.
+"""Verdict on decoding: every setting simulated on recorded answers, the fastest recommended.
 
 The table has all answers; how fast the recommended setting is on new text comes from choosing on one half of them and
 measuring on the other, both ways round. What the answers cannot tell apart is called undecided.
@@ -15,23 +15,22 @@ from edgeexit.bundle.lm_spec import LmProof, proved, unproved
 from edgeexit.errors import DataError
 from edgeexit.lm.costs import Costs
 from edgeexit.lm.model import Array
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.tuning.simulate import CostTable, Simulated, merged, simulate
 from edgeexit.lm.tuning.traces import Trace
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9)
 CALM_THRESHOLDS = (0.5, 0.7, 0.9)
 WORTH = 1.02
-"""Times plain decoding's speed below which nothing is worth the trouble."""
-
+"""Speed-up over plain decoding below which no other setting is recommended."""
 
 SPREAD = 2.0
-"""Standard errors between two speeds below which answers do not tell which is the faster."""
+"""Standard errors between two speeds below which the faster one is undecided."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A setting on all recorded answers."""
+    """Speed-up of a setting on all recorded answers."""
 
     simulated: Simulated
     speedup: float
@@ -42,37 +41,37 @@ class Predicted:
 
 @dataclass(frozen=True)
 class DecodingVerdict:
-    """What to do."""
+    """The recommended setting and its expected speed-up."""
 
     text: str
-    setting: Setting
+    setting: Decoding
     """The recommended one; in `predictions` none that gives the same text is faster, but for plain decoding."""
     speedup: float
     """Expected over plain decoding: settings chosen on one half of the answers, measured on the other."""
     predictions: tuple[Predicted, ...]
     """All settings, the fastest first; lossy ones last."""
     held: bool
-    """Whether `speedup` is on text that settings were not chosen on; False = there was one answer only."""
-    undecided: tuple[Setting, ...] = ()
-    """The fastest of every other method which the answers do not tell from the recommended one."""
+    """`speedup` is measured on text that settings were not chosen on; False = there was one answer only."""
+    undecided: tuple[Decoding, ...] = ()
+    """The fastest of every other method whose speed does not differ significantly from the recommended one's."""
 
 
-def settings(exits: int, draft: int, costs: Costs) -> list[Setting]:
-    """What is tried: every early exit with drafts of 1..draft and some thresholds, prompt lookup, del, lossy ones."""
-    found = [Setting()]
+def settings(exits: int, draft: int, costs: Costs) -> list[Decoding]:
+    """Settings to simulate: early exits with 1..draft drafts and some thresholds, prompt lookup, del, lossy ones."""
+    candidates = [Decoding()]
     for e in range(exits - 1):
         for k in range(1, draft + 1):
-            found += [Setting("speculative", exit=e, draft=k, threshold=t) for t in THRESHOLDS]
+            candidates += [Decoding("speculative", exit=e, draft=k, threshold=t) for t in THRESHOLDS]
     for k in {min(k, draft) for k in (2, 4, 8)}:
-        found += [Setting("lookup", draft=k, ngram=g) for g in (2, 3)]
+        candidates += [Decoding("lookup", draft=k, ngram=g) for g in (2, 3)]
     if exits > 1:
-        found.append(Setting("del", draft=draft))
+        candidates.append(Decoding("del", draft=draft))
         repairs = (True,) if np.isnan(costs.fills[1:]).any() else (False, True)
         for e in sorted({0, exits // 2}):
-            found += [Setting("calm", exit=e, threshold=t, repair=r) for t in CALM_THRESHOLDS for r in repairs]
+            candidates += [Decoding("calm", exit=e, threshold=t, repair=r) for t in CALM_THRESHOLDS for r in repairs]
         if exits > 2:
-            found += [Setting("skip", exit=exits // 2)]
-    return found
+            candidates += [Decoding("skip", exit=exits // 2)]
+    return candidates
 
 
 def decide(
@@ -83,14 +82,14 @@ def decide(
     proof: LmProof | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
 ) -> DecodingVerdict:
-    """Simulate everything and choose.
+    """Simulate every setting and choose.
 
     Args:
         traces: recorded answers.
         costs: this device's.
         draft: longest draft to try.
-        proof: of the artifact; None = nobody looked.
-        progress: told settings done and all.
+        proof: of the artifact; None = not tested.
+        progress: called with settings done and in total.
 
     Raises:
         DataError: nothing recorded.
@@ -98,11 +97,11 @@ def decide(
     if not traces:
         raise DataError("no recorded text to decide on")
     draft = min(draft, costs.block - 1)
-    sheets = [CostTable(t, costs) for t in traces]
-    tried = settings(costs.exits, max(draft, 1), costs) if draft >= 1 else [Setting()]
+    cost_tables = [CostTable(t, costs) for t in traces]
+    tried = settings(costs.exits, max(draft, 1), costs) if draft >= 1 else [Decoding()]
     runs = []
     for i, setting in enumerate(tried):
-        runs.append(_Run([simulate([sheet], setting) for sheet in sheets]))
+        runs.append(_Run([simulate([cost_table], setting) for cost_table in cost_tables]))
         progress(i + 1, len(tried))
     plain = runs[0]
     runs.sort(key=lambda r: (r.setting.lossy, r.seconds.sum()))  # stable, so that of equals plain decoding is first
@@ -110,8 +109,8 @@ def decide(
     exact = [r for r in runs if not r.setting.lossy]
     best, expected = exact[0], _expected(plain, exact)
     rivals = [r for r in _firsts(exact) if r.setting.method != best.setting.method]
-    found = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
-    return DecodingVerdict(*_words(found, proof), predictions, len(sheets) > 1, found.undecided)
+    findings = _Findings(predictions, expected, tuple(r.setting for r in rivals if not _tells(plain, best, r)))
+    return DecodingVerdict(*_words(findings, proof), predictions, len(cost_tables) > 1, findings.undecided)
 
 
 class _Run:
@@ -127,9 +126,9 @@ class _Run:
 class _Findings:
     predictions: tuple[Predicted, ...]
     expected: float
-    undecided: tuple[Setting, ...]
+    undecided: tuple[Decoding, ...]
 
-    def of(self, setting: Setting) -> Predicted:
+    def of(self, setting: Decoding) -> Predicted:
         return next(p for p in self.predictions if p.simulated.setting == setting)
 
 
@@ -158,7 +157,7 @@ def _error(plain: _Run, run: _Run) -> float | None:
 
 
 def _tells(plain: _Run, fast: _Run, slow: _Run) -> bool:
-    """Whether the answers show that one is faster: by more than `SPREAD` errors of the difference, answer by answer."""
+    """Test whether one is significantly faster: by more than `SPREAD` errors of the difference, answer by answer."""
     gain = _speedup(plain, fast) - _speedup(plain, slow)
     if len(fast.seconds) < 2:
         return gain >= WORTH - 1
@@ -178,44 +177,44 @@ def _expected(plain: _Run, runs: Sequence[_Run]) -> float:
     return float(plain.seconds.sum() / seconds)
 
 
-def _words(found: _Findings, proof: LmProof | None) -> tuple[str, Setting, float]:
-    exact = [p for p in found.predictions if not p.simulated.setting.lossy]
+def _words(findings: _Findings, proof: LmProof | None) -> tuple[str, Decoding, float]:
+    exact = [p for p in findings.predictions if not p.simulated.setting.lossy]
     best, setting = exact[0], exact[0].simulated.setting
     other = next((p for p in exact if p.simulated.setting.method != "greedy"), None)
     if setting.method == "greedy" or best.speedup < WORTH:
         why = "nothing else to use" if other is None else f"the best, {_speed(other)} as fast"
-        return f"leave it off: plain decoding is not beaten ({why})", Setting(), 1.0
-    if found.expected < WORTH or any(s.method == "greedy" for s in found.undecided):
+        return f"leave it off: plain decoding is not beaten ({why})", Decoding(), 1.0
+    if findings.expected < WORTH or any(s.method == "greedy" for s in findings.undecided):
         return (
             f"undecided, so leave it off: the best, {_speed(best)} as fast as plain decoding, and these answers do not "
-            "tell whether it is faster; more prompts do", Setting(), 1.0,
+            "tell whether it is faster; more prompts do", Decoding(), 1.0,
         )  # fmt: skip
-    rivals = [_speed(found.of(s)) for s in found.undecided]
+    rivals = [_speed(findings.of(s)) for s in findings.undecided]
     if rivals:
-        told = (
+        text = (
             f"undecided between {_speed(best)} plain decoding, and {'; '.join(rivals)}: use the first "
-            f"({found.expected:.2f} times expected)"
+            f"({findings.expected:.2f} times expected)"
         )
     else:
-        told = f"use {setting}: {found.expected:.2f} times plain decoding"
-    if setting.method == "lookup" and not {"speculative", "del"} & {s.method for s in found.undecided}:
+        text = f"use {setting}: {findings.expected:.2f} times plain decoding"
+    if setting.method == "lookup" and not {"speculative", "del"} & {s.method for s in findings.undecided}:
         second = next((p for p in exact if p.simulated.setting.method in ("speculative", "del")), None)
         if second is not None:
-            told += f" (the best by exits: {_speed(second)})"
+            text += f" (the best by exits: {_speed(second)})"
     if not proved(proof, setting.block):
-        told += f"; its text may differ from plain decoding's: {unproved(proof, setting.block)}"
-        told += _within(found.predictions, proof)
-    return told, setting, found.expected
+        text += f"; its text may differ from plain decoding's: {unproved(proof, setting.block)}"
+        text += _within(findings.predictions, proof)
+    return text, setting, findings.expected
 
 
-def _speed(found: Predicted) -> str:
-    error = "" if found.error is None else f" ± {found.error:.2f}"
-    return f"{found.simulated.setting}, {found.speedup:.2f}{error} times"
+def _speed(prediction: Predicted) -> str:
+    error = "" if prediction.error is None else f" ± {prediction.error:.2f}"
+    return f"{prediction.simulated.setting}, {prediction.speedup:.2f}{error} times"
 
 
-def _within(found: Sequence[Predicted], proof: LmProof | None) -> str:
+def _within(predictions: Sequence[Predicted], proof: LmProof | None) -> str:
     """The best of the settings that the proof covers."""
-    drafting = (p for p in found if not p.simulated.setting.lossy and p.simulated.setting.block > 1)
+    drafting = (p for p in predictions if not p.simulated.setting.lossy and p.simulated.setting.block > 1)
     first = next((p for p in drafting if proved(proof, p.simulated.setting.block)), None)
     return "" if first is None else f". Within the proof: {first.simulated.setting}, {first.speedup:.2f} times"
 

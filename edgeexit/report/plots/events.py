@@ -20,7 +20,7 @@ def events_png(
     """A PNG of four panels over seconds.
 
     Args:
-        events: of `edgeexit.governor.events.read_events`.
+        events: of `edgeexit.governor.event_files.read_events`.
         title, foot: text above and below.
         width, height: pixels.
 
@@ -89,7 +89,7 @@ def _machine(panel: Any, seen: Sequence[dict[str, Any]]) -> None:
 
 
 def _budget(panel: Any, moves: Sequence[dict[str, Any]]) -> None:
-    for key, label, style in (("wish", "wished", ":"), ("budget", "budget", "-"), ("cost", "policy taken", "--")):
+    for key, label, style in (("target", "target", ":"), ("budget", "budget", "-"), ("cost", "policy taken", "--")):
         panel.plot(*_series(moves, key), linestyle=style, label=label)
     panel.set_ylim(0, 1.05)
     panel.set_ylabel("share of the full cost")

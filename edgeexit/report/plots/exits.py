@@ -6,11 +6,11 @@ import textwrap
 from typing import Any
 
 from edgeexit.common.environment import environment_line
-from edgeexit.lm.tuning.tune import Study
+from edgeexit.lm.tuning.tune import TuningResult
 from edgeexit.report.plots.sweep import rendered
 
 
-def exits_png(found: Study, name: str, *, width: int = 1200, height: int = 560) -> bytes:
+def exits_png(found: TuningResult, name: str, *, width: int = 1200, height: int = 560) -> bytes:
     """Left: perplexity by layers run. Right: agreement on text and on the model's own, and what speculation needs.
 
     Raises:

@@ -23,7 +23,7 @@ from edgeexit.common.files import npz_bytes
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit.lm import proof
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.positions import TOLD
+from edgeexit.lm.positions import POSITION_INPUTS
 from edgeexit.lm.text.tokenizer import Text
 from edgeexit.version import __version__
 from edgeexit_exporters.lm import check
@@ -315,8 +315,8 @@ def _manifest(
 ) -> Manifest:
     hidden = TensorSpec("hidden", "float32", ("batch", "tokens", spec.width))
     # cache_position comes with the cache's own tensors, which are not the manifest's either
-    turn = [TensorSpec(n, "float32", ("batch", "tokens", 1, spec.head_dim)) for n in TOLD[:2]]
-    mask = TensorSpec(TOLD[2], "float32", ("batch", 1, 1, "tokens", "rows"))
+    turn = [TensorSpec(n, "float32", ("batch", "tokens", 1, spec.head_dim)) for n in POSITION_INPUTS[:2]]
+    mask = TensorSpec(POSITION_INPUTS[2], "float32", ("batch", 1, 1, "tokens", "rows"))
     layers = [_macs(layer) for layer in found.model.layers]
     weights = [sum(p.numel() for p in layer.parameters()) for layer in found.model.layers]
     rest = sum(p.numel() for p in found.module.parameters()) - sum(weights)
@@ -332,7 +332,7 @@ def _manifest(
         handed = [f"hidden_{k}"] if k < last else []
         stages.append(
             StageSpec(
-                ("hidden" if k == 0 else f"hidden_{k - 1}", *TOLD[:3]), (answer.name, *handed),
+                ("hidden" if k == 0 else f"hidden_{k - 1}", *POSITION_INPUTS[:3]), (answer.name, *handed),
                 sum(layers[i] for i in spec.layers_of(k)), own, 4 * own, 4 * spec.width if handed else 0,
             )
         )  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.errors import ModelError, first_line
-from edgeexit.lm.positions import TOLD
+from edgeexit.lm.positions import POSITION_INPUTS
 from edgeexit_exporters.lm.distinct import distinct_weights, named_weights, structure
 from edgeexit_exporters.lm.source import Decoder, LmSource
 from edgeexit_exporters.onnx import graph as onnx_graph
@@ -48,17 +48,17 @@ class Graphs:
         layers = self.spec.layers_of(k)
         past = [f"past_key_values.{i}.{what}" for i in layers for what in ("key", "value")]
         new = [f"present.{i}.{what}" for i in layers for what in ("key", "value")]
-        return self._layers("stage", k, ["hidden", *TOLD, *past], ["hidden_out", *new])
+        return self._layers("stage", k, ["hidden", *POSITION_INPUTS, *past], ["hidden_out", *new])
 
     def keys_values(self, k: int) -> ir.Model:
         """`hidden`, `cos`, `sin` -> `present.*`."""
         new = [f"present.{i}.{what}" for i in self.spec.layers_of(k) for what in ("key", "value")]
-        return self._layers("kv", k, ["hidden", *TOLD[:2]], new)
+        return self._layers("kv", k, ["hidden", *POSITION_INPUTS[:2]], new)
 
     def positions(self) -> ir.Model:
         """`positions` -> `cos`, `sin`."""
         model = _to_onnx(_Positions(self.source.model), (torch.arange(_NEW),), ({0: _FREE},), "positions")
-        return _named(model, ["positions"], [*TOLD[:2]], {}, "positions")
+        return _named(model, ["positions"], [*POSITION_INPUTS[:2]], {}, "positions")
 
     def head(self, through: nn.Module | None = None, name: str = "head") -> ir.Model:
         """`hidden` -> `logits`.

@@ -13,7 +13,7 @@ import torch
 from edgeexit.lm.generate import Answer
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
-from edgeexit.lm.settings import Setting
+from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
 from edgeexit_exporters.lm import LmTarget, export_lm
 
@@ -51,7 +51,7 @@ def published() -> Any:
     return found.eval()
 
 
-def answer(lm: LanguageModel, ids: list[int], setting: Setting) -> list[int]:
+def answer(lm: LanguageModel, ids: list[int], setting: Decoding) -> list[int]:
     made = Answer(lm, ids, setting, max_tokens=64)
     for _ in made:
         pass
@@ -63,7 +63,7 @@ def test_greedy_text_is_transformers(lm: LanguageModel, published: Any) -> None:
     text = text_of(lm)
     for prompt in PROMPTS:
         ids = text.encode(prompt)
-        found = answer(lm, ids, Setting())
+        found = answer(lm, ids, Decoding())
         assert len(found) == 64 or found[-1] in lm.spec.eos
         with torch.no_grad():
             logits = published(torch.tensor([ids + found])).logits[0]
@@ -75,9 +75,9 @@ def test_float_is_lossless_and_speculation_keeps_the_text(lm: LanguageModel) -> 
     text = text_of(lm)
     for prompt in PROMPTS[:4]:
         ids = text.encode(prompt)
-        plain = answer(lm, ids, Setting())
-        assert answer(lm, ids, Setting("speculative", 0, 2)) == plain
-        assert answer(lm, ids, Setting("lookup", None, 4)) == plain
+        plain = answer(lm, ids, Decoding())
+        assert answer(lm, ids, Decoding("speculative", 0, 2)) == plain
+        assert answer(lm, ids, Decoding("lookup", None, 4)) == plain
 
 
 def test_logits_are_the_published(lm: LanguageModel, published: Any) -> None:
