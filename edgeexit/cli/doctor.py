@@ -42,13 +42,13 @@ def doctor(as_json: bool) -> None:
 
     Exit code 1 if no engine can run a bundle.
     """
-    parts = [_look(module, use, extra) for module, use, extra in PARTS]
-    runnable = any(p["name"] in _ENGINES and p["version"] for p in parts)
+    found = [_look(module, use, extra) for module, use, extra in PARTS]
+    runnable = any(p["name"] in _ENGINES and p["version"] for p in found)
     if as_json:
-        print_json({"environment": environment(), "parts": parts, "can_run_bundles": runnable})
+        print_json({"environment": environment(), "parts": found, "can_run_bundles": runnable})
     else:
         rows = [["part", "version", "for", "if missing"]]
-        rows += [[p["name"], p["version"] or "missing", p["for"], p["install"] or ""] for p in parts]
+        rows += [[p["name"], p["version"] or "missing", p["for"], p["install"] or ""] for p in found]
         click.echo(table(rows))
         click.echo(environment_line(environment()))
     if not runnable:
@@ -61,8 +61,8 @@ def _look(module: str, use: str, extra: str | None) -> dict[str, Any]:
         if module in _HEAVY:
             version = metadata.version(module.replace("_", "-"))
         else:
-            library = importlib.import_module(module)
-            version = str(getattr(library, "__version__", None) or metadata.version(module.replace("_", "-")))
+            found = importlib.import_module(module)
+            version = str(getattr(found, "__version__", None) or metadata.version(module.replace("_", "-")))
     except ImportError as e:
         problem = str(e)
     except Exception as e:  # a broken install raises anything

@@ -29,41 +29,30 @@ from edgeexit.lm.text.tokenizer import Text, encoded, text_of
 from edgeexit.lm.tuning.measure_costs import measure
 
 decoder_option = click.option(
-    "--artifact", metavar="NAME", help="Decoder artifact or precision. [default: the first that runs here]"
+    "--artifact", metavar="NAME", help="Decoder artifact or precision. [default: the first that can run here]"
 )
 costs_option = click.option(
-    "--costs", type=click.Path(path_type=Path), help="Costs of this device, from `edgeexit simulate --save-costs`."
+    "--costs", type=click.Path(path_type=Path), help="This device's costs from `edgeexit simulate --save-costs`."
 )
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of the decoding method."""
+    """How to decode."""
     for option in (
-        click.option("--repair", is_flag=True, help="calm: deeper stages compute skipped tokens later."),
+        click.option("--repair", is_flag=True, help="calm: deeper stages later compute what they missed."),
         click.option(
-            "--confidence",
-            type=click.Choice(CONFIDENCES),
-            default="maxprob",
-            show_default=True,
-            help="calm: confidence measure.",
+            "--confidence", type=click.Choice(CONFIDENCES), default="maxprob", show_default=True, help="calm: of what."
+        ),
+        click.option("--ngram", type=int, default=3, show_default=True, help="lookup: tokens that repeat, at most."),
+        click.option(
+            "--threshold", type=float, help="Sureness: speculative and del end drafts below it, calm leaves from it on."
+        ),
+        click.option("--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: at most."),
+        click.option(
+            "--exit", "exit_index", type=int, help="speculative: drafts. calm: first to answer. skip: stages left."
         ),
         click.option(
-            "--ngram", type=int, default=3, show_default=True, help="lookup: longest n-gram to match, in tokens."
-        ),
-        click.option(
-            "--threshold", type=float, help="Confidence, 0..1: speculative, del end drafts below it; calm exits at it."
-        ),
-        click.option(
-            "--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: the most."
-        ),
-        click.option(
-            "--exit",
-            "exit_index",
-            type=int,
-            help="speculative: drafting exit. calm: first exit. skip: exit of the last tokens.",
-        ),
-        click.option(
-            "--method", type=click.Choice(METHODS), default="greedy", show_default=True, help="Decoding method."
+            "--method", type=click.Choice(METHODS), default="greedy", show_default=True, help="Way of decoding."
         ),
     ):
         command = option(command)
@@ -87,34 +76,24 @@ def setting_arguments(setting: Setting) -> list[str]:
 
 @click.command()
 @bundle_argument
-@click.option("--prompt", help="Text to continue.")
-@click.option("--prompt-file", type=click.Path(path_type=Path), help="Text file to continue.")
+@click.option("--prompt", help="The text to go on with.")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="A file that holds it.")
 @click.option(
-    "--prompt-ids", metavar="ID,ID", help="Token ids to continue; without a tokenizer the output is ids, too."
+    "--prompt-ids", metavar="ID,ID", help="Or its token ids; the answer is then ids too if it has no tokenizer."
 )
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="JSON list of prompts (texts or token ids) to decode together; greedy or skip.",
+    help="Several at once: a JSON list of texts or of lists of token ids; greedy or skip.",
 )
 @setting_options
-@click.option("--max-tokens", type=int, default=128, show_default=True, help="Most new tokens.")
-@click.option(
-    "--temperature",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Sampling temperature; 0 = the most probable token.",
-)
-@click.option(
-    "--top-k", type=int, default=0, show_default=True, help="Sample from the k most probable tokens; 0 = all."
-)
-@click.option(
-    "--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of probability, 0..1."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Sampling seed.")
-@click.option("--stop", "stops", multiple=True, help="Stop before this string. Repeatable.")
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="New tokens, at most.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 = always the most probable token.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k most probable; 0 = all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--stop", "stops", multiple=True, help="End before this string; may be given several times.")
 @probe_options
 @costs_option
 @decoder_option
@@ -145,7 +124,7 @@ def generate(
     as_json: bool,
     **probing: Any,
 ) -> None:
-    """Continue a prompt with a language model; print the text as it is generated.
+    """Go on with a text, token by token or several at a time, as it comes.
 
     \b
     Examples:
@@ -156,13 +135,13 @@ def generate(
       edgeexit generate code.edgeexit --prompts many.json --method skip --exit 1
       edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\nAnswer:"
 
-    speculative, del and lookup verify their drafts with the whole network. Whether the text then equals that of plain
-    decoding was measured for every artifact at export, and the last line reports it. calm and skip change the text on
-    purpose. `edgeexit simulate` predicts which method is fastest here.
+    speculative, del and lookup check their drafts with the whole network. Whether the text is then that of plain
+    decoding was measured for every artifact when it was exported, and the last line says so. calm and skip give another
+    text, on purpose. `edgeexit simulate` finds out which way is fastest here.
 
-    With --trigger and --probe generation may stop early (DEER): where the trigger word would come, the model is asked
-    for its answer. If the answer's confidence is above --probe-threshold, generation ends there; otherwise the cache is
-    rolled back and generation continues with the word.
+    With --trigger and --probe a text may end before its own end (DEER): where the word would come, the model is asked
+    for its answer at once. If it is sure of the answer's tokens, that ends the text; if not, the text goes on with the
+    word, as if nobody had asked.
     """
     setting = Setting(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)

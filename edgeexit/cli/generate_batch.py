@@ -1,4 +1,4 @@
-"""Decoding of several prompts together, for `edgeexit generate --prompts`."""
+"""Several prompts at once, for `edgeexit generate --prompts`."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def prompts_of(model: LanguageModel, text: Text | None, file: Path) -> list[list
 def answer_all(batch: Batch, as_json: bool) -> None:
     """Run a batch, show each answer when it is finished, then how it came about; Ctrl-C keeps what there is."""
     stopped = False
-    printed: set[int] = set()
+    told: set[int] = set()
     try:
         for i, _ in batch:
             found = batch.result(i)
             if found.reason != "interrupted" and not as_json:
-                printed.add(i)
+                told.add(i)
                 _show(i, found.ids, found.text)
     except KeyboardInterrupt:
         stopped = True
@@ -57,7 +57,7 @@ def answer_all(batch: Batch, as_json: bool) -> None:
                     "setting": asdict(batch.setting), "artifact": model.artifact, "environment": where})  # fmt: skip
     else:
         for i, found in enumerate(results):
-            if i not in printed:
+            if i not in told:
                 _show(i, found.ids, found.text)
         say(_summary(batch))
     if stopped:

@@ -1,4 +1,4 @@
-"""Printed description of a language model's bundle."""
+"""A language model's bundle in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeexit.cli.common import count, percent, table
 
 
 def lm_text(m: Manifest) -> str:
-    """Sizes, exits with cost and agreement, artifacts with their proof."""
+    """Sizes, exits with their cost and agreement, artifacts with what was proved of them."""
     spec = m.lm
     assert spec is not None
     mib = spec.cache_bytes(spec.context) / 2**20
@@ -38,14 +38,14 @@ def proof_text(proof: LmProof | None) -> str:
 
 
 def _exits(m: Manifest) -> str:
-    agreement = _noted(m)
+    found = _noted(m)
     spec, last = m.lm, m.exits[-1].macs
     assert spec is not None
     head = ["exit", "layers", "MACs", "of last"]
-    rows = [head + ["agrees with last", "by the shared head"] * bool(agreement)]
+    rows = [head + ["agrees with last", "by the shared head"] * bool(found)]
     for k, (e, layers) in enumerate(zip(m.exits, spec.stages, strict=True)):
         row = [str(k), str(layers), count(e.macs), percent(None if not last or e.macs is None else e.macs / last)]
-        rows.append(row + ([percent(agreement[k][0]), percent(agreement[k][1])] if agreement else []))
+        rows.append(row + ([percent(found[k][0]), percent(found[k][1])] if found else []))
     return table(rows, right=range(6))
 
 

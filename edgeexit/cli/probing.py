@@ -1,4 +1,4 @@
-"""Options of early stopping (DEER): probe the answer at trigger words and stop if its confidence is high."""
+"""Options of a stop check: ask for the answer at certain words, and end there if it is sure."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from edgeexit.lm.text.tokenizer import Text
 
 
 def probe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Trigger, probe and threshold of an `AnswerProbe`; its defaults hold for options that are left out."""
+    """When to ask, with what, and how sure an answer has to be; what is left out is `AnswerProbe`'s."""
     for option in (
-        click.option("--probe-tries", type=int, help="Most probes per answer.  [default: 10]"),
-        click.option("--probe-tokens", type=int, help="Most tokens per probed answer.  [default: 20]"),
+        click.option("--probe-tries", type=int, help="Ask so many times at most.  [default: 10]"),
+        click.option("--probe-tokens", type=int, help="Tokens of an answer, at most.  [default: 20]"),
         click.option(
-            "--probe-mean", type=click.Choice(["arithmetic", "geometric"]),
-            help="Mean over the answer's tokens.  [default: arithmetic]",
+            "--probe-mean", type=click.Choice(["arithmetic", "geometric"]), help="Which mean.  [default: arithmetic]"
         ),
         click.option(
             "--probe-threshold", type=float,
-            help="Mean probability, 0..1, above which the answer is final.  [default: 0.95]",
+            help="End with an answer whose tokens' mean probability is above it.  [default: 0.95]",
         ),
-        click.option("--probe-ids", metavar="ID,ID", help="Token ids that ask for the answer, instead of --probe."),
-        click.option("--probe", help="Text that asks for the answer and becomes part of it."),
-        click.option("--trigger-ids", metavar="ID,ID", help="Token ids at which to probe, instead of --trigger."),
+        click.option("--probe-ids", metavar="ID,ID", help="Or token ids that ask for it."),
+        click.option("--probe", help="Text that asks for the answer; it becomes part of it."),
+        click.option("--trigger-ids", metavar="ID,ID", help="Or at these token ids."),
         click.option(
             "--trigger", "triggers", multiple=True, metavar="WORD",
-            help="Word at which to probe the answer. Repeatable.",
+            help="Ask for the answer where this word would come; may be given several times.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -74,12 +73,12 @@ def probe_of(
     return AnswerProbe(frozenset(at), asking, **given)
 
 
-def probe_text(probe: AnswerProbe) -> str:
-    """Probes and their confidences, in words."""
-    if not probe.confidences:
+def probe_text(found: AnswerProbe) -> str:
+    """How sure it was."""
+    if not found.confidences:
         return "no trigger came"
-    sure = " ".join(f"{c:.3g}" for c in probe.confidences)
-    return f"probed the answer {len(probe.confidences)} times, confidence {sure} (above {probe.threshold:g} ends it)"
+    sure = " ".join(f"{c:.3g}" for c in found.confidences)
+    return f"asked for the answer {len(found.confidences)} times, sure {sure} (above {found.threshold:g} ends it)"
 
 
 def ids_of(text: str, option: str) -> list[int]:

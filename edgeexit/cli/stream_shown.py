@@ -1,4 +1,4 @@
-"""Printed answers of a stream, one line each."""
+"""A stream's answers, one line each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def stream_shown(
     engine: Engine, x: Mapping[str, NDArray[Any]], deadline_s: float | None, used: str, as_json: bool
 ) -> None:
-    """Run rows through one stream and print each answer.
+    """Take rows through one stream and print what becomes of each.
 
     Raises:
         DataError, PolicyError: as `Stream.step`.
