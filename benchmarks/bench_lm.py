@@ -25,6 +25,7 @@ from edgeexit.lm.text.tokenizer import text_of
 from edgeexit.lm.tuning.measure_costs import measure
 from edgeexit.lm.tuning.simulate import CostTable, simulate
 from edgeexit.lm.tuning.traces import record
+from edgeexit.lm.tuning.tune import sample_prompts
 from edgeexit.lm.tuning.verdict import DecodingVerdict, decide
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import finish, parser
+from edgeexit.lm.batch import AnswerBatch
 from edgeexit.lm.generate import Generation
 from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel

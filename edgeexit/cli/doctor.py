@@ -79,8 +79,8 @@ def _look(module: str, use: str, extra: str | None) -> dict[str, Any]:
         if module in _HEAVY:
             version = metadata.version(module.replace("_", "-"))
         else:
-            library = importlib.import_module(module)
-            version = str(getattr(library, "__version__", None) or metadata.version(module.replace("_", "-")))
+            found = importlib.import_module(module)
+            version = str(getattr(found, "__version__", None) or metadata.version(module.replace("_", "-")))
     except ImportError as e:
         problem = str(e)
     except Exception as e:  # a broken install raises anything

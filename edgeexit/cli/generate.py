@@ -29,15 +29,15 @@ from edgeexit.lm.text.tokenizer import Text, encoded, text_of
 from edgeexit.lm.tuning.measure_costs import measure
 
 decoder_option = click.option(
-    "--artifact", metavar="NAME", help="Decoder artifact or precision. [default: the first that runs here]"
+    "--artifact", metavar="NAME", help="Decoder artifact or precision. [default: the first that can run here]"
 )
 costs_option = click.option(
-    "--costs", type=click.Path(path_type=Path), help="Costs of this device, from `edgeexit simulate --save-costs`."
+    "--costs", type=click.Path(path_type=Path), help="This device's costs from `edgeexit simulate --save-costs`."
 )
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of the decoding method."""
+    """Add the options of decoding."""
     for option in (
         click.option("--repair", is_flag=True, help="calm: deeper stages compute skipped tokens later."),
         click.option(
@@ -45,25 +45,22 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(CONFIDENCES),
             default="maxprob",
             show_default=True,
-            help="calm: confidence measure.",
+            help="calm: kind of confidence.",
         ),
         click.option(
-            "--ngram", type=int, default=3, show_default=True, help="lookup: longest n-gram to match, in tokens."
+            "--ngram", type=int, default=3, show_default=True, help="lookup: longest n-gram that must repeat."
         ),
         click.option(
-            "--threshold", type=float, help="Confidence, 0..1: speculative, del end drafts below it; calm exits at it."
+            "--threshold",
+            type=float,
+            help="Confidence: speculative and del stop drafting below it, calm exits at it.",
+        ),
+        click.option("--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: at most."),
+        click.option(
+            "--exit", "exit_index", type=int, help="speculative: drafts. calm: first to answer. skip: stages left."
         ),
         click.option(
-            "--draft", type=int, default=4, show_default=True, help="Tokens drafted per round; del: the most."
-        ),
-        click.option(
-            "--exit",
-            "exit_index",
-            type=int,
-            help="speculative: drafting exit. calm: first exit. skip: exit of the last tokens.",
-        ),
-        click.option(
-            "--method", type=click.Choice(METHODS), default="greedy", show_default=True, help="Decoding method."
+            "--method", type=click.Choice(METHODS), default="greedy", show_default=True, help="Way of decoding."
         ),
     ):
         command = option(command)
@@ -88,15 +85,15 @@ def setting_arguments(setting: Decoding) -> list[str]:
 @click.command()
 @bundle_argument
 @click.option("--prompt", help="Text to continue.")
-@click.option("--prompt-file", type=click.Path(path_type=Path), help="Text file to continue.")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="File with the text to continue.")
 @click.option(
-    "--prompt-ids", metavar="ID,ID", help="Token ids to continue; without a tokenizer the output is ids, too."
+    "--prompt-ids", metavar="ID,ID", help="Token ids to continue; the answer is ids too if there is no tokenizer."
 )
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="JSON list of prompts (texts or token ids) to decode together; greedy or skip.",
+    help="Several prompts: a JSON list of texts or of lists of token ids; greedy or skip.",
 )
 @setting_options
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="Most new tokens.")
@@ -110,11 +107,9 @@ def setting_arguments(setting: Decoding) -> list[str]:
 @click.option(
     "--top-k", type=int, default=0, show_default=True, help="Sample from the k most probable tokens; 0 = all."
 )
-@click.option(
-    "--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of probability, 0..1."
-)
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of the probability.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Sampling seed.")
-@click.option("--stop", "stops", multiple=True, help="Stop before this string. Repeatable.")
+@click.option("--stop", "stops", multiple=True, help="End before this string; may be given several times.")
 @probe_options
 @costs_option
 @decoder_option
@@ -145,7 +140,7 @@ def generate(
     as_json: bool,
     **probing: Any,
 ) -> None:
-    """Continue a prompt with a language model; print the text as it is generated.
+    """Continue a prompt; print the text as it is decoded.
 
     \b
     Examples:
@@ -156,13 +151,13 @@ def generate(
       edgeexit generate code.edgeexit --prompts many.json --method skip --exit 1
       edgeexit generate thinker.edgeexit --prompt "12 * 12?" --trigger Wait --probe "\\nAnswer:"
 
-    speculative, del and lookup verify their drafts with the whole network. Whether the text then equals that of plain
-    decoding was measured for every artifact at export, and the last line reports it. calm and skip change the text on
-    purpose. `edgeexit simulate` predicts which method is fastest here.
+    speculative, del and lookup verify their drafts with the whole network. Whether the text is then that of plain
+    decoding was measured for every artifact on export; the last line says so. calm and skip give another text, by
+    design. `edgeexit simulate` finds the fastest setting on this device.
 
-    With --trigger and --probe generation may stop early (DEER): where the trigger word would come, the model is asked
-    for its answer. If the answer's confidence is above --probe-threshold, generation ends there; otherwise the cache is
-    rolled back and generation continues with the word.
+    With --trigger and --probe a text may end early (DEER): where the word would come, the model is prompted for its
+    answer at once. If its confidence in the answer's tokens is high enough, that ends the text; otherwise the text
+    continues with the word.
     """
     setting = Decoding(method, exit_index, draft, threshold, ngram, confidence, repair=repair)
     model = load_lm(bundle, artifact=artifact, threads=threads)

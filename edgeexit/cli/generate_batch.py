@@ -1,4 +1,4 @@
-"""Decoding of several prompts together, for `edgeexit generate --prompts`."""
+"""Batched prompts of `edgeexit generate --prompts`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def answer_all(batch: AnswerBatch, as_json: bool) -> None:
     printed: set[int] = set()
     try:
         for i, _ in batch:
-            found = batch.result(i)
-            if found.reason != "interrupted" and not as_json:
+            result = batch.result(i)
+            if result.reason != "interrupted" and not as_json:
                 printed.add(i)
-                _show(i, found.ids, found.text)
+                _show(i, result.ids, result.text)
     except KeyboardInterrupt:
         stopped = True
     results, model = batch.results, batch.model
@@ -56,9 +56,9 @@ def answer_all(batch: AnswerBatch, as_json: bool) -> None:
         print_json({"answers": [asdict(r) for r in results], "tokens_per_second": batch.tokens_per_second,
                     "setting": asdict(batch.setting), "artifact": model.artifact, "environment": where})  # fmt: skip
     else:
-        for i, found in enumerate(results):
+        for i, result in enumerate(results):
             if i not in printed:
-                _show(i, found.ids, found.text)
+                _show(i, result.ids, result.text)
         say(_summary(batch))
     if stopped:
         raise click.Abort

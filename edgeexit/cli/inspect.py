@@ -146,6 +146,8 @@ def _is_memory(value: Any) -> bool:
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show a bundle: exits with cost and size, artifacts, operating points.
 
+    BUNDLE is a folder, a .zip, or the name of the bundle inside the package: digits.
+
     MACs are cumulative, earlier heads included; "alone" is a network with that exit only. Parameters and
     weights are the stage's own. "-" means not known.
     """

@@ -1,4 +1,4 @@
-"""Printed description of a language model's bundle."""
+"""Text of `edgeexit inspect` for language models: sizes, exits, artifacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeexit.cli.common import count, percent, table
 
 
 def lm_text(m: Manifest) -> str:
-    """Sizes, exits with cost and agreement, artifacts with their proof."""
+    """Sizes, exits with cost and agreement, artifacts with their proofs."""
     spec = m.lm
     assert spec is not None
     mib = spec.cache_bytes(spec.context) / 2**20

@@ -1,4 +1,4 @@
-"""Options of early stopping (DEER): probe the answer at trigger words and stop if its confidence is high."""
+"""Options of a stop check: prompt for the answer at certain words, and end there if its confidence is high."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from edgeexit.lm.text.tokenizer import Text
 
 
 def probe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Trigger, probe and threshold of an `AnswerProbe`; its defaults hold for options that are left out."""
+    """Add the options of a stop check; the defaults are those of `AnswerProbe`."""
     for option in (
-        click.option("--probe-tries", type=int, help="Most probes per answer.  [default: 10]"),
-        click.option("--probe-tokens", type=int, help="Most tokens per probed answer.  [default: 20]"),
+        click.option("--probe-tries", type=int, help="Most checks per answer.  [default: 10]"),
+        click.option("--probe-tokens", type=int, help="Most tokens of a probed answer.  [default: 20]"),
         click.option(
             "--probe-mean", type=click.Choice(["arithmetic", "geometric"]),
-            help="Mean over the answer's tokens.  [default: arithmetic]",
+            help="Mean of the token probabilities.  [default: arithmetic]",
         ),
         click.option(
             "--probe-threshold", type=float,
-            help="Mean probability, 0..1, above which the answer is final.  [default: 0.95]",
+            help="End with an answer whose tokens' mean probability is above it.  [default: 0.95]",
         ),
-        click.option("--probe-ids", metavar="ID,ID", help="Token ids that ask for the answer, instead of --probe."),
-        click.option("--probe", help="Text that asks for the answer and becomes part of it."),
-        click.option("--trigger-ids", metavar="ID,ID", help="Token ids at which to probe, instead of --trigger."),
+        click.option("--probe-ids", metavar="ID,ID", help="Token ids that prompt for the answer."),
+        click.option("--probe", help="Text that prompts for the answer; it becomes part of it."),
+        click.option("--trigger-ids", metavar="ID,ID", help="Token ids to check at."),
         click.option(
             "--trigger", "triggers", multiple=True, metavar="WORD",
-            help="Word at which to probe the answer. Repeatable.",
+            help="Check where this word would come; may be given several times.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -74,12 +74,12 @@ def probe_of(
     return AnswerProbe(frozenset(at), asking, **settings)
 
 
-def probe_text(probe: AnswerProbe) -> str:
-    """Probes and their confidences, in words."""
-    if not probe.confidences:
+def probe_text(check: AnswerProbe) -> str:
+    """The confidences of a stop check, in words."""
+    if not check.confidences:
         return "no trigger came"
-    sure = " ".join(f"{c:.3g}" for c in probe.confidences)
-    return f"probed the answer {len(probe.confidences)} times, confidence {sure} (above {probe.threshold:g} ends it)"
+    sure = " ".join(f"{c:.3g}" for c in check.confidences)
+    return f"asked for the answer {len(check.confidences)} times, sure {sure} (above {check.threshold:g} ends it)"
 
 
 def ids_of(text: str, option: str) -> list[int]:

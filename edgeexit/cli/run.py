@@ -76,6 +76,8 @@ def run(
 ) -> None:
     """Run one input; print the answer, the exit used and the reason.
 
+    BUNDLE is a folder, a .zip, or the name of the bundle inside the package: digits.
+
     \b
     Examples:
       edgeexit run digits --example 2

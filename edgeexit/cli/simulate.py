@@ -43,24 +43,18 @@ PROMPT_LETTERS, PROMPT_TOKENS = 40, 12
 
 @click.command()
 @bundle_argument
-@click.option(
-    "--text", type=click.Path(path_type=Path), required=True, help="Text like that in use, or an .npy of token ids."
-)
-@click.option("--prompts", type=int, default=12, show_default=True, help="Number of prompts to cut from the text.")
-@click.option("--prompt-tokens", type=int, default=64, show_default=True, help="Length of a prompt, in tokens.")
-@click.option("--max-tokens", type=int, default=128, show_default=True, help="Length of an answer, in tokens.")
-@click.option(
-    "--draft", type=click.IntRange(1, 64), default=8, show_default=True, help="Longest draft to try, in tokens."
-)
-@click.option("--n", type=click.IntRange(1), default=15, show_default=True, help="Rounds of the latency measurement.")
-@click.option(
-    "--top", type=click.IntRange(0), default=8, show_default=True, help="Number of settings to show; JSON has all."
-)
+@click.option("--text", type=click.Path(path_type=Path), required=True, help="Text as in use, or an .npy of token ids.")
+@click.option("--prompts", type=int, default=12, show_default=True, help="Prompts cut from the text.")
+@click.option("--prompt-tokens", type=int, default=64, show_default=True, help="Tokens per prompt.")
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="Most tokens per answer.")
+@click.option("--draft", type=click.IntRange(1, 64), default=8, show_default=True, help="Longest draft to try.")
+@click.option("--n", type=click.IntRange(1), default=15, show_default=True, help="Rounds of the time measurement.")
+@click.option("--top", type=click.IntRange(0), default=8, show_default=True, help="Settings to show; JSON has all.")
 @costs_option
-@click.option("--save-costs", type=click.Path(path_type=Path), help="Write the measured costs to this .json.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Plot the exits to this .png.")
-@click.option("--certify", metavar="ALPHA@CONF", help="Also find calm's threshold for a guarantee, e.g. 0.1@0.9.")
-@click.option("--repair", is_flag=True, help="With --certify: deeper stages compute skipped tokens.")
+@click.option("--save-costs", type=click.Path(path_type=Path), help="Write the measured costs to this file.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a figure of the exits (.png).")
+@click.option("--certify", metavar="ALPHA@CONF", help="Find calm's threshold with a promise, e.g. 0.1@0.9.")
+@click.option("--repair", is_flag=True, help="With --certify: deeper stages compute skipped tokens later.")
 @decoder_option
 @threads_option
 @json_option
@@ -82,13 +76,13 @@ def simulate(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Predict the speed of every decoding method here and recommend one.
+    """Predict the speed of decoding settings here; recommend one.
 
-    The model answers prompts from the text once, by plain decoding, and every exit's guesses are recorded. With the
-    stage times of this device they give the speed of every exit, draft length and threshold, without decoding any of
-    them. The fastest is recommended, with its `generate` command, or plain decoding where nothing is faster. The
-    expected speed comes from choosing on one half of the answers and measuring on the other. Speeds have a standard
-    error (±) over answers; differences within it are called undecided.
+    The model answers prompts from the text once, by plain decoding, and the guesses of every exit are recorded; with
+    this device's measured times they give the speed of every exit, draft length and threshold, without decoding with
+    any of them. The fastest is recommended, with the `generate` command for it; the expected speed comes from choosing
+    on one half of the answers and measuring on the other. Speeds have a standard error (±), from answer to answer;
+    differences within it are called undecided.
 
     \b
     Examples:
@@ -99,7 +93,7 @@ def simulate(
     chosen: dict[str, Any] = {"--artifact": artifact, "--threads": None if threads == 1 else threads,
                               "--max-tokens": None if max_tokens == 128 else max_tokens}  # fmt: skip
     if repair and promised is None:
-        raise DataError("--repair is an option of --certify: give --certify, or leave it out")
+        raise DataError("--repair is of calm, which --certify decodes with: give --certify, or leave it out")
     model = load_lm(bundle, artifact=artifact, threads=threads)
     ids = _ids(model, text)
     known = None if costs is None else Costs.from_dict(read_json(costs, DataError))

@@ -1,4 +1,4 @@
-"""Printed answers of a stream, one line each."""
+"""Text of a stream's answers, one line each."""
 
 from __future__ import annotations
 

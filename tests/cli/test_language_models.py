@@ -139,7 +139,7 @@ def test_stop_checks(cli: Cli, tiny_lm: Path) -> None:
                  ",".join(map(str, done["probe"]["probe"])), "--json").json  # fmt: skip
     assert by_ids["ids"] == done["ids"]
     told = cli("generate", tiny_lm, *ask, "--method", "speculative", "--exit", 1, "--probe-mean", "geometric")
-    assert "probed the answer" in told.err and "lossless" not in told.err and "drafts: verified" in told.err
+    assert "asked for the answer" in told.err and "lossless" not in told.err and "drafts: verified" in told.err
     assert "no trigger came" in cli("generate", tiny_lm, "--prompt", PROMPT, "--max-tokens", 1, "--trigger-ids",
                                     "271", "--probe", "x").err  # fmt: skip
 
@@ -294,7 +294,7 @@ def test_certify(cli: Cli, tiny_lm: Path, text: Path) -> None:
         (["--max-tokens", "0", "--prompts", "2"], "at least one"),
         (["--certify", "often"], "ALPHA@CONFIDENCE"),
         (["--text", "nowhere.txt"], "no text to read"),
-        (["--repair"], "--repair is an option of --certify"),
+        (["--repair"], "--repair is of calm"),
         (["--text", "nowhere.npy"], "not an .npy"),
     ],
 )
