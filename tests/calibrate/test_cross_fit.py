@@ -24,7 +24,10 @@ def lost_on_new_rows(policy: str, n: int, drop: float, splits: int) -> list[floa
     return losses
 
 
-@pytest.mark.parametrize("policy", ["eero", "threshold", "shared"])
+@pytest.mark.parametrize(
+    "policy",
+    [pytest.param("eero", marks=pytest.mark.slow), "threshold", pytest.param("shared", marks=pytest.mark.slow)],
+)
 def test_the_drop_is_kept_on_average(policy: str) -> None:
     losses = lost_on_new_rows(policy, 200, 0.02, 25)
     assert np.mean(losses) <= 0.02 + 2 * np.std(losses) / 5

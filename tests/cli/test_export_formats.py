@@ -86,7 +86,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_calibration_data(export: Callable[..., Any], case: str, format: str) -> None:
     arrays, words = BAD[case]
     error = refused(export("--format", format, "--precision", "int8", "--data", data(**arrays)))

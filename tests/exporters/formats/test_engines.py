@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 # not importorskip: importing them here would cost every run seconds
 if find_spec("litert_torch") is None or find_spec("ai_edge_quantizer") is None:
     pytest.skip("the TFLite export tools are not installed", allow_module_level=True)
-from format_cases import exported, rows
+from format_cases import exported, marked, rows
 
 import edgeexit
 from edgeexit import Threshold
@@ -110,12 +110,12 @@ def agree(case: str, one: Run, other: Run) -> list[int]:
 
 
 @pytest.mark.parametrize("kernels", ["BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN_REF"])
-@pytest.mark.parametrize("case", ["residual", "separable", "vectors"])
+@pytest.mark.parametrize("case", marked(["residual", "separable", "vectors"]))
 def test_kernel_sets_agree_within_steps(case: str, kernels: str) -> None:
     assert len(set(agree(case, litert(file(case), "AUTO"), litert(file(case), kernels)))) > 1
 
 
-@pytest.mark.parametrize("case", ["residual", "separable"])
+@pytest.mark.parametrize("case", marked(["residual", "separable"]))
 def test_the_fused_file_runs_in_tflite_micro(case: str, capfd: pytest.CaptureFixture[str]) -> None:
     """At the same exits for 40 inputs, within the memory that the bundle states."""
     (stated,) = exported(case).bundles["tflite"].manifest.provenance["tflite_memory"]["tflite-fused-int8"]

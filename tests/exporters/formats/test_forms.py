@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 if find_spec("litert_torch") is None or find_spec("ai_edge_quantizer") is None:
     pytest.skip("the TFLite export tools are not installed", allow_module_level=True)
 import torch
-from format_cases import MADE, NETS, Form, exported, fresh, network
+from format_cases import MADE, NETS, Form, exported, fresh, marked, network
 
 import edgeexit
 from edgeexit import Engine, Threshold, fixed_exit
@@ -23,7 +23,7 @@ from edgeexit.errors import PolicyError
 
 NEAR = {"fp32": 1e-4, "int8": 0.1, "int16x8": 0.02, "int8-dynamic": 0.02, "weight-only": 0.02}
 """Largest error against torch as a fraction of the exit's largest answer; measured: at most 0.08 (one row)."""
-EACH = pytest.mark.parametrize(("case", "form"), MADE, ids=[f"{c}-{f.artifact}" for c, f in MADE])
+EACH = pytest.mark.parametrize(("case", "form"), marked(MADE), ids=[f"{c}-{f.artifact}" for c, f in MADE])
 RUN = [(c, f) for c, f in MADE if f.layout in ("fused", "chain")]
 PAIRS = [(c, f) for c, f in RUN if f.layout == "fused"]
 
@@ -95,6 +95,7 @@ def test_a_batch_is_its_rows(case: str, form: Form) -> None:
         np.testing.assert_allclose(batch.outputs, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [f for c, f in MADE if c == "two-heads"], ids=lambda f: f.artifact)
 def test_heads_surer_than_any_calibration_row_still_answer_with_probabilities(form: Form) -> None:
     """The mean's range is known: cut off at the surest calibration row, it would sum to less than one."""
@@ -110,7 +111,7 @@ def test_heads_surer_than_any_calibration_row_still_answer_with_probabilities(fo
         assert abs(outputs.sum() - 1) < 0.03, k
 
 
-@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("case", marked(NETS))
 def test_verify_passes(case: str) -> None:
     for format, bundle in exported(case).bundles.items():
         found = verify(bundle)
@@ -119,7 +120,7 @@ def test_verify_passes(case: str) -> None:
         assert all(v.passed for v in found), found
 
 
-@pytest.mark.parametrize(("case", "form"), PAIRS, ids=[f"{c}-{f.artifact}" for c, f in PAIRS])
+@pytest.mark.parametrize(("case", "form"), marked(PAIRS), ids=[f"{c}-{f.artifact}" for c, f in PAIRS])
 def test_thresholds_leave_at_the_same_exits_fused_and_in_the_chain(case: str, form: Form) -> None:
     fused, chain = engine(case, form), engine(case, form._replace(layout="chain"))
     scores = chain.record(fresh(case)).scores("maxprob")
@@ -136,7 +137,7 @@ def test_thresholds_leave_at_the_same_exits_fused_and_in_the_chain(case: str, fo
     assert fused.run_batch(fresh(case)).exits.tolist() == taken
 
 
-@pytest.mark.parametrize(("case", "form"), RUN, ids=[f"{c}-{f.artifact}" for c, f in RUN])
+@pytest.mark.parametrize(("case", "form"), marked(RUN), ids=[f"{c}-{f.artifact}" for c, f in RUN])
 def test_a_point_of_float_is_refused_elsewhere(case: str, form: Form) -> None:
     bundle = exported(case).bundles[form.format]
     name = f"{form.format}-fp32"

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 # not importorskip: importing them here would cost every run seconds
 if find_spec("litert_torch") is None or find_spec("ai_edge_quantizer") is None:
     pytest.skip("the TFLite export tools are not installed", allow_module_level=True)
-from format_cases import FORMS, MADE, NETS, SKIPPED, SOME, exported, network, rows
+from format_cases import FORMS, MADE, NETS, SKIPPED, SOME, exported, marked, network, rows
 
 import edgeexit
 from edgeexit.errors import ModelError
@@ -26,7 +26,7 @@ def test_every_form_is_made_or_has_a_reason() -> None:
     assert {f.precision for _, f in MADE} == {p for known in FORMATS.values() for p in known}
 
 
-@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("case", marked(NETS))
 def test_the_bundles_hold_what_the_table_says(case: str) -> None:
     for format, bundle in exported(case).bundles.items():
         made = {a.name for a in bundle.manifest.artifacts if a.format == format}

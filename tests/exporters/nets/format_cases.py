@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -153,6 +154,16 @@ def _left_out(case: str, form: Form) -> str | None:
 SKIPPED = {(c, f): why for c, f in product(NETS, FORMS) if (why := _left_out(c, f))}
 """(case, form) -> reason; `test_skips.py` holds every reason to its word."""
 MADE = [(c, f) for c, f in product(NETS, FORMS) if (c, f) not in SKIPPED]
+
+
+QUICK = ("vectors", "residual")
+"""Networks of the quick tests; exporting all five takes a minute."""
+
+
+def marked(cases: Iterable[Any]) -> list[Any]:
+    """Parameters, a case or `(case, form)`: those of other networks are slow."""
+    every = [c if isinstance(c, tuple) else (c,) for c in cases]
+    return [pytest.param(*c, marks=() if c[0] in QUICK else pytest.mark.slow) for c in every]
 
 
 def network(case: str) -> nn.Module:
