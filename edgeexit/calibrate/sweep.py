@@ -1,11 +1,12 @@
-"""Policies x budgets over recorded exit outputs: chosen on design rows, reported on held-out rows.
+"""Sweep of policies x budgets over recorded exit outputs: chosen on design rows, reported on held-out rows.
 
-Nothing runs a model: each policy's path is computed once on the design rows, every budget looks its point up
+Nothing runs a model: each family's front is computed once on the design rows, every budget looks its point up
 there, and the point is replayed over the held-out rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,27 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.families import ADAPTIVE, BASELINES, swept
 from edgeexit.calibrate.guarantees.promises import ALPHAS, DELTA, Promise, promises
 from edgeexit.calibrate.metrics.intervals import wilson
 from edgeexit.calibrate.metrics.reliability import Reliability, reliability_per_exit
 from edgeexit.calibrate.rejection.comparison import RISKS, Rejection, rejections
-from edgeexit.calibrate.rows import check_pair, need_exits, need_tellable
-from edgeexit.calibrate.search.families import (
-    ADAPTIVE,
-    BASELINES,
-    Choice,
-    adaptive,
-    eero,
-    families,
-    fixed,
-    path_of,
-    random,
-    score_of,
-)
-from edgeexit.calibrate.search.front import ParetoFront, Point
+from edgeexit.calibrate.rows import check_pair, need_classes, need_exits, need_tellable
+from edgeexit.calibrate.search.family import Choice, Curve
+from edgeexit.calibrate.search.line import Line
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
+from edgeexit.policy.policies import Patience, QExit, Threshold
 from edgeexit.records.base import Rows
 from edgeexit.records.classification import Records
 
@@ -147,6 +139,8 @@ class Sweep:
     """Guarantee by guarantee, alphas growing; empty where none were asked for."""
     rejections: tuple[Rejection, ...] = ()
     """Risk by risk; empty without labels or where none were asked for."""
+    curves: tuple[Curve, ...] = field(default=(), compare=False)
+    """How each policy's line is drawn."""
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -177,7 +171,7 @@ def sweep(
     Args:
         design: rows that policies are chosen on.
         held_out: other rows of the same artifact, that everything is reported on.
-        policies: of `families` of the design rows and `BASELINES`; None = all.
+        policies: lines of `families.swept`; None = all.
         budgets: fractions of the last exit's cost in (0, 1]; None = `default_budgets`.
         progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
         seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
@@ -195,53 +189,39 @@ def sweep(
             and there is only one design row.
     """
     check_pair(design, held_out)
-    need_exits(design, "threshold")
-    need_tellable(design, "threshold")
+    need_exits(design)
+    need_classes(design)
+    need_tellable(design)
     budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
-    known = (*families(design), *BASELINES)
-    names = known if policies is None else tuple(dict.fromkeys(policies))
+    known = swept(design)
+    names = tuple(known) if policies is None else tuple(dict.fromkeys(policies))
     if unknown := [p for p in names if p not in known]:
         raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {', '.join(known)}")
     own = None if held_out.seconds is None else held_out.seconds.mean(1)
     times = _checked_seconds(own if seconds is None and own is not None else seconds, design.exits)
     tell = progress or (lambda done, total, policy: None)
-    paths: dict[str, ParetoFront] = {}
+    lines: dict[str, Line] = {}
     rows: list[Row] = []
-    solved: dict[str, list[Point]] = {name: [] for name in names if name.startswith("eero")}
     for done, name in enumerate(names):
         tell(done, len(names), name)
-        if name == "fixed":
-            choose = fixed(design, held_out)
-        elif name == "random":
-            choose = random(
-                paths.get(design.default_score) or path_of(design.default_score, design), design, held_out, seed
-            )
-        elif name in solved:
-            choose = eero(design, held_out, "survivors" if name == "eero-survivors" else "paper", solved[name])
-        else:
-            paths[name] = path_of(name, design)
-            choose = adaptive(paths[name], held_out)
-        scoring = None if name in BASELINES else held_out.scoring_seconds(score_of(name, design))
+        lines[name] = Line(*known[name], design, held_out, seed)
         for budget in budgets:
-            row = Row(name, score_of(name, design), budget, held_out.n)
-            try:
-                rows.append(_filled(row, choose(budget), times, scoring))
-            except Infeasible:
-                rows.append(row)
-    for name, points in solved.items():
-        paths[name] = ParetoFront.of(f"EERO on {score_of(name, design)}", design.measure, points)
+            row = Row(name, lines[name].curve.score, budget, held_out.n)
+            with contextlib.suppress(Infeasible):
+                row = _filled(row, lines[name].choose(budget), times, lines[name].scoring)
+            rows.append(row)
     promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
     by_class = isinstance(held_out, Records) and held_out.labelled
     rejected = rejections(design, held_out, risks) if by_class else ()
     tell(len(names), len(names), "")
-    verdict = judge(design, held_out, paths)
+    fronts = {name: front for name, line in lines.items() if (front := line.front) is not None}
+    verdict = judge(design, held_out, fronts)
     for compared in (verdict.equal, verdict.at_drop):  # the first line quotes rows of the table
         if compared is not None:
-            name, score = compared.policy, score_of(compared.policy, design)
-            row = Row(name, score, compared.budget, held_out.n)
-            choice = adaptive(paths[name], held_out)(compared.budget)
-            row = _filled(row, choice, times, held_out.scoring_seconds(score))
-            if not any(r.policy == name and r.design_cost == row.design_cost for r in rows):
+            line = lines[compared.policy]
+            row = Row(compared.policy, line.curve.score, compared.budget, held_out.n)
+            row = _filled(row, line.choose_again(compared.budget), times, line.scoring)
+            if not any(r.policy == row.policy and r.design_cost == row.design_cost for r in rows):
                 rows.append(row)
     rows.sort(key=lambda row: (names.index(row.policy), row.budget))
     return Sweep(
@@ -262,6 +242,7 @@ def sweep(
         calibration=_calibration(design, held_out),
         promises=promised,
         rejections=rejected,
+        curves=tuple(line.curve for line in lines.values()),
     )
 
 
@@ -279,25 +260,25 @@ def _calibration(design: Rows, held_out: Rows) -> tuple[Calibration, ...]:
 
 
 def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None, scoring: NDArray[np.float64] | None) -> Row:
-    found = choice.found
-    low, high = wilson(found.accuracy, found.n, found.variance)
-    time = found.seconds
+    there, policy = choice.measured, choice.policy
+    low, high = wilson(there.accuracy, there.n, there.variance)
+    time = there.seconds
     if time is None and seconds is not None:
-        time = float(np.dot(found.exit_rates, seconds))
+        time = float(np.dot(there.exit_rates, seconds))
     if time is not None and scoring is not None:
-        time += float(np.dot(found.exit_rates, scoring))
+        time += float(np.dot(there.exit_rates, scoring))
     return replace(
         row,
         design_cost=choice.design_cost,
         design_accuracy=choice.design_accuracy,
-        cost=found.cost,
-        accuracy=found.accuracy,
+        cost=there.cost,
+        accuracy=there.accuracy,
         accuracy_low=low,
         accuracy_high=high,
-        exit_rates=found.exit_rates,
-        thresholds=choice.thresholds,
-        patience=choice.patience,
-        q=choice.q,
+        exit_rates=there.exit_rates,
+        thresholds=policy.thresholds if isinstance(policy, Threshold) else None,
+        patience=policy.patience if isinstance(policy, Patience) else None,
+        q=policy.q if isinstance(policy, QExit) else None,
         seconds=time,
     )
 

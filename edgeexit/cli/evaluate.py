@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from edgeexit.calibrate.spec import Split
+from edgeexit.cli.calibration_options import split_options
 from edgeexit.cli.common import (
     artifact_option,
     bundle_argument,
@@ -35,8 +37,7 @@ from edgeexit.speech.record import Recording
 @click.option(
     "--design-data", type=click.Path(path_type=Path), help="Other speech to choose on; then all of DATA measures."
 )
-@click.option("--design", type=float, default=0.5, show_default=True, help="Without it: share of DATA to choose on.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
+@split_options("Share of DATA to choose on, without --design-data.")
 @error_option
 @click.option(
     "--drop",
@@ -58,8 +59,7 @@ def evaluate(
     bundle: Path,
     data: Path,
     design_data: Path | None,
-    design: float,
-    seed: int,
+    split: Split,
     error: str,
     drop: float,
     policies: str | None,
@@ -87,7 +87,7 @@ def evaluate(
     if save is not None:
         found.rows.save(save)
     if design_data is None:
-        chosen_on, held_out = found.split(design, seed)
+        chosen_on, held_out = found.split(split.design, split.seed)
     else:
         chosen_on, held_out = record_sound(engine, design_data, error), found
     where = environment(engine.backend.version(), threads)
@@ -99,7 +99,7 @@ def evaluate(
             policies=names(policies),
             alphas=() if out is None else numbers("0.01,0.02,0.05,0.1") or (),
             environment=where,
-            seed=seed,
+            seed=split.seed,
             progress=tell,
         )
     assert result.sweep is not None

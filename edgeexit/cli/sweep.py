@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from edgeexit.calibrate.spec import Split
 from edgeexit.calibrate.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
 from edgeexit.calibrate.sweep import sweep as sweep_records
+from edgeexit.cli.calibration_options import split_options
 from edgeexit.cli.common import (
     about,
     artifact_option,
@@ -43,12 +45,7 @@ POLICIES = (
     type=click.Path(path_type=Path),
     help="A second file of the same kind to choose on; then --data only measures.",
 )
-@click.option(
-    "--design", type=float, default=0.5, show_default=True, help="Without it: share of the rows to choose on."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split, and of the promises'."
-)
+@split_options("Share of the rows to choose on, without --design-data.", "Seed of that split, and of the promises'.")
 @click.option("--policies", metavar="A,B", help=POLICIES)
 @click.option("--budgets", metavar="F,F", help="Fractions of the last exit's cost. [default: 25 from the first exit's]")
 @click.option(
@@ -67,8 +64,7 @@ def sweep(
     data: Path | None,
     records: Path | None,
     design_data: Path | None,
-    design: float,
-    seed: int,
+    split: Split,
     policies: str | None,
     budgets: str | None,
     alphas: str | None,
@@ -109,7 +105,7 @@ def sweep(
         other = None if design_data is None else record(engine, design_data, error)
     chosen_on: Rows
     held_out: Rows
-    chosen_on, held_out = found.split(design, seed) if other is None else (other, found)
+    chosen_on, held_out = split.of(found) if other is None else (other, found)
     with steps("sweeping") as tell:
         result = sweep_records(
             chosen_on,
@@ -122,7 +118,7 @@ def sweep(
             environment=environment(
                 None if engine is None else engine.backend.version(), None if engine is None else threads
             ),
-            seed=seed,
+            seed=split.seed,
         )
     paths = write_report(result, out)
     if as_json:

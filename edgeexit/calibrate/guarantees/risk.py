@@ -89,6 +89,23 @@ class Guarantee:
         name = found[1].removeprefix("accumulated_")
         return cls(name, alpha, round(1 - confidence, 12), method, found[1] != name)
 
+    @property
+    def what(self) -> str:
+        """The loss, with ``accumulated_`` before it where it is bounded at every exit."""
+        return ("accumulated_" if self.accumulated else "") + self.loss
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """The target as an operating point stores it; conformal risk control has no confidence."""
+        confidence = {} if self.method == "crc" else {"confidence": 1 - self.delta}
+        return {"alpha": self.alpha, **confidence}
+
+    @property
+    def name(self) -> str:
+        """Name for an operating point."""
+        method = "crc" if self.method == "crc" else f"{1 - self.delta:g}-{self.method}"
+        return f"{self.what}-{self.alpha:g}-{method}"
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -212,7 +229,7 @@ def last_passing(
 def promise_of(asked: Guarantee, rows: Rows, test: str, measured: float, text: str) -> dict[str, Any]:
     """The promise as an operating point stores it."""
     return {
-        "what": ("accumulated_" if asked.accumulated else "") + asked.loss,
+        "what": asked.what,
         "alpha": asked.alpha,
         "delta": None if asked.method == "crc" else asked.delta,
         "n": rows.n,

@@ -7,21 +7,19 @@ from html import escape
 
 from edgeexit.calibrate.sweep import Calibration, Sweep
 from edgeexit.report.html.svg import UNIT, Axis, Panel
-from edgeexit.report.text.words import colour, dashed
+from edgeexit.report.text.words import colour, dashed, lines
 
 
 def budgets_svg(sweep: Sweep) -> str:
     """Mean cost on the held-out rows against the budget allowed on the design rows; the diagonal is a kept promise."""
     panel = Panel(Axis("budget allowed", 0, 1.05, UNIT), Axis("cost measured", 0, 1.05, UNIT))
-    lines = [panel.line([(0, 0), (1, 1)], 1, "axis")]
-    for policy in sweep.policies:
-        if policy in ("fixed", "random"):
-            continue
+    drawn = [panel.line([(0, 0), (1, 1)], 1, "axis")]
+    for policy in lines(sweep, controls=False):
         points = [(r.budget, r.cost) for r in sweep.rows if r.policy == policy and r.cost is not None]
-        dash = ' stroke-dasharray="5 3"' if dashed(policy) else ""
+        dash = ' stroke-dasharray="5 3"' if dashed(sweep, policy) else ""
         line = f"{panel.line(points, 1.6)}<title>{escape(policy)}</title>"
-        lines.append(f'<g stroke="{colour(sweep, policy)}"{dash}>{line}</g>')
-    return panel.svg("", lines)
+        drawn.append(f'<g stroke="{colour(sweep, policy)}"{dash}>{line}</g>')
+    return panel.svg("", drawn)
 
 
 def reliability_svg(found: Calibration) -> str:

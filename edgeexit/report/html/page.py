@@ -27,6 +27,7 @@ from edgeexit.report.text.words import (
     data_line,
     environment_line,
     interval,
+    lines,
     terms,
     time_cell,
     time_head,
@@ -43,9 +44,7 @@ def sweep_html(sweep: Sweep) -> str:
     assert script is not None
     digest = hashlib.sha256(script[1].encode()).digest()
     data = _as_shown(sweep_json(sweep))
-    data["lines"] = [
-        {"policy": p, "colour": colour(sweep, p), "dashed": dashed(p)} for p in sweep.policies if p != "fixed"
-    ]
+    data["lines"] = [{"policy": p, "colour": colour(sweep, p), "dashed": dashed(sweep, p)} for p in lines(sweep)]
     headline, more = verdict_parts(sweep)
     parts = {
         "hash": base64.b64encode(digest).decode(),

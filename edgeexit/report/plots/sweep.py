@@ -19,6 +19,7 @@ from edgeexit.report.text.words import (
     data_line,
     environment_line,
     interval,
+    lines,
     real_time,
     verdict_parts,
 )
@@ -94,11 +95,11 @@ _REAL_TIME = _Along("real-time factor measured here", lambda sweep, found: real_
 
 
 def _lines(axes: Any, sweep: Sweep, along: _Along) -> None:
-    for i, policy in enumerate(p for p in sweep.policies if p != "fixed"):
+    for i, policy in enumerate(lines(sweep)):
         rows = [r for r in sweep.rows if r.policy == policy and r.feasible]
         if not rows:
             continue
-        hollow = dashed(policy)
+        hollow = dashed(sweep, policy)
         axes.plot(
             [along.of(sweep, r) for r in rows],
             [100 * (as_read(sweep, r.accuracy) or 0.0) for r in rows],
