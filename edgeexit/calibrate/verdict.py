@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeexit.calibrate.metrics.intervals import paired
 from edgeexit.calibrate.search.front import ParetoFront, Point
+from edgeexit.common.formatting import percent
 from edgeexit.common.measures import article, is_error, shown
 from edgeexit.records.base import Rows, outcome, replay
 
@@ -122,7 +123,7 @@ def judge(design: Rows, held_out: Rows, paths: Mapping[str, ParetoFront]) -> Ver
         if paths:
             text = (
                 f"Adaptive exits do not pay here: no policy compared reaches the {held_out.measure} of "
-                f"exit {k} alone on the design rows ({_percent(shown(held_out.measure, right[k]))})."
+                f"exit {k} alone on the design rows ({percent(shown(held_out.measure, right[k]))})."
             )
         return Verdict(text, False if paths else None, *static)
     # Where every row was timed, what looks at the answers must not take longer than it saves.
@@ -282,7 +283,7 @@ def _less(saving: float) -> str:
 
 
 def _against(measure: str, *accuracies: float) -> str:
-    return " against ".join(_percent(shown(measure, a)) for a in accuracies)
+    return " against ".join(percent(shown(measure, a)) for a in accuracies)
 
 
 def _points(measure: str, mean: float, half: float) -> str:
@@ -299,7 +300,3 @@ def _worse(gain: float, high: float) -> str:
 
 def _signed(measure: str, mean: float, digits: int = 1) -> str:
     return f"{-100 * mean if is_error(measure) else 100 * mean:+.{digits}f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

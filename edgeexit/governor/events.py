@@ -10,7 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgeexit.common.environment import environment
+from edgeexit.common.formatting import plain
 from edgeexit.engine.decision import Decision
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
@@ -92,7 +93,7 @@ class EventLog:
     def write(self, event: str, **values: Any) -> None:
         """One line."""
         at = self.clock() - self._begin
-        line = json.dumps({"event": event, "at": round(at, 6), **_plain(values)}, allow_nan=False)
+        line = json.dumps({"event": event, "at": round(at, 6), **plain(values, infinite=False)}, allow_nan=False)
         if len(line) >= MAX_LINE:
             line = json.dumps(
                 {"event": "note", "at": round(at, 6), "text": f"{event} of {len(line)} characters left out"}
@@ -238,16 +239,3 @@ def _wrong(event: dict[str, Any]) -> str | None:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: sets as lists; numbers that JSON has no word for as None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

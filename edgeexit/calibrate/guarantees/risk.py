@@ -13,9 +13,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,6 @@ from edgeexit.calibrate.guarantees.ordered import OrderedCandidates
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy.policies import Policy
 from edgeexit.records.base import Rows, replay
-
-T = TypeVar("T")
 
 Method = Literal["ltt", "ucb", "crc"]
 METHODS: tuple[Method, ...] = ("ltt", "ucb", "crc")
@@ -209,21 +207,6 @@ def _fallback(ordered: OrderedCandidates, trials: _Trials) -> Iterator[_Trial]:
 def _in_sequence(ordered: OrderedCandidates, trials: _Trials) -> Iterator[_Trial]:
     """Policies from the first on, up to the first that fails."""
     return itertools.takewhile(lambda trial: trial.p_value == 0, map(trials.of, ordered.policies))
-
-
-def last_passing(
-    tried: Iterable[tuple[T, NDArray[np.float64]]], passes: Callable[[NDArray[np.float64]], bool]
-) -> T | None:
-    """The test of a fixed sequence: what comes before the first whose losses fail; None = the first does.
-
-    Nothing after it is asked for, so losses may be dear to compute.
-    """
-    found = None
-    for candidate, losses in tried:
-        if not passes(losses):
-            break
-        found = candidate
-    return found
 
 
 def promise_of(asked: Guarantee, rows: Rows, test: str, measured: float, text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Small still pictures of the page: budgets kept, and reliability per exit. No script."""
+"""SVG of budgets kept, and of reliability per exit. No script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from html import escape
 
 from edgeexit.calibrate.sweep import Calibration, Sweep
-from edgeexit.report.html.svg import UNIT, Axis, Panel
+from edgeexit.report.chart import UNIT, Axis
+from edgeexit.report.html.svg import Panel
 from edgeexit.report.text.words import colour, dashed, lines
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.report.plots.sweep import rendered
+from edgeexit.report.plots.figure import rendered
 
 _NOTES = 60
 """That are drawn: more could not be read."""

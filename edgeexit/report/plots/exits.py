@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeexit.common.environment import environment_line
 from edgeexit.lm.tuning.tune import Study
-from edgeexit.report.plots.sweep import rendered
+from edgeexit.report.plots.figure import open_frame, rendered
 
 
 def exits_png(found: Study, name: str, *, width: int = 1200, height: int = 560) -> bytes:
@@ -45,9 +45,7 @@ def exits_png(found: Study, name: str, *, width: int = 1200, height: int = 560) 
         right.legend(loc="lower right")
         for axes in (left, right):
             axes.set_xlabel("layers run")
-            axes.grid(True, color="#dddddd", linewidth=0.6)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
+            open_frame(axes)
         title = textwrap.wrap(f"{name}, {found.costs.artifact}: {found.verdict.text}", 125)[:3]
         figure.text(0.06, 0.96, "\n".join(title), va="top", fontsize=11)
         tokens = found.exits[0].quality.tokens

@@ -1,17 +1,15 @@
-"""A sweep as a figure. matplotlib is imported when a figure is asked for."""
+"""Figure of a sweep: accuracy against cost, one line per policy. matplotlib is imported when a figure is asked for."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgeexit.calibrate.sweep import Row, Static, Sweep
 from edgeexit.common.measures import shown, shown_range
-from edgeexit.errors import BackendMissing
+from edgeexit.report.plots.figure import open_frame, rendered
 from edgeexit.report.text.words import (
     as_read,
     colour,
@@ -53,31 +51,6 @@ def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
         _print(figure, axes, sweep, width)
 
     return rendered(width, height, draw)
-
-
-def rendered(width: int, height: int, draw: Callable[[Any], None]) -> bytes:
-    """The PNG of a matplotlib figure that `draw` fills; the same bytes whatever the user's settings.
-
-    Raises:
-        BackendMissing: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise BackendMissing("a figure needs matplotlib: pip install 'edgeexit[plots]'") from e
-    # The user's own matplotlibrc must not change the bytes; names may hold "$" and letters the font lacks.
-    with matplotlib.rc_context(), style.context("default"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")
-        matplotlib.rcParams["text.parse_math"] = False
-        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-        FigureCanvasAgg(figure)
-        draw(figure)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
 
 
 @dataclass(frozen=True)
@@ -186,10 +159,7 @@ def _frame(axes: Any, sweep: Sweep, along: _Along) -> None:
     axes.set_xlabel(f"{along.title} (held-out rows{scale})", fontsize=11)
     cut = "; the axis does not start at 0" if axes.get_ylim()[0] > 0 else ""
     axes.set_ylabel(f"{sweep.measure} (held-out rows{cut})", fontsize=11)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    open_frame(axes)
 
 
 def _print(figure: Any, axes: Any, sweep: Sweep, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Promises as sentences, as table rows and as CSV."""
+"""Promises of a sweep as sentences, table rows and CSV."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LOSS_COLOURS = {
 """The loss has the colour, conformal risk control the dashes."""
 
 
-def series(sweep: Sweep) -> dict[str, list[Promise]]:
+def by_guarantee(sweep: Sweep) -> dict[str, list[Promise]]:
     """The promises of each guarantee, alphas growing, by label."""
-    found: dict[str, list[Promise]] = {}
+    groups: dict[str, list[Promise]] = {}
     for p in sweep.promises:
-        found.setdefault(p.label, []).append(p)
-    return found
+        groups.setdefault(p.label, []).append(p)
+    return groups
 
 
 def promise_terms(sweep: Sweep) -> str:
