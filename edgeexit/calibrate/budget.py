@@ -45,10 +45,10 @@ class Budget:
         Raises:
             PolicyError: not a positive number with one of these units.
         """
-        found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", text)
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", text)
         try:
-            unit, scale = _UNITS[found[2].lower()]  # type: ignore[index]
-            value = float(found[1]) * scale  # type: ignore[index]
+            unit, scale = _UNITS[match[2].lower()]  # type: ignore[index]
+            value = float(match[1]) * scale  # type: ignore[index]
             if not 0 < value < float("inf"):
                 raise ValueError
         except (KeyError, TypeError, ValueError):

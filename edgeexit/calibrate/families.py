@@ -109,14 +109,14 @@ def curves_of(
     """
     common = tuple(s for s in SCORES if s in scores)
     own = tuple(s for s in scores if s not in SCORES)
-    found: dict[str, tuple[Curve, PolicyFamily]] = {}
+    curves: dict[str, tuple[Curve, PolicyFamily]] = {}
     for baseline in (False, True):
         for names in (common, own):
             for family in families:
                 if (family.baseline is not None) == baseline:
                     for curve in family.curves(names, default):
-                        found.setdefault(curve.name, (curve, family))
-    return found
+                        curves.setdefault(curve.name, (curve, family))
+    return curves
 
 
 def swept(rows: Rows) -> dict[str, tuple[Curve, PolicyFamily]]:

@@ -1,4 +1,4 @@
-"""A new budget on the device: thresholds solved again from the scores that the bundle carries."""
+"""Thresholds for a new budget on the device, solved from the scores that the bundle carries."""
 
 from __future__ import annotations
 

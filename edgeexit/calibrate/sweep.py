@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from edgeexit.calibrate.families import ADAPTIVE, BASELINES, swept
 from edgeexit.calibrate.guarantees.promises import ALPHAS, DELTA, Promise, promises
 from edgeexit.calibrate.metrics.intervals import wilson
-from edgeexit.calibrate.metrics.reliability import Reliability, reliability_per_exit
+from edgeexit.calibrate.metrics.reliability import reliability_per_exit
 from edgeexit.calibrate.rejection.comparison import RISKS, Rejection, rejections
 from edgeexit.calibrate.rows import check_pair, need_classes, need_exits, need_tellable
-from edgeexit.calibrate.search.family import Choice, Curve
+from edgeexit.calibrate.search.family import Choice
 from edgeexit.calibrate.search.line import Line
+from edgeexit.calibrate.sweep_result import Calibration, Row, Static, Sweep
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
@@ -34,6 +35,7 @@ __all__ = [
     "ADAPTIVE",
     "ALPHAS",
     "BASELINES",
+    "Calibration",
     "DELTA",
     "Promise",
     "Rejection",
@@ -44,107 +46,6 @@ __all__ = [
     "default_budgets",
     "sweep",
 ]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One policy under one budget. All numbers are None where the policy cannot meet the budget."""
-
-    policy: str
-    score: str | None
-    """What is compared; None for patience and the baselines."""
-    budget: float
-    """Mean cost allowed on the design rows, as a fraction of the last exit's."""
-    n: int
-    """Held-out rows."""
-    design_cost: float | None = None
-    design_accuracy: float | None = None
-    cost: float | None = None
-    """On the held-out rows, as everything below."""
-    accuracy: float | None = None
-    accuracy_low: float | None = None
-    """95 % Wilson interval, as `accuracy_high`."""
-    accuracy_high: float | None = None
-    exit_rates: tuple[float, ...] | None = None
-    thresholds: tuple[float, ...] | None = None
-    """For every exit but the last; None for Q-exit, patience and random exits."""
-    patience: int | None = None
-    q: float | None = None
-    """Of Q-exit: the probability of having stopped that stops."""
-    seconds: float | None = None
-    """Mean per row, its scores included: exit rates times the sweep's seconds per exit, or of every row's own time
-    where each was timed. None where those are unknown."""
-
-    @property
-    def feasible(self) -> bool:
-        return self.cost is not None
-
-
-@dataclass(frozen=True)
-class Static:
-    """One exit taken for every input."""
-
-    exit: int
-    cost: float
-    """Of a network with this exit alone, as a fraction of the adaptive network's last exit."""
-    cost_inside: float
-    """Of this exit within the adaptive network: the heads before it are paid too."""
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    design_accuracy: float
-    seconds: float | None = None
-    """Within the adaptive network; None = not measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Whether an exit's probabilities mean what they say, on the held-out rows."""
-
-    exit: int
-    before: Reliability
-    """At temperature 1."""
-    temperature: float
-    """Fitted on the design rows; 1 where it was skipped."""
-    skipped: str | None
-    """Why no temperature is worth it; None = it is."""
-    after: Reliability
-    """At `temperature`."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep found, ready for `edgeexit.report`."""
-
-    verdict: Verdict
-    rows: tuple[Row, ...]
-    """Policy by policy, budgets growing: every budget asked for, and the points that the verdict quotes."""
-    statics: tuple[Static, ...]
-    measure: str
-    """What `accuracy` holds everywhere: "accuracy", "agreement" with the last exit, or 1 less an error rate ("WER",
-    "CER"), so that larger is always better; what people read shows the error rate."""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """`design`, `design_rows`, `held_out`, `held_out_rows`; `static_cost_known` is False where single-exit
-    networks were taken to cost as much as the exit inside the adaptive network."""
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    """Device, versions, threads: whatever the caller knows."""
-    seconds: tuple[float, ...] | None = None
-    """`(exits,)` median seconds to answer at each exit, measured by the caller, or the mean over the held-out rows
-    where each was timed; None = not measured."""
-    audio_seconds: float | None = None
-    """Mean length of the held-out utterances: seconds over it are the real-time factor; None = no sound."""
-    calibration: tuple[Calibration, ...] = field(default=(), compare=False)
-    """One per exit; empty without labels."""
-    promises: tuple[Promise, ...] = ()
-    """Guarantee by guarantee, alphas growing; empty where none were asked for."""
-    rejections: tuple[Rejection, ...] = ()
-    """Risk by risk; empty without labels or where none were asked for."""
-    curves: tuple[Curve, ...] = field(default=(), compare=False)
-    """How each policy's line is drawn."""
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.policy for row in self.rows))
 
 
 def default_budgets(records: Rows, count: int = 25) -> tuple[float, ...]:
@@ -251,11 +152,11 @@ def _calibration(design: Rows, held_out: Rows) -> tuple[Calibration, ...]:
         return ()
     if not design.labelled or not held_out.labelled or design.n < 2:
         return ()
-    found = fit_useful_temperatures(design)
+    fitted = fit_useful_temperatures(design)
     before = reliability_per_exit(held_out, (1.0,) * held_out.exits)
-    after = reliability_per_exit(held_out, tuple(t.value for t in found))
+    after = reliability_per_exit(held_out, tuple(t.value for t in fitted))
     return tuple(
-        Calibration(k, b, t.value, t.skipped, a) for k, (b, t, a) in enumerate(zip(before, found, after, strict=True))
+        Calibration(k, b, t.value, t.skipped, a) for k, (b, t, a) in enumerate(zip(before, fitted, after, strict=True))
     )
 
 

@@ -1,4 +1,4 @@
-"""`edgeexit calibrate`"""
+"""Command `edgeexit calibrate`: an operating point from a bundle and data, or from recorded outputs."""
 
 from __future__ import annotations
 
@@ -225,12 +225,12 @@ def _with_temperatures(
 
 def _useful(design: Records) -> tuple[float, ...]:
     """A temperature per exit, 1 where it gains nothing; says which."""
-    found = fit_useful_temperatures(design)
-    for k, t in enumerate(found):
+    fitted = fit_useful_temperatures(design)
+    for k, t in enumerate(fitted):
         gain = f"NLL {t.nll_before:.4f} -> {t.nll_after:.4f}"
         say(
             f"exit {k}: temperature {t.value:.3f}, {gain}"
             if t.skipped is None
             else f"exit {k}: no temperature, {t.skipped}"
         )
-    return tuple(t.value for t in found)
+    return tuple(t.value for t in fitted)

@@ -23,10 +23,10 @@ def budgets_svg(sweep: Sweep) -> str:
     return panel.svg("", drawn)
 
 
-def reliability_svg(found: Calibration) -> str:
+def reliability_svg(calibration: Calibration) -> str:
     """Accuracy against confidence, bin by bin: before temperature as bars, after it as a line where it is used."""
     panel = Panel(Axis("confidence", 0, 1, UNIT), Axis("accuracy", 0, 1, UNIT))
-    before, after = found.before, found.after
+    before, after = calibration.before, calibration.after
     most = max(int(before.count.max()), 1)
     gap = 1 / panel.side
     parts = []
@@ -38,7 +38,7 @@ def reliability_svg(found: Calibration) -> str:
             span, title = (float(low), float(high) - gap), f"<title>{count} rows</title>"
             parts.append(panel.box(span, (0.0, float(right)), title, class_="bin", opacity=f"{shade:.2f}"))
     parts.append(panel.line([(0, 0), (1, 1)], 1, "axis"))
-    if found.temperature != 1:
+    if calibration.temperature != 1:
         line = [(c, a) for c, a in zip(after.confidence, after.bin_accuracy, strict=True) if not math.isnan(c)]
         parts.append(f'<g class="after">{panel.line(line, 2)}</g>')
-    return panel.svg(f"exit {found.exit}", parts)
+    return panel.svg(f"exit {calibration.exit}", parts)

@@ -75,12 +75,12 @@ def _as_shown(data: dict[str, Any]) -> dict[str, Any]:
     """The sweep with every accuracy as its measure is read, for the script to draw."""
     measure = data["measure"]
     data["less_is_better"] = is_error(measure)
-    for found in (*data["rows"], *data["statics"]) if is_error(measure) else ():
+    for row in (*data["rows"], *data["statics"]) if is_error(measure) else ():
         for key in ("accuracy", "design_accuracy"):
-            found[key] = None if found[key] is None else shown(measure, found[key])
-        low, high = found["accuracy_low"], found["accuracy_high"]
+            row[key] = None if row[key] is None else shown(measure, row[key])
+        low, high = row["accuracy_low"], row["accuracy_high"]
         if low is not None:
-            found["accuracy_low"], found["accuracy_high"] = shown_range(measure, low, high)
+            row["accuracy_low"], row["accuracy_high"] = shown_range(measure, low, high)
     return data
 
 

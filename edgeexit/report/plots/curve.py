@@ -1,4 +1,4 @@
-"""Accuracy against cost as a figure: some lines, some single points."""
+"""Figure of accuracy against cost: lines and single points."""
 
 from __future__ import annotations
 

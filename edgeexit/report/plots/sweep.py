@@ -138,7 +138,7 @@ def _frame(axes: Any, sweep: Sweep, along: _Along) -> None:
 
     rows = [r for r in sweep.rows if r.feasible]
     drawn: list[Row | Static] = [*rows, *sweep.statics]
-    costs = [c for c in (along.of(sweep, found) for found in drawn) if c is not None]
+    costs = [c for c in (along.of(sweep, row) for row in drawn) if c is not None]
     shares = [100 * v for v in (as_read(sweep, r.accuracy) for r in rows) if v is not None]
     shares += [100 * v for s in sweep.statics for v in interval(sweep, s) if v is not None]
     low, high = min(shares), max(shares)

@@ -77,9 +77,9 @@ def sweep_csv(sweep: Sweep) -> str:
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["policy", "score", "budget", *measured, "patience", "q", *rates, *thresholds])
     for s in sweep.statics:
-        found = [s.cost, as_read(sweep, s.design_accuracy), s.cost, as_read(sweep, s.accuracy), *interval(sweep, s)]
+        figures = [s.cost, as_read(sweep, s.design_accuracy), s.cost, as_read(sweep, s.accuracy), *interval(sweep, s)]
         own = [1.0 * (k == s.exit) for k in range(exits)]
-        table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", "", *own])
+        table.writerow([f"exit-{s.exit}-alone", "", "", *figures, sweep.verdict.n, s.seconds, "", "", *own])
     for r in sweep.rows:
         there = [
             r.design_cost,

@@ -1,4 +1,4 @@
-"""The sentences and colours that all forms of a report share."""
+"""Sentences and colours that all forms of a report share."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def as_read(sweep: Sweep, accuracy: float | None) -> float | None:
     return None if accuracy is None else shown(sweep.measure, accuracy)
 
 
-def interval(sweep: Sweep, found: Row | Static) -> tuple[float | None, float | None]:
+def interval(sweep: Sweep, row: Row | Static) -> tuple[float | None, float | None]:
     """The 95 % interval of a row or an exit as the measure is read, the lower end first."""
-    low, high = found.accuracy_low, found.accuracy_high
+    low, high = row.accuracy_low, row.accuracy_high
     return (None, None) if low is None or high is None else shown_range(sweep.measure, low, high)
 
 
