@@ -79,12 +79,12 @@ def calibrate(
     rows; a drop of 1 point takes some 400 in all to be worth asking for. The operating point is stored in the bundle,
     and runs on the artifact it was made on only.
 
-    --guarantee turns the other part into a proof: with confidence C over its rows, the loss on data like them is
-    at most A. Losses: disagreement (with the last exit; needs no labels), accuracy_gap (wrong where the last exit
+    --guarantee certifies on the other part: with confidence C over its rows, the loss on data like them is at most
+    A. Losses: disagreement (with the last exit; needs no labels), accuracy_gap (wrong where the last exit
     is right), brier_gap, and of speech wer_gap or cer_gap (edits beyond the last exit's per word or character);
     accumulated_ before the first two bounds them at every exit. Too few rows are refused with the number needed.
 
-    Of speech, accuracy is 1 less the error rate: --accuracy-drop 0.005 allows half a point more of it.
+    For speech, accuracy is 1 less the error rate: --accuracy-drop 0.005 allows half a point more of it.
 
     \b
     Examples:
