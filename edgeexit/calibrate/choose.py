@@ -52,15 +52,16 @@ def calibrate(
         keywords: the fields of `spec.Target` and `spec.CalibrationSpec`: the target `budget` (a fraction of the last
             exit's cost in (0, 1], or "4MMACs"), `accuracy`, `accuracy_drop`, `selective` or `guarantee` (certified on
             the held-out rows, in the order that the design rows gave); and `policy`, `score`, `options`, `sets`,
-            `set_mode`, `name`. Ignored where `spec` is given.
+            `set_mode`, `name`. Not with a `spec`.
 
     Raises:
         Infeasible: no setting meets the target, or none can be certified; the message says what would.
         PolicyError: not exactly one target, one outside its range, or an unknown policy, option or score.
         DataError: too few rows, `held_out` has other exits or costs, or is the design rows again, or is missing for a
             guarantee.
+        TypeError: a spec and keywords, or an unknown keyword.
     """
-    asked = CalibrationSpec.of(**keywords) if spec is None else spec
+    asked = CalibrationSpec.of(spec, **keywords)
     family, target = asked.family, asked.target
     if family.least_exits > 1:
         need_exits(design)

@@ -85,7 +85,7 @@ def calibrate_rows(
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
     """
-    asked = CalibrationSpec.of(**keywords) if spec is None else spec
+    asked = CalibrationSpec.of(spec, **keywords)
     budget = asked.target.budget
     records, asked = asked.on(recorded, exit_seconds(engine))
     chosen_on, held_out = split.of(records)

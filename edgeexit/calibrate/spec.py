@@ -158,12 +158,21 @@ class CalibrationSpec:
             )
 
     @classmethod
-    def of(cls, **keywords: Unpack[CalibrationKeywords]) -> CalibrationSpec:
-        """From the keywords of `calibrate`: budgets and guarantees may be texts, options a mapping.
+    def of(cls, spec: CalibrationSpec | None = None, /, **keywords: Unpack[CalibrationKeywords]) -> CalibrationSpec:
+        """The spec, or one of the keywords of `calibrate`: budgets and guarantees may be texts, options a mapping.
 
         Raises:
             PolicyError: as `Target` and `CalibrationSpec`.
+            TypeError: a spec and keywords, or an unknown keyword.
         """
+        if unknown := [name for name in keywords if name not in CalibrationKeywords.__annotations__]:
+            raise TypeError(
+                f"unknown keyword {', '.join(unknown)}; known: {', '.join(CalibrationKeywords.__annotations__)}"
+            )
+        if spec is not None:
+            if keywords:
+                raise TypeError(f"give a spec or keywords; found a spec and {', '.join(keywords)}")
+            return spec
         budget, guarantee = keywords.get("budget"), keywords.get("guarantee")
         if isinstance(budget, str):
             budget = Budget.parse(budget)

@@ -102,3 +102,10 @@ def test_budgets_and_guarantees_may_be_texts() -> None:
     assert calibrate(DESIGN, budget="52.5 MACs").policy == calibrate(DESIGN, budget=0.5).policy
     promised = calibrate(DESIGN, guarantee="disagreement<=0.2@0.9", held_out=HELD_OUT)
     assert promised.asked == {"alpha": 0.2, "confidence": pytest.approx(0.9)}
+
+
+def test_a_spec_excludes_keywords_and_typing_errors_are_named() -> None:
+    with pytest.raises(TypeError, match="found a spec and budget"):
+        calibrate(DESIGN, CalibrationSpec(Target(accuracy=0.5)), budget=0.5)
+    with pytest.raises(TypeError, match="unknown keyword bugdet; known: budget, accuracy"):
+        calibrate(DESIGN, bugdet=0.5)  # type: ignore[call-arg]
