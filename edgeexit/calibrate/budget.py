@@ -1,4 +1,4 @@
-"""A budget as people say it: a fraction of the last exit, MACs, or seconds on this device."""
+"""Budget with its unit: a fraction of the last exit's cost, MACs, joules, or seconds on this device."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ _UNITS = {
     "ms": ("seconds", 1e-3),
     "us": ("seconds", 1e-6),
     "µs": ("seconds", 1e-6),
+    "j": ("joules", 1.0),
+    "mj": ("joules", 1e-3),
+    "uj": ("joules", 1e-6),
+    "µj": ("joules", 1e-6),
 }
 
 
@@ -32,7 +36,7 @@ class Budget:
     """Mean cost allowed per input."""
 
     value: float
-    unit: Literal["fraction", "macs", "seconds"] = "fraction"
+    unit: Literal["fraction", "macs", "seconds", "joules"] = "fraction"
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -41,10 +45,10 @@ class Budget:
         Raises:
             PolicyError: not a positive number with one of these units.
         """
-        found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", text)
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", text)
         try:
-            unit, scale = _UNITS[found[2].lower()]  # type: ignore[index]
-            value = float(found[1]) * scale  # type: ignore[index]
+            unit, scale = _UNITS[match[2].lower()]  # type: ignore[index]
+            value = float(match[1]) * scale  # type: ignore[index]
             if not 0 < value < float("inf"):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
@@ -54,21 +58,31 @@ class Budget:
             ) from None
         return cls(value, unit)  # type: ignore[arg-type]
 
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}"
+
     def relative(
-        self, cost: NDArray[np.float64], seconds: Sequence[float] | None = None
+        self, cost: NDArray[np.float64], seconds: Sequence[float] | None = None, unit: str = "macs"
     ) -> tuple[NDArray[np.float64], float]:
         """Costs in the budget's unit, as fractions of the last exit's, and the budget as such a fraction.
 
         Args:
-            cost: `(exits,)` cumulative, in MACs where the budget is in MACs.
+            cost: `(exits,)` cumulative.
             seconds: `(exits,)` measured seconds to answer at each exit on this device.
+            unit: of `cost`: "macs" (which a budget in seconds replaces), or "joules".
 
         Raises:
             Infeasible: below the first exit's cost, said in the budget's own unit.
             DataError: seconds were not measured, or do not grow from exit to exit.
+            PolicyError: the costs are in another unit.
         """
         if self.unit == "fraction":
             return cost / cost[-1], self.value
+        if self.unit != unit and (self.unit, unit) != ("seconds", "macs"):
+            raise PolicyError(
+                f"a budget of {self} does not go with costs in {unit}; give {unit}, or a fraction of the last "
+                "exit's cost"
+            )
         if self.unit == "seconds":
             if seconds is None:
                 raise DataError("a budget in seconds needs stage times of this device: give a bundle, not records")
@@ -86,11 +100,11 @@ class Budget:
             )
         return cost / cost[-1], min(1.0, float(self.value / cost[-1]))
 
-    def on(self, records: R, seconds: Sequence[float] | None = None) -> tuple[R, float]:
+    def on(self, records: R, seconds: Sequence[float] | None = None, unit: str = "macs") -> tuple[R, float]:
         """As `relative`, for records: with seconds they are given this device's costs.
 
         Raises:
-            Infeasible, DataError: as `relative`.
+            Infeasible, DataError, PolicyError: as `relative`.
         """
-        cost, fraction = self.relative(records.cost, seconds)
+        cost, fraction = self.relative(records.cost, seconds, unit)
         return (records.priced(cost) if self.unit == "seconds" else records), fraction

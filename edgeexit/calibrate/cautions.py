@@ -1,4 +1,4 @@
-"""Cautions about an operating point: what its own numbers say against relying on it."""
+"""Cautions about an operating point: too few rows, nothing saved, or a drop above the target."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Calibrating an artifact of a bundle: record its outputs, choose on one part of the rows, measure on the other."""
+"""Calibration of an artifact in a bundle: record its outputs, choose on one part of the rows, measure on the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +13,29 @@ from edgeexit.bundle.bundle import Bundle, Change
 from edgeexit.bundle.files import calibration_arrays, describe
 from edgeexit.bundle.input_range import InputRange
 from edgeexit.bundle.merging import check_unchanged
-from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_device import exit_seconds
+from edgeexit.calibrate.spec import HALVES, CalibrationKeywords, CalibrationSpec, Split
 from edgeexit.common.files import npz_bytes
 from edgeexit.engine.engine import Engine
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.records.base import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def calibrate_artifact(
     engine: Engine,
     inputs: Mapping[str, NDArray[Any]],
     labels: NDArray[Any] | None,
+    spec: CalibrationSpec | None = None,
     *,
     data: Mapping[str, Any],
-    design: float = 0.5,
-    seed: int = 0,
-    budget: Budget | None = None,
+    split: Split = HALVES,
     default: bool | None = None,
     progress: Callable[[int, int], None] = lambda i, n: None,
-    **wish: Any,
+    **keywords: Unpack[CalibrationKeywords],
 ) -> tuple[Bundle, OperatingPoint]:
     """Calibrate on the artifact that ships and store the operating point in its bundle.
 
@@ -41,54 +43,59 @@ def calibrate_artifact(
         engine: the loaded artifact.
         inputs: arrays `(n, ...)` by input name.
         labels: `(n,)` true classes; None = agreement with the last exit is what is measured.
+        spec: target, policy family, prediction sets and name; None = made of the keywords. A budget may be in seconds
+            of this device.
         data: where the rows came from (file name, sha256); stored with the operating point.
-        design: share of the rows that thresholds are chosen on; the others measure what to expect.
-        seed: of the split.
-        budget: mean cost allowed, in any of its units.
+        split: into design and held-out rows.
         default: whether it becomes the bundle's default; None = see `Bundle.with_operating_point`.
         progress: called with rows recorded and rows in all.
-        wish: policy, score, accuracy or accuracy_drop or guarantee, name; see `calibrate`.
+        keywords: as of `calibrate`, such as `accuracy_drop`.
 
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
     """
     return calibrate_rows(
-        engine, engine.record(dict(inputs), labels, progress=progress), data=data, design=design, seed=seed,
-        budget=budget, default=default, ranges=engine.input_ranges(dict(inputs)), **wish,
-    )  # fmt: skip
+        engine,
+        engine.record(dict(inputs), labels, progress=progress),
+        spec,
+        data=data,
+        split=split,
+        default=default,
+        ranges=engine.input_ranges(dict(inputs)),
+        **keywords,
+    )
 
 
 def calibrate_rows(
     engine: Engine,
     recorded: Rows,
+    spec: CalibrationSpec | None = None,
     *,
     data: Mapping[str, Any],
-    design: float = 0.5,
-    seed: int = 0,
-    budget: Budget | None = None,
+    split: Split = HALVES,
     default: bool | None = None,
     ranges: Mapping[str, InputRange] | None = None,
-    **wish: Any,
+    **keywords: Unpack[CalibrationKeywords],
 ) -> tuple[Bundle, OperatingPoint]:
     """As `calibrate_artifact`, on rows that were recorded on this artifact.
 
     Args:
-        default: see `calibrate_artifact`.
+        spec, data, split, default, keywords: see `calibrate_artifact`.
         ranges: of the rows' inputs, stored too; None = the bundle keeps those it has.
 
     Raises:
         Infeasible, PolicyError, DataError: see `calibrate`.
     """
-    records = recorded
-    if budget is not None:
-        records, wish["budget"] = budget.on(records, exit_seconds(engine))
-    chosen_on, held_out = records.split(design, seed)
+    asked = CalibrationSpec.of(spec, **keywords)
+    budget = asked.target.budget
+    records, asked = asked.on(recorded, exit_seconds(engine))
+    chosen_on, held_out = split.of(records)
     point = calibrate(
         chosen_on,
+        asked,
         held_out=held_out,
         artifact=engine.artifact.name,
         temperatures=engine.artifact.temperatures,
-        **wish,
     )
     point = replace(
         point,
@@ -97,8 +104,8 @@ def calibrate_rows(
             "rows": records.n,
             "design_rows": chosen_on.n,
             "held_out_rows": held_out.n,
-            "seed": seed,
-            **({} if budget is None else {"budget": f"{budget.value:g} {budget.unit}"}),
+            "seed": split.seed,
+            **({} if budget is None else {"budget": str(budget)}),
         },
     )
     return store_calibration(engine, recorded, ranges).with_operating_point(point, default=default), point

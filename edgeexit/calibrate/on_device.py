@@ -1,19 +1,26 @@
-"""A new budget on the device: thresholds solved again from the scores that the bundle carries."""
+"""Thresholds for a new budget on the device, solved from the scores that the bundle carries."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from edgeexit.calibrate.budget import Budget
-from edgeexit.calibrate.search.eero import eero
+from edgeexit.calibrate.search.eero import Mode, eero
+from edgeexit.calibrate.search.exit_rates import Prior, Spend
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.policy.policies import Threshold
 
 
-def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -> Threshold:
+def solve_budget(
+    engine: Engine,
+    budget: Budget | str | float,
+    *,
+    mode: Mode = "paper",
+    beta: float | None = None,
+    prior: Prior = "cost",
+    spend: Spend = "needed",
+) -> Threshold:
     """EERO's thresholds for a budget, in milliseconds, without labels, data or libraries beyond numpy.
 
     ``engine.policy = solve_budget(engine, "2ms")`` changes the running engine.
@@ -22,7 +29,7 @@ def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -
         engine: its artifact must have been calibrated, so that the bundle carries its scores.
         budget: mean cost allowed: a fraction of the last exit's, "4MMACs", or "2.5ms" of this device as the
             engine measured it.
-        options: `mode`, `beta`, `prior` and `spend` of `eero`.
+        mode, beta, prior, spend: see `eero`.
 
     Raises:
         Infeasible: below the first exit's cost.
@@ -44,7 +51,7 @@ def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -
         raise BundleError(f"{engine.bundle.path}: {spec.path} does not hold scores and agreement (n, exits)")
     asked = budget if isinstance(budget, Budget) else Budget.parse(str(budget))
     cost, fraction = asked.relative(engine.costs()[0], exit_seconds(engine))
-    thresholds, _ = eero(arrays["scores"].T, correct.T, cost, fraction, **options)
+    thresholds, _ = eero(arrays["scores"].T, correct.T, cost, fraction, mode=mode, beta=beta, prior=prior, spend=spend)
     return Threshold(thresholds, engine.default_score)
 
 

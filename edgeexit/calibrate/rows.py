@@ -1,4 +1,4 @@
-"""What rows must be like before anything is chosen or promised on them."""
+"""Checks of rows before policies are chosen or guarantees certified on them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SHARED, _DISTINCT = 0.1, 0.95
 """Share of rows found in both sets from which they count as the same data; asked of rows that hardly ever repeat."""
 
 
-def need_exits(records: Rows, policy: str) -> None:
-    """Refuse to choose between exits where there is one; to reject inputs, one is enough.
+def need_exits(records: Rows) -> None:
+    """Refuse to choose between exits where there is one.
 
     Raises:
         DataError: one exit.
     """
-    if records.exits < 2 and policy not in ("qute", "fixed"):
+    if records.exits < 2:
         raise DataError(
             f"{records.name}: one exit, so there is nothing to choose (exits >= 2); --policy qute accepts or abstains"
         )
@@ -63,11 +63,11 @@ def check_pair(design: Rows, held_out: Rows) -> None:
         )
 
 
-def need_tellable(records: Rows, policy: str, score: str | None = None) -> None:
-    """Refuse rows that nothing can be told apart by.
+def need_classes(records: Rows) -> None:
+    """Refuse rows of one class.
 
     Raises:
-        DataError: one class, or every row has one and the same score at every exit.
+        DataError: all labels are equal.
     """
     labels = records.labels if isinstance(records, Records) else None
     if labels is not None and records.n > 1 and labels.min() == labels.max():
@@ -75,7 +75,15 @@ def need_tellable(records: Rows, policy: str, score: str | None = None) -> None:
             f"{records.name}: all {records.n} rows are of class {labels.min()}; accuracy on one class says "
             "nothing: give rows of every class, in the shares of the field"
         )
-    if policy in ("patience", "fixed") or records.n < 2 or records.exits < 2:
+
+
+def need_tellable(records: Rows, score: str | None = None) -> None:
+    """Refuse rows that no threshold separates.
+
+    Raises:
+        DataError: every row has one and the same score at every early exit.
+    """
+    if records.n < 2 or records.exits < 2:
         return
     score = score or records.default_score
     scores = records.scores(score)[:-1]

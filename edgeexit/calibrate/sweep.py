@@ -1,37 +1,29 @@
-"""Policies x budgets over recorded exit outputs: chosen on design rows, reported on held-out rows.
+"""Sweep of policies x budgets over recorded exit outputs: chosen on design rows, reported on held-out rows.
 
-Nothing runs a model: each policy's path is computed once on the design rows, every budget looks its point up
+Nothing runs a model: each family's front is computed once on the design rows, every budget looks its point up
 there, and the point is replayed over the held-out rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.families import ADAPTIVE, BASELINES, swept
 from edgeexit.calibrate.guarantees.promises import ALPHAS, DELTA, Promise, promises
 from edgeexit.calibrate.metrics.intervals import wilson
-from edgeexit.calibrate.metrics.reliability import Reliability, reliability_per_exit
+from edgeexit.calibrate.metrics.reliability import reliability_per_exit
 from edgeexit.calibrate.rejection.comparison import RISKS, Rejection, rejections
-from edgeexit.calibrate.rows import check_pair, need_exits, need_tellable
-from edgeexit.calibrate.search.families import (
-    ADAPTIVE,
-    BASELINES,
-    Choice,
-    adaptive,
-    eero,
-    families,
-    fixed,
-    path_of,
-    random,
-    score_of,
-)
-from edgeexit.calibrate.search.front import ParetoFront, Point
+from edgeexit.calibrate.rows import check_pair, need_classes, need_exits, need_tellable
+from edgeexit.calibrate.search.family import Choice
+from edgeexit.calibrate.search.line import Line
+from edgeexit.calibrate.sweep_result import Calibration, Row, Static, Sweep
 from edgeexit.calibrate.temperature import fit_useful_temperatures
 from edgeexit.calibrate.verdict import Verdict, judge
 from edgeexit.errors import DataError, Infeasible, PolicyError
@@ -42,6 +34,7 @@ __all__ = [
     "ADAPTIVE",
     "ALPHAS",
     "BASELINES",
+    "Calibration",
     "DELTA",
     "Promise",
     "Rejection",
@@ -52,105 +45,6 @@ __all__ = [
     "default_budgets",
     "sweep",
 ]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One policy under one budget. All numbers are None where the policy cannot meet the budget."""
-
-    policy: str
-    score: str | None
-    """What is compared; None for patience and the baselines."""
-    budget: float
-    """Mean cost allowed on the design rows, as a fraction of the last exit's."""
-    n: int
-    """Held-out rows."""
-    design_cost: float | None = None
-    design_accuracy: float | None = None
-    cost: float | None = None
-    """On the held-out rows, as everything below."""
-    accuracy: float | None = None
-    accuracy_low: float | None = None
-    """95 % Wilson interval, as `accuracy_high`."""
-    accuracy_high: float | None = None
-    exit_rates: tuple[float, ...] | None = None
-    thresholds: tuple[float, ...] | None = None
-    """For every exit but the last; None for Q-exit, patience and random exits."""
-    patience: int | None = None
-    q: float | None = None
-    """Of Q-exit: the probability of having stopped that stops."""
-    seconds: float | None = None
-    """Mean per row, its scores included: exit rates times the sweep's seconds per exit, or of every row's own time
-    where each was timed. None where those are unknown."""
-
-    @property
-    def feasible(self) -> bool:
-        return self.cost is not None
-
-
-@dataclass(frozen=True)
-class Static:
-    """One exit taken for every input."""
-
-    exit: int
-    cost: float
-    """Of a network with this exit alone, as a fraction of the adaptive network's last exit."""
-    cost_inside: float
-    """Of this exit within the adaptive network: the heads before it are paid too."""
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    design_accuracy: float
-    seconds: float | None = None
-    """Within the adaptive network; None = not measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Whether an exit's probabilities mean what they say, on the held-out rows."""
-
-    exit: int
-    before: Reliability
-    """At temperature 1."""
-    temperature: float
-    """Fitted on the design rows; 1 where it was skipped."""
-    skipped: str | None
-    """Why no temperature is worth it; None = it is."""
-    after: Reliability
-    """At `temperature`."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep found, ready for `edgeexit.report`."""
-
-    verdict: Verdict
-    rows: tuple[Row, ...]
-    """Policy by policy, budgets growing: every budget asked for, and the points that the verdict quotes."""
-    statics: tuple[Static, ...]
-    measure: str
-    """What `accuracy` holds everywhere: "accuracy", "agreement" with the last exit, or 1 less an error rate ("WER",
-    "CER"), so that larger is always better; what people read shows the error rate."""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """`design`, `design_rows`, `held_out`, `held_out_rows`; `static_cost_known` is False where single-exit
-    networks were taken to cost as much as the exit inside the adaptive network."""
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    """Device, versions, threads: whatever the caller knows."""
-    seconds: tuple[float, ...] | None = None
-    """`(exits,)` median seconds to answer at each exit, measured by the caller, or the mean over the held-out rows
-    where each was timed; None = not measured."""
-    audio_seconds: float | None = None
-    """Mean length of the held-out utterances: seconds over it are the real-time factor; None = no sound."""
-    calibration: tuple[Calibration, ...] = field(default=(), compare=False)
-    """One per exit; empty without labels."""
-    promises: tuple[Promise, ...] = ()
-    """Guarantee by guarantee, alphas growing; empty where none were asked for."""
-    rejections: tuple[Rejection, ...] = ()
-    """Risk by risk; empty without labels or where none were asked for."""
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.policy for row in self.rows))
 
 
 def default_budgets(records: Rows, count: int = 25) -> tuple[float, ...]:
@@ -177,7 +71,7 @@ def sweep(
     Args:
         design: rows that policies are chosen on.
         held_out: other rows of the same artifact, that everything is reported on.
-        policies: of `families` of the design rows and `BASELINES`; None = all.
+        policies: lines of `families.swept`; None = all.
         budgets: fractions of the last exit's cost in (0, 1]; None = `default_budgets`.
         progress: called as ``progress(done, total, policy)`` before each policy, and once at the end.
         seconds: `(exits,)` median seconds to answer at each exit; None = not measured.
@@ -195,53 +89,39 @@ def sweep(
             and there is only one design row.
     """
     check_pair(design, held_out)
-    need_exits(design, "threshold")
-    need_tellable(design, "threshold")
+    need_exits(design)
+    need_classes(design)
+    need_tellable(design)
     budgets = _checked_budgets(default_budgets(design) if budgets is None else budgets)
-    known = (*families(design), *BASELINES)
-    names = known if policies is None else tuple(dict.fromkeys(policies))
+    known = swept(design)
+    names = tuple(known) if policies is None else tuple(dict.fromkeys(policies))
     if unknown := [p for p in names if p not in known]:
         raise PolicyError(f"unknown policy {', '.join(map(repr, unknown))}; a sweep knows: {', '.join(known)}")
     own = None if held_out.seconds is None else held_out.seconds.mean(1)
     times = _checked_seconds(own if seconds is None and own is not None else seconds, design.exits)
     tell = progress or (lambda done, total, policy: None)
-    paths: dict[str, ParetoFront] = {}
+    lines: dict[str, Line] = {}
     rows: list[Row] = []
-    solved: dict[str, list[Point]] = {name: [] for name in names if name.startswith("eero")}
     for done, name in enumerate(names):
         tell(done, len(names), name)
-        if name == "fixed":
-            choose = fixed(design, held_out)
-        elif name == "random":
-            choose = random(
-                paths.get(design.default_score) or path_of(design.default_score, design), design, held_out, seed
-            )
-        elif name in solved:
-            choose = eero(design, held_out, "survivors" if name == "eero-survivors" else "paper", solved[name])
-        else:
-            paths[name] = path_of(name, design)
-            choose = adaptive(paths[name], held_out)
-        scoring = None if name in BASELINES else held_out.scoring_seconds(score_of(name, design))
+        lines[name] = Line(*known[name], design, held_out, seed)
         for budget in budgets:
-            row = Row(name, score_of(name, design), budget, held_out.n)
-            try:
-                rows.append(_filled(row, choose(budget), times, scoring))
-            except Infeasible:
-                rows.append(row)
-    for name, points in solved.items():
-        paths[name] = ParetoFront.of(f"EERO on {score_of(name, design)}", design.measure, points)
+            row = Row(name, lines[name].curve.score, budget, held_out.n)
+            with contextlib.suppress(Infeasible):
+                row = _filled(row, lines[name].choose(budget), times, lines[name].scoring)
+            rows.append(row)
     promised = promises(design, held_out, alphas, delta, seed=seed) if len(alphas) else ()
     by_class = isinstance(held_out, Records) and held_out.labelled
     rejected = rejections(design, held_out, risks) if by_class else ()
     tell(len(names), len(names), "")
-    verdict = judge(design, held_out, paths)
+    fronts = {name: front for name, line in lines.items() if (front := line.front) is not None}
+    verdict = judge(design, held_out, fronts)
     for compared in (verdict.equal, verdict.at_drop):  # the first line quotes rows of the table
         if compared is not None:
-            name, score = compared.policy, score_of(compared.policy, design)
-            row = Row(name, score, compared.budget, held_out.n)
-            choice = adaptive(paths[name], held_out)(compared.budget)
-            row = _filled(row, choice, times, held_out.scoring_seconds(score))
-            if not any(r.policy == name and r.design_cost == row.design_cost for r in rows):
+            line = lines[compared.policy]
+            row = Row(compared.policy, line.curve.score, compared.budget, held_out.n)
+            row = _filled(row, line.choose_again(compared.budget), times, line.scoring)
+            if not any(r.policy == row.policy and r.design_cost == row.design_cost for r in rows):
                 rows.append(row)
     rows.sort(key=lambda row: (names.index(row.policy), row.budget))
     return Sweep(
@@ -262,6 +142,7 @@ def sweep(
         calibration=_calibration(design, held_out),
         promises=promised,
         rejections=rejected,
+        curves=tuple(line.curve for line in lines.values()),
     )
 
 
@@ -270,34 +151,34 @@ def _calibration(design: Rows, held_out: Rows) -> tuple[Calibration, ...]:
         return ()
     if not design.labelled or not held_out.labelled or design.n < 2:
         return ()
-    found = fit_useful_temperatures(design)
+    fitted = fit_useful_temperatures(design)
     before = reliability_per_exit(held_out, (1.0,) * held_out.exits)
-    after = reliability_per_exit(held_out, tuple(t.value for t in found))
+    after = reliability_per_exit(held_out, tuple(t.value for t in fitted))
     return tuple(
-        Calibration(k, b, t.value, t.skipped, a) for k, (b, t, a) in enumerate(zip(before, found, after, strict=True))
+        Calibration(k, b, t.value, t.skipped, a) for k, (b, t, a) in enumerate(zip(before, fitted, after, strict=True))
     )
 
 
 def _filled(row: Row, choice: Choice, seconds: tuple[float, ...] | None, scoring: NDArray[np.float64] | None) -> Row:
-    found = choice.found
-    low, high = wilson(found.accuracy, found.n, found.variance)
-    time = found.seconds
+    there, policy = choice.measured, choice.policy
+    low, high = wilson(there.accuracy, there.n, there.variance)
+    time = there.seconds
     if time is None and seconds is not None:
-        time = float(np.dot(found.exit_rates, seconds))
+        time = float(np.dot(there.exit_rates, seconds))
     if time is not None and scoring is not None:
-        time += float(np.dot(found.exit_rates, scoring))
+        time += float(np.dot(there.exit_rates, scoring))
     return replace(
         row,
         design_cost=choice.design_cost,
         design_accuracy=choice.design_accuracy,
-        cost=found.cost,
-        accuracy=found.accuracy,
+        cost=there.cost,
+        accuracy=there.accuracy,
         accuracy_low=low,
         accuracy_high=high,
-        exit_rates=found.exit_rates,
-        thresholds=choice.thresholds,
-        patience=choice.patience,
-        q=choice.q,
+        exit_rates=there.exit_rates,
+        thresholds=getattr(policy, "thresholds", None),
+        patience=getattr(policy, "patience", None),
+        q=getattr(policy, "q", None),
         seconds=time,
     )
 

@@ -1,4 +1,4 @@
-"""One temperature per exit: the divisor of its logits that makes its probabilities honest on average."""
+"""Temperature scaling per exit: the divisor of its logits that calibrates its probabilities."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeexit.calibrate.metrics.intervals import paired
 from edgeexit.calibrate.search.front import ParetoFront, Point
+from edgeexit.common.formatting import percent
 from edgeexit.common.measures import article, is_error, shown
 from edgeexit.records.base import Rows, outcome, replay
 
@@ -98,7 +99,7 @@ class Verdict:
         return None if self.equal is None else self.equal.saving
 
 
-def judge(design: Rows, held_out: Rows, paths: Mapping[str, ParetoFront]) -> Verdict:
+def judge(design: Rows, held_out: Rows, fronts: Mapping[str, ParetoFront]) -> Verdict:
     """Compare the cheapest policy at the accuracy of the best single exit, and one that may lose a point.
 
     The cheapest of many points that look equal is one that was lucky on the design rows. A point therefore counts as
@@ -107,24 +108,24 @@ def judge(design: Rows, held_out: Rows, paths: Mapping[str, ParetoFront]) -> Ver
     cheapest is the one to be equalled.
 
     Args:
-        design: rows the paths were made on.
+        design: rows the fronts were searched on.
         held_out: other rows.
-        paths: adaptive policies by name.
+        fronts: adaptive policies by name.
     """
     right = design.correct.mean(1, dtype=np.float64)
     k = _static_exit(design)
     static_cost = float(design.relative_static_cost[k])
     static = k, static_cost, float(held_out.correct[k].mean(dtype=np.float64)), held_out.n
-    points = [(name, p) for name, path in paths.items() for p in path.points]
+    points = [(name, p) for name, front in fronts.items() for p in front.points]
     reaching = [named for named in points if named[1].accuracy >= right[k] - 1e-12]
     if not reaching:
         text = f"Whether adaptive exits pay is open: no adaptive policy was compared with exit {k} alone."
-        if paths:
+        if fronts:
             text = (
                 f"Adaptive exits do not pay here: no policy compared reaches the {held_out.measure} of "
-                f"exit {k} alone on the design rows ({_percent(shown(held_out.measure, right[k]))})."
+                f"exit {k} alone on the design rows ({percent(shown(held_out.measure, right[k]))})."
             )
-        return Verdict(text, False if paths else None, *static)
+        return Verdict(text, False if fronts else None, *static)
     # Where every row was timed, what looks at the answers must not take longer than it saves.
     quick = [named for named in reaching if _in_time(named[1], design, k)]
     # One that never leaves early is surely equal and saves nothing.
@@ -282,7 +283,7 @@ def _less(saving: float) -> str:
 
 
 def _against(measure: str, *accuracies: float) -> str:
-    return " against ".join(_percent(shown(measure, a)) for a in accuracies)
+    return " against ".join(percent(shown(measure, a)) for a in accuracies)
 
 
 def _points(measure: str, mean: float, half: float) -> str:
@@ -299,7 +300,3 @@ def _worse(gain: float, high: float) -> str:
 
 def _signed(measure: str, mean: float, digits: int = 1) -> str:
     return f"{-100 * mean if is_error(measure) else 100 * mean:+.{digits}f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

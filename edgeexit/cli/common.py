@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.cli.pictures import check_pictures
 from edgeexit.common.files import read_npz, sha256
+from edgeexit.common.formatting import percent as percent
+from edgeexit.common.formatting import plain
 from edgeexit.engine.engine import Engine
 from edgeexit.engine.inputs import data_inputs
 from edgeexit.errors import DataError
@@ -88,21 +89,7 @@ def check_source(command: str, bundle: Path | None, data: Path | None, records: 
 
 def print_json(document: Any) -> None:
     """JSON on standard output; infinities as the texts "inf" and "-inf", NaN as null."""
-    click.echo(json.dumps(_plain(document), indent=1))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+    click.echo(json.dumps(plain(document), indent=1))
 
 
 def decided_by(engine: Engine, used: str) -> dict[str, Any]:
@@ -121,10 +108,6 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`edgeexit compare`"""
+"""Command `edgeexit compare`: accuracy, calibration and latency of several networks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,20 @@ from edgeexit.errors import DataError
 @click.argument("bundles", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz with x (n, ...) and y (n,).")
 @click.option(
-    "--outside", multiple=True, metavar="NAME=FILE", help="Inputs of no known class: x only. Repeat for several kinds."
+    "--outside",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Out-of-distribution inputs: x only. Repeat for several kinds.",
 )
 @click.option(
     "--corrupted",
     multiple=True,
     metavar="NAME=FILE",
-    help="Inputs made worse, x and y, in the order of a stream. Repeat for several corruptions.",
+    help="Corrupted inputs, x and y, in the order of a stream. Repeat for several corruptions.",
 )
-@click.option("--n", type=click.IntRange(0), default=200, show_default=True, help="Timing rounds; 0 = no timing.")
+@click.option(
+    "--n", type=click.IntRange(0), default=200, show_default=True, help="Interleaved timing rounds; 0 = no timing."
+)
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Also write the figures to this JSON file.")
 @click.option("--artifact", metavar="NAME", help="Artifact name or layout, of every bundle. [default: fused or chain]")
 @threads_option
@@ -48,7 +53,7 @@ def compare(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Compare networks by how right they are and how honest about it: QUTE, ensembles, plain softmax.
+    """Compare accuracy, calibration and latency of several bundles on the same rows.
 
     Each BUNDLE's last exit answers the same rows. Accuracy, likelihood (NLL), Brier score, calibration error; AUROC of
     right against wrong answers, by confidence and by the agreement of the exit's heads; of right answers against inputs
@@ -69,7 +74,7 @@ def compare(
             raise DataError(f"{path}: another bundle is called {name!r}, too; rename one")
         engines[name] = load(bundle, artifact=artifact, exit=-1, threads=threads, warmup=0)
     with steps("comparing") as tell:
-        found = compare_networks(
+        figures = compare_networks(
             engines,
             _labelled(data, opened[0]),
             outside={name: read_data(path, opened[0].manifest)[0] for name, path in _named(outside, "--outside")},
@@ -78,24 +83,24 @@ def compare(
             progress=tell,
         )
     where = environment(next(iter(engines.values())).backend.version(), threads)
-    document = {"data": data.name, "rounds": n, "environment": where, "networks": [asdict(f) for f in found]}
+    document = {"data": data.name, "rounds": n, "environment": where, "networks": [asdict(f) for f in figures]}
     if out is not None:
         write_atomic(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
     if as_json:
         print_json(document)
         return
-    click.echo(figures_table(found))
+    click.echo(figures_table(figures))
     timed = f"n = {n} interleaved rounds" if n else "not timed"
-    click.echo(f"{found[0].n} rows of {data.name}; {timed}, {environment_line(where)}")
+    click.echo(f"{figures[0].n} rows of {data.name}; {timed}, {environment_line(where)}")
 
 
-def figures_table(found: tuple[Figures, ...]) -> str:
+def figures_table(networks: tuple[Figures, ...]) -> str:
     """One line per network."""
-    strange = list(dict.fromkeys(key for f in found for key in f.auroc_outside))
+    strange = list(dict.fromkeys(key for f in networks for key in f.auroc_outside))
     head = ["network", "heads", "accuracy", "NLL", "Brier", "ECE", "AUROC", "by heads"]
     head += [f"against {key}" for key in strange] + ["AUPRC drop", "parameters", "latency"]
     rows = [head]
-    for f in found:
+    for f in networks:
         ratio = "-" if f.ratio is None else f"{f.ratio:.2f} ({f.ratio_low:.2f}..{f.ratio_high:.2f})"
         ranks = [f.auroc, f.auroc_uncertainty, *(f.auroc_outside[key] for key in strange), f.auprc_drop]
         figures = [_figure(v) for v in (f.nll, f.brier, f.ece, *ranks)]
@@ -115,12 +120,12 @@ def _labelled(path: Path, bundle: Bundle) -> tuple[Any, Any]:
 
 
 def _named(given: tuple[str, ...], option: str) -> list[tuple[str, Path]]:
-    found: list[tuple[str, Path]] = []
+    files: list[tuple[str, Path]] = []
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise DataError(f"{option} {text!r}: expected NAME=FILE, e.g. noise=noise.npz")
-        if name in dict(found):
+        if name in dict(files):
             raise DataError(f"{option}: {name!r} is given twice")
-        found.append((name, Path(path)))
-    return found
+        files.append((name, Path(path)))
+    return files

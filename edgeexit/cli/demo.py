@@ -12,6 +12,7 @@ import numpy as np
 import edgeexit
 from edgeexit.bench.verify import verify
 from edgeexit.calibrate.on_bundle import calibrate_rows
+from edgeexit.calibrate.spec import Split
 from edgeexit.calibrate.sweep import sweep
 from edgeexit.cli.common import json_option, milliseconds, percent, print_json, say, table, threads_option
 from edgeexit.cli.inspect import exits_table
@@ -98,7 +99,7 @@ def demo(out: Path, seed: int, accuracy_drop: float, threads: int, as_json: bool
         recorded,
         ranges=engine.input_ranges({"image": data.x_design}),
         data={"file": f"UCI optical digits, {CALIBRATION_ROWS:,} of the official training rows", "seed": seed},
-        seed=seed,
+        split=Split(seed=seed),
         accuracy_drop=accuracy_drop,
         name=POINT,
     )

@@ -1,4 +1,4 @@
-"""`edgeexit evaluate`"""
+"""Command `edgeexit evaluate`: error rates of a speech model per exit and per policy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from edgeexit.calibrate.spec import Split
+from edgeexit.cli.calibration_options import split_options
 from edgeexit.cli.common import (
     artifact_option,
     bundle_argument,
@@ -35,22 +37,21 @@ from edgeexit.speech.record import Recording
 @click.option(
     "--design-data", type=click.Path(path_type=Path), help="Other speech to choose on; then all of DATA measures."
 )
-@click.option("--design", type=float, default=0.5, show_default=True, help="Without it: share of DATA to choose on.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split.")
+@split_options("Share of DATA to choose on, without --design-data.")
 @error_option
 @click.option(
     "--drop",
     type=float,
     default=DROP,
     show_default=True,
-    help="Error rate that thresholds may add where they are chosen.",
+    help="Error rate that thresholds may add on the design rows, a fraction.",
 )
-@click.option("--policies", metavar="A,B", help="Of the curves, as in `edgeexit sweep`. [default: all]")
+@click.option("--policies", metavar="A,B", help="Policies of the curves, as in `edgeexit sweep`. [default: all]")
 @click.option("--plot", type=click.Path(path_type=Path), help="PNG: error rate against cost and real-time factor.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder for the whole report of `edgeexit sweep`.")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Folder for the whole report, as of `edgeexit sweep`."
+    "--save", type=click.Path(path_type=Path), help="File to save the recorded rows of DATA to (.npz), for --records."
 )
-@click.option("--save", type=click.Path(path_type=Path), help="Keep the recorded rows of DATA (.npz) for --records.")
 @artifact_option
 @threads_option
 @json_option
@@ -58,8 +59,7 @@ def evaluate(
     bundle: Path,
     data: Path,
     design_data: Path | None,
-    design: float,
-    seed: int,
+    split: Split,
     error: str,
     drop: float,
     policies: str | None,
@@ -70,12 +70,12 @@ def evaluate(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Word error rates of a speech model: per exit, per policy, and the best possible.
+    """Measure word error rates of a speech model per exit and per policy.
 
     DATA is an .npz (samples, starts, texts, sample_rate), a list with a .wav and its text per line and a tab
     between, or a folder of .wav files with a .txt each. Thresholds are chosen on one part of it, or on --design-data,
     and measured on the other. The first line says whether adaptive exits beat the best exit alone. Times are measured
-    on this machine while recording. A network with states hears chunk by chunk, and exits are chosen per utterance.
+    on this machine while recording. A network with states runs chunk by chunk, and exits are chosen per utterance.
 
     \b
     Examples:
@@ -83,13 +83,13 @@ def evaluate(
       edgeexit evaluate digits.edgeexit recordings.tsv --error cer --plot wer.png --json
     """
     engine = load(bundle, artifact=artifact, exit=-1, threads=threads)
-    found = record_sound(engine, data, error)
+    recording = record_sound(engine, data, error)
     if save is not None:
-        found.rows.save(save)
+        recording.rows.save(save)
     if design_data is None:
-        chosen_on, held_out = found.split(design, seed)
+        chosen_on, held_out = recording.split(split.design, split.seed)
     else:
-        chosen_on, held_out = record_sound(engine, design_data, error), found
+        chosen_on, held_out = record_sound(engine, design_data, error), recording
     where = environment(engine.backend.version(), threads)
     with steps("evaluating") as tell:
         result = evaluate_rows(
@@ -99,7 +99,7 @@ def evaluate(
             policies=names(policies),
             alphas=() if out is None else numbers("0.01,0.02,0.05,0.1") or (),
             environment=where,
-            seed=seed,
+            seed=split.seed,
             progress=tell,
         )
     assert result.sweep is not None
@@ -126,29 +126,29 @@ def evaluate(
         click.echo(f"wrote {path}")
 
 
-def evaluation_text(found: Evaluation, design: Recording) -> str:
+def evaluation_text(evaluation: Evaluation, design: Recording) -> str:
     """The verdict, the exits, the policies, and how well scores rank."""
-    assert found.sweep is not None
-    sweep, what = found.sweep, found.error
+    assert evaluation.sweep is not None
+    sweep, what = evaluation.sweep, evaluation.error
     timed = sweep.audio_seconds is not None and sweep.seconds is not None
     exits = [
         ["exit", "cost alone", "cost inside", "WER", "CER", "subst.", "deleted", "inserted", *["real-time"] * timed]
     ]
-    for e, s in zip(found.exits, sweep.statics, strict=True):
+    for e, s in zip(evaluation.exits, sweep.statics, strict=True):
         counts = [str(e.substitutions), str(e.deletions), str(e.insertions)]
         time = [_factor(None if s.seconds is None else s.seconds / (sweep.audio_seconds or 1))] * timed
         exits.append(
             [str(s.exit), f"{s.cost:.3f}", f"{s.cost_inside:.3f}", percent(e.wer), percent(e.cer), *counts, *time]
         )
     ways = [["exits taken by", "cost", "depth", what, "above the last exit", *["real-time"] * timed, "exit rates"]]
-    for t in found.taken:
+    for t in evaluation.taken:
         rates = " / ".join(f"{100 * r:.0f}" for r in t.exit_rates)
         more = "0" if t.more == 0 and t.exit_rates[-1] == 1 else f"{100 * t.more:+.2f} ± {100 * t.more_half:.2f}"
         time = [_factor(t.real_time_factor)] * timed
         ways.append([t.name, f"{t.cost:.3f}", f"{t.depth:.2f}", percent(t.error), more, *time, rates])
-    ranks = [["score", *(f"exit {k}" for k in range(len(found.exits))), "ms at an exit"]]
-    for name, values in found.ranking.items():
-        spent = found.scoring_s.get(name)
+    ranks = [["score", *(f"exit {k}" for k in range(len(evaluation.exits))), "ms at an exit"]]
+    for name, values in evaluation.ranking.items():
+        spent = evaluation.scoring_s.get(name)
         cost = "-" if not spent else f"{1000 * sum(spent) / len(spent):.3f}"
         ranks.append([name, *("-" if v is None else f"{v:.3f}" for v in values), cost])
     right = range(1, 12)
@@ -156,8 +156,9 @@ def evaluation_text(found: Evaluation, design: Recording) -> str:
         [
             sweep.verdict.text,
             "",
-            f"{found.n:,} utterances, {found.exits[0].words:,} words, {found.audio_s:.0f} s of sound; policies chosen "
-            f"on {design.rows.n:,} others of {design.rows.name} to add at most {100 * found.drop:g} points of {what}.",
+            f"{evaluation.n:,} utterances, {evaluation.exits[0].words:,} words, {evaluation.audio_s:.0f} s of sound; "
+            f"policies chosen on {design.rows.n:,} others of {design.rows.name} to add at most "
+            f"{100 * evaluation.drop:g} points of {what}.",
             "",
             table(exits, right),
             "",

@@ -1,4 +1,4 @@
-"""`edgeexit sweep`"""
+"""Command `edgeexit sweep`: a report of policies at budgets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from edgeexit.calibrate.spec import Split
 from edgeexit.calibrate.sweep import ADAPTIVE, ALPHAS, BASELINES, DELTA
 from edgeexit.calibrate.sweep import sweep as sweep_records
+from edgeexit.cli.calibration_options import split_options
 from edgeexit.cli.common import (
     about,
     artifact_option,
@@ -31,8 +33,8 @@ from edgeexit.records.transcripts import SequenceRecords, load_rows
 from edgeexit.report import sweep_json, sweep_text, write_report
 
 POLICIES = (
-    f"Of {', '.join((*ADAPTIVE, *BASELINES))}; and learned, ensemble (shared- too) where the exits give such scores. "
-    "[default: all]"
+    f"Policies to compare, of {', '.join((*ADAPTIVE, *BASELINES))}; and learned, ensemble (shared- too) where the "
+    "exits give such scores, and those of installed packages. [default: all]"
 )
 
 
@@ -43,20 +45,21 @@ POLICIES = (
     type=click.Path(path_type=Path),
     help="A second file of the same kind to choose on; then --data only measures.",
 )
-@click.option(
-    "--design", type=float, default=0.5, show_default=True, help="Without it: share of the rows to choose on."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that split, and of the promises'."
-)
+@split_options("Share of the rows to choose on, without --design-data.", "Seed of that split, and of the promises'.")
 @click.option("--policies", metavar="A,B", help=POLICIES)
-@click.option("--budgets", metavar="F,F", help="Fractions of the last exit's cost. [default: 25 from the first exit's]")
+@click.option(
+    "--budgets",
+    metavar="F,F",
+    help="Budgets, fractions of the last exit's cost. [default: 25 from the first exit's up]",
+)
 @click.option(
     "--alphas",
     metavar="A,A",
-    help=f"Losses to promise, in (0, 1); empty for none. [default: {','.join(f'{a:g}' for a in ALPHAS)}]",
+    help=f"Losses to guarantee, fractions in (0, 1); empty = none. [default: {','.join(f'{a:g}' for a in ALPHAS)}]",
 )
-@click.option("--delta", type=float, default=DELTA, show_default=True, help="Probability that a promise may be broken.")
+@click.option(
+    "--delta", type=float, default=DELTA, show_default=True, help="Probability that a guarantee does not hold."
+)
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
 @error_option
 @artifact_option
@@ -67,8 +70,7 @@ def sweep(
     data: Path | None,
     records: Path | None,
     design_data: Path | None,
-    design: float,
-    seed: int,
+    split: Split,
     policies: str | None,
     budgets: str | None,
     alphas: str | None,
@@ -79,7 +81,7 @@ def sweep(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Compare policies at budgets: an honest accuracy-against-cost curve.
+    """Compare policies at budgets on held-out rows; write accuracy against cost.
 
     Policies are chosen on design rows and reported on the others, beside every single exit. Writes sweep.csv,
     sweep.json, sweep.png and report.html (one standalone page). The first line says whether adaptive exits pay: they
@@ -87,7 +89,7 @@ def sweep(
     less accurate. It also answers for a drop of 1 point. Both points are rows of the table.
 
     Guarantees are swept too: for every loss in --alphas, half of the design rows order the policies, the other
-    half certify one, and the held-out rows show what became of the promise (promises.csv, promises.png). Each
+    half certify one, and the held-out rows measure it (promises.csv, promises.png). Each
     promise stands alone, with probability 1 - delta. Below ln(delta) / ln(1 - alpha) certifying rows it is
     refused, with the rows needed.
 
@@ -100,16 +102,16 @@ def sweep(
     check_source("sweep", bundle, data, records)
     engine: Engine | None = None
     if records is not None:
-        found = load_rows(records)
+        rows = load_rows(records)
         other = None if design_data is None else load_rows(design_data)
     else:
         assert bundle is not None and data is not None
         engine = load(bundle, artifact=artifact, exit=-1, threads=threads)
-        found = record(engine, data, error)
+        rows = record(engine, data, error)
         other = None if design_data is None else record(engine, design_data, error)
     chosen_on: Rows
     held_out: Rows
-    chosen_on, held_out = found.split(design, seed) if other is None else (other, found)
+    chosen_on, held_out = split.of(rows) if other is None else (other, rows)
     with steps("sweeping") as tell:
         result = sweep_records(
             chosen_on,
@@ -122,7 +124,7 @@ def sweep(
             environment=environment(
                 None if engine is None else engine.backend.version(), None if engine is None else threads
             ),
-            seed=seed,
+            seed=split.seed,
         )
     paths = write_report(result, out)
     if as_json:

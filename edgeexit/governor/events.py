@@ -7,7 +7,6 @@ inputs), `move` (a step of the governor), `reading` (of the machine, without a g
 from __future__ import annotations
 
 import json
-import math
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgeexit.common.environment import environment
+from edgeexit.common.formatting import plain
 from edgeexit.engine.decision import BatchDecision, Decision
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError
@@ -89,10 +89,10 @@ class EventLog:
         self._window = self._begin
         self._before = engine.observer
         engine.observer = self._see
-        self._start = _plain({
+        self._start = plain({
             "schema": SCHEMA, "bundle": engine.bundle.manifest.name, "artifact": engine.artifact.name,
             "exits": engine.exits, "environment": environment(engine.backend.version(), threads=engine.threads),
-        })  # fmt: skip
+        }, infinite=False)  # fmt: skip
         self.write("start", **self._start)
 
     def __enter__(self) -> EventLog:
@@ -208,20 +208,7 @@ class EventLog:
 
 
 def _line(event: str, at: float, values: Mapping[str, Any]) -> str:
-    line = json.dumps({"event": event, "at": at, **_plain(values)}, allow_nan=False)
+    line = json.dumps({"event": event, "at": at, **plain(values, infinite=False)}, allow_nan=False)
     if len(line) >= MAX_LINE:
         line = json.dumps({"event": "note", "at": at, "text": f"{event} of {len(line)} characters left out"})
     return line + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: sets as lists; numbers that JSON has no word for as None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

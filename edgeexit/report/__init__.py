@@ -1,4 +1,4 @@
-"""A sweep as a terminal table, CSV, JSON, figures and one interactive page.
+"""Reports of a sweep: terminal table, CSV, JSON, figures and one interactive page.
 
 Every form begins with the verdict and carries the static baselines; promises have a CSV and a figure of their own.
 matplotlib is needed for the figures only.

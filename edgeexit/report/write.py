@@ -1,4 +1,4 @@
-"""All files of a report in one folder."""
+"""Writer of a report: all its files in one folder."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def write_report(sweep: Sweep, folder: Path | str) -> dict[str, Path]:
         BackendMissing: matplotlib is not installed.
         EdgeExitError: the folder cannot be written.
     """
-    made: dict[str, tuple[str, str | bytes]] = {
+    contents: dict[str, tuple[str, str | bytes]] = {
         "csv": ("sweep.csv", sweep_csv(sweep)),
         "json": ("sweep.json", json.dumps(sweep_json(sweep), indent=1, allow_nan=False) + "\n"),
         "png": ("sweep.png", sweep_png(sweep)),
         "html": ("report.html", sweep_html(sweep)),
     }
     if sweep.promises:
-        made["promises_csv"] = ("promises.csv", promises_csv(sweep))
-        made["promises_png"] = ("promises.png", promises_png(sweep))
-    paths = {kind: Path(folder) / name for kind, (name, _) in made.items()}
-    for kind, (_, content) in made.items():
+        contents["promises_csv"] = ("promises.csv", promises_csv(sweep))
+        contents["promises_png"] = ("promises.png", promises_png(sweep))
+    paths = {kind: Path(folder) / name for kind, (name, _) in contents.items()}
+    for kind, (_, content) in contents.items():
         write_atomic(paths[kind], content)
     if not sweep.promises:  # an older report's would pass for this one's
         for name in ("promises.csv", "promises.png"):

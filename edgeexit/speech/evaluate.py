@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.calibrate.families import candidate_family
 from edgeexit.calibrate.guarantees.promises import ALPHAS, DELTA
 from edgeexit.calibrate.metrics.intervals import paired
 from edgeexit.calibrate.metrics.uncertainty import auroc
-from edgeexit.calibrate.search.candidates import CandidateFamily
 from edgeexit.calibrate.search.cross_fit import for_drop
 from edgeexit.calibrate.sweep import Sweep, sweep
 from edgeexit.common.measures import shown
@@ -189,7 +189,7 @@ def _chosen(design: SequenceRecords, drop: float) -> list[tuple[str, Policy]]:
     if "agreement" in design.score_names:
         chosen.append(("agreement, not calibrated", Threshold((1.0,) * (design.exits - 1), "agreement")))
     for score in design.score_names:
-        chosen.append((score, for_drop(design, CandidateFamily(score=score), drop).policy))
+        chosen.append((score, for_drop(design, candidate_family(score=score), drop).policy))
     return chosen
 
 

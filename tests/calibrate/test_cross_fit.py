@@ -5,7 +5,7 @@ import pytest
 
 from calibrate.made_rows import graded, recorded_networks
 from edgeexit.calibrate import calibrate
-from edgeexit.calibrate.search.candidates import CandidateFamily
+from edgeexit.calibrate.families import candidate_family
 from edgeexit.calibrate.search.cross_fit import cross_fit, drop_of, for_drop
 from edgeexit.policy.policies import fixed_exit
 from edgeexit.records.classification import Records, outcome, replay
@@ -18,7 +18,7 @@ def lost_on_new_rows(policy: str, n: int, drop: float, splits: int) -> list[floa
     losses = []
     for seed in range(splits):
         design, new = POOL.split(n / POOL.n, seed)
-        point = for_drop(design, CandidateFamily(policy), drop)
+        point = for_drop(design, candidate_family(policy), drop)
         taken = replay(point.policy, new)
         losses.append(float(drop_of(new, taken).mean()))
     return losses
@@ -37,7 +37,7 @@ def test_candidates_are_measured_on_rows_they_were_not_built_on() -> None:
     """Labels without any rule: on its own rows a threshold per exit looks better than the last exit, elsewhere not."""
     rng = np.random.default_rng(0)
     chance = Records(rng.normal(size=(4, 300, 3)), np.arange(1.0, 5.0), rng.integers(0, 3, 300))
-    family = CandidateFamily("threshold")
+    family = candidate_family("threshold")
     fit = cross_fit(chance, family, drop_of)
     own = [float(drop_of(chance, replay(p.policy, chance)).mean()) for p in fit.points]
     assert min(own) < -0.03 and np.mean(fit.loss) > np.mean(own) + 0.03
@@ -45,7 +45,7 @@ def test_candidates_are_measured_on_rows_they_were_not_built_on() -> None:
 
 
 def test_the_search_stops_at_the_first_that_fails() -> None:
-    fit = cross_fit(graded(400, 1), CandidateFamily("fixed"), drop_of)
+    fit = cross_fit(graded(400, 1), candidate_family("fixed"), drop_of)
     assert [p.cost for p in fit.points] == pytest.approx([10 / 105, 25 / 105, 50 / 105, 1])
     fit.loss[:], fit.error[:] = [0.0, 0.5, 0.01, 0.0], [0.0, 0.0, 0.02, 0.0]
     assert fit.cheapest(0.03) == fit.points[2]  # exit 0 looks free, but lies beyond exit 1

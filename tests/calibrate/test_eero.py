@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, tiny
-from edgeexit.calibrate.search.eero import eero, eero_policy, exit_rates, thresholds_for
+from edgeexit.calibrate.search.eero import eero, eero_policy, thresholds_for
+from edgeexit.calibrate.search.exit_rates import exit_rates
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError
 from edgeexit.policy.policies import Threshold
 from edgeexit.records.classification import exits_taken, outcome, replay

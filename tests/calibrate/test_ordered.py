@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import graded, recorded_networks
+from edgeexit.calibrate.families import candidate_family
 from edgeexit.calibrate.guarantees.losses import LOSSES
 from edgeexit.calibrate.guarantees.ordered import OrderedCandidates, by_level, ordered_candidates
 from edgeexit.calibrate.guarantees.risk import Guarantee, certify
-from edgeexit.calibrate.search.candidates import CandidateFamily
 from edgeexit.errors import Infeasible
 from edgeexit.policy.policies import fixed_exit
 from edgeexit.records.classification import Records, outcome, replay
@@ -46,7 +46,7 @@ def check_order(ordered: OrderedCandidates, rows: Records) -> None:
 def test_a_weaker_promise_never_costs_more(policy: str | None) -> None:
     for seed in range(4):
         design, rows = graded(500, seed), graded(500, 100 + seed)
-        check_order(ordered_candidates(design, policy, CandidateFamily(policy or "eero")), rows)
+        check_order(ordered_candidates(design, policy, candidate_family(policy or "eero")), rows)
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibrate.curves import coverage_at_risk
 from edgeexit.calibrate import calibrate
 from edgeexit.calibrate.rejection.qute import best_score, qute_policy
-from edgeexit.calibrate.rejection.selective import answered, coverage_at_risk, selected
+from edgeexit.calibrate.rejection.selective import answered, selected
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy.policies import Window
 from edgeexit.records.classification import Records, replay

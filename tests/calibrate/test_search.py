@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.made_rows import fashion_mnist, from_scores, graded, tiny
-from edgeexit.calibrate import CandidateFamily, ParetoFront, pareto, patience_path
+from edgeexit.calibrate import ParetoFront, candidate_family, pareto, patience_front
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Threshold
 from edgeexit.policy.scores import ANSWER_SCORES
@@ -50,7 +50,7 @@ def test_equals_brute_force_on_the_hull(seed: int, exits: int) -> None:
 @given(seeds, st.integers(2, 6), st.integers(1, 60), st.integers(1, 12))
 def test_never_worse_than_fixed_exits_or_a_shared_threshold(seed: int, exits: int, n: int, levels: int) -> None:
     records = tiny(seed, exits, n, levels)
-    path, shared, fixed = pareto(records), pareto(records, shared=True), CandidateFamily("fixed").front(records)
+    path, shared, fixed = pareto(records), pareto(records, shared=True), candidate_family("fixed").front(records)
     for other in (*shared.points, *fixed.points):
         assert path.for_budget(min(1.0, other.cost)).accuracy >= other.accuracy - 1e-12
 
@@ -110,7 +110,7 @@ def test_sequences_are_searched_by_their_mean_accuracy() -> None:
     outputs[2, ..., 0] += 3
     records = Records(outputs, np.array([1.0, 2, 3]), np.zeros((60, 7), np.int64))
     assert measured_again(pareto(records), records)
-    assert measured_again(patience_path(records), records)
+    assert measured_again(patience_front(records), records)
 
 
 def test_without_labels_agreement_is_searched() -> None:
@@ -120,7 +120,7 @@ def test_without_labels_agreement_is_searched() -> None:
 
 
 def test_patience_has_a_point_for_every_useful_patience() -> None:
-    path = patience_path(graded(500, 0))
+    path = patience_front(graded(500, 0))
     assert {p.policy.to_dict()["patience"] for p in path.points} <= {1, 2, 3}
     assert path.points[0].cost > graded(500, 0).relative_cost[0]
 

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibrate.curves import coverage_at_risk, risk_at_coverage
 from calibrate.made_rows import fashion_mnist, tiny
 from edgeexit.calibrate.rejection.selective import (
     answered,
     aurc,
-    coverage_at_risk,
-    e_aurc,
-    risk_at_coverage,
     risk_coverage,
     selected,
 )
@@ -32,7 +30,6 @@ def test_by_hand() -> None:
     assert curve.threshold == pytest.approx([0.85, 0.75, 0.65, -math.inf])
     # Within the tie, half an error each: risks 0, 1/4, 1/3, 1/4, 2/5.
     assert aurc(SCORE, CORRECT) == pytest.approx((0 + 1 / 4 + 1 / 3 + 1 / 4 + 2 / 5) / 5)
-    assert e_aurc(SCORE, CORRECT) == pytest.approx(aurc(SCORE, CORRECT) - (0.4 + 0.6 * math.log(0.6)))
     assert coverage_at_risk(SCORE, CORRECT, 0.25) == pytest.approx(0.8)  # past the block of risk 1/3
     assert coverage_at_risk(SCORE, CORRECT, 0.2) == pytest.approx(0.2)
     assert risk_at_coverage(SCORE, CORRECT, 0.3) == pytest.approx(1 / 3)  # the tie comes whole
@@ -77,8 +74,8 @@ def test_ties_everywhere() -> None:
 
 
 def test_all_right_and_all_wrong() -> None:
-    assert aurc(SCORE, np.ones(5)) == e_aurc(SCORE, np.ones(5)) == 0
-    assert aurc(SCORE, np.zeros(5)) == 1 and e_aurc(SCORE, np.zeros(5)) == 0
+    assert aurc(SCORE, np.ones(5)) == 0
+    assert aurc(SCORE, np.zeros(5)) == 1
 
 
 def test_saturated_scores_are_ties_as_on_the_device() -> None:
@@ -110,7 +107,7 @@ def test_selected_counts_what_an_application_sees() -> None:
     ],
 )
 def test_bad_rows(score: list[float], correct: list[float], words: str) -> None:
-    for metric in (risk_coverage, aurc, e_aurc):
+    for metric in (risk_coverage, aurc):
         with pytest.raises(DataError, match=words):
             metric(np.array(score), np.array(correct))
 

@@ -292,5 +292,5 @@ def test_the_same_rows_on_both_sides_are_refused() -> None:
 
 
 def test_a_target_is_named_as_it_is_asked() -> None:
-    with pytest.raises(PolicyError, match="a target 1 - WER is a fraction"):
+    with pytest.raises(PolicyError, match=r"1 - WER\) is a fraction"):
         calibrate(DESIGN, accuracy=3)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.calibrate.metrics.uncertainty import accuracy_drop, auroc, average_precision, ensemble
+from edgeexit.calibrate.metrics.uncertainty import accuracy_drop, auroc
 from edgeexit.errors import DataError
 
 Rows = list[tuple[int, bool]]
@@ -24,23 +24,9 @@ def test_auroc_counts_pairs(rows: Rows) -> None:
             auroc(score, kind)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
-def test_average_precision_counts_steps(rows: Rows) -> None:
-    score, kind = np.array([s for s, _ in rows]), np.array([k for _, k in rows])
-    if not kind.any():
-        return
-    area = 0.0
-    for cut in np.unique(score):
-        chosen = score >= cut
-        area += kind[score == cut].sum() / kind.sum() * kind[chosen].mean()
-    assert average_precision(score, kind) == pytest.approx(area)
-
-
 def test_by_hand() -> None:
     score = np.float32([0.9, 0.8, 0.8, 0.1])
     assert auroc(score, np.array([1, 1, 0, 0])) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
-    assert average_precision(score, np.array([1, 1, 0, 0])) == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
-    assert average_precision(score, np.ones(4)) == 1
 
 
 def test_scores_that_cannot_be_ranked_are_refused() -> None:
@@ -49,26 +35,9 @@ def test_scores_that_cannot_be_ranked_are_refused() -> None:
     with pytest.raises(DataError, match="both"):
         auroc(np.zeros(2), np.zeros(3))
     with pytest.raises(DataError, match="0 or 1"):
-        average_precision(np.zeros(2), np.array([0, 2]))
+        auroc(np.zeros(2), np.array([0, 2]))
     with pytest.raises(DataError, match="found none"):
-        average_precision(np.zeros(2), np.zeros(2))
-
-
-def test_dissent_is_information_and_agreement_is_none() -> None:
-    agreeing = np.array([[[0.5, 0.5], [0.5, 0.5]]])
-    opposed = np.array([[[1.0, 0.0], [0.0, 1.0]]])
-    both = ensemble(np.concatenate([agreeing, opposed]))
-    assert both.mean == pytest.approx(np.full((2, 2), 0.5))
-    assert both.entropy == pytest.approx([math.log(2)] * 2)
-    assert both.information == pytest.approx([0, math.log(2)])
-    assert both.variance == pytest.approx([0, 0.25])
-    assert both.uncertainty == pytest.approx([0, 0.5])
-    assert both.confidence == pytest.approx([0.5, 0.5])
-    alone = ensemble(np.array([[[0.8, 0.2]]]))
-    assert alone.information == pytest.approx([0]) and alone.variance == pytest.approx([0])
-    for bad in (np.ones((2, 2)) / 2, np.ones((1, 2, 2)), np.full((1, 1, 2), math.nan)):
-        with pytest.raises(DataError):
-            ensemble(bad)
+        auroc(np.zeros(2), np.zeros(2))
 
 
 def stream(n: int, accuracy: float, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calibrate.made_rows import fashion_mnist, graded
-from edgeexit.calibrate import ParetoFront, Point, pareto, patience_path
+from edgeexit.calibrate import ParetoFront, Point, pareto, patience_front
 from edgeexit.calibrate.sweep import sweep
 from edgeexit.calibrate.verdict import judge
 from edgeexit.policy.policies import fixed_exit
@@ -13,7 +13,7 @@ from edgeexit.records.classification import Records, outcome, replay
 
 def test_easy_rows_that_are_known_to_be_easy_pay() -> None:
     design, held_out = graded(4000, 0), graded(4000, 1)
-    v = judge(design, held_out, {"maxprob": pareto(design), "patience": patience_path(design)})
+    v = judge(design, held_out, {"maxprob": pareto(design), "patience": patience_front(design)})
     assert v.pays and v.static_exit == 3 and v.static_cost == pytest.approx(100 / 105)
     assert v.saving is not None and v.saving > 0.2 and v.cost == pytest.approx((1 - v.saving) * v.static_cost)
     assert v.text.startswith(f"Adaptive exits pay: {round(100 * v.saving)} % less cost than exit 3 alone at ")

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibrate.curves import coverage_at_risk, risk_at_coverage
 from calibrate.made_rows import fashion_mnist, from_scores, graded
-from edgeexit.calibrate.rejection.selective import answered, coverage_at_risk, parse_target, risk_at_coverage, selected
+from edgeexit.calibrate.rejection.selective import answered, parse_target, selected
 from edgeexit.calibrate.rejection.window import window_policy
 from edgeexit.calibrate.search.thresholds import cut_at
 from edgeexit.errors import DataError, EdgeExitError, Infeasible, PolicyError

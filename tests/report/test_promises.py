@@ -13,9 +13,11 @@ from calibrate.made_rows import graded
 from edgeexit.calibrate.sweep import Sweep, sweep
 from edgeexit.records.classification import Records
 from edgeexit.report import promises_csv, promises_png, sweep_html, sweep_json, sweep_text
+from edgeexit.report.chart import Axis, log_ticks, nice_ticks
+from edgeexit.report.html.chart_svg import chart_svg, legend_html
 from edgeexit.report.html.chosen import chosen_rows, exit_rates_svg, expected_svg
-from edgeexit.report.html.promise_diagrams import promise_costs_svg, promise_legend, promises_svg
-from edgeexit.report.html.svg import Axis, Panel, log_ticks, nice_ticks
+from edgeexit.report.html.svg import Panel
+from edgeexit.report.promise_charts import cost_chart, loss_chart
 from edgeexit.report.text.promises import promise_rows, status
 from edgeexit.report.text.rejections import rejection_rows
 from report.made_sweep import HOSTILE, hostile, ordinary
@@ -36,15 +38,15 @@ def test_a_mark_for_everything_that_was_certified() -> None:
     s = ordinary()
     made = [p for p in s.promises if p.loss is not None]
     assert 0 < len(made) < len(s.promises) == 25  # 400 rows cannot certify 0.005
-    for svg in (promises_svg(s), promise_costs_svg(s)):
+    for svg in (chart_svg(loss_chart(s)), chart_svg(cost_chart(s))):
         assert len(marks(svg)) == len(made)
         assert all(f"alpha {100 * p.alpha:.3g} %" in m for p, m in zip(made, marks(svg), strict=True))
-    assert len(re.findall("<label>", promise_legend(s))) == 5
+    assert len(re.findall("<label>", legend_html(loss_chart(s)))) == 5
 
 
 def test_what_breaks_its_promise_lies_above_the_diagonal() -> None:
     s = small(1000, (0.05, 0.1), useful=False)  # held-out rows of another world
-    panel = ElementTree.fromstring(promises_svg(s))
+    panel = ElementTree.fromstring(chart_svg(loss_chart(s)))
     diagonal = next(e for e in panel.iter("polyline") if e.get("class") == "axis").get("points", "").split()
     y0, y1 = (float(p.split(",")[1]) for p in diagonal)
     low, high = 0.05 / 1.5, 0.1 * 1.5
@@ -115,8 +117,8 @@ def test_nothing_asked_for_is_said() -> None:
 
 def test_everything_refused_is_drawn_empty() -> None:
     s = small(20, (0.01, 0.02))
-    assert all(p.refusal for p in s.promises) and marks(promises_svg(s)) == []
-    assert promise_legend(s).count("(refused)") == 5 and "(refused)" not in promise_legend(ordinary())
+    assert all(p.refusal for p in s.promises) and marks(chart_svg(loss_chart(s))) == []
+    assert legend_html(loss_chart(s)).count("(refused)") == 5 and "(refused)" not in legend_html(loss_chart(ordinary()))
     assert "0 of 0 measured losses are at most alpha, and 10 of 10 promises" in " ".join(sweep_text(s).split())
     pytest.importorskip("matplotlib")
     assert promises_png(s)[:4] == b"\x89PNG"
@@ -125,7 +127,7 @@ def test_everything_refused_is_drawn_empty() -> None:
 @pytest.mark.parametrize("alphas", [(0.5,), (0.9, 0.95), (0.001, 0.9), tuple(k / 100 for k in range(1, 40))])
 def test_any_alphas_can_be_drawn(alphas: tuple[float, ...]) -> None:
     s = small(200, alphas)
-    assert len(marks(promises_svg(s))) == sum(p.loss is not None for p in s.promises)
+    assert len(marks(chart_svg(loss_chart(s)))) == sum(p.loss is not None for p in s.promises)
     pytest.importorskip("matplotlib")
     assert struct.unpack(">II", promises_png(s, width=900, height=500)[16:24]) == (900, 500)
 

@@ -1,4 +1,4 @@
-"""A bound on a mean by betting: holds at any sample size, and is tight where the numbers vary little."""
+"""Upper bound of a mean by betting: holds at any sample size, and is tight where the numbers vary little."""
 
 from __future__ import annotations
 

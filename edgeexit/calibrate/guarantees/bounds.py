@@ -1,4 +1,4 @@
-"""p-values for "the expected loss is above alpha", from n independent losses."""
+"""Statistical tests: p-values for "the expected loss is above alpha" from n independent losses."""
 
 from __future__ import annotations
 

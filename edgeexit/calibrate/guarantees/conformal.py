@@ -82,10 +82,10 @@ def set_masks(sets: ConformalSets, records: Records) -> NDArray[np.bool_]:
             f"{records.name} has {records.exits} exits of {records.kind}, "
             f"the prediction sets are for {sets.exits} of {sets.kind}"
         )
-    found: list[NDArray[np.bool_]] = []
+    masks: list[NDArray[np.bool_]] = []
     for k, output in enumerate(records.outputs):
-        found.append(sets.at(k, output, found[-1] if found else None))
-    return np.stack(found)
+        masks.append(sets.at(k, output, masks[-1] if masks else None))
+    return np.stack(masks)
 
 
 @dataclass(frozen=True)

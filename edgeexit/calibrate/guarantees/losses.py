@@ -1,4 +1,4 @@
-"""What leaving early may cost: one loss per row, for guarantees to bound.
+"""Losses of leaving early, one per row, that guarantees bound.
 
 "Accuracy gap" and "disagreement" are 0 or 1 for every row of a classifier and for every utterance as a whole, and
 shares for classes of many positions.

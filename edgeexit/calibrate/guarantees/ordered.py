@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.candidates import CandidateFamily
+from edgeexit.calibrate.search.family import CandidateFamily
 from edgeexit.calibrate.search.thresholds import place_cuts, reached
 from edgeexit.policy.policies import Policy, Threshold, fixed_exit
 from edgeexit.records.base import Rows

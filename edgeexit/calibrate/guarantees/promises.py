@@ -1,6 +1,6 @@
-"""What guarantees cost, and whether they are kept: certified on some rows, measured on others.
+"""Promises of a sweep: guarantees certified on some rows, and their loss and cost measured on others.
 
-Three parts without a common row: the design rows are split into those that order the path from safe to bold and
+Three parts without a common row: the design rows are split into those that order the policies from safe to bold and
 those that certify; the held-out rows measure. Every promise stands alone: all of them share their certifying rows,
 so that delta bounds the failure of each and not of any.
 """
@@ -54,7 +54,7 @@ class Promise:
     delta: float | None
     """Share of certifying sets for which the promise may be broken; None = crc, which bounds their mean."""
     ordered_on: int
-    """Design rows that ordered the path."""
+    """Design rows that ordered the policies."""
     certified_on: int
     """Design rows that certified."""
     needed: int
@@ -112,7 +112,7 @@ def promises(
         held_out: other rows of the same artifact, to measure on.
         alphas: losses to promise, each in (0, 1).
         delta: probability over certifying sets that a promise is broken, in (0, 1).
-        score: what the per-exit thresholds along the path compare; None = the rows' default.
+        score: what the per-exit thresholds compare; None = the rows' default.
         seed: of the split of the design rows.
 
     Returns:
@@ -126,7 +126,7 @@ def promises(
     score = score or design.default_score
     ordering, certifying = design.split(ORDERING_SHARE, seed)
     ordered = by_level(ordering, score)
-    found = []
+    rows = []
     for what, method in GUARANTEES:
         name = what.removeprefix("accumulated_")
         loss, accumulated = loss_of(name), name != what
@@ -145,8 +145,8 @@ def promises(
                 rows_needed(asked),
                 held_out.n,
             )
-            found.append(_kept(row, asked, ordered, certifying, held_out, table))
-    return tuple(found)
+            rows.append(_kept(row, asked, ordered, certifying, held_out, table))
+    return tuple(rows)
 
 
 def _kept(
@@ -173,7 +173,7 @@ def _kept(
         row,
         score=policy.score,
         thresholds=policy.thresholds,
-        certified_loss=certificate.promise["measured"],
+        certified_loss=certificate.measured,
         loss=loss,
         loss_low=low,
         loss_high=high,

@@ -1,4 +1,4 @@
-"""From recorded outputs to the regime that a drift monitor guards."""
+"""Drift regime of a policy, measured on recorded outputs."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,6 @@ from edgeexit.calibrate.guarantees.ordered import OrderedCandidates
 from edgeexit.errors import DataError, Infeasible, PolicyError
 from edgeexit.policy.policies import Policy
 from edgeexit.records.base import Rows, replay
-
-T = TypeVar("T")
 
 Method = Literal["ltt", "ucb", "crc"]
 METHODS: tuple[Method, ...] = ("ltt", "ucb", "crc")
@@ -76,18 +74,35 @@ class Guarantee:
         Raises:
             PolicyError: not of that form, an unknown loss, or numbers outside (0, 1).
         """
-        found = re.fullmatch(r"\s*([a-z_]+)\s*<=\s*([0-9.eE+-]+)\s*@\s*([0-9.eE+-]+)\s*", text)
+        match = re.fullmatch(r"\s*([a-z_]+)\s*<=\s*([0-9.eE+-]+)\s*@\s*([0-9.eE+-]+)\s*", text)
         try:
-            if found is None:
+            if match is None:
                 raise ValueError
-            alpha, confidence = float(found[2]), float(found[3])
+            alpha, confidence = float(match[2]), float(match[3])
         except ValueError:
             raise PolicyError(
                 f"guarantee {text!r:.80}: expected LOSS<=ALPHA@CONFIDENCE, e.g. accuracy_gap<=0.01@0.95; "
                 f"losses: {', '.join(LOSSES)}"
             ) from None
-        name = found[1].removeprefix("accumulated_")
-        return cls(name, alpha, round(1 - confidence, 12), method, found[1] != name)
+        name = match[1].removeprefix("accumulated_")
+        return cls(name, alpha, round(1 - confidence, 12), method, match[1] != name)
+
+    @property
+    def what(self) -> str:
+        """The loss, with ``accumulated_`` before it where it is bounded at every exit."""
+        return ("accumulated_" if self.accumulated else "") + self.loss
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """The target as an operating point stores it; conformal risk control has no confidence."""
+        confidence = {} if self.method == "crc" else {"confidence": 1 - self.delta}
+        return {"alpha": self.alpha, **confidence}
+
+    @property
+    def name(self) -> str:
+        """Name for an operating point."""
+        method = "crc" if self.method == "crc" else f"{1 - self.delta:g}-{self.method}"
+        return f"{self.what}-{self.alpha:g}-{method}"
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,33 @@ class Certificate:
     """A policy that passed."""
 
     policy: Policy
-    promise: Mapping[str, Any]
-    """For the operating point: what, alpha, delta, n, method, test, measured, split, text."""
+    asked: Guarantee
+    n: int
+    """Calibration rows."""
+    test: str
+    """Statistical test."""
+    measured: float
+    """Mean loss on the calibration rows; of an accumulated one the largest."""
+    split: str
+    """Digest of the calibration rows."""
+    text: str
+    """The promise in words, with its condition."""
+
+    @property
+    def promise(self) -> dict[str, Any]:
+        """The promise as an operating point stores it."""
+        asked = self.asked
+        return {
+            "what": asked.what,
+            "alpha": asked.alpha,
+            "delta": None if asked.method == "crc" else asked.delta,
+            "n": self.n,
+            "method": asked.method,
+            "test": self.test,
+            "measured": self.measured,
+            "split": self.split,
+            "text": self.text,
+        }
 
 
 def certify(ordered: OrderedCandidates, calibration: Rows, asked: Guarantee) -> Certificate:
@@ -126,7 +166,7 @@ def certify(ordered: OrderedCandidates, calibration: Rows, asked: Guarantee) -> 
     if asked.accumulated:
         text = f"among the inputs that left at an exit or before it, {text}, at every exit at once"
     text += f", {sure} over calibration sets, {CONDITION}"
-    return Certificate(best.policy, promise_of(asked, calibration, trials.test, best.measured, text))
+    return Certificate(best.policy, asked, calibration.n, trials.test, best.measured, calibration.digest(), text)
 
 
 @dataclass(frozen=True)
@@ -192,36 +232,6 @@ def _fallback(ordered: OrderedCandidates, trials: _Trials) -> Iterator[_Trial]:
 def _in_sequence(ordered: OrderedCandidates, trials: _Trials) -> Iterator[_Trial]:
     """Policies from the first on, up to the first that fails."""
     return itertools.takewhile(lambda trial: trial.p_value == 0, map(trials.of, ordered.policies))
-
-
-def last_passing(
-    tried: Iterable[tuple[T, NDArray[np.float64]]], passes: Callable[[NDArray[np.float64]], bool]
-) -> T | None:
-    """The test of a fixed sequence: what comes before the first whose losses fail; None = the first does.
-
-    Nothing after it is asked for, so losses may be dear to compute.
-    """
-    found = None
-    for candidate, losses in tried:
-        if not passes(losses):
-            break
-        found = candidate
-    return found
-
-
-def promise_of(asked: Guarantee, rows: Rows, test: str, measured: float, text: str) -> dict[str, Any]:
-    """The promise as an operating point stores it."""
-    return {
-        "what": ("accumulated_" if asked.accumulated else "") + asked.loss,
-        "alpha": asked.alpha,
-        "delta": None if asked.method == "crc" else asked.delta,
-        "n": rows.n,
-        "method": asked.method,
-        "test": test,
-        "measured": measured,
-        "split": rows.digest(),
-        "text": text,
-    }
 
 
 def rows_needed(asked: Guarantee) -> int:

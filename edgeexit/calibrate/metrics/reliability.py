@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: calibration error, Brier score and likelihood, per exit."""
+"""Calibration metrics per exit: expected calibration error, Brier score and likelihood."""
 
 from __future__ import annotations
 

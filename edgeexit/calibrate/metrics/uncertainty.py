@@ -1,4 +1,4 @@
-"""How well a doubt tells errors, strange inputs and worsening streams from the rest, and the doubt of an ensemble.
+"""Uncertainty metrics: ranking of errors and strange inputs (AUROC), detection of falling accuracy in streams.
 
 Calibration error, Brier score and likelihood are in `edgeexit.calibrate.metrics.reliability`.
 """
@@ -37,66 +37,6 @@ def auroc(score: NDArray[Any], positive: NDArray[Any]) -> float:
         raise DataError("AUROC needs rows of both kinds, found positive ones only")
     lower = np.cumsum(below) - below / 2
     return float((above * lower).sum() / (above.sum() * below.sum()))
-
-
-def average_precision(score: NDArray[Any], positive: NDArray[Any]) -> float:
-    """Area under the precision-recall curve (AUPRC) as steps, ``sum (recall_j - recall_(j-1)) precision_j``.
-
-    Tied scores are one step. Unlike `auroc`, guessing scores the share of positives, not one half.
-
-    Args: as `auroc`; what is to be found is positive and scores high.
-
-    Raises:
-        DataError: shapes that differ, NaN, or no positive rows.
-    """
-    above, below = _blocks(score, positive)
-    above, below = above[::-1], below[::-1]
-    found = np.cumsum(above)
-    return float((above / above.sum() * (found / (found + np.cumsum(below)))).sum())
-
-
-@dataclass(frozen=True, eq=False)
-class Ensemble:
-    """What several members say together; entropies in nats."""
-
-    mean: NDArray[np.float64]
-    """`(n, classes)` mean probabilities: the answer."""
-    entropy: NDArray[np.float64]
-    """`(n,)` of the mean: all doubt, the members' own and their dissent."""
-    information: NDArray[np.float64]
-    """`(n,)` dissent alone: `entropy` less the members' mean entropy (mutual information of answer and member)."""
-    variance: NDArray[np.float64]
-    """`(n,)` over the members, of their probability of the mean's most likely class."""
-    uncertainty: NDArray[np.float64]
-    """`(n,)` mean total-variation distance of the members from the mean, in [0, 1): dissent, as exits give
-    it."""
-
-    @property
-    def confidence(self) -> NDArray[np.float64]:
-        """`(n,)` probability of the most likely class."""
-        return np.asarray(self.mean.max(1))
-
-
-def ensemble(members: NDArray[Any]) -> Ensemble:
-    """Mean and spread of members that count alike.
-
-    Args:
-        members: `(n, members, classes)` probabilities.
-
-    Raises:
-        DataError: another shape, or values that are no probabilities.
-    """
-    p = np.asarray(members, np.float64)
-    if p.ndim != 3 or not p.size:
-        raise DataError(f"an ensemble needs probabilities (n, members, classes), found {p.shape}")
-    if not (p.min() >= -1e-6 and np.allclose(p.sum(2), 1, atol=1e-2)):  # NaN fails too
-        raise DataError("probabilities must be >= 0 and sum to 1 over the last axis; are they logits, or NaN?")
-    mean = p.mean(1)
-    entropy = _entropy(mean)
-    top = np.take_along_axis(p, mean.argmax(1)[:, None, None], 2)[:, :, 0]
-    # rounding takes the information of equal members below 0
-    spread = np.abs(p - mean[:, None]).sum(2).mean(1) / 2
-    return Ensemble(mean, entropy, np.maximum(entropy - _entropy(p).mean(1), 0), top.var(1), spread)
 
 
 class NothingDropped(DataError):
@@ -173,10 +113,6 @@ def _windows(streams: Sequence[Stream], window: int) -> tuple[NDArray[np.float64
         raise DataError("a stream holds NaN or infinity")
     confidence, correct = np.lib.stride_tricks.sliding_window_view(rows, window, 1).mean(2)
     return confidence, correct
-
-
-def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(-(p * np.log(np.maximum(p, _TINY))).sum(-1))
 
 
 def _blocks(score: NDArray[Any], positive: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""The reject option compared: a window, the best threshold at no more cost, and the last exit alone.
+"""Comparison of rules that reject: a window, the best threshold at no more cost, and the last exit alone.
 
 For applications that answer what is sure enough and reject the rest. Policies and the confidence `tau` to accept at
 are chosen on the design rows for the most coverage at a risk; the held-out rows show what they give.
@@ -80,9 +80,9 @@ def rejections(
     check_pair(design, held_out)
     need_labels(design)
     score = score or design.default_score
-    paths = [pareto(design, score, shared=shared) for shared in (False, True)]
+    fronts = [pareto(design, score, shared=shared) for shared in (False, True)]
     last = design.exits - 1
-    found = []
+    measured_rules = []
     for risk in sorted({float(r) for r in risks}):
         refusal, window = "", None
         k = min(1, last - 1)
@@ -94,19 +94,19 @@ def rejections(
             except Infeasible as e:
                 refusal = str(e)
         if window is None:
-            found += [
+            measured_rules += [
                 Rejection(RULES[0], risk, held_out.n, refusal),
                 Rejection(RULES[1], risk, held_out.n, "there is no window to compare a threshold with"),
             ]
         else:
-            found += [
+            measured_rules += [
                 _measured(RULES[0], risk, window, window.tau, held_out),
-                _best(RULES[1], risk, _thresholds(window, paths, design), design, held_out),
+                _best(RULES[1], risk, _thresholds(window, fronts, design), design, held_out),
             ]
         alone = _best(RULES[2], risk, [fixed_exit(last, design.exits, score)], design, held_out)
         cost = None if alone.cost is None else float(design.relative_static_cost[last])
-        found.append(replace(alone, cost=cost))
-    return tuple(found)
+        measured_rules.append(replace(alone, cost=cost))
+    return tuple(measured_rules)
 
 
 def _every_row_at(k: int, last: int, score: str) -> Window:
@@ -115,27 +115,30 @@ def _every_row_at(k: int, last: int, score: str) -> Window:
     return Window((always,) * last, tuple(always if j == k else never for j in range(last)), always, score)
 
 
-def _thresholds(window: Window, paths: Sequence[ParetoFront], design: Rows) -> list[Policy]:
+def _thresholds(window: Window, fronts: Sequence[ParetoFront], design: Rows) -> list[Policy]:
     taken = replay(window, design)
     cost = outcome(taken, design).cost
     k = min(1, design.exits - 2)
     stopped = int((taken == k).sum())
     at = [math.inf] * (design.exits - 1)
     at[k] = cut_at(design.scores(window.score, window.temperatures)[k], stopped, ties_in=True)
-    return [*(p.for_budget(cost).policy for p in paths), Threshold(tuple(at), window.score, window.temperatures)]
+    return [
+        *(front.for_budget(cost).policy for front in fronts),
+        Threshold(tuple(at), window.score, window.temperatures),
+    ]
 
 
 def _best(rule: str, risk: float, policies: Sequence[Policy], design: Rows, held_out: Rows) -> Rejection:
     """The policy that accepts most design rows at the risk, measured on the held-out rows."""
-    found: tuple[float, float, Policy] | None = None
+    best: tuple[float, float, Policy] | None = None
     for policy in policies:
         curve = risk_coverage(*answered(policy, design))
         met = curve.for_risk(risk)
-        if met is not None and (found is None or curve.coverage[met] > found[0]):
-            found = float(curve.coverage[met]), float(curve.threshold[met]), policy
-    if found is None:
+        if met is not None and (best is None or curve.coverage[met] > best[0]):
+            best = float(curve.coverage[met]), float(curve.threshold[met]), policy
+    if best is None:
         return Rejection(rule, risk, held_out.n, f"no threshold reaches a risk of {risk:g} on the design rows")
-    return _measured(rule, risk, found[2], found[1], held_out)
+    return _measured(rule, risk, best[2], best[1], held_out)
 
 
 def _measured(rule: str, risk: float, policy: Policy, tau: float, held_out: Rows) -> Rejection:

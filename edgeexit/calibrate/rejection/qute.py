@@ -1,4 +1,4 @@
-"""Accept, continue or abstain on the uncertainty of heads that answer together.
+"""QUTE family: accept, continue or abstain on the uncertainty of heads that answer together.
 
 QUTE (Ghanathe & Wilton, ICML 2025) does not stop early: its heads say how sure the network is, and the application
 accepts an answer or does not. With exits before such an ensemble, a window around the point where acceptance is decided
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 from edgeexit.calibrate.rejection.selective import answered, aurc, meets, need_labels, parse_target, risk_coverage
-from edgeexit.calibrate.rejection.window import window_policy
+from edgeexit.calibrate.rejection.window import WindowOptions, window_example, window_policy
+from edgeexit.calibrate.search.family import CandidateFamily, PolicyFamily
 from edgeexit.errors import PolicyError
 from edgeexit.policy.policies import Window
 from edgeexit.records.base import Rows
@@ -62,3 +63,27 @@ def best_score(design: Rows, temperatures: tuple[float, ...] | None = None) -> s
     """
     need_labels(design)
     return min(design.score_names, key=lambda s: aurc(design.scores(s, temperatures)[-1], design.right[-1]))
+
+
+def _select(design: Rows, target: str, asked: CandidateFamily) -> Window:
+    o = asked.read(WindowOptions)
+    return qute_policy(
+        design,
+        target,
+        score=asked.score,
+        temperatures=asked.temperatures,
+        pass_rate=o.pass_rate,
+        first=o.first,
+    )
+
+
+QUTE = PolicyFamily(
+    "qute",
+    "QUTE",
+    "a window on an ensemble's uncertainty",
+    select=_select,
+    example=window_example,
+    options=WindowOptions,
+    least_exits=1,
+    pick_score=best_score,
+)

@@ -1,4 +1,4 @@
-"""Selective classification: answer what is sure enough, reject the rest. Risk is the error among the accepted.
+"""Selective classification: accept answers above a confidence, reject the rest; risk is the error of the accepted.
 
 Tied scores are one block: no threshold parts them, so they are accepted together or not at all, and the result
 does not depend on the order of the rows. `aurc` alone looks inside a block: it takes the mean over all orders.
@@ -72,41 +72,6 @@ def aurc(score: NDArray[Any], correct: NDArray[Any]) -> float:
     return float((np.cumsum(spread) / np.arange(1, len(spread) + 1)).mean())
 
 
-def e_aurc(score: NDArray[Any], correct: NDArray[Any]) -> float:
-    """`aurc` above that of a perfect ranking, ``e + (1 - e) ln(1 - e)`` at error e (Geifman et al., ICLR 2019).
-
-    That is the limit for many rows; on a few, a perfect ranking can come out some 1 / n off zero.
-
-    Raises:
-        DataError: as `risk_coverage`.
-    """
-    e = 1 - float(np.mean(correct, dtype=np.float64)) if np.size(correct) else 0.0
-    return aurc(score, correct) - (e + ((1 - e) * math.log1p(-e) if e < 1 else 0.0))
-
-
-def coverage_at_risk(score: NDArray[Any], correct: NDArray[Any], risk: float) -> float:
-    """The largest share of rows that one threshold can accept at a risk of at most `risk`; 0 where none can.
-
-    Raises:
-        DataError: as `risk_coverage`.
-        PolicyError: `risk` not in (0, 1).
-    """
-    curve = risk_coverage(score, correct)
-    found = curve.for_risk(risk)
-    return 0.0 if found is None else float(curve.coverage[found])
-
-
-def risk_at_coverage(score: NDArray[Any], correct: NDArray[Any], coverage: float) -> float:
-    """The risk where one threshold accepts at least `coverage` of the rows, and as few more as ties allow.
-
-    Raises:
-        DataError: as `risk_coverage`.
-        PolicyError: `coverage` not in (0, 1).
-    """
-    curve = risk_coverage(score, correct)
-    return float(curve.risk[curve.for_coverage(coverage)])
-
-
 @dataclass(frozen=True)
 class Selected:
     """What an accepting application sees of a policy."""
@@ -145,9 +110,9 @@ def selected(policy: Policy, records: Rows, tau: float) -> Selected:
     need_labels(records)
     score, correct = answered(policy, records)
     accepted = score >= np.float32(tau)
-    found = outcome(replay(policy, records), records)
+    result = outcome(replay(policy, records), records)
     risk = 1 - float(correct[accepted].mean(dtype=np.float64)) if accepted.any() else None
-    return Selected(float(accepted.mean()), risk, found.accuracy, found.cost, found.exit_rates)
+    return Selected(float(accepted.mean()), risk, result.accuracy, result.cost, result.exit_rates)
 
 
 def need_labels(records: Rows) -> None:
@@ -198,13 +163,13 @@ def meets(curve: RiskCoverage, kind: str, share: float, where: str) -> int:
     """
     if kind == "risk":
         return curve.for_coverage(share)
-    found = curve.for_risk(share)
-    if found is None:
+    block = curve.for_risk(share)
+    if block is None:
         raise Infeasible(
             f"{where}: no threshold reaches a risk of {share:g}; the least reachable is {curve.risk.min():.4g}, "
             f"at a coverage of {curve.coverage[curve.risk.argmin()]:.4g}"
         )
-    return found
+    return block
 
 
 def _blocks(

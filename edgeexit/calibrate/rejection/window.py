@@ -1,4 +1,4 @@
-"""Windows: spend the later exits on the inputs whose acceptance they can still change.
+"""Window family: spend the later exits on the inputs whose acceptance they can still change.
 
 Xia and Bouganis, "Window-Based Early-Exit Cascades for Uncertainty Estimation", ICCV 2023: around the confidence at
 which the application accepts, a window of ``pass_rate / 2`` of the rows to either side goes on; the surest *and the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from edgeexit.calibrate.rejection.selective import (
     parse_target,
     risk_coverage,
 )
+from edgeexit.calibrate.search.family import CandidateFamily, PolicyFamily, option
 from edgeexit.calibrate.search.thresholds import place_cuts
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy.policies import Window
@@ -111,3 +113,42 @@ def _around(scores: NDArray[np.float32], tau: float, pass_rate: float, where: st
             f"{len(cuts) - 1} distinct values. Use a larger pass rate, more rows or another score"
         )
     return float(cuts[low]), float(cuts[high])
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """Options of families that reject; see `window_policy`."""
+
+    pass_rate: float | None = field(
+        default=None, metadata=option("share of the rows that may go on. [default: 0.2]", float)
+    )
+    first: int | None = field(
+        default=None, metadata=option("exit that has the window. [default: 1; qute: the last but one]", int)
+    )
+
+
+def _select(design: Rows, target: str, asked: CandidateFamily) -> Window:
+    o = asked.read(WindowOptions)
+    return window_policy(
+        design,
+        target,
+        0.2 if o.pass_rate is None else o.pass_rate,
+        1 if o.first is None else o.first,
+        score=asked.score,
+        temperatures=asked.temperatures,
+    )
+
+
+def window_example(exits: int, score: str) -> Window:
+    """Any window policy."""
+    return Window((0.0,) * (exits - 1), (1.0,) * (exits - 1), 0.5, score)
+
+
+WINDOW = PolicyFamily(
+    "window",
+    "{score} windows",
+    "a window for applications that reject",
+    select=_select,
+    example=window_example,
+    options=WindowOptions,
+)

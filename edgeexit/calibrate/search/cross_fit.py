@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.candidates import CandidateFamily
+from edgeexit.calibrate.search.family import CandidateFamily
 from edgeexit.calibrate.search.front import Point, at_most
 from edgeexit.common.measures import inside
 from edgeexit.errors import Infeasible, PolicyError
@@ -106,12 +106,11 @@ def for_drop(design: Rows, family: CandidateFamily, drop: float) -> Point:
     it is the only one.
 
     Raises:
-        PolicyError: a drop outside [0, 1), or one that leaves no accuracy.
+        PolicyError: a drop that leaves no accuracy.
     """
-    full, what = float(design.correct[-1].mean(dtype=float)), inside(design.measure)
-    if not 0 <= drop < 1:
-        raise PolicyError(f"a drop of {what} is a fraction in [0, 1), found {drop!r}; 0.01 is one point")
+    full = float(design.correct[-1].mean(dtype=float))
     if drop >= full:
+        what = inside(design.measure)
         raise PolicyError(f"a drop of {drop:g} from the last exit's {what} of {full:.4g} leaves nothing")
     chosen = cross_fit(design, family, drop_of).cheapest(drop)
     assert chosen is not None
@@ -123,15 +122,11 @@ def for_accuracy(design: Rows, family: CandidateFamily, target: float) -> Point:
 
     Raises:
         Infeasible: no candidate reaches it; the message has the best and its cost.
-        PolicyError: not in (0, 1].
     """
-    what = inside(design.measure)
-    if not 0 < target <= 1:
-        raise PolicyError(f"a target {what} is a fraction in (0, 1], found {target!r}")
     fit = cross_fit(design, family, worth_of)
     chosen = fit.cheapest(-target)
     if chosen is None:
-        best = int(np.argmin(fit.loss + fit.error))
+        best, what = int(np.argmin(fit.loss + fit.error)), inside(design.measure)
         raise Infeasible(
             f"{family.name}: {what} of {target:g} is out of reach on {design.n} design rows; the best reachable, one "
             f"standard error allowed for, is {at_most(float(-fit.loss[best] - fit.error[best]))}, at a cost of "

@@ -1,127 +1,36 @@
-"""EERO: exit rates under an average-cost budget by exponential weights, and the thresholds that give them.
+"""EERO family: thresholds that follow from exit rates, which are solved under an average-cost budget.
 
 Valade, Hebiri and Gay, "EERO: Early Exit with Reject Option for Efficient Classification with limited budget",
-UAI 2025. The rates minimise ``sum(rates * error) + beta * KL(rates, prior)`` under ``sum(rates * cost) <= budget``.
+UAI 2025.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.front import check_budget, least_feasible
+from edgeexit.calibrate.search.exit_rates import BETA, ExitRates, Prior, Spend, exit_rates
+from edgeexit.calibrate.search.family import CandidateFamily, Curve, PolicyFamily, Solution, option
+from edgeexit.calibrate.search.front import check_budget
 from edgeexit.calibrate.search.thresholds import cut_at
-from edgeexit.errors import DataError, Infeasible, PolicyError
+from edgeexit.errors import DataError, PolicyError
 from edgeexit.policy.policies import Threshold
 from edgeexit.records.base import Rows, exits_taken
 
 Mode = Literal["paper", "survivors"]
-Prior = Literal["cost", "uniform"]
-Spend = Literal["needed", "all"]
 
 MODES: tuple[Mode, ...] = ("paper", "survivors")
 EERO_SCORE = "margin"
 """The paper's."""
-BETA = 0.04
-"""The paper's, in all its experiments."""
 BETAS = (0.01, 0.02, 0.04, 0.06, 0.1)
 """Tried on the design rows where no beta is given."""
-_LEAST_BETA = 1e-4
-
-
-@dataclass(frozen=True)
-class ExitRates:
-    """Which share of the inputs should answer where."""
-
-    rates: NDArray[np.float64]
-    """`(exits,)`, sum 1."""
-    mu: float
-    """Price of cost (relative to the last exit's); 0 = the budget does not bind."""
-    beta: float
-    allowed: float
-    """The budget, as a fraction of the last exit's cost."""
-    spent: float
-    """``rates @ cost``, as a fraction of the last exit's cost."""
-
-
-def exit_rates(
-    error: NDArray[Any],
-    cost: NDArray[Any],
-    budget: float,
-    *,
-    beta: float = BETA,
-    prior: Prior | NDArray[Any] = "cost",
-    spend: Spend = "needed",
-) -> ExitRates:
-    """Solve for the rates (proposition 3.8).
-
-    Args:
-        error: `(exits,)` error of every exit on held-out rows, in [0, 1].
-        cost: `(exits,)` cumulative cost, any unit, growing.
-        budget: mean cost allowed, in the same unit.
-        beta: weight of the prior; small follows the errors, large the prior.
-        prior: "cost" is proportional to 1 / cost, "uniform" equal; or `(exits,)` positive weights.
-        spend: "needed" may stay below the budget (the prior pulls to cheap exits); "all" lowers beta until the
-            budget is used, if using it helps. Two exits then get the closed form, which uses exactly the budget.
-
-    Raises:
-        Infeasible: the budget is below the first exit's cost.
-        PolicyError: numbers out of range.
-    """
-    error, cost = np.asarray(error, np.float64), np.asarray(cost, np.float64)
-    _check(error, cost, budget, beta)
-    weights = _prior(prior, cost)
-    b, allowed = cost / cost[-1], min(float(budget / cost[-1]), 1.0)
-    if allowed < b[0] - 1e-12:
-        raise Infeasible(
-            f"a budget of {allowed:g} of the last exit's cost is out of reach: the first exit alone costs "
-            f"{b[0]:g}; the least feasible budget is {least_feasible(float(b[0]))}"
-        )
-    if len(b) == 2 and spend == "all":
-        first = float((b[1] - allowed) / (b[1] - b[0]))
-        rates, mu = np.array([first, 1 - first]), 0.0
-    else:
-        rates, mu = _solve(error, b, allowed, beta, weights)
-        if spend == "all" and mu == 0:
-            beta, (rates, mu) = _spend_all(error, b, allowed, beta, weights)
-    return ExitRates(rates, mu, beta, allowed, float(rates @ b))
-
-
-def _solve(
-    error: NDArray[np.float64], b: NDArray[np.float64], allowed: float, beta: float, prior: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """Rates and mu. The mean cost falls with mu (its slope is -Var(cost) / beta), so bisection finds the root."""
-
-    def rates(mu: float) -> NDArray[np.float64]:
-        z = np.log(prior) - (error + mu * b) / beta
-        e = np.exp(z - z.max())
-        return np.asarray(e / e.sum())
-
-    if float(rates(0.0) @ b) <= allowed:
-        return rates(0.0), 0.0
-    high = 1.0
-    while float(rates(high) @ b) > allowed and high < 1e12:
-        high *= 2
-    low = 0.0
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(rates(middle) @ b) > allowed else (low, middle)
-    return rates(high), high  # the side that keeps the budget
-
-
-def _spend_all(
-    error: NDArray[np.float64], b: NDArray[np.float64], allowed: float, beta: float, prior: NDArray[np.float64]
-) -> tuple[float, tuple[NDArray[np.float64], float]]:
-    low, high = math.log(_LEAST_BETA), math.log(beta)
-    for _ in range(50):
-        middle = (low + high) / 2
-        found, mu = _solve(error, b, allowed, math.exp(middle), prior)
-        low, high = (middle, high) if mu > 0 or float(found @ b) >= allowed else (low, middle)
-    return math.exp(low), _solve(error, b, allowed, math.exp(low), prior)
+_BUDGETS = 60
+"""Along the front."""
 
 
 def thresholds_for(scores: NDArray[Any], rates: NDArray[Any], mode: Mode = "paper") -> tuple[float, ...]:
@@ -153,18 +62,18 @@ def thresholds_for(scores: NDArray[Any], rates: NDArray[Any], mode: Mode = "pape
         raise DataError("thresholds need calibration scores; found n = 0")
     if np.isnan(scores).any():
         raise DataError("calibration scores hold NaN: which rows stop is not known")
-    found = []
+    thresholds: list[float] = []
     alive = np.ones(n, bool)
     upto = np.cumsum(rates)
     for k in range(len(rates) - 1):
         if mode == "paper":
             count = math.floor(n * min(1.0, upto[k] * (1 + 1 / math.sqrt(n))) + 1e-9)
-            found.append(cut_at(scores[k], count, ties_in=True))
+            thresholds.append(cut_at(scores[k], count, ties_in=True))
         else:
             row = scores[k][alive]
-            found.append(cut_at(row, min(math.floor(n * rates[k] + 1e-9), len(row)), ties_in=False))
-            alive &= ~(scores[k].astype(np.float32) >= np.float32(found[-1]))
-    return tuple(found)
+            thresholds.append(cut_at(row, min(math.floor(n * rates[k] + 1e-9), len(row)), ties_in=False))
+            alive &= ~(scores[k].astype(np.float32) >= np.float32(thresholds[-1]))
+    return tuple(thresholds)
 
 
 def eero(
@@ -200,13 +109,13 @@ def eero(
     if correct.shape != scores.shape or correct.size == 0:
         raise DataError(f"EERO needs scores and correct (exits, n), found {scores.shape} and {correct.shape}")
     error = np.clip(1 - correct.mean(1, dtype=np.float64), 0, 1)  # more edits than words are an error of 1
-    found = []
+    solved = []
     for b in BETAS if beta is None else (beta,):
         rates = exit_rates(error, cost, budget, beta=b, prior=prior, spend=spend)
         thresholds = thresholds_for(scores, rates.rates, mode)
-        found.append((_accuracy(thresholds, scores, correct) if beta is None else 0.0, thresholds, rates))
+        solved.append((_accuracy(thresholds, scores, correct) if beta is None else 0.0, thresholds, rates))
     # Of equals the one nearest to the paper's, whatever their order.
-    _, thresholds, rates = max(found, key=lambda f: (f[0], -abs(math.log(f[2].beta / BETA))))
+    _, thresholds, rates = max(solved, key=lambda f: (f[0], -abs(math.log(f[2].beta / BETA))))
     return thresholds, rates
 
 
@@ -239,26 +148,60 @@ def eero_policy(
     return Threshold(thresholds, score, temperatures), rates
 
 
-def _check(error: NDArray[np.float64], cost: NDArray[np.float64], budget: float, beta: float) -> None:
-    if error.ndim != 1 or error.shape != cost.shape or len(cost) < 2:
-        raise PolicyError(f"error and cost must be (exits >= 2,), found {error.shape} and {cost.shape}")
-    if not ((error >= 0) & (error <= 1)).all():  # NaN fails too
-        raise PolicyError(f"an error is a share in [0, 1], found {error.tolist()}")
-    if not (np.isfinite(cost).all() and cost[0] > 0 and (np.diff(cost) > 0).all()):
-        raise PolicyError(f"costs must be positive and growing (cumulative), found {cost.tolist()}")
-    if not 0 < budget < math.inf:
-        raise PolicyError(f"a budget is a positive number in the unit of cost, found {budget!r}")
-    if not 0 < beta < math.inf:
-        raise PolicyError(f"beta must be a positive number, found {beta!r}")
+@dataclass(frozen=True)
+class EeroOptions:
+    """Options of EERO; see `eero`."""
+
+    mode: Mode | None = field(
+        default=None, metadata=option("keep the budget, or use it fully. [default: paper]", MODES)
+    )
+    beta: float | None = field(
+        default=None, metadata=option("weight of the prior. [default: chosen on the design rows]", float)
+    )
+    prior: Prior | None = field(
+        default=None, metadata=option("cheap exits first, or all alike. [default: cost]", ("cost", "uniform"))
+    )
+    spend: Spend | None = field(
+        default=None, metadata=option("what helps, or the whole budget. [default: needed]", ("needed", "all"))
+    )
 
 
-def _prior(prior: Prior | NDArray[Any], cost: NDArray[np.float64]) -> NDArray[np.float64]:
-    if isinstance(prior, str):
-        if prior not in ("cost", "uniform"):
-            raise PolicyError(f"unknown prior {prior!r}; known: cost, uniform")
-        weights = 1 / cost if prior == "cost" else np.ones_like(cost)
-    else:
-        weights = np.asarray(prior, np.float64)
-        if weights.shape != cost.shape or not (np.isfinite(weights).all() and (weights > 0).all()):
-            raise PolicyError(f"a prior must be {len(cost)} positive numbers, found {weights.tolist()}")
-    return np.asarray(weights / weights.sum())
+def _solve_budget(rows: Rows, budget: float, asked: CandidateFamily) -> Solution:
+    o = asked.read(EeroOptions)
+    policy, rates = eero_policy(
+        rows, budget, asked.score, temperatures=asked.temperatures,
+        mode=o.mode or "paper", beta=o.beta, prior=o.prior or "cost", spend=o.spend or "needed",
+    )  # fmt: skip
+    return Solution(policy, {"allowed": rates.allowed, "planned": rates.spent, "beta": rates.beta, "mu": rates.mu})
+
+
+def _along_budgets(rows: Rows, asked: CandidateFamily) -> Sequence[Threshold]:
+    """Policies at many budgets: these are used fully, and only the exits' error rates are fitted."""
+    o = asked.read(EeroOptions)
+    return [
+        eero_policy(
+            rows, float(budget), asked.score, temperatures=asked.temperatures, mode=o.mode or "survivors",
+            beta=BETA if o.beta is None else o.beta, prior=o.prior or "uniform", spend=o.spend or "needed",
+        )[0]
+        for budget in np.geomspace(rows.relative_cost[0], 1.0, _BUDGETS)
+    ]  # fmt: skip
+
+
+def _curves(scores: Sequence[str], default: str) -> list[Curve]:
+    score = EERO_SCORE if EERO_SCORE in scores else default
+    return [
+        Curve("eero", score, EeroOptions(mode="paper"), colour="#E69F00"),
+        Curve("eero-survivors", score, EeroOptions(mode="survivors"), colour="#E69F00", dashed=True),
+    ]
+
+
+EERO = PolicyFamily(
+    "eero",
+    "EERO on {score}",
+    "thresholds that follow from exit rates (EERO)",
+    candidates=_along_budgets,
+    solve=_solve_budget,
+    options=EeroOptions,
+    own_score=EERO_SCORE,
+    curves=_curves,
+)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edgeexit.errors import Infeasible, PolicyError
 from edgeexit.policy.policies import Policy
+from edgeexit.records.base import Rows, outcome, replay
 
 _SLACK = 1e-12
 """Sums of rates times costs carry rounding errors; a budget of exactly an exit's cost must find that exit."""
@@ -27,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ParetoFront:
-    """Policies none of which is beaten by another: both cost and accuracy grow strictly along the path."""
+    """Policies none of which is beaten by another: both cost and accuracy grow strictly along the front."""
 
     name: str
     """What varies along it, for messages: "maxprob thresholds"."""
@@ -55,13 +56,20 @@ class ParetoFront:
             PolicyError: not in (0, 1].
         """
         check_budget(budget)
-        found = bisect_right(self.points, budget + _SLACK, key=lambda p: p.cost)
-        if found == 0:
+        affordable = bisect_right(self.points, budget + _SLACK, key=lambda p: p.cost)
+        if affordable == 0:
             raise Infeasible(
                 f"{self.name}: a budget of {budget:g} of the last exit's cost is out of reach; the least "
                 f"feasible budget is {least_feasible(self.points[0].cost)}"
             )
-        return self.points[found - 1]
+        return self.points[affordable - 1]
+
+
+def measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:
+    """Every policy with its cost and accuracy on these rows."""
+    for policy in policies:
+        result = outcome(replay(policy, records), records)
+        yield Point(policy, result.cost, result.accuracy)
 
 
 def check_budget(budget: float) -> None:

@@ -1,4 +1,4 @@
-"""Lagrangian search: one threshold per exit, along the whole path from cheap to dear.
+"""Lagrangian search: one threshold per exit, along the whole Pareto front by increasing cost.
 
 For a price on cost, maximise ``accuracy - price * cost``. With all other thresholds fixed, the best pair of
 thresholds of two neighbouring exits is found exactly: which rows stop is a prefix of the rows in order of
@@ -6,7 +6,7 @@ their scores, so a two-dimensional cumulative sum holds the objective of every p
 to the first until nothing changes is exact for up to three exits and close beyond.
 
 The prices are the slopes between points found so far (dichotomic search, Aneja and Nair, Management Science
-1979), so they fall where the path bends. Between neighbouring points the path is filled in by moving all
+1979), so they fall where the front bends. Between neighbouring points the front is filled in by moving all
 thresholds together from one point's ranks to the other's.
 """
 
@@ -26,7 +26,7 @@ _CUTS = 160
 """Per exit. More would follow the noise of a few thousand rows: 160 ranks are 0.6 % of the rows each."""
 _SOLVES = 60
 _STEP = math.log(1.02)
-"""The path is filled in until neighbours differ by at most 2 % in cost."""
+"""The front is filled in until neighbours differ by at most 2 % in cost."""
 
 _Values = NDArray[np.float64]
 _Choice = tuple[int, ...]
@@ -34,7 +34,7 @@ _Choice = tuple[int, ...]
 
 
 def per_exit_thresholds(records: Rows, scores: NDArray[np.float32]) -> list[tuple[float, ...]]:
-    """Thresholds of candidate policies, cheap to dear.
+    """Thresholds of candidate policies, by increasing cost.
 
     Args:
         records: the design rows.
@@ -58,7 +58,7 @@ class _Search:
         self.sizes = [len(c) for c in self.cuts] + [1]
         self.correct = records.correct.astype(np.float64)
         self.cost = records.relative_cost
-        self.found: dict[_Choice, tuple[float, float]] = {}
+        self.measured: dict[_Choice, tuple[float, float]] = {}
         self.gaps: list[tuple[float, _Choice, _Choice]] = []
 
     def run(self) -> None:
@@ -67,32 +67,32 @@ class _Search:
         everybody = (0,) * (self.exits - 1)
         # So small a price on cost only breaks ties in accuracy.
         best = self._solve(1e-3 / self.n, (nobody, everybody))
-        self.found = {c: self._measure(c) for c in (everybody, best)}
+        self.measured = {c: self._measure(c) for c in (everybody, best)}
         self._push(everybody, best)
         for _ in range(_SOLVES):
             if not self.gaps:
                 break
             _, a, b = heapq.heappop(self.gaps)
-            (cost_a, right_a), (cost_b, right_b) = self.found[a], self.found[b]
+            (cost_a, right_a), (cost_b, right_b) = self.measured[a], self.measured[b]
             slope = (right_b - right_a) / (cost_b - cost_a)
             c = self._solve(slope, (a, b))
-            if c not in self.found:
-                cost, right = self.found[c] = self._measure(c)
+            if c not in self.measured:
+                cost, right = self.measured[c] = self._measure(c)
                 if right - slope * cost > right_a - slope * cost_a + 1e-9:
                     self._push(a, c)
                     self._push(c, b)
 
     def _push(self, a: _Choice, b: _Choice) -> None:
-        (cost_a, right_a), (cost_b, right_b) = self.found[a], self.found[b]
+        (cost_a, right_a), (cost_b, right_b) = self.measured[a], self.measured[b]
         if cost_b > cost_a and right_b > right_a:
             heapq.heappush(self.gaps, (-(right_b - right_a) * math.log(cost_b / cost_a), a, b))
 
     def filled(self) -> list[_Choice]:
         """Everything found, and steps of at most 2 % in cost between neighbours."""
-        path = sorted(self.found, key=lambda c: self.found[c])
-        filled = dict.fromkeys(path)
-        for a, b in itertools.pairwise(path):
-            steps = math.ceil(math.log(self.found[b][0] / self.found[a][0]) / _STEP)
+        front = sorted(self.measured, key=lambda c: self.measured[c])
+        filled = dict.fromkeys(front)
+        for a, b in itertools.pairwise(front):
+            steps = math.ceil(math.log(self.measured[b][0] / self.measured[a][0]) / _STEP)
             for t in np.linspace(0, 1, steps + 1)[1:-1]:
                 between = np.rint(np.array(a) * (1 - t) + np.array(b) * t).astype(int)
                 filled[tuple(between.tolist())] = None
@@ -112,7 +112,7 @@ class _Search:
     def _solve(self, price: float, starts: tuple[_Choice, ...]) -> _Choice:
         """The choice of largest accuracy - price * cost that steps from any of the starts reach."""
         value = self.correct - price * self.cost[:, None]
-        return max((self._climb(value, s) for s in starts), key=lambda found: found[0])[1]
+        return max((self._climb(value, s) for s in starts), key=lambda measured: measured[0])[1]
 
     def _climb(self, value: _Values, start: _Choice) -> tuple[float, _Choice]:
         j = [*start, 0]

@@ -1,17 +1,18 @@
-"""Pareto fronts of policies on design rows: per-exit thresholds, one shared threshold, patience, Q-exit."""
+"""Threshold families: one threshold per exit, searched along the Pareto front; or one threshold for all exits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.front import ParetoFront, Point
+from edgeexit.calibrate.search.family import CandidateFamily, Curve, PolicyFamily
+from edgeexit.calibrate.search.front import ParetoFront, measured
 from edgeexit.calibrate.search.lagrange import per_exit_thresholds
 from edgeexit.calibrate.search.thresholds import place_cuts, reached
-from edgeexit.policy.policies import Patience, Policy, QExit, Threshold, fixed_exit
-from edgeexit.records.base import Rows, outcome, replay
+from edgeexit.policy.policies import Threshold, fixed_exit
+from edgeexit.records.base import Rows
 
 SHARED_CUTS = 500
 
@@ -23,7 +24,7 @@ def pareto(
     shared: bool = False,
     temperatures: tuple[float, ...] | None = None,
 ) -> ParetoFront:
-    """Threshold policies from cheap to dear, with their cost and accuracy on these design rows.
+    """Pareto front of threshold policies on these design rows.
 
     Args:
         records: the design rows.
@@ -32,11 +33,17 @@ def pareto(
         temperatures: `(exits,)` divisors of the logits; None = the artifact's own.
 
     Returns:
-        A path. Per-exit thresholds are never worse than a shared one or than any fixed exit.
+        Per-exit thresholds are never worse than a shared one or than any fixed exit.
 
     Raises:
         PolicyError: unknown score, or temperatures for another number of exits.
     """
+    return records._once(
+        ("pareto", score, shared, temperatures), lambda: _thresholds_front(records, score, shared, temperatures)
+    )
+
+
+def _thresholds_front(records: Rows, score: str, shared: bool, temperatures: tuple[float, ...] | None) -> ParetoFront:
     s = records.scores(score, temperatures)[:-1]
     chosen = _shared_thresholds(s, records)
     if not shared:
@@ -45,27 +52,6 @@ def pareto(
     policies = (Threshold(t, score, temperatures) for t in dict.fromkeys(chosen))
     name = f"{'shared ' * shared}{score} threshold{'s' * (not shared)}"
     return ParetoFront.of(name, records.measure, measured(policies, records))
-
-
-def qexit_path(records: Rows, score: str = "maxprob", *, temperatures: tuple[float, ...] | None = None) -> ParetoFront:
-    """PALBERT's rule at thresholds q from 0 up, most of them near 1, where sure exits are told apart."""
-    q = [float(v) for v in np.unique(np.concatenate([np.linspace(0, 1, 100, False), 1 - np.geomspace(1e-6, 1, 100)]))]
-    policies = (QExit(v, score, temperatures) for v in q)
-    return ParetoFront.of(f"Q-exit on {score}", records.measure, measured(policies, records))
-
-
-def patience_path(records: Rows) -> ParetoFront:
-    """`Patience` of 1 to exits - 1 (the last never stops early)."""
-    return ParetoFront.of(
-        "patience", records.measure, measured((Patience(p) for p in range(1, records.exits)), records)
-    )
-
-
-def measured(policies: Iterable[Policy], records: Rows) -> Iterator[Point]:
-    """Every policy with its cost and accuracy on these rows."""
-    for policy in policies:
-        found = outcome(replay(policy, records), records)
-        yield Point(policy, found.cost, found.accuracy)
 
 
 def _shared_thresholds(s: NDArray[np.float32], records: Rows) -> list[tuple[float, ...]]:
@@ -89,3 +75,34 @@ def _shared_thresholds(s: NDArray[np.float32], records: Rows) -> list[tuple[floa
             best = float(right[j])
             on_front.append((float(cuts[j]),) * (records.exits - 1))
     return on_front
+
+
+def _per_exit(rows: Rows, asked: CandidateFamily) -> ParetoFront:
+    return pareto(rows, asked.score, temperatures=asked.temperatures)
+
+
+def _shared(rows: Rows, asked: CandidateFamily) -> ParetoFront:
+    return pareto(rows, asked.score, shared=True, temperatures=asked.temperatures)
+
+
+def _shared_cuts(rows: Rows, asked: CandidateFamily) -> Sequence[Threshold]:
+    """All of them: one that is not on the front of some rows may be on that of others."""
+    cuts = place_cuts(rows.scores(asked.score, asked.temperatures)[:-1], SHARED_CUTS)
+    return [Threshold((float(c),) * (rows.exits - 1), asked.score, asked.temperatures) for c in cuts]
+
+
+THRESHOLD = PolicyFamily(
+    "threshold",
+    "{score} thresholds",
+    "thresholds per exit by search",
+    front=_per_exit,
+    curves=lambda scores, default: [Curve(s, s) for s in scores],
+)
+SHARED = PolicyFamily(
+    "shared",
+    "shared {score} threshold",
+    "one threshold for all exits",
+    candidates=_shared_cuts,
+    front=_shared,
+    curves=lambda scores, default: [Curve(f"shared-{s}", s, dashed=True) for s in scores],
+)

@@ -1,4 +1,4 @@
-"""Where a threshold may lie: between two neighbouring scores, never on one."""
+"""Places of thresholds: between two neighbouring scores, never on one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def place_cuts(scores: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
-    """Thresholds that tell the `scores` apart, from everybody to nobody.
+    """Thresholds that tell the `scores` apart, from all rows to none.
 
     Engines differ in the last bit of a score. A threshold half-way between two neighbouring scores decides
     the same on all of them; one that equals a score does not.

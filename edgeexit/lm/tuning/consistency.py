@@ -7,17 +7,17 @@ threshold really decodes: a token that differs changes all that follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgeexit.calibrate.guarantees.bounds import HoeffdingBentkus, least_rows
-from edgeexit.calibrate.guarantees.risk import CONDITION, last_passing
+from edgeexit.calibrate.guarantees.risk import CONDITION
 from edgeexit.common.edit_distance import edit_distance
 from edgeexit.errors import DataError, Infeasible
 from edgeexit.lm.generate import Answer
-from edgeexit.lm.model import Array, LanguageModel
+from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.settings import Decoding
 
 GRID = tuple(float(t) for t in np.round(np.arange(1.0, 0.09, -0.05), 2))
@@ -78,26 +78,28 @@ def certify(
     full = [Answer(model, p, max_tokens=max_tokens).run().ids for p in prompts]
     test = HoeffdingBentkus(len(prompts), alpha)
 
-    def tried() -> Iterator[tuple[tuple[Decoding, float, float], Array]]:
-        for threshold in grid:
-            candidate = replace(setting, threshold=threshold)
-            answers = [Answer(model, p, candidate, max_tokens=max_tokens).run() for p in prompts]
-            losses = np.array([distance(a.ids, b) for a, b in zip(answers, full, strict=True)])
-            exits = np.sum([a.exits for a in answers], axis=0)
-            progress(threshold, float(losses.mean()))
-            yield (candidate, float(losses.mean()), float(exits[:-1].sum() / exits.sum())), losses
-
-    passed = last_passing(tried(), lambda losses: losses.mean() <= alpha and test.p_value(losses) <= delta)
+    passed: Consistency | None = None
+    text = (
+        f"answers differ from plain decoding's in at most {alpha:g} of their tokens on average, with probability "
+        f"{1 - delta:g} over calibration prompts, {CONDITION}"
+    )
+    for threshold in grid:  # a fixed sequence: nothing after the first that fails is tested
+        asked = replace(setting, threshold=threshold)
+        answers = [Answer(model, p, asked, max_tokens=max_tokens).run() for p in prompts]
+        losses = np.array([distance(a.ids, b) for a, b in zip(answers, full, strict=True)])
+        exits = np.sum([a.exits for a in answers], axis=0)
+        mean = float(losses.mean())
+        progress(threshold, mean)
+        if not (mean <= alpha and test.p_value(losses) <= delta):
+            break
+        early = float(exits[:-1].sum() / exits.sum())
+        passed = Consistency(asked, alpha, delta, len(prompts), mean, early, text)
     if passed is None:
         raise Infeasible(
             f"no threshold keeps answers within {alpha:g} of plain decoding's with confidence {1 - delta:g} on these "
             f"{len(prompts)} prompts: give more prompts, a larger alpha, or leave exits off"
         )
-    text = (
-        f"answers differ from plain decoding's in at most {alpha:g} of their tokens on average, with probability "
-        f"{1 - delta:g} over calibration prompts, {CONDITION}"
-    )
-    return Consistency(passed[0], alpha, delta, len(prompts), passed[1], passed[2], text)
+    return passed
 
 
 def distance(a: Sequence[int], b: Sequence[int]) -> float:

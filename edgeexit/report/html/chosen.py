@@ -1,4 +1,4 @@
-"""Still pictures of the verdict's policy at every budget: where inputs leave, and what was expected of it."""
+"""SVG of the verdict's policy at every budget: exit rates, and accuracy expected and measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from html import escape
 from itertools import pairwise
 
 from edgeexit.calibrate.sweep import Row, Sweep
-from edgeexit.report.html.svg import UNIT, Axis, Panel, nice_ticks
+from edgeexit.report.chart import UNIT, Axis, nice_ticks
+from edgeexit.report.html.svg import Panel
 from edgeexit.report.text.words import as_read, colour, interval
 
 _FIRST, _LAST = (0xD3, 0xE5, 0xF3), (0x0B, 0x4A, 0x86)

@@ -1,4 +1,4 @@
-"""A sweep as one page that needs nothing but a browser: no network, no other file."""
+"""Page of a sweep: one HTML file that needs nothing but a browser."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import hashlib
 import json
 import math
 import re
+from functools import partial
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 from edgeexit.calibrate.sweep import Row, Sweep
+from edgeexit.common.formatting import percent
 from edgeexit.common.measures import is_error, shown, shown_range
+from edgeexit.report.html.chart_svg import chart_svg, legend_html
 from edgeexit.report.html.chosen import chosen_rows, exit_rates_svg, expected_svg
 from edgeexit.report.html.diagrams import budgets_svg, reliability_svg
-from edgeexit.report.html.promise_diagrams import limits, promise_costs_svg, promise_legend, promises_svg
+from edgeexit.report.promise_charts import cost_chart, least_loss, loss_chart
 from edgeexit.report.text.promises import promise_rows, promise_terms
 from edgeexit.report.text.rejections import REJECTION_TERMS, rejection_rows
 from edgeexit.report.text.reliability import reliability_rows
@@ -27,12 +30,14 @@ from edgeexit.report.text.words import (
     data_line,
     environment_line,
     interval,
+    lines,
     terms,
     time_cell,
     time_head,
     verdict_parts,
 )
 
+_share = partial(percent, unknown="")
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -43,9 +48,7 @@ def sweep_html(sweep: Sweep) -> str:
     assert script is not None
     digest = hashlib.sha256(script[1].encode()).digest()
     data = _as_shown(sweep_json(sweep))
-    data["lines"] = [
-        {"policy": p, "colour": colour(sweep, p), "dashed": dashed(p)} for p in sweep.policies if p != "fixed"
-    ]
+    data["lines"] = [{"policy": p, "colour": colour(sweep, p), "dashed": dashed(sweep, p)} for p in lines(sweep)]
     headline, more = verdict_parts(sweep)
     parts = {
         "hash": base64.b64encode(digest).decode(),
@@ -72,12 +75,12 @@ def _as_shown(data: dict[str, Any]) -> dict[str, Any]:
     """The sweep with every accuracy as its measure is read, for the script to draw."""
     measure = data["measure"]
     data["less_is_better"] = is_error(measure)
-    for found in (*data["rows"], *data["statics"]) if is_error(measure) else ():
+    for row in (*data["rows"], *data["statics"]) if is_error(measure) else ():
         for key in ("accuracy", "design_accuracy"):
-            found[key] = None if found[key] is None else shown(measure, found[key])
-        low, high = found["accuracy_low"], found["accuracy_high"]
+            row[key] = None if row[key] is None else shown(measure, row[key])
+        low, high = row["accuracy_low"], row["accuracy_high"]
         if low is not None:
-            found["accuracy_low"], found["accuracy_high"] = shown_range(measure, low, high)
+            row["accuracy_low"], row["accuracy_high"] = shown_range(measure, low, high)
     return data
 
 
@@ -93,10 +96,10 @@ def _statics(sweep: Sweep) -> str:
     body = [
         [
             str(s.exit),
-            _percent(s.cost),
-            _percent(s.cost_inside),
-            _percent(as_read(sweep, s.accuracy)),
-            " to ".join(_percent(end) for end in interval(sweep, s)),
+            _share(s.cost),
+            _share(s.cost_inside),
+            _share(as_read(sweep, s.accuracy)),
+            " to ".join(_share(end) for end in interval(sweep, s)),
             *[_number(time_cell(sweep, s.seconds))] * timed,
         ]
         for s in sweep.statics
@@ -129,7 +132,7 @@ def _promises(sweep: Sweep) -> str:
         return "<p>None were asked for.</p>"
     note = (
         "Marks of one alpha stand side by side; those in the shaded part lost more than was promised, and a loss "
-        f"of less than {100 * limits(sweep).floor:.3g} % is drawn on the lower edge. The table is in per cent."
+        f"of less than {100 * least_loss(sweep):.3g} % is drawn on the lower edge. The table is in per cent."
     )
     reasons = "".join(
         f"<li>{escape(p.label)}, alpha {100 * p.alpha:.3g} %: {escape(p.refusal)}</li>\n"
@@ -138,8 +141,8 @@ def _promises(sweep: Sweep) -> str:
     )
     return (
         f'<p class="soft">{escape(promise_terms(sweep))} {note}</p>\n'
-        f'<div class="row">{promises_svg(sweep)}{promise_costs_svg(sweep)}</div>\n'
-        f'<div class="row soft">{promise_legend(sweep)}</div>\n'
+        f'<div class="row">{chart_svg(loss_chart(sweep))}{chart_svg(cost_chart(sweep))}</div>\n'
+        f'<div class="row soft">{legend_html(loss_chart(sweep))}</div>\n'
         f'<div class="scroll"><table id="promises">{_table(promise_rows(sweep))}</table></div>'
         + (f'\n<ul class="soft">\n{reasons}</ul>' if reasons else "")
     )
@@ -167,13 +170,13 @@ def _rows(sweep: Sweep) -> str:
     cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
     lines = []
     for i, r in enumerate(sweep.rows):
-        rates = "out of reach" if r.exit_rates is None else " / ".join(_percent(e) for e in r.exit_rates)
-        ends = "" if not r.feasible else " to ".join(_percent(end) for end in interval(sweep, r))
+        rates = "out of reach" if r.exit_rates is None else " / ".join(_share(e) for e in r.exit_rates)
+        ends = "" if not r.feasible else " to ".join(_share(end) for end in interval(sweep, r))
         columns: list[tuple[str, float | str | None]] = [
             (r.policy, r.policy),
-            (_percent(r.budget), r.budget),
-            (_percent(r.cost), r.cost),
-            (_percent(as_read(sweep, r.accuracy)), as_read(sweep, r.accuracy)),
+            (_share(r.budget), r.budget),
+            (_share(r.cost), r.cost),
+            (_share(as_read(sweep, r.accuracy)), as_read(sweep, r.accuracy)),
             (ends, interval(sweep, r)[0]),
             (rates, None if r.exit_rates is None else r.exit_rates[0]),
             (_setting(r), None if r.thresholds is None else r.thresholds[0]),
@@ -193,10 +196,6 @@ def _setting(row: Row) -> str:
         return ""
     words = {math.inf: "never", -math.inf: "always"}
     return " / ".join(words.get(t) or f"{t:.4f}" for t in row.thresholds)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def _number(value: float | None) -> str:

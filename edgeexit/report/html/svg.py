@@ -1,42 +1,15 @@
-"""A small still picture with two axes, as SVG text."""
+"""Small square picture between two axes, as SVG text."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
+from edgeexit.report.chart import Axis
+
 _LEFT, _TOP, _RIGHT, _BOTTOM = 58, 22, 12, 40
 """Room for ticks and titles, in pixels."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """From numbers to places."""
-
-    title: str
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-    log: bool = False
-    percent: bool = False
-    """Whether shares are written in per cent."""
-
-    def share(self, value: float) -> float:
-        """The share of the way along the axis; what lies beyond an end is put on it."""
-        if self.log:
-            low, value, high = (math.log(max(v, 1e-300)) for v in (self.low, value, self.high))
-        else:
-            low, high = self.low, self.high
-        return min(1.0, max(0.0, (value - low) / (high - low)))
-
-    def text(self, tick: float) -> str:
-        return f"{100 * tick:.4g} %" if self.percent else f"{tick:.4g}"
-
-
-UNIT = (0.0, 0.5, 1.0)
-"""Ticks of a share."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +62,3 @@ class Panel:
 
     def _at(self, points: Iterable[tuple[float, float]]) -> str:
         return " ".join("{:.1f},{:.1f}".format(*self.spot(x, y)) for x, y in points)
-
-
-def nice_ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
-    """At most `most` + 1 round numbers from `low` to `high`."""
-    raw = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return tuple(round(k * step, 12) for k in range(first, last + 1))
-
-
-def log_ticks(low: float, high: float) -> tuple[float, ...]:
-    """1, 2 and 5 times powers of ten from `low` to `high`; only the powers where that is more than eight."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = [m * 10.0**e for e in powers for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    coarse = [10.0**e for e in powers if low <= 10.0**e <= high]
-    return tuple(fine if len(fine) <= 8 else coarse)

@@ -1,4 +1,4 @@
-"""Accuracy against cost as a figure: some lines, some single points."""
+"""Figure of accuracy against cost: lines and single points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeexit.report.plots.sweep import rendered
+from edgeexit.report.plots.figure import open_frame, rendered
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
@@ -50,10 +50,8 @@ def curve_png(
                 axes.plot(costs, rights, linestyle="", marker=curve.marker, markersize=9, **style)
         axes.set_xlabel("mean multiply-accumulates per input, % of the untouched network's")
         axes.set_ylabel(f"{measure}, %")
-        axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.legend(loc="lower right", frameon=True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        open_frame(axes)
         figure.text(0.08, 0.97, "\n".join(textwrap.wrap(title, 125)[:4]), va="top", fontsize=11)
         figure.text(0.08, 0.015, "\n".join(textwrap.wrap(foot, 150)[:2]), va="bottom", fontsize=8, color="#555555")
 

@@ -1,4 +1,4 @@
-"""An event log as a figure: temperature, budget, exits and latency over time."""
+"""Figure of an event log: temperature, budget, exits and latency over time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeexit.report.plots.sweep import rendered
+from edgeexit.report.plots.figure import rendered
 
 _NOTES = 60
 """That are drawn: more could not be read."""
@@ -56,14 +56,14 @@ def events_png(
 
 def _series(events: Sequence[dict[str, Any]], *keys: str) -> tuple[list[float], list[float]]:
     """Times and values where there is one."""
-    found = []
+    points = []
     for e in events:
         value: Any = e
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found.append((float(e["at"]), float(value)))
-    return [t for t, _ in found], [v for _, v in found]
+            points.append((float(e["at"]), float(value)))
+    return [t for t, _ in points], [v for _, v in points]
 
 
 def _machine(panel: Any, seen: Sequence[dict[str, Any]]) -> None:

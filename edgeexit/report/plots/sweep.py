@@ -1,17 +1,15 @@
-"""A sweep as a figure. matplotlib is imported when a figure is asked for."""
+"""Figure of a sweep: accuracy against cost, one line per policy. matplotlib is imported when a figure is asked for."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgeexit.calibrate.sweep import Row, Static, Sweep
 from edgeexit.common.measures import shown, shown_range
-from edgeexit.errors import BackendMissing
+from edgeexit.report.plots.figure import open_frame, rendered
 from edgeexit.report.text.words import (
     as_read,
     colour,
@@ -19,6 +17,7 @@ from edgeexit.report.text.words import (
     data_line,
     environment_line,
     interval,
+    lines,
     real_time,
     verdict_parts,
 )
@@ -54,31 +53,6 @@ def sweep_png(sweep: Sweep, *, width: int = 1200, height: int = 750) -> bytes:
     return rendered(width, height, draw)
 
 
-def rendered(width: int, height: int, draw: Callable[[Any], None]) -> bytes:
-    """The PNG of a matplotlib figure that `draw` fills; the same bytes whatever the user's settings.
-
-    Raises:
-        BackendMissing: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise BackendMissing("a figure needs matplotlib: pip install 'edgeexit[plots]'") from e
-    # The user's own matplotlibrc must not change the bytes; names may hold "$" and letters the font lacks.
-    with matplotlib.rc_context(), style.context("default"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")
-        matplotlib.rcParams["text.parse_math"] = False
-        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-        FigureCanvasAgg(figure)
-        draw(figure)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
-
-
 @dataclass(frozen=True)
 class _Along:
     """What a panel's horizontal axis is."""
@@ -94,11 +68,11 @@ _REAL_TIME = _Along("real-time factor measured here", lambda sweep, found: real_
 
 
 def _lines(axes: Any, sweep: Sweep, along: _Along) -> None:
-    for i, policy in enumerate(p for p in sweep.policies if p != "fixed"):
+    for i, policy in enumerate(lines(sweep)):
         rows = [r for r in sweep.rows if r.policy == policy and r.feasible]
         if not rows:
             continue
-        hollow = dashed(policy)
+        hollow = dashed(sweep, policy)
         axes.plot(
             [along.of(sweep, r) for r in rows],
             [100 * (as_read(sweep, r.accuracy) or 0.0) for r in rows],
@@ -164,7 +138,7 @@ def _frame(axes: Any, sweep: Sweep, along: _Along) -> None:
 
     rows = [r for r in sweep.rows if r.feasible]
     drawn: list[Row | Static] = [*rows, *sweep.statics]
-    costs = [c for c in (along.of(sweep, found) for found in drawn) if c is not None]
+    costs = [c for c in (along.of(sweep, row) for row in drawn) if c is not None]
     shares = [100 * v for v in (as_read(sweep, r.accuracy) for r in rows) if v is not None]
     shares += [100 * v for s in sweep.statics for v in interval(sweep, s) if v is not None]
     low, high = min(shares), max(shares)
@@ -185,10 +159,7 @@ def _frame(axes: Any, sweep: Sweep, along: _Along) -> None:
     axes.set_xlabel(f"{along.title} (held-out rows{scale})", fontsize=11)
     cut = "; the axis does not start at 0" if axes.get_ylim()[0] > 0 else ""
     axes.set_ylabel(f"{sweep.measure} (held-out rows{cut})", fontsize=11)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    open_frame(axes)
 
 
 def _print(figure: Any, axes: Any, sweep: Sweep, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Promises as sentences, as table rows and as CSV."""
+"""Promises of a sweep as sentences, table rows and CSV."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ LOSS_COLOURS = {
 """The loss has the colour, conformal risk control the dashes."""
 
 
-def series(sweep: Sweep) -> dict[str, list[Promise]]:
+def by_guarantee(sweep: Sweep) -> dict[str, list[Promise]]:
     """The promises of each guarantee, alphas growing, by label."""
-    found: dict[str, list[Promise]] = {}
+    groups: dict[str, list[Promise]] = {}
     for p in sweep.promises:
-        found.setdefault(p.label, []).append(p)
-    return found
+        groups.setdefault(p.label, []).append(p)
+    return groups
 
 
 def promise_terms(sweep: Sweep) -> str:
     """What was done on which rows, and what a promise says. Needs at least one promise."""
     p = sweep.promises[0]
-    made = [q for q in sweep.promises if q.kept is not None]
-    kept = sum(bool(q.kept) for q in made)
+    measured = [q for q in sweep.promises if q.kept is not None]
+    kept = sum(bool(q.kept) for q in measured)
     delta = next((q.delta for q in sweep.promises if q.delta is not None), None)
     sure = "" if delta is None else f"with probability {1 - delta:g} over the certifying rows "
     average = " (crc: only on average over them)" if any(q.method == "crc" for q in sweep.promises) else ""
     return (
         f"{p.ordered_on:,} design rows ordered the policies, {p.certified_on:,} others certified one, and {p.n:,} "
-        f"held-out rows measured it: {kept} of {len(made)} measured losses are at most alpha, and "
-        f"{len(sweep.promises) - len(made)} of {len(sweep.promises)} promises were refused. A promise says that "
+        f"held-out rows measured it: {kept} of {len(measured)} measured losses are at most alpha, and "
+        f"{len(sweep.promises) - len(measured)} of {len(sweep.promises)} promises were refused. A promise says that "
         f"{sure}the expected loss is at most alpha{average}, as long as field data follow the distribution of the "
         "certifying rows. Each stands "
         "alone; all of them together are less sure."

@@ -1,4 +1,4 @@
-"""The reject option as a sentence and as table rows."""
+"""Rules that reject, as a sentence and as table rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reliability of every exit's probabilities as a table: calibration error, Brier score, likelihood."""
+"""Table of every exit's calibration error, Brier score and likelihood."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
-"""A sweep as numbers: for the terminal, for spreadsheets, for programs."""
+"""Sweep as a terminal table, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from edgeexit.calibrate.metrics.reliability import Reliability
 from edgeexit.calibrate.sweep import Sweep
+from edgeexit.common.formatting import percent, plain
 from edgeexit.report.text.promises import promise_rows, promise_terms
 from edgeexit.report.text.rejections import REJECTION_TERMS, rejection_rows
 from edgeexit.report.text.reliability import reliability_rows
@@ -27,19 +28,20 @@ from edgeexit.report.text.words import (
 )
 
 _MOST_BUDGETS = 16
+_share = partial(percent, unit="")
 
 
 def sweep_json(sweep: Sweep) -> dict[str, Any]:
     """Everything, as JSON holds it: infinite thresholds are "inf" and "-inf", unknown is null."""
     return {
         "schema": 1,
-        "verdict": _plain(dataclasses.asdict(sweep.verdict)),
+        "verdict": plain(dataclasses.asdict(sweep.verdict)),
         "measure": sweep.measure,
-        "data": _plain(dict(sweep.data)),
-        "environment": _plain(dict(sweep.environment)),
-        "seconds": _plain(sweep.seconds),
+        "data": plain(dict(sweep.data)),
+        "environment": plain(dict(sweep.environment)),
+        "seconds": plain(sweep.seconds),
         "audio_seconds": sweep.audio_seconds,
-        "statics": [_plain(dataclasses.asdict(s)) for s in sweep.statics],
+        "statics": [plain(dataclasses.asdict(s)) for s in sweep.statics],
         "calibration": [
             {
                 "exit": c.exit,
@@ -50,9 +52,9 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
             }
             for c in sweep.calibration
         ],
-        "promises": [_plain({**dataclasses.asdict(p), "kept": p.kept}) for p in sweep.promises],
-        "rejections": [_plain(dataclasses.asdict(r)) for r in sweep.rejections],
-        "rows": [_plain(dataclasses.asdict(row)) for row in sweep.rows],
+        "promises": [plain({**dataclasses.asdict(p), "kept": p.kept}) for p in sweep.promises],
+        "rejections": [plain(dataclasses.asdict(r)) for r in sweep.rejections],
+        "rows": [plain(dataclasses.asdict(row)) for row in sweep.rows],
     }
 
 
@@ -75,9 +77,9 @@ def sweep_csv(sweep: Sweep) -> str:
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["policy", "score", "budget", *measured, "patience", "q", *rates, *thresholds])
     for s in sweep.statics:
-        found = [s.cost, as_read(sweep, s.design_accuracy), s.cost, as_read(sweep, s.accuracy), *interval(sweep, s)]
+        figures = [s.cost, as_read(sweep, s.design_accuracy), s.cost, as_read(sweep, s.accuracy), *interval(sweep, s)]
         own = [1.0 * (k == s.exit) for k in range(exits)]
-        table.writerow([f"exit-{s.exit}-alone", "", "", *found, sweep.verdict.n, s.seconds, "", "", *own])
+        table.writerow([f"exit-{s.exit}-alone", "", "", *figures, sweep.verdict.n, s.seconds, "", "", *own])
     for r in sweep.rows:
         there = [
             r.design_cost,
@@ -106,8 +108,8 @@ def sweep_text(sweep: Sweep) -> str:
             str(s.exit),
             f"{s.cost:.3f}",
             f"{s.cost_inside:.3f}",
-            _percent(as_read(sweep, s.accuracy)),
-            " to ".join(_percent(end) for end in interval(sweep, s)),
+            _share(as_read(sweep, s.accuracy)),
+            " to ".join(_share(end) for end in interval(sweep, s)),
         ]
         + ["-" if (t := time_cell(sweep, s.seconds)) is None else f"{t:.3g}"] * timed
         for s in sweep.statics
@@ -119,7 +121,7 @@ def sweep_text(sweep: Sweep) -> str:
     note = f"in %, by mean cost allowed (- = out of reach{left_out})"
     if budgets:
         lines += ["", f"{sweep.measure[0].upper()}{sweep.measure[1:]} of each policy {note}:"]
-        cells = {(row.policy, row.budget): _percent(as_read(sweep, row.accuracy)) for row in sweep.rows}
+        cells = {(row.policy, row.budget): _share(as_read(sweep, row.accuracy)) for row in sweep.rows}
         table = [[f"{b:.3f}", *(cells.get((p, b), "-") for p in sweep.policies)] for b in shown]
         lines += _aligned([["budget", *sweep.policies], *table])
     if sweep.promises:
@@ -132,20 +134,6 @@ def sweep_text(sweep: Sweep) -> str:
         lines += ["", "Calibration of each exit's probabilities (15 bins), before and after a temperature:"]
         lines += _aligned(row[:-1] for row in reliability_rows(sweep))
     return "\n".join([*lines, "", terms(sweep), ""])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _spread(values: Sequence[float], most: int) -> list[float]:

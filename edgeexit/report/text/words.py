@@ -1,7 +1,8 @@
-"""The sentences and colours that all forms of a report share."""
+"""Sentences and colours that all forms of a report share."""
 
 from __future__ import annotations
 
+from edgeexit.calibrate.search.family import Curve
 from edgeexit.calibrate.sweep import Row, Static, Sweep
 from edgeexit.common.measures import ERROR_RATES, shown, shown_range
 
@@ -19,16 +20,10 @@ _COLOURS = {
     "frame_entropy_nonblank": "#8C564B",
     "nbest_posterior": "#B8A200",
 }
-_OTHERS = {
-    "patience": "#CC79A7",
-    "random": "#8A8A8A",
-    "eero": "#E69F00",
-    "eero-survivors": "#E69F00",
-    "qexit": "#7F5FBF",
-}
-_SPARE = ("#B8A200",)
 """Okabe and Ito's palette, which readers of all kinds of colour vision tell apart; the score has the colour,
-a shared threshold has the dashes, so that no pair differs by colour alone."""
+a shared threshold has the dashes, so that no pair differs by colour alone. Families on no score have their own."""
+_SPARE = "#B8A200"
+"""Of a policy that the sweep has no curve of."""
 
 
 def data_line(sweep: Sweep) -> str:
@@ -81,9 +76,9 @@ def as_read(sweep: Sweep, accuracy: float | None) -> float | None:
     return None if accuracy is None else shown(sweep.measure, accuracy)
 
 
-def interval(sweep: Sweep, found: Row | Static) -> tuple[float | None, float | None]:
+def interval(sweep: Sweep, row: Row | Static) -> tuple[float | None, float | None]:
     """The 95 % interval of a row or an exit as the measure is read, the lower end first."""
-    low, high = found.accuracy_low, found.accuracy_high
+    low, high = row.accuracy_low, row.accuracy_high
     return (None, None) if low is None or high is None else shown_range(sweep.measure, low, high)
 
 
@@ -114,17 +109,26 @@ def verdict_parts(sweep: Sweep) -> tuple[str, str]:
 
 
 def colour(sweep: Sweep, policy: str) -> str:
-    """``#rrggbb`` of a policy's line."""
-    plain = policy.removeprefix("shared-")
-    if plain in _COLOURS:
-        return _COLOURS[plain]
-    unknown = [p for p in sweep.policies if p.removeprefix("shared-") not in _COLOURS and p not in _OTHERS]
-    return _OTHERS[policy] if policy in _OTHERS else _SPARE[unknown.index(policy) % len(_SPARE)]
+    """``#rrggbb`` of a policy's line: the curve's own, or its score's."""
+    curve = _curve(sweep, policy)
+    return _SPARE if curve is None else curve.colour or _COLOURS.get(curve.score or "", _SPARE)
 
 
-def dashed(policy: str) -> bool:
-    """Whether the line is dashed: one threshold for all exits, EERO's other mode, or chance."""
-    return policy.startswith("shared-") or policy in ("eero-survivors", "random")
+def dashed(sweep: Sweep, policy: str) -> bool:
+    """Whether a policy's line is dashed."""
+    curve = _curve(sweep, policy)
+    return curve is not None and curve.dashed
+
+
+def lines(sweep: Sweep, *, controls: bool = True) -> list[str]:
+    """Policies that are drawn as lines; single exits are points."""
+    left_out = {"single exits"} if controls else {"single exits", "control"}
+    curves = {policy: _curve(sweep, policy) for policy in sweep.policies}
+    return [policy for policy, curve in curves.items() if curve is None or curve.role not in left_out]
+
+
+def _curve(sweep: Sweep, policy: str) -> Curve | None:
+    return next((curve for curve in sweep.curves if curve.name == policy), None)
 
 
 def _one_line(text: str) -> str:
