@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
-from edgeexit.bundle.manifest import Artifact
+from edgeexit.bundle.manifest import NETWORK_LAYOUTS, Artifact
 from edgeexit.bundle.tasks import Verified, task_of
 from edgeexit.common.finite import named, sound
 from edgeexit.engine import backends, layouts
@@ -39,7 +39,8 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
         backend = backends.get(artifact.format)
     except BackendMissing as e:
         return Verified(artifact.name, None, str(e))
-    if (of_task := task_of(bundle.manifest).verify) is not None:
+    of_task = task_of(bundle.manifest).verify
+    if of_task is not None and artifact.layout not in NETWORK_LAYOUTS:
         return of_task(bundle, artifact, threads)
     arrays = _vectors(bundle, artifact)
     count = len(bundle.manifest.exits)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.bundle.manifest import MAX_STATE, Artifact, ExitSpec, Manifest, TensorSpec
-from edgeexit.bundle.tasks import CLASSIFICATION, TASKS, tasks_of
+from edgeexit.bundle.tasks import TASKS, task_of, tasks_of
 from edgeexit.errors import BundleError, DataError
 from edgeexit.pictures.preprocess import Preprocess
 
@@ -77,9 +77,10 @@ def check_parts(m: Manifest, at: str) -> None:
     classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
-    for task in tasks_of(m):
+    tasks = tasks_of(m) or (task_of(m),)
+    for task in tasks:
         task.check(m, at)
-    layouts = {layout for task in tasks_of(m) or (CLASSIFICATION,) for layout in task.layouts}
+    layouts = {layout for task in tasks for layout in task.layouts}
     for a in m.artifacts:
         if a.layout not in layouts:
             section = next(name for name, task in TASKS.items() if a.layout in task.layouts)

@@ -75,7 +75,7 @@ class Task:
     """What policies compare where none is named and no fused graph holds one."""
     layouts: tuple[str, ...] = NETWORK_LAYOUTS
     """What its artifacts may be."""
-    layout: str | None = None
+    preferred_layout: str | None = None
     """The layout to prefer among those that decide; None = the bundle's order."""
     checks: str | None = None
     """``(manifest, at) -> None``, raises BundleError unless the manifest's section fits its exits."""
@@ -85,8 +85,8 @@ class Task:
     """``(manifest) -> RunScorer``, for scores of what exits wrote; None = answers are classes, which have no such
     scores."""
     verification: str | None = None
-    """``(bundle, artifact, threads) -> Verified``, for artifacts whose vectors are not inputs and outputs; None =
-    they are."""
+    """``(bundle, artifact, threads) -> Verified``, for artifacts of the task's own layouts; those of
+    `NETWORK_LAYOUTS` ship inputs and outputs, which are run again."""
 
     def check(self, manifest: Manifest, at: str) -> None:
         """Check that the manifest's section fits its exits.
@@ -110,7 +110,7 @@ class Task:
 
     @property
     def verify(self) -> Callable[..., Verified] | None:
-        """``(bundle, artifact, threads) -> Verified``; None = re-run the shipped inputs."""
+        """``(bundle, artifact, threads) -> Verified``; None = the task has no layouts of its own."""
         return None if self.verification is None else resolve(self.verification)
 
 
@@ -127,7 +127,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "speech": Task(
             "transcription",
             default_score="ctc_sequence_logprob",
-            layout="chain",  # it can ask whether two exits agree, which needs no calibration
+            preferred_layout="chain",  # it can ask whether two exits agree, which needs no calibration
             checks="edgeexit.speech.task:check",
             uncalibrated="edgeexit.speech.task:first_agreement",
             scores="edgeexit.speech.task:scorer",

@@ -7,7 +7,7 @@ installed distributions is slow on a small device, so it happens for unknown nam
 from __future__ import annotations
 
 import importlib
-from functools import cache
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -52,7 +52,7 @@ def plugin_names(group: str) -> tuple[str, ...]:
     return tuple(sorted({e.name for e in entry_points(group=group)}))
 
 
-@cache
+@lru_cache(maxsize=256)
 def _entries(group: str, name: str) -> tuple[EntryPoint, ...]:
     return tuple({e.value: e for e in entry_points(group=group, name=name)}.values())
 

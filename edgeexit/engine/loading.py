@@ -183,7 +183,7 @@ def _choose(bundle: Bundle, wanted: str | None, by_default: bool) -> tuple[Artif
             m.artifact(wanted)  # raises, listing what there is
     else:
         candidates = tuple(a for a in m.artifacts if a.layout in RUN_LAYOUTS)
-        preferred = task_of(m).layout
+        preferred = task_of(m).preferred_layout
         candidates = tuple(sorted(candidates, key=lambda a: preferred is not None and a.layout != preferred))
         if not candidates:
             names = ", ".join(a.name for a in m.artifacts)

@@ -13,6 +13,7 @@ import pytest
 
 import edgeexit
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.bundle.tasks import task_of
 from edgeexit.common import plugins
 from edgeexit.engine import backends
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
 from edgeexit.bundle.tasks import Task, Uncalibrated
+from edgeexit.errors import BundleError
 from edgeexit.policy.base import PolicyDefaults
 from edgeexit.policy.policies import fixed_exit
 from edgeexit.policy.scores import Score
@@ -75,10 +77,15 @@ other_name = Score("else", "answer", lambda z: z[..., 0], "")
 blind = Score("blind", "answer", lambda z: np.zeros(z.shape[:-1], np.float32), "")
 no_score = len
 
+def check(manifest, at):
+    if manifest.provenance.get("sorted"):
+        raise BundleError(f"{at}: sorted already")
+
 def first(manifest, artifact):
     return Uncalibrated(fixed_exit(0, len(manifest.exits), artifact.score or "maxprob"), "sorting needs one look")
 
-sorting = Task("sorting", default_score="margin", layout="chain", uncalibrated="edgeexit_abacus:first")
+sorting = Task("sorting", default_score="margin", preferred_layout="chain", checks="edgeexit_abacus:check",
+               uncalibrated="edgeexit_abacus:first")
 no_task = {}
 """
 ENTRIES = {
@@ -228,6 +235,8 @@ def test_a_task(abacus: None, copy: Path) -> None:
     engine = edgeexit.load(bundle)
     assert engine.artifact.layout == "chain" and engine.default_score == "margin"
     assert engine.policy.fixed == 0 and engine.policy_source.endswith("so sorting needs one look")
+    with pytest.raises(BundleError, match="manifest: sorted already"):
+        from_json(to_json(replace(bundle.manifest, provenance={"sorted": True})))
     assert task_of(replace(bundle.manifest, task="keyword spotting")).name == "classification"
     for name, message in (("nothing", "is a dict; expected"), ("gone", "cannot be loaded: AttributeError")):
         with pytest.raises(BundleError, match=message):

@@ -77,9 +77,11 @@ class Chain(Base):
         before, step = known, memory.steps
         memory.steps += 1
         result = self._run(known, policy, left, memory)
-        if result.exit < self.count - 1 and self.owes[result.exit + 1]:
-            self._wait(result.exit + 1, Waiting(step, before), memory)
-        return result
+        if result.exit == self.count - 1 or not self.owes[result.exit + 1]:
+            return result
+        start = self.clock()
+        self._wait(result.exit + 1, Waiting(step, before), memory)
+        return result._replace(others=result.others + self.clock() - start)
 
     def _run(
         self, known: dict[str, Array], policy: Policy, left: Callable[[], float] | None, memory: StreamMemory | None
