@@ -101,7 +101,7 @@ def test_wrong_exits(copy: Path) -> None:
     moved = int((exits != 2 - exits).sum())
     assert moved > 3
     assert found.passed is False and found.exits_agree == 8 - moved
-    assert found.reason == f"{moved} of 8 inputs left at another exit than they should"
+    assert found.reason == f"{moved} of 8 inputs left at another exit than expected"
 
 
 def test_an_output_of_minus_infinity() -> None:
