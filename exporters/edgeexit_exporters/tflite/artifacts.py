@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import describe
-from edgeexit.bundle.manifest import Artifact, Check, Manifest, Port, TensorSpec
+from edgeexit.bundle.manifest import Artifact, Check, Manifest
 from edgeexit.engine import backends
 from edgeexit.engine.layouts import Driver, drive
 from edgeexit.errors import ModelError
@@ -30,20 +29,18 @@ from edgeexit_exporters.tflite.buckets import (
     divide_buckets,
 )
 from edgeexit_exporters.tflite.convert import convert_chain, convert_prefixes, convert_stage_files
-from edgeexit_exporters.tflite.file import flatbuffer
 from edgeexit_exporters.tflite.file.arena import Memory, memory, stage_memory
-from edgeexit_exporters.tflite.file.signatures import Tensor, signatures
-from edgeexit_exporters.tflite.from_torch.pieces import Edge
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 from edgeexit_exporters.tflite.fuse import fuse
-from edgeexit_exporters.tflite.quantize import Quantized, quantize_chain, quantize_prefixes
+from edgeexit_exporters.tflite.quantize import PrecisionFile, quantize_chain, quantize_prefixes
+from edgeexit_exporters.tflite.tensors import as_file, cuts, ports
 
 Arrays = Mapping[str, NDArray[Any]]
 LAYOUTS = ("fused", "chain", "prefix")
 """There is no file of all exits: chain records them as well."""
 PRECISIONS = ("int8", "int16x8", "int8-dynamic", "weight-only")
 """Besides fp32."""
-_NHWC = (0, 2, 3, 1)
 _TOLERANCE = {"int16x8": 1e-2}
 _KERNELS = 5e-2
 """Of the 8-bit precisions: between the kernels of two engines or processors, as a fraction of the largest output."""
@@ -108,41 +105,41 @@ def tflite_artifacts(
     engine = backends.get("tflite")
     progress("dividing the torch module into stages")
     by_size = divide_buckets(source, axis, buckets)
-    found = (
+    stages = (
         by_size[0] if buckets else divide(source.module, source.inputs, source.exits, source.joint.kinds, source.picks)
     )
     progress("converting to TFLite")
     if buckets:
         one = [convert_buckets(by_size, axis, buckets)]
     else:
-        one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
-    chain = convert_stage_files(found) if stage_files and not buckets else one
-    prefixes = convert_prefixes(found) if "prefix" in wanted else []
-    made = ArtifactSet()
-    for layer in found.unrolled:
+        one = [convert_chain(stages)] if not stage_files or "fused" in wanted else []
+    chain = convert_stage_files(stages) if stage_files and not buckets else one
+    prefixes = convert_prefixes(stages) if "prefix" in wanted else []
+    artifact_set = ArtifactSet()
+    for layer in stages.unrolled:
         note = (
             f"{layer} is written out step by step: a large file, which TFLite Micro refuses. Give it one step, "
             "with its states as inputs and outputs (`states`, see from_torch), to avoid that"
         )
         progress(f"note: {note}")
-        made.remarks.append(note)
+        artifact_set.remarks.append(note)
     for precision in precisions:
         progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
         fused = one if "fused" in wanted else []
         failures = LayoutFailures(named)
         files = _files(
-            found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float, failures
+            stages, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float, failures
         )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
             sizes = {axis: tuple(buckets)} if buckets else {}
             _artifacts(
-                made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, failures,
-                progress,
+                artifact_set, known, stages, files, precision, score, Path(folder), engine, wanted, sizes, tolerance,
+                failures, progress,
             )  # fmt: skip
-        made.left_out |= failures.check(progress)
-    # The chain is made first, as the others are compared with it; a device should find `fused` first.
-    made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
-    return made
+        artifact_set.left_out |= failures.check(progress)
+    # The chain comes first, as the others are compared with it; a device should find `fused` first.
+    artifact_set.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
+    return artifact_set
 
 
 def _check(manifest: Manifest, wanted: Sequence[str]) -> None:
@@ -157,63 +154,58 @@ def _check(manifest: Manifest, wanted: Sequence[str]) -> None:
         )
 
 
-Files = dict[str, tuple[list[bytes], list[Quantized]]]
-
-
 def _files(
-    found: TorchStages, manifest: Manifest, one: list[bytes], chain: list[bytes], prefixes: list[bytes],
-    precision: str, score: str, rows: Arrays | None, ranges: str, allow: Sequence[str], failures: LayoutFailures,
-) -> Files:  # fmt: skip
-    """Layout -> files, and how much of them is quantized."""
-    counted: Files = {"chain": (chain, []), "prefix": (prefixes, [])}
+    stages: TorchStages, manifest: Manifest, one: list[TfliteFile], chain: list[TfliteFile],
+    prefixes: list[TfliteFile], precision: str, score: str, rows: Arrays | None, ranges: str, allow: Sequence[str],
+    failures: LayoutFailures,
+) -> dict[str, list[PrecisionFile]]:  # fmt: skip
+    """Layout -> its files."""
+    joined, by_stage, by_exit = ([PrecisionFile(f) for f in files] for files in (one, chain, prefixes))
     if precision != "fp32":
-        last = None if rows is None else {e.name: _as_file(rows[e.name], e) for e in found.inputs}
-        done = quantize_chain(chain, last, precision, ranges, allow_float=allow)
-        joined = done
+        last = None if rows is None else {e.name: as_file(rows[e.name], e) for e in stages.inputs}
+        by_stage = quantize_chain(chain, last, precision, ranges, allow_float=allow)
+        joined = by_stage
         if one is not chain:
             joined = quantize_chain(one, last, precision, ranges, allow_float=allow) if one else []
-        alone = quantize_prefixes(prefixes, last, precision, ranges, allow_float=allow)
-        counted = {"chain": ([q.content for q in done], done), "prefix": ([q.content for q in alone], alone)}
-        one = [q.content for q in joined]
-        counted["fused"] = ([], joined)
-    if one:
+        by_exit = quantize_prefixes(prefixes, last, precision, ranges, allow_float=allow)
+    files = {"chain": by_stage, "prefix": by_exit}
+    if joined:
         kinds: list[Any] = [e.kind for e in manifest.exits]
-        quantized = counted.pop("fused", ([], []))[1]
         with failures.attempt("fused", f"tflite-fused-{precision}"):
-            fused = fuse(one[0], [e.answer.name for e in manifest.exits], score, kinds=kinds)
-            counted["fused"] = ([fused], quantized)
-    return counted
+            fused = fuse(joined[0].file, [e.answer.name for e in manifest.exits], score, kinds=kinds)
+            files["fused"] = [PrecisionFile(fused, joined[0].counts)]
+    return files
 
 
 def _artifacts(
-    made: ArtifactSet, known: Analysis, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
-    engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]], tolerance: float | None,
+    artifact_set: ArtifactSet, known: Analysis, stages: TorchStages, by_layout: Mapping[str, list[PrecisionFile]],
+    precision: str, score: str, folder: Path, engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]], tolerance: float | None,
     failures: LayoutFailures, progress: Callable[[str], None],
 ) -> None:  # fmt: skip
     manifest = known.manifest
-    cuts = _cuts(files["chain"][0], manifest)
+    carried = cuts([f.file for f in by_layout["chain"]], manifest)
     reference: Callable[[Arrays], Arrays] | None = None
     answers = [a for a in known.answers if a.batch == 1]
     for axis, buckets in sizes.items():
         answers = bucket_answers(known.source, manifest, known.answers, axis, buckets)
     vectors_path = f"vectors/tflite-{precision}.npz"
-    for layout in ("chain", *(w for w in wanted if w != "chain" and w in files)):
+    for layout in ("chain", *(w for w in wanted if w != "chain" and w in by_layout)):
         name = f"tflite-{layout}-{precision}"
         progress(f"checking {name}")
         with failures.attempt(layout, name, needed=layout == "chain"):
-            contents, counted = files[layout]
-            paths = _written(folder / layout, contents, layout)
+            files = [f.file for f in by_layout[layout]]
+            paths = _written(folder / layout, files, layout)
             draft = Artifact(
                 name, "tflite", layout, precision, score if layout == "fused" else None, (1.0,) * len(manifest.exits),
-                tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=cuts,
-                ports=_ports(contents, found, manifest, layout), sizes=sizes,
+                tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=carried,
+                ports=ports(files, stages, manifest), sizes=sizes,
             )  # fmt: skip
             driver = drive(manifest, draft, paths, engine)
             if reference is None:
                 reference = _reference(driver, manifest)
                 if precision != "fp32":
                     answers = [Answer(a.inputs, reference(a.inputs), 1) for a in answers]
-                made.contents[vectors_path] = vectors(
+                artifact_set.contents[vectors_path] = vectors(
                     known.source, manifest, score, reference if precision != "fp32" else None
                 )
             if layout not in wanted:
@@ -225,13 +217,13 @@ def _artifacts(
                 for k in range(len(manifest.exits)):
                     errors.add(k, outputs, answer)
             errors.check()
-            made.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
-            spec = describe(vectors_path, made.contents[vectors_path])
+            artifact_set.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
+            spec = describe(vectors_path, artifact_set.contents[vectors_path])
             compared = Check(allowed.stated, errors.errors, errors.inputs)
-            made.artifacts.append(replace(draft, vectors=spec, check=compared))
-            if counted:
-                made.kernels[name] = [[c.quantized, c.total] for q in counted for c in q.counts]
-            made.memory[name] = [_memory(m) for m in _memories(layout, contents)]
+            artifact_set.artifacts.append(replace(draft, vectors=spec, check=compared))
+            if counts := [c for f in by_layout[layout] for c in f.counts]:
+                artifact_set.kernels[name] = [[c.quantized, c.total] for c in counts]
+            artifact_set.memory[name] = [_memory(m) for m in _memories(layout, files)]
 
 
 def _tolerance(precision: str, layout: str, rounding: Sequence[float], asked: float | None) -> Tolerance:
@@ -264,66 +256,20 @@ def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[st
     return run
 
 
-def _written(folder: Path, contents: Sequence[bytes], layout: str) -> list[Path]:
+def _written(folder: Path, files: Sequence[TfliteFile], layout: str) -> list[Path]:
     folder.mkdir()
     stem = {"prefix": "exit", "chain": "stage"}.get(layout, "model")
-    names = ["model.tflite"] if len(contents) == 1 and layout != "prefix" else []
-    names = names or [f"{stem}_{k}.tflite" for k in range(len(contents))]
-    for name, raw in zip(names, contents, strict=True):
-        (folder / name).write_bytes(raw)
+    names = ["model.tflite"] if len(files) == 1 and layout != "prefix" else []
+    names = names or [f"{stem}_{k}.tflite" for k in range(len(files))]
+    for name, file in zip(names, files, strict=True):
+        (folder / name).write_bytes(file.data)
     return [folder / name for name in names]
 
 
-def _tensors(contents: Sequence[bytes]) -> dict[str, Tensor]:
-    """Every input and output of every signature, by name."""
-    found: dict[str, Tensor] = {}
-    for raw in contents:
-        for s in signatures(flatbuffer.read(raw)).values():
-            for name, tensor in {**s.inputs, **s.outputs}.items():
-                before = found.setdefault(name, tensor)
-                if (before.scale, before.zero_point) != (tensor.scale, tensor.zero_point):
-                    raise ModelError(f"TFLite tensor {name!r} has two scales, {before.scale} and {tensor.scale}")
-    return found
-
-
-def _ports(contents: Sequence[bytes], found: TorchStages, manifest: Manifest, layout: str) -> tuple[Port, ...]:
-    tensors = _tensors(contents)
-    specs = {t.name: t for t in manifest.tensors}
-    pictures = {e.name for piece in (*found.stages, *found.prefixes) for e in (*piece.inputs, *piece.outputs) if e.nhwc}
-    ports = []
-    for name, spec in specs.items():
-        t = tensors.get(name)
-        if t is None:  # a fused graph calls the exits' answers `output`
-            continue
-        order = _NHWC if name in pictures else None
-        if order is not None or t.scale is not None or t.dtype != spec.dtype:
-            ports.append(Port(name, t.dtype, order, t.scale, t.zero_point))
-    return tuple(ports)
-
-
-def _cuts(contents: Sequence[bytes], manifest: Manifest) -> tuple[TensorSpec, ...]:
-    own = {t.name for t in manifest.tensors}
-    shapes: dict[str, list[tuple[int | str, ...]]] = {}
-    for raw in contents:
-        for s in signatures(flatbuffer.read(raw)).values():
-            for n, t in {**s.inputs, **s.outputs}.items():
-                shapes.setdefault(n, []).append(t.shape)
-    found = []
-    for n, t in _tensors(contents).items():
-        axes = zip(*shapes[n], strict=True)  # with buckets, an axis of several sizes is free
-        shape = tuple(a[0] if len(set(a)) == 1 else f"{n}_{k}" for k, a in enumerate(axes))
-        found += [] if n in own else [TensorSpec(n, t.dtype, shape)]
-    return tuple(found)
-
-
-def _as_file(array: NDArray[Any], edge: Edge) -> NDArray[Any]:
-    return np.ascontiguousarray(array.transpose(_NHWC) if edge.nhwc else array, edge.dtype)
-
-
-def _memories(layout: str, contents: Sequence[bytes]) -> list[Memory]:
-    if layout == "chain" and len(contents) == 1:
-        return list(stage_memory(contents[0]).values())
-    return [memory(raw) for raw in contents]
+def _memories(layout: str, files: Sequence[TfliteFile]) -> list[Memory]:
+    if layout == "chain" and len(files) == 1:
+        return list(stage_memory(files[0]).values())
+    return [memory(file) for file in files]
 
 
 def _memory(m: Memory) -> dict[str, int]:

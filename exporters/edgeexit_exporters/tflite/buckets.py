@@ -17,6 +17,7 @@ from edgeexit_exporters.analysis.answers import Answer
 from edgeexit_exporters.source.inputs import InputSpec, length_inputs, make_inputs
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.tflite.convert import convert_pieces
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 CHAIN_ONLY = (
@@ -64,14 +65,14 @@ def divide_buckets(source: Source, axis: str, sizes: Sequence[int]) -> list[Torc
     ]
 
 
-def convert_buckets(found: Sequence[TorchStages], axis: str, sizes: Sequence[int]) -> bytes:
+def convert_buckets(by_size: Sequence[TorchStages], axis: str, sizes: Sequence[int]) -> TfliteFile:
     """One file with the signatures `time_00100_stage_0`, ... Raises as `convert_chain`."""
     pieces = [
         replace(piece, name=f"{axis}_{size:05d}_{piece.name}")
-        for size, stages in zip(sizes, found, strict=True)
+        for size, stages in zip(sizes, by_size, strict=True)
         for piece in stages.stages
     ]
-    return convert_pieces(pieces, found[0].name)
+    return convert_pieces(pieces, by_size[0].name)
 
 
 def bucket_answers(

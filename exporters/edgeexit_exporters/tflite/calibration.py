@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.file.flatbuffer import read
-from edgeexit_exporters.tflite.file.signatures import Signature, signatures
+from edgeexit_exporters.tflite.file.signatures import Signature
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,19 +29,19 @@ class Linked(Signature):
     file: int = 0
 
 
-def linked(models: Sequence[Any]) -> list[Linked]:
+def linked(files: Sequence[TfliteFile]) -> list[Linked]:
     """The signatures of files in the order of the chain: by file, then by the number at the end of their names.
 
     Raises:
         ModelError: a file has none.
     """
-    found: list[Linked] = []
-    for i, model in enumerate(models):
-        own = [Linked(s.name, s.subgraph, s.inputs, s.outputs, i) for s in signatures(model).values()]
+    chain: list[Linked] = []
+    for i, file in enumerate(files):
+        own = [Linked(s.name, s.subgraph, s.inputs, s.outputs, i) for s in file.signatures.values()]
         if not own:
             raise ModelError("the .tflite file has no signature: export it with named stages")
-        found += sorted(own, key=lambda s: (int((re.findall(r"(\d+)$", s.name) or ["0"])[0]), s.name))
-    return found
+        chain += sorted(own, key=lambda s: (int((re.findall(r"(\d+)$", s.name) or ["0"])[0]), s.name))
+    return chain
 
 
 class FloatChain:
@@ -51,22 +51,22 @@ class FloatChain:
         files: one file with a signature per stage, a file per stage, or a single prefix.
     """
 
-    def __init__(self, files: Sequence[bytes]) -> None:
+    def __init__(self, files: Sequence[TfliteFile]) -> None:
         lib = tools.interpreter()
-        self.models = [read(f) for f in files]
-        self.signatures = linked(self.models)
+        self.models = [f.model for f in files]
+        self.signatures = linked(files)
         self._interpreters: list[Any] = []
         with tools.quiet():
-            for content in files:
+            for file in files:
                 # without XNNPACK: a delegate does not promise to keep what is inside it
-                made = lib.Interpreter(
-                    model_content=content,
+                interpreter = lib.Interpreter(
+                    model_content=file.data,
                     num_threads=1,
                     experimental_op_resolver_type=lib.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
                     experimental_preserve_all_tensors=True,
                 )
-                made.allocate_tensors()
-                self._interpreters.append(made)
+                interpreter.allocate_tensors()
+                self._interpreters.append(interpreter)
         self._runners = [self._interpreters[s.file].get_signature_runner(s.name) for s in self.signatures]
         self._watched = [self._floats(s) for s in self.signatures]
         made_here: set[str] = set()

@@ -6,7 +6,6 @@ bytes for the same tree, with every weight 16-byte aligned, which the schema ask
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,11 +35,11 @@ MAX_TABLES = 200_000
 _ALIGNMENT = 16
 
 
-def read(data: bytes | Path) -> Model:
+def read(data: bytes) -> Model:
     """Parse a .tflite file.
 
     Args:
-        data: its bytes, or where it is.
+        data: its bytes.
 
     Returns:
         the schema's `ModelT`; arrays in it are views of `data` and read-only.
@@ -49,7 +48,6 @@ def read(data: bytes | Path) -> Model:
         BundleError: not a .tflite file, or one that is truncated, contradicts itself, counts more than its size can
             hold, or keeps weights outside the flatbuffer.
     """
-    data = _bytes(data)
     if len(data) < 16 or data[4:8] != IDENTIFIER:
         raise BundleError(
             f"not a .tflite file: {len(data)} bytes, {bytes(data[4:8])!r} where {IDENTIFIER!r} is expected"
@@ -80,15 +78,6 @@ def inlined(data: bytes) -> bytes:
         buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
     return write(model) if behind else data
-
-
-def _bytes(data: bytes | Path) -> bytes:
-    if not isinstance(data, Path):
-        return data
-    try:
-        return data.read_bytes()
-    except OSError as e:
-        raise BundleError(f"cannot read {data}: {e.strerror}") from e
 
 
 def write(model: Model) -> bytes:

@@ -1,16 +1,15 @@
-"""What a .tflite file offers by name: its signatures and their tensors; and one signature as a file of its own."""
+"""Signatures of a .tflite file and their tensors, read from its object tree; and one signature as a tree of its own."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite.file.checked import SUBGRAPHS, called, indices, shape, text
-from edgeexit_exporters.tflite.file.flatbuffer import Model, read, schema, write
+from edgeexit_exporters.tflite.file.flatbuffer import Model, schema
 
 DTYPES = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8", 10: "float64",
@@ -108,37 +107,12 @@ def reached(model: Model, subgraph: int) -> list[int]:
     return sorted(found)
 
 
-def split(data: bytes | Path, name: str) -> bytes:
-    """One signature as a file of its own, with the weights, scales and operator codes that it uses and no others.
-
-    TFLite Micro cannot open a file with a subgraph that nothing calls; a device that never runs the last stage need
-    not carry it.
+def part(model: Model, name: str) -> Model:
+    """One signature with what it uses; weights are shared with `model`, everything else is a copy.
 
     Raises:
-        BundleError: a damaged file.
         ModelError: it has no such signature.
     """
-    model = read(data)
-    return write(part(model, name))
-
-
-def without_names(data: bytes | Path, keep: str = "") -> bytes:
-    """The same file without its tensors' names, which no engine needs and which cost flash; signatures keep theirs.
-
-    Args:
-        data: the file.
-        keep: names that begin so stay.
-    """
-    model = read(data)
-    for graph in model.subgraphs:
-        for t in graph.tensors:
-            if not (keep and text(t.name).startswith(keep)):
-                t.name = None
-    return write(model)
-
-
-def part(model: Model, name: str) -> Model:
-    """`split` between object trees; weights are shared with `model`, everything else is a copy."""
     wanted = signature(model, name)
     kept = reached(model, wanted.subgraph)
     kept.remove(wanted.subgraph)
