@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeexit.bench.bench import Timing
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.common.environment import environment
 from edgeexit.common.files import read_json
 from edgeexit.engine.engine import Engine
@@ -37,7 +38,7 @@ def profile_document(timings: Sequence[Timing], bundle: str, threads: int) -> di
     for name in dict.fromkeys(t.artifact for t in timings):
         own = sorted((t for t in timings if t.artifact == name), key=lambda t: t.exit)
         p50, p90 = [t.p50 for t in own], [t.p90 for t in own]
-        if own[0].layout == "chain":
+        if LAYOUTS[own[0].layout].stepwise:
             p50, p90 = _steps(p50), _steps(p90)
         p90 = [max(a, b) for a, b in zip(p50, p90, strict=True)]
         found[name] = {"seconds": p50, "ahead": p90, "n": own[0].n}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, TensorSpec
 from edgeexit.errors import BundleError, DataError
@@ -79,14 +80,15 @@ def check_parts(m: Manifest, at: str) -> None:
     if m.lm is not None and m.lm.vocab != classes:
         raise BundleError(f"{at}: a language model of {m.lm.vocab} tokens answers with {classes!r:.40} classes")
     for a in m.artifacts:
-        expected = count if a.layout in ("chain", "prefix", "decoder") else 1
-        if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):
+        layout = LAYOUTS[a.layout]
+        expected = layout.count_networks(count)
+        if len(a.models) != expected and (not layout.one_file or len(a.models) != 1 or a.format == "onnx"):
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
         if a.check is not None and len(a.check.max_error) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.check.max_error)} errors for {count} exits")
-        if (a.layout == "fused") != (a.score is not None):
+        if layout.scored != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
         _check_ports(a, m, at)
         if a.sizes:
@@ -113,7 +115,7 @@ def check_declared(inputs: Sequence[TensorSpec], declared: Mapping[str, Preproce
 
 
 def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
-    if a.layout != "chain" or len(a.models) != 1 or a.batch != "one" or m.exits[0].lengths is None:
+    if not LAYOUTS[a.layout].one_file or len(a.models) != 1 or a.batch != "one" or m.exits[0].lengths is None:
         raise BundleError(
             f"{at}: artifact {a.name!r}: sizes are of a chain in one file, one input per call, of exits with lengths"
         )
@@ -122,7 +124,7 @@ def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
 
 
 def _check_decoder(a: Artifact, m: Manifest, at: str) -> None:
-    if a.layout != "decoder":
+    if not LAYOUTS[a.layout].language_model:
         if a.proof is not None:
             raise BundleError(f"{at}: artifact {a.name!r}: a proof is of a decoder, layout is {a.layout}")
         return

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeexit.bundle.checks import check_parts
 from edgeexit.bundle.input_range import InputRange
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.lm_spec import LmProof, LmSpec
 from edgeexit.bundle.manifest import (
     DTYPES,
-    LAYOUTS,
     MAX_EXITS,
     MAX_MEMBERS,
     MAX_STATE,

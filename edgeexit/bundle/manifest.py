@@ -21,10 +21,6 @@ MAX_EXITS = 256
 MAX_MEMBERS = 64
 MAX_STATE = 1 << 28
 """Numbers in one state: a file that asks for more would take a device's memory by its name alone."""
-NETWORK_LAYOUTS = ("fused", "chain", "prefix", "all")
-"""What any network is exported as."""
-LAYOUTS = (*NETWORK_LAYOUTS, "decoder")
-"""decoder: a language model, whose caller keeps the cache."""
 DTYPES = (
     "float32",
     "float16",

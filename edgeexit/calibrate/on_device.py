@@ -50,6 +50,6 @@ def solve_budget(engine: Engine, budget: Budget | str | float, **options: Any) -
 
 def exit_seconds(engine: Engine) -> tuple[float, ...] | None:
     """`(exits,)` measured seconds to answer at each exit; None = not measured."""
-    if engine.seconds is None or engine.artifact.layout != "chain":
+    if engine.seconds is None or not engine.layout.stepwise:
         return engine.seconds
     return tuple(np.cumsum(engine.seconds).tolist())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from edgeexit.errors import BundleError
@@ -30,7 +30,7 @@ class Reader:
         found = repr(self.data.get(key, "nothing"))
         return BundleError(f"{self.at}.{key}: expected {expected}, found {found[:60]}")
 
-    def text(self, key: str, pattern: re.Pattern[str] | None = None, among: tuple[str, ...] = ()) -> str:
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, among: Collection[str] = ()) -> str:
         """Printable text that matches all of a pattern, or is one of a few."""
         value = text(self.data.get(key), f"{self.at}.{key}")
         if pattern is not None and not pattern.fullmatch(value):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.checks import check_declared
 from edgeexit.bundle.input_range import InputRange, UsualInputs, measure_all
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.finite import finite, no_answer, sound, unsound_rows
 from edgeexit.engine import layouts
@@ -34,7 +35,6 @@ from edgeexit.records.classification import Records, check_labels
 if TYPE_CHECKING:
     from edgeexit.monitor import Reading
 
-RUN_LAYOUTS = ("fused", "chain")
 _FORGET = 0.05
 """Weight of the latest input in the slow-down."""
 _LONGEST = 1e9
@@ -62,13 +62,14 @@ class Engine:
         drift: DriftMonitor | None = None,
     ) -> None:
         self.bundle, self.artifact, self.backend, self.threads = bundle, artifact, backend, threads
+        self.layout = LAYOUTS[artifact.layout]
         self.driver = layouts.make(bundle, artifact, backend, threads, clock)
         self.clock = clock
         states = [s.input for s in bundle.manifest.states]
         self._check = InputCheck(bundle.manifest.inputs, states, bundle.manifest.min_sizes, bundle.manifest.preprocess)
         self._usual = UsualInputs([t.name for t in bundle.manifest.inputs], bundle.manifest.ranges)
         self._macs = [e.macs for e in bundle.manifest.exits]
-        if artifact.layout == "prefix":
+        if self.layout.self_contained:
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
         self._one_by_one = "one" in (bundle.manifest.batch, artifact.batch)
         kinds = [e.kind for e in bundle.manifest.exits]
@@ -82,7 +83,7 @@ class Engine:
         """What `follow` took over; None = a policy that was assigned, with which no promise comes."""
         self.policy_source = f"a policy {policy.kind!r} of the caller"
         """What decides and why, in words: which operating point it is, or why there is none."""
-        if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
+        if self.layout.answers:  # the one that does not records, whatever the policy, and refuses when run
             self.driver.fits(policy)
         self.drift = drift
         self.seconds: tuple[float, ...] | None = None
@@ -398,7 +399,7 @@ class Engine:
             return np.array(macs, np.float64), None if None in alone else np.array(alone, np.float64)
         if self.seconds is None:
             raise DataError("this model's MACs are unknown and no times were measured: load with warmup > 0")
-        return (np.cumsum(self.seconds) if self.artifact.layout == "chain" else np.array(self.seconds)), None
+        return (np.cumsum(self.seconds) if self.layout.stepwise else np.array(self.seconds)), None
 
     def profile(self, repeats: int = 3) -> tuple[float, ...]:
         """Measure stage times on this device (warm-up included) for deadlines; median of `repeats`."""
@@ -425,8 +426,7 @@ class Engine:
                 )
         self.seconds = tuple(float(s) for s in seconds)
         self.driver.seconds = tuple(float(s) for s in ahead)
-        chain = self.artifact.layout == "chain"
-        self._expected = tuple(np.cumsum(self.seconds).tolist()) if chain else self.seconds
+        self._expected = tuple(np.cumsum(self.seconds).tolist()) if self.layout.stepwise else self.seconds
         self.slowdown = self.driver.slowdown = 1.0
 
     def example(self) -> list[NDArray[Any]]:
