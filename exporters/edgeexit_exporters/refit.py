@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.layouts import LAYOUTS, layout_order
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
-from edgeexit.engine.engine import RUN_LAYOUTS
 from edgeexit.engine.loading import load
 from edgeexit.errors import DataError, ExportMismatch, Infeasible
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import Policy
 from edgeexit.records.classification import Records, outcome, replay
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.int8.sensitivity import LayerSensitivity
+from edgeexit_exporters.spec import LEAST_ROWS
 
 Arrays = Mapping[str, NDArray[Any]]
 MOST_RANGES = 512
@@ -139,7 +139,7 @@ def refit(
         rows: inputs `(n, ...)` by name.
         labels: `(n,)`; None = agreement takes the place of accuracy.
         parts: which rows are for what.
-        reference: inputs -> every exit's answers from the float network, and their lengths; see `forms.float_answers`.
+        reference: inputs -> every exit's answers in float, and their lengths; see `formats.float_answers`.
         score: what thresholds compare.
         drop: accuracy that the operating points may lose against the last exit, in [0, 1).
         progress: called with each step's name.
@@ -160,7 +160,7 @@ def refit(
             for p in (parts.design, parts.held_out)
         )
         point = None
-        if artifact.layout in RUN_LAYOUTS:
+        if LAYOUTS[artifact.layout].stops_early:
             bundle = store_calibration(engine, held_out)
             name = f"{artifact.format}-{artifact.precision}"
             point = _chosen(design, held_out, score, drop, name, artifact)
@@ -206,8 +206,7 @@ def refuse_drop(found: Refit, most: float) -> None:
 def _first_of_each(bundle: Bundle) -> list[Artifact]:
     """Per format and precision the artifact that a device takes first, float ones before others."""
     found: dict[tuple[str, str], Artifact] = {}
-    layouts = [*RUN_LAYOUTS, "prefix", "all"]
-    for a in sorted(bundle.manifest.artifacts, key=lambda a: (a.precision != "fp32", layouts.index(a.layout))):
+    for a in sorted(bundle.manifest.artifacts, key=lambda a: (a.precision != "fp32", layout_order(a.layout))):
         found.setdefault((a.format, a.precision), a)
     return list(found.values())
 
@@ -256,7 +255,7 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
         (
             a
             for a in bundle.manifest.artifacts
-            if (a.format, a.precision, a.layout) == (artifact.format, artifact.precision, "prefix")
+            if (a.format, a.precision) == (artifact.format, artifact.precision) and LAYOUTS[a.layout].self_contained
         ),
         None,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgeexit.bundle.bundle import Bundle, describe
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.errors import BackendMissing, ModelError
 from edgeexit_exporters.layouts.fuse import set_temperatures
@@ -25,7 +26,7 @@ def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[flo
         )
     changed: dict[str, bytes] = {}
     models = found.models
-    if found.layout == "fused":
+    if LAYOUTS[found.layout].scored:
         raw = _rewritten(found.format, bundle.file(models[0]).read_bytes(), temperatures)
         models = (describe(models[0].path, raw),)
         changed[models[0].path] = raw

@@ -9,8 +9,7 @@ import onnx_ir as ir
 from edgeexit.bundle.manifest import ExitSpec, StageSpec, StateSpec
 from edgeexit.errors import ModelError
 from edgeexit_exporters.analysis.probe import Probe
-from edgeexit_exporters.onnx import graph as onnx_graph
-from edgeexit_exporters.onnx import pieces
+from edgeexit_exporters.onnx import graph, pieces
 from edgeexit_exporters.onnx.measure import NodeCost
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.stages import Stage
@@ -28,7 +27,7 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
     Raises:
         ModelError: an exit is not `(batch, ..., classes >= 2)` of floating-point numbers.
     """
-    values = onnx_graph.values(source.model.graph)
+    values = graph.values(source.model.graph)
     done: set[ir.Node] = set()
     found = []
     for k, (exit, kind) in enumerate(zip(source.exits, source.joint.kinds, strict=True)):
@@ -74,8 +73,8 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
                 part.inputs,
                 part.outputs,
                 costs.total(nodes[i] for i in part.nodes),
-                onnx_graph.parameter_count(weights),
-                onnx_graph.weight_bytes(weights),
+                graph.parameter_count(weights),
+                graph.weight_bytes(weights),
                 sum(int(seen.one[n].nbytes) for n in carried),
                 tuple(StateSpec(tensors[s.input], s.output) for s in part.states),
             )
@@ -83,7 +82,7 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
     return tuple(found)
 
 
-def precision(source: Source) -> str:
+def graph_precision(source: Source) -> str:
     """int8 where the graph is quantised (int8-dynamic where ranges are found while it runs), fp16 or fp32 else."""
     if source.quantized is not None:
         return source.quantized.precision
@@ -101,13 +100,13 @@ def _exit_name(tensor: str, k: int) -> str:
 
 
 def _ancestors(value: ir.Value) -> list[ir.Node]:
-    graph = value.graph
-    assert isinstance(graph, ir.Graph)
+    owner = value.graph
+    assert isinstance(owner, ir.Graph)
     found: dict[ir.Node, None] = {}
     todo = [value]
     while todo:
         node = todo.pop().producer()
         if node is not None and node not in found:
             found[node] = None
-            todo.extend(onnx_graph.read_by(node, graph))
+            todo.extend(graph.read_by(node, owner))
     return list(found)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.errors import ModelError
 from edgeexit_exporters.onnx import measure
 
@@ -63,7 +64,7 @@ def count_kernels(layout: str, files: Mapping[str, bytes]) -> tuple[Kernels, ...
             # Not ALL: int8 kernels are chosen by then, and the nodes still have the names that a user can exclude.
             measure.session(str(Path(folder, name)), optimized=str(optimized), level="EXTENDED")
             graph = onnx.load(optimized).graph
-            found += _by_decision(graph) if layout == "fused" else [_count(_all_nodes(graph))]
+            found += _by_decision(graph) if LAYOUTS[layout].scored else [_count(_all_nodes(graph))]
     return tuple(found)
 
 

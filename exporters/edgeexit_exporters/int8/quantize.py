@@ -36,9 +36,10 @@ from edgeexit_exporters.onnx.names import all_names, free_name
 from edgeexit_exporters.source.input_roles import like_data
 from edgeexit_exporters.source.join import join
 from edgeexit_exporters.source.source import Quantized, Source
+from edgeexit_exporters.spec import FORMATS
 
 Arrays = Mapping[str, NDArray[Any]]
-PRECISIONS = ("int8", "int8-dynamic")
+PRECISIONS = tuple(p for p in FORMATS["onnx"] if p != "fp32")
 METHODS = ("percentile", "minmax", "entropy")
 PERCENTILE = 99.999
 """Of an activation's values inside its range: drops single outliers only."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.spec import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.file.signatures import Signature
 from edgeexit_exporters.tflite.file.tflite_file import TfliteFile

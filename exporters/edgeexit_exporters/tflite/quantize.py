@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.spec import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.bounds import probability_bounds
 from edgeexit_exporters.tflite.calibration import FloatChain, Linked, check_rows, linked
@@ -158,7 +158,8 @@ def _pinned(
             elif key in pinned or wanted is None:
                 raise ModelError(
                     f"{reader.name}: cut tensor {name!r} is read with {_scale_text(own)} and made with "
-                    f"{_scale_text(wanted)}: the quantizer does not give both sides one scale. Cut elsewhere, or export the files as prefixes"
+                    f"{_scale_text(wanted)}: the quantizer does not give both sides one scale. Cut elsewhere, or "
+                    "export the files as prefixes"
                 )
             else:
                 pinned.add(key)

@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime")
 
 from lm_nets import built, text_ids
 
-from edgeexit_exporters.lm import LmExport, LmTarget, export_lm
+from edgeexit_exporters.lm import LmExport, LmExportSpec, export_lm
 
 PRECISIONS = ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
 
@@ -19,6 +19,6 @@ PRECISIONS = ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> LmExport:
     """The tied decoder with exits after each of its layers, maps and a short list."""
-    wish = LmTarget(stages=(1, 2), precisions=PRECISIONS, maps=True, shortlist=40)
+    wish = LmExportSpec(stages=(1, 2), precisions=PRECISIONS, maps=True, shortlist=40)
     out: Path = tmp_path_factory.mktemp("lm") / "small.edgeexit"
     return export_lm(built(), out, wish, tokenizer=None, text=text_ids())

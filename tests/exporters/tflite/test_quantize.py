@@ -143,7 +143,7 @@ def test_ranges_that_clip(ranges: str, outliers: int) -> None:
         assert steps[0] > 40 / 256 and steps[1] < 12 / 256
     else:
         assert 0.5 * steps[0] < steps[1] < 0.95 * steps[0]
-    joined(narrow.content)
+    joined(narrow.file)
     x = {"image": nets.pictures(32, 9, (8, 8, 3))}
     whole = nets.Chain(chain)(x)["exit0"]
     errors = [np.abs(nets.Chain(q.file)(x)["exit0"] - whole).mean() for q in (wide, narrow)]
