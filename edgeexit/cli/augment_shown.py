@@ -1,4 +1,4 @@
-"""What `edgeexit augment` prints and draws."""
+"""Text, JSON and plot of `edgeexit augment`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What quantizing did, as text."""
+"""Text of what quantizing did to every exit."""
 
 from __future__ import annotations
 

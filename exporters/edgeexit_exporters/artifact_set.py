@@ -1,4 +1,4 @@
-"""What was made for a bundle so far."""
+"""Artifacts of a bundle while it is being made: files, counts of kernels, memory and remarks."""
 
 from __future__ import annotations
 

@@ -200,13 +200,14 @@ def open_source(source: nn.Module | str | Path, spec: ExportSpec | None = None, 
                 f"--{what} names tensors of an .onnx file; a torch module returns its {what} with its exits"
             )
     try:
-        from edgeexit_exporters.source import torch_source
+        from edgeexit_exporters.source.torch_loading import load_module
+        from edgeexit_exporters.source.torch_source import from_torch
     except ImportError as e:
         raise BackendMissing(f"exporting a torch module needs torch ({e}): pip install 'edgeexit[export]'") from e
     provenance: dict[str, Any] = {}
     if isinstance(source, str):
         provenance["source"] = source
-        source = torch_source.load_module(source, spec.weights)
+        source = load_module(source, spec.weights)
     if single and exits:
         from edgeexit_exporters.source.torch_answer import Answer
 
@@ -215,4 +216,4 @@ def open_source(source: nn.Module | str | Path, spec: ExportSpec | None = None, 
         exits = [f"output{name}" if name.isdigit() else name for name in exits]
     if spec.weights is not None:
         provenance["weights_sha256"] = sha256(Path(spec.weights))
-    return torch_source.from_torch(source, inputs, exits, provenance, spec.outputs, single)
+    return from_torch(source, inputs, exits, provenance, spec.outputs, single)

@@ -1,4 +1,4 @@
-"""Calibrated on what ships: accuracies, thresholds and exit rates of every precision, measured on its own artifact.
+"""Calibration of what ships: accuracy, thresholds and exit rates of every precision, on its own artifact.
 
 A threshold is a number on the scale of one artifact's scores. Quantizing moves scores, so thresholds that were chosen
 in float leave at other rates; each precision gets its own, and both are shown.

@@ -1,4 +1,4 @@
-"""Which computation belongs to which stage: found from the graph, not written by anybody.
+"""Stages of a network: the computation that belongs to each exit, derived from the graph.
 
 Stage k = ancestors of exit k minus ancestors of the exits before it. The algorithm sees a tiny view of a
 graph, so that ONNX graphs and `torch.export` graphs share it (`onnx_graph.view` is the adapter for ONNX).

@@ -1,4 +1,4 @@
-"""Writing fitted temperatures into an artifact: into the manifest, and into a fused graph's named constants."""
+"""Temperatures of an artifact, written into the manifest and into a fused graph's named constants."""
 
 from __future__ import annotations
 

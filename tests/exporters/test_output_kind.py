@@ -18,7 +18,7 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.int8.quantize import quantize
 from edgeexit_exporters.source.output_kind import check_kind, ends_in_softmax, kind_of, sums_to_one
-from edgeexit_exporters.source.torch_source import ExportedParts
+from edgeexit_exporters.source.torch_exits import ExportedParts
 from edgeexit_exporters.spec import ExportSpec
 from edgeexit_exporters.tflite.from_torch.exits import exit_kinds
 

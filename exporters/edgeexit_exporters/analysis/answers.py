@@ -1,4 +1,4 @@
-"""The source model's own answers: what exported files are compared with, and what a bundle ships as vectors."""
+"""Reference answers of the source model: files are compared with them, and bundles ship some as test vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest's account of a network: its exits, stages, costs and precision."""
+"""Manifest entries of a network: exits, stages, costs and precision."""
 
 from __future__ import annotations
 

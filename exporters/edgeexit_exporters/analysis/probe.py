@@ -1,4 +1,4 @@
-"""What shapes, axes and costs a network really has: found by running it, at two batch sizes and two free sizes."""
+"""Shapes, axes and costs of a network, measured by running it at two batch sizes and two free sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sizes the free axes of a network may take: tried on the exported graph, beside the source model.
+"""Sizes that the free axes of a network may take, tried on the exported graph beside the source model.
 
 That an export succeeds proves nothing: a decision in Python (`if frames % 2`) is frozen as it was for the example,
 without a word, and the graph fails or errs at other sizes.

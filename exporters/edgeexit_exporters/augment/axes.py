@@ -1,4 +1,4 @@
-"""Which axis of a tensor holds its channels: read off the operations that make and read it."""
+"""Channel axis of a tensor, read off the operations that make and read it."""
 
 from __future__ import annotations
 

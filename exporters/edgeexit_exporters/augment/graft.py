@@ -1,4 +1,4 @@
-"""Heads in the graph: a network with one answer gets more of them; what it computed before stays as it was."""
+"""Heads added to the graph of a single-exit network; what it computed before stays as it was."""
 
 from __future__ import annotations
 

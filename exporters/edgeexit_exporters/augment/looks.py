@@ -1,4 +1,4 @@
-"""What tensors look like to an exit: which axis counts inputs, which holds channels, and what is left between them."""
+"""Axes of tensors as an exit sees them: inputs, channels, and positions between them."""
 
 from __future__ import annotations
 

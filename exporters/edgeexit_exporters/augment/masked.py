@@ -1,4 +1,4 @@
-"""Sequences with padding: pooled over the positions that a mask calls real, so that more padding changes nothing."""
+"""Pooling of padded sequences over the positions that a mask marks as real; more padding changes nothing."""
 
 from __future__ import annotations
 

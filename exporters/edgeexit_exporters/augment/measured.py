@@ -1,4 +1,4 @@
-"""What ships, calibrated and measured: on the rows that certify, on this machine's clock, and once on a test."""
+"""Calibration and measurement of augmented bundles: certifying rows, time on this machine, and one test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network gains at a place, as nodes: one pooled feature vector, and a head on it.
+"""Nodes that a network gains at a place: one pooled feature vector, and a head on it.
 
 The same nodes are measured for fitting and shipped afterwards.
 """

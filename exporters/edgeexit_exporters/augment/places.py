@@ -1,4 +1,4 @@
-"""Where a trained network can be given an early exit: the tensors that everything later is computed from."""
+"""Places for early exits in a trained network: tensors that everything later is computed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `augment` gives back."""
+"""Results of `augment`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors every path from a network's inputs to its output passes through; knows nothing of ONNX."""
+"""Tensors that every path from a network's inputs to its output passes through, in any graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same exits on a network that was trained on: what that gains over heads on a frozen one."""
+"""Fine-tuning of exits and network together, and what it gains over heads on a frozen network."""
 
 from __future__ import annotations
 

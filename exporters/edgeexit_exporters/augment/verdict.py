@@ -1,4 +1,4 @@
-"""Is it worth it? The augmented network against the untouched one and against stopping always at one place."""
+"""Verdict on an augmented network: against the untouched one, and against each exit alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export of a network with fitted exits, which a failure leaves behind.
+"""Export of a network with fitted exits, which are saved if the export fails.
 
 Fitting takes minutes to hours, and what fails comes last. Where an asked-for layout fails, or none works, the network
 with its exits is saved as an .onnx file, from which `edgeexit export` goes on.

@@ -1,4 +1,4 @@
-"""What really runs in int8: counted in the graph that onnxruntime makes of each file, stage by stage.
+"""Counts of int8 kernels in the graph that onnxruntime makes of each file, stage by stage.
 
 A quantised file that is not fused runs in float with roundings between: the answers of int8 at more than the cost of
 float, and nobody says so.

@@ -1,4 +1,4 @@
-"""int8: the whole network is quantised first and cut into stages after.
+"""Quantization of ONNX networks to int8: the whole network first, then cut into stages.
 
 onnxruntime quantises no body of an `If`, so a fused graph cannot be quantised; and stages quantised one by one would
 meet with different scales. Activations are uint8, weights int8 per output channel: with int8 activations onnxruntime

@@ -1,4 +1,4 @@
-"""ONNX files of every layout, compared with the source model."""
+"""ONNX artifacts of every layout, compared with the source model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways for a picture to enter a stage, one of which lets the engine fuse as it does in the uncut network.
+"""Stage inputs that preserve Conv+Add fusion: ways for a picture to enter a stage.
 
 onnxruntime adds a skip connection inside the convolution before it where both come from its own blocked layout, and
 that rounds otherwise than an addition afterwards. A cut tensor comes in plain layout, so such a fusion is lost at the

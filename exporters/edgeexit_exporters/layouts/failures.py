@@ -1,4 +1,4 @@
-"""Layouts that fail: one of the default set is left out with its reason, one that was asked for by name is an error."""
+"""Failures of layouts: a default one is left out with its reason, one that was named is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefix files of speech models as sherpa-onnx's offline CTC contract wants them: stock sherpa-onnx runs an exit.
+"""sherpa-onnx contract of prefix files of speech models, so that stock sherpa-onnx runs an exit.
 
 The contract (k2-fsa/sherpa-onnx, model type zipformer2_ctc): inputs features `(batch, time, bins)` and their lengths,
 by position; outputs log-probabilities and their lengths, likewise; flat texts in the model's metadata; `tokens.txt`

@@ -1,4 +1,4 @@
-"""Every file of an artifact against the torch module: stages with and without earlier positions, heads, the whole."""
+"""Comparison of a decoder's files with the torch module: stages with and without a cache, heads, the whole."""
 
 from __future__ import annotations
 

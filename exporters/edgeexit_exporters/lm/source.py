@@ -1,4 +1,4 @@
-"""Where a language model comes from: a module of ours, a Hugging Face folder, a GGUF file.
+"""Sources of language models: a module of ours, a Hugging Face folder, a GGUF file.
 
 What turns files into modules lives in `edgeexit_models`; it is named here and imported when a source needs it.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.common.files import sha256
 from edgeexit.errors import BackendMissing, ModelError
-from edgeexit_exporters.source.torch_source import load_module
+from edgeexit_exporters.source.torch_loading import load_module
 
 READERS = {
     "folder": "edgeexit_models.lm.weights:load_lm",

@@ -1,4 +1,4 @@
-"""Foreign ONNX content: brings what other tools write to plain tensors in order, and names what is left out."""
+"""Foreign ONNX content, brought to plain tensors in order, with names of what is left out."""
 
 from __future__ import annotations
 

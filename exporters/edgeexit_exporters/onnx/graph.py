@@ -1,4 +1,4 @@
-"""ONNX graphs: one form for surgery, and a view of it for the stage algorithm."""
+"""ONNX graphs in one form for surgery, and a view of them for the stage algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and costs of stages, read off a real run: exact also where shapes are computed."""
+"""Sizes and costs of stages, measured in a real run: exact also where shapes are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor and node names in ONNX graphs: free ones for what is added, and foreign ones that look like ours renamed."""
+"""Names in ONNX graphs: free ones for additions, and foreign ones that look like ours changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding nodes to an ONNX graph: names that nobody else has, weights stored once, one form for every opset."""
+"""Nodes added to an ONNX graph: unused names, weights stored once, one form for every opset."""
 
 from __future__ import annotations
 

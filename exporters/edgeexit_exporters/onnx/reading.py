@@ -1,4 +1,4 @@
-"""Import of foreign ONNX files: everything between a path and a graph that surgery can work on."""
+"""Import of foreign ONNX files, from a path to a graph for surgery."""
 
 from __future__ import annotations
 

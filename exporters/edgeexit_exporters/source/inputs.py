@@ -1,4 +1,4 @@
-"""Example inputs: what the export is checked and measured with."""
+"""Example inputs, which the export is checked and measured with."""
 
 from __future__ import annotations
 

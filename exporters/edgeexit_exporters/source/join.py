@@ -1,4 +1,4 @@
-"""Exits of several outputs: heads that answer together become one answer with an uncertainty, as nodes of the graph.
+"""Join of heads that answer together: one answer with an uncertainty, as nodes of the graph.
 
 The mean is of probabilities, never of logits: in int8, too, the softmax outputs are averaged.
 """

@@ -1,4 +1,4 @@
-"""Random operations: finds those that an exit depends on, since no export can agree with a network that draws lots."""
+"""Random operations that an exit depends on: refused, since no export can agree with such a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be exported: any ONNX file, or any torch module (`torch_source`), brought to one form."""
+"""Export source: any ONNX file or torch module (`torch_source`) in one form."""
 
 from __future__ import annotations
 

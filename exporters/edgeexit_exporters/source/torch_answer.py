@@ -1,4 +1,4 @@
-"""One answer of a torch module that returns several things: logits beside hidden states, a main head beside others."""
+"""Answer of a torch module that returns several values, such as logits beside hidden states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preprocessing out of torchvision's transforms, read by the names of their classes: torchvision is not needed."""
+"""Preprocessing from torchvision transforms, read by class names without torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges known without any row: sums and means of probabilities.
+"""Value ranges known without data: sums and means of probabilities.
 
 Calibration rows are seldom as sure as an input may be; a mean of heads that is cut off at the surest row's probability
 would answer with probabilities that do not sum to one, and with one score for all surer inputs.

@@ -1,4 +1,4 @@
-"""TFLite files have fixed sizes: a free axis, such as the time of speech, is cut into a few of them in one file.
+"""Buckets: a few fixed sizes of a free axis, such as the time of speech, in one TFLite file.
 
 Every size has its own signatures; weights are stored once. An input runs in the smallest that holds it, padded: so a
 network must answer among padding as it does alone (which the export asks it), and say how much of its answer is valid.

@@ -1,4 +1,4 @@
-"""A .tflite file as a C header and source, for TensorFlow Lite Micro on a device without a file system."""
+"""C header and source of a .tflite file, for TensorFlow Lite Micro without a file system."""
 
 from __future__ import annotations
 

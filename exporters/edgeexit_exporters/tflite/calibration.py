@@ -1,4 +1,4 @@
-"""Calibration: the float chain runs on real inputs, and every tensor's values are seen.
+"""Calibration runs of the float chain on real inputs, with the values of every tensor.
 
 The chain as a whole, so that a cut tensor has the same values, and so the same scale, on both its sides.
 """

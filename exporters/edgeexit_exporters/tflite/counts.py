@@ -1,4 +1,4 @@
-"""How much of a file really computes in integers."""
+"""Counts of operations that compute in integers."""
 
 from __future__ import annotations
 

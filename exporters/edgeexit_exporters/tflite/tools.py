@@ -1,4 +1,4 @@
-"""The converter, the quantizer and the interpreter: imported when asked, in the versions that our tests hold."""
+"""Converter, quantizer and interpreter, imported when needed, in the versions that the tests cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds tensors, constants and operators to a subgraph of a .tflite object tree."""
+"""Tensors, constants and operators added to a subgraph of a .tflite object tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves what the rest relies on: every index of a parsed .tflite names something, and every weight has its size."""
+"""Checks of a parsed .tflite: every index names something, and every weight has its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and write .tflite files through the public schema, bounded: a file may be damaged or hostile.
+"""Reading and writing of .tflite files through the public schema; files may be damaged or hostile.
 
 `read` gives the schema's object tree (`ModelT`) after `checked.check` has proven its indices; `write` gives the same
 bytes for the same tree, with every weight 16-byte aligned, which the schema asks for and its Python writer does not do.

@@ -1,4 +1,4 @@
-"""What the exits of a torch module give, and the module's graph."""
+"""Exits of a torch module, traced, and the module's graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.source.join import JoinedExit, valid_of
 from edgeexit_exporters.source.output_kind import kind_of
-from edgeexit_exporters.source.torch_source import Exits, ExportedParts, quiet
+from edgeexit_exporters.source.torch_exits import Exits, ExportedParts
+from edgeexit_exporters.source.torch_source import quiet
 
 ExitOutput = Sequence[ExportedParts]
 """What every exit gives."""

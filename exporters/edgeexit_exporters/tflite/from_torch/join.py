@@ -1,4 +1,4 @@
-"""Heads that answer together, as a torch module: the same formulas as `join.py` writes into ONNX graphs."""
+"""Join of heads that answer together as a torch module, by the formulas of `source.join`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeexit_exporters.source.torch_source import Exits
+from edgeexit_exporters.source.torch_exits import Exits
 
 
 class Joined(nn.Module):

@@ -1,4 +1,4 @@
-"""Which 4-D tensors are pictures (channels first in torch, channels last in TFLite), found from the operations."""
+"""Channel order of 4-D tensors (first in torch, last in TFLite), derived from the operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of an exported torch graph, rebuilt as a module whose edges are as TFLite files have them."""
+"""Part of an exported torch graph as a module whose edges are as TFLite files have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch modules -> stages: torch.export's graph, divided by `stages.stages`, each stage a module of its own.
+"""Stages of a torch module: torch.export's graph divided by `stages.stages`, each a module of its own.
 
 The edges of stages are as TFLite files have them: batch 1, fixed sizes, pictures channels last.
 """
@@ -17,7 +17,8 @@ from torch import fx, nn
 from edgeexit.errors import ModelError
 from edgeexit_exporters.source.inputs import InputSpec, batch_kind, make_inputs, one_at_a_time
 from edgeexit_exporters.source.join import JoinedExit
-from edgeexit_exporters.source.torch_source import Exits, next_name, own_inputs
+from edgeexit_exporters.source.torch_exits import Exits, next_name
+from edgeexit_exporters.source.torch_source import own_inputs
 from edgeexit_exporters.stages import GraphView, State, ViewNode, stages
 from edgeexit_exporters.tflite.from_torch.exits import check_exits, evaluate, exit_kinds, exit_names, to_graph
 from edgeexit_exporters.tflite.from_torch.join import Joined

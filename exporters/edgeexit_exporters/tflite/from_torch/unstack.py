@@ -1,4 +1,4 @@
-"""Stacked exits in torch graphs: reads each exit from its own tensor, as `unstack` does in ONNX graphs."""
+"""Stacked exits in torch graphs: each is read from its own tensor, as `source.unstack` does in ONNX."""
 
 from __future__ import annotations
 
