@@ -178,26 +178,26 @@ def refit(
     return bundle, Refit(drop, exact[0].n, exact[1].n, exact[0].measure, tuple(forms))
 
 
-def refuse_drop(found: Refit, most: float) -> None:
+def refuse_drop(report: Refit, most: float) -> None:
     """Refuse artifacts whose exits lost too much.
 
     Args:
-        found: of `refit`.
+        report: of `refit`.
         most: accuracy that an exit may lose against the float one (or share of answers that may differ, without
             labels), as a fraction.
 
     Raises:
         ExportMismatch: one lost more.
     """
-    exact = next((f for f in found.forms if f.precision == "fp32"), None)
-    for form in found.forms:
+    exact = next((f for f in report.forms if f.precision == "fp32"), None)
+    for form in report.forms:
         for k, e in enumerate(form.exits):
             lost, what = 1 - e.agreement, "answers otherwise on"
             if e.accuracy is not None and exact is not None and exact.exits[k].accuracy is not None:
                 lost, what = (exact.exits[k].accuracy or 0.0) - e.accuracy, "loses"
             if form.precision != "fp32" and lost > most:
                 raise ExportMismatch(
-                    f"{form.artifact}: exit {e.name!r} {what} {100 * lost:.2f} points on {found.held_out} rows, "
+                    f"{form.artifact}: exit {e.name!r} {what} {100 * lost:.2f} points on {report.held_out} rows, "
                     f"{100 * most:g} allowed (--max-drop); no bundle was written. More or other calibration rows, "
                     "another --ranges, or int16x8 may keep it"
                 )
@@ -205,10 +205,10 @@ def refuse_drop(found: Refit, most: float) -> None:
 
 def _first_of_each(bundle: Bundle) -> list[Artifact]:
     """Per format and precision the artifact that a device takes first, float ones before others."""
-    found: dict[tuple[str, str], Artifact] = {}
+    first: dict[tuple[str, str], Artifact] = {}
     for a in sorted(bundle.manifest.artifacts, key=lambda a: (a.precision != "fp32", layout_order(a.layout))):
-        found.setdefault((a.format, a.precision), a)
-    return list(found.values())
+        first.setdefault((a.format, a.precision), a)
+    return list(first.values())
 
 
 def _records(
@@ -219,16 +219,16 @@ def _records(
     known = [e.macs for e in exits]
     cost = np.array(known if None not in known else range(1, len(exits) + 1), np.float64)
     kind = "probs" if any(e.kind == "probs" for e in exits) else "logits"
-    found = []
+    records = []
     for part in (parts.design, parts.held_out):
         outputs, lengths = reference({n: a[part] for n, a in rows.items()})
-        found.append(
+        records.append(
             Records(
                 np.stack(outputs), cost, None if labels is None else labels[part], kind,  # type: ignore[arg-type]
                 lengths=None if lengths is None else np.stack(lengths),
             )
         )  # fmt: skip
-    return found[0], found[1]
+    return records[0], records[1]
 
 
 def _chosen(
@@ -246,8 +246,8 @@ def _chosen(
 
 
 def _outcome(policy: Policy, rows: Records) -> Outcome:
-    found = outcome(replay(policy, rows), rows)
-    return Outcome(tuple(found.exit_rates), float(found.cost), float(found.accuracy))
+    result = outcome(replay(policy, rows), rows)
+    return Outcome(tuple(result.exit_rates), float(result.cost), float(result.accuracy))
 
 
 def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) -> tuple[FormExit, ...]:
@@ -276,6 +276,6 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
     )
 
 
-def _error(found: NDArray[Any], exact: NDArray[Any]) -> float:
-    difference = np.square(found.astype(np.float64) - exact).mean()
+def _error(values: NDArray[Any], exact: NDArray[Any]) -> float:
+    difference = np.square(values.astype(np.float64) - exact).mean()
     return float(np.sqrt(difference / max(np.square(exact.astype(np.float64)).mean(), np.finfo(np.float64).tiny)))

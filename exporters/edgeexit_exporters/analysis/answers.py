@@ -18,7 +18,7 @@ from edgeexit.policy.scores import Kind, uncertainty_score
 from edgeexit.policy.scores import score as score_of
 from edgeexit.records.classification import exits_taken
 from edgeexit_exporters.analysis.probe import Probe
-from edgeexit_exporters.source import inputs as examples
+from edgeexit_exporters.source.inputs import from_data, length_inputs, make_inputs
 from edgeexit_exporters.source.join import JoinedExit, valid_of
 from edgeexit_exporters.source.source import Source
 
@@ -55,18 +55,18 @@ def reference_answers(
         DataError: `data` does not fit the model's inputs.
         ModelError: it does not run on them, or answers NaN.
     """
-    runs = [(examples.make_inputs(source.inputs, 1, seed), 1) for seed in range(3)]
+    runs = [(make_inputs(source.inputs, 1, seed), 1) for seed in range(3)]
     if seen.batch == "dynamic":
-        runs.append((examples.make_inputs(source.inputs, 3, seed=3), 3))
+        runs.append((make_inputs(source.inputs, 3, seed=3), 3))
     if seen.other_sizes:
-        runs.append((examples.make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
-    runs += [(examples.make_inputs(source.inputs, 1, seed=5, free=free), 1) for free in sizes]
+        runs.append((make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
+    runs += [(make_inputs(source.inputs, 1, seed=5, free=free), 1) for free in sizes]
     if sizes and seen.batch == "dynamic":
-        runs.append((examples.make_inputs(source.inputs, 3, seed=6, free=sizes[-1]), 3))
+        runs.append((make_inputs(source.inputs, 3, seed=6, free=sizes[-1]), 3))
     count = 0
     if data is not None:
         data = source.streamed(data, DATA_ROWS)
-        rows = examples.from_data(source.inputs, data, DATA_ROWS)
+        rows = from_data(source.inputs, data, DATA_ROWS)
         for spec in source.inputs:
             array = rows[spec.tensor.name]
             fits = array.ndim == len(spec.tensor.shape) and all(
@@ -105,8 +105,8 @@ def reference_answers(
 
 def valid_answer(outputs: Arrays, exit: JoinedExit) -> NDArray[Any]:
     """An exit's answer in its valid positions, from tensors by name."""
-    found = outputs[exit.answer]
-    return found if exit.lengths is None else valid_of(found, outputs[exit.lengths])
+    answer = outputs[exit.answer]
+    return answer if exit.lengths is None else valid_of(answer, outputs[exit.lengths])
 
 
 def _shape(axes: Sequence[int | str]) -> str:
@@ -125,37 +125,37 @@ def vectors(
         score: of the vectors' thresholds.
         reference: inputs -> what every exit gives, by name; None = the source's.
     """
-    rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
-    lengths = {n: examples.make_inputs(source.inputs, VECTORS, 0)[n] for n in examples.length_inputs(source.inputs)}
+    rows = [make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
+    lengths = {n: make_inputs(source.inputs, VECTORS, 0)[n] for n in length_inputs(source.inputs)}
     rows = source.stream([{**x, **{n: a[i : i + 1] for n, a in lengths.items()}} for i, x in enumerate(rows)])
     answers = [(reference or source.reference)(x) for x in rows]
     given = [n for e in source.exits for n in e.outputs]
-    found = {n: np.concatenate([a[n] for a in answers]) for n in given}
-    scores = np.stack([exit_scores(found, e, score) for e in manifest.exits])
+    outputs = {n: np.concatenate([a[n] for a in answers]) for n in given}
+    scores = np.stack([exit_scores(outputs, e, score) for e in manifest.exits])
     thresholds = tuple(_between(s) for s in scores[:-1])
     taken = exits_taken(Threshold(thresholds, score), scores, scores)
     arrays: dict[str, NDArray[Any]] = {
         f"input_{i}": np.concatenate([x[t.name] for x in rows]) for i, t in enumerate(manifest.feeds)
     }
     for k, exit in enumerate(manifest.exits):
-        arrays[f"output_{k}"] = found[exit.answer.name]
+        arrays[f"output_{k}"] = outputs[exit.answer.name]
         named = {"uncertainty": exit.uncertainty, "learned": exit.learned, "lengths": exit.lengths}
-        arrays.update({f"{what}_{k}": found[name] for what, name in named.items() if name is not None})
+        arrays.update({f"{what}_{k}": outputs[name] for what, name in named.items() if name is not None})
     arrays.update(
         scores=scores.T.copy(), thresholds=np.array(thresholds, np.float32), exits=taken, score=np.array(score)
     )
     return npz_bytes(**arrays)
 
 
-def exit_scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
+def exit_scores(tensors: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
     """`(n,)` scores of an exit at temperature 1, from its tensors by name."""
     if score == "learned" and exit.learned is not None:
-        return np.asarray(found[exit.learned], np.float32)
+        return np.asarray(tensors[exit.learned], np.float32)
     if score == "ensemble" and exit.uncertainty is not None:
-        return np.asarray(uncertainty_score(found[exit.uncertainty]), np.float32)
-    lengths = None if exit.lengths is None else found[exit.lengths]
+        return np.asarray(uncertainty_score(tensors[exit.uncertainty]), np.float32)
+    lengths = None if exit.lengths is None else tensors[exit.lengths]
     kind: Kind = "probs" if exit.kind == "probs" else "logits"
-    return score_of(found[exit.answer.name], score, kind=kind, lengths=lengths)
+    return score_of(tensors[exit.answer.name], score, kind=kind, lengths=lengths)
 
 
 def _between(scores: NDArray[np.float32]) -> float:

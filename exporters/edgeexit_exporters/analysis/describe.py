@@ -29,7 +29,7 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
     """
     values = graph.values(source.model.graph)
     done: set[ir.Node] = set()
-    found = []
+    specs = []
     for k, (exit, kind) in enumerate(zip(source.exits, source.joint.kinds, strict=True)):
         name, spec = exit.answer, seen.tensors[exit.answer]
         if len(spec.shape) < 2 or not isinstance(spec.shape[-1], int) or spec.shape[-1] < 2:
@@ -41,7 +41,7 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
         carried = [n for part in parts[: k + 1] for n in part.carried]
         own = {node for n in (*exit.outputs, *carried) for node in _ancestors(values[n])}
         done |= own
-        found.append(
+        specs.append(
             ExitSpec(
                 _exit_name(name, k),
                 tuple(seen.tensors[n] for n in exit.outputs),
@@ -54,7 +54,7 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
                 exit.lengths,
             )
         )
-    return tuple(found)
+    return tuple(specs)
 
 
 def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) -> tuple[StageSpec, ...]:
@@ -62,13 +62,13 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
     nodes = list(source.model.graph)
     tensors = {i.tensor.name: i.tensor for i in source.inputs}
     counted: set[str] = set()
-    found = []
+    specs = []
     for k, (part, piece) in enumerate(zip(parts, pieces.chain(source.model, parts), strict=True)):
         weights = [v for n, v in piece.graph.initializers.items() if n not in counted]
         counted.update(piece.graph.initializers)
         later = {n for p in parts[k + 1 :] for n in p.inputs}
         carried = {n for p in parts[: k + 1] for n in p.cuts} & later
-        found.append(
+        specs.append(
             StageSpec(
                 part.inputs,
                 part.outputs,
@@ -79,7 +79,7 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
                 tuple(StateSpec(tensors[s.input], s.output) for s in part.states),
             )
         )
-    return tuple(found)
+    return tuple(specs)
 
 
 def graph_precision(source: Source) -> str:
@@ -102,11 +102,11 @@ def _exit_name(tensor: str, k: int) -> str:
 def _ancestors(value: ir.Value) -> list[ir.Node]:
     owner = value.graph
     assert isinstance(owner, ir.Graph)
-    found: dict[ir.Node, None] = {}
+    ancestors: dict[ir.Node, None] = {}
     todo = [value]
     while todo:
         node = todo.pop().producer()
-        if node is not None and node not in found:
-            found[node] = None
+        if node is not None and node not in ancestors:
+            ancestors[node] = None
             todo.extend(graph.read_by(node, owner))
-    return list(found)
+    return list(ancestors)

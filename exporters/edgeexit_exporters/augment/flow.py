@@ -74,20 +74,20 @@ def places_of(
     )
     if not total:
         raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
-    found = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
-    if not found:
+    places = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
+    if not places:
         raise ModelError(
             f"nothing separates the network's inputs from its answer before {100 * DEEPEST:g} % of the cost: it is too "
             "shallow, or an input such as a mask reaches every block; set that one aside (--aside NAME, --mask NAME)"
             + "".join([f"; {n!r} {why}" for n, why in unfit.items() if f"mask {mask!r}" in why][:3])
         )
-    single = [p for p in found if len(p.tensors) == 1]
+    single = [p for p in places if len(p.tensors) == 1]
     # A cut of several tensors often runs through what an engine fuses, and the last exit then differs in its last bits.
-    found = single if len(single) > 1 else found
-    if len(found) > most:
-        order = np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))
-        found = [found[i] for i in order]
-    return tuple(found), total
+    places = single if len(single) > 1 else places
+    if len(places) > most:
+        order = np.unique(np.linspace(0, len(places) - 1, most).round().astype(int))
+        places = [places[i] for i in order]
+    return tuple(places), total
 
 
 def augment(
@@ -211,8 +211,8 @@ def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]], asked: f
     size = 1 if any(s.tensor.shape[0] == 1 for s in source.inputs) else 2
     few = [{n: a[i : i + size] for n, a in inputs.items()} for i in range(0, COMPARED, size)]
     few = [x for x in few if len(next(iter(x.values()))) == size]
-    found = [measure.all_values(proto, [exit.answer], x)[exit.answer] for x in few]
-    pairs = [(a, source.reference(x)[exit.answer]) for a, x in zip(found, few, strict=True)]
+    exported = [measure.all_values(proto, [exit.answer], x)[exit.answer] for x in few]
+    pairs = [(a, source.reference(x)[exit.answer]) for a, x in zip(exported, few, strict=True)]
     error = max(relative_errors([largest_difference(a, b) for a, b in pairs]), default=0.0)
     allowed = max(tolerance_for("fp32").here, asked or 0.0)  # a strict one is meant for layouts: this is another engine
     if error > allowed:
@@ -269,32 +269,32 @@ def _scored(
 
 
 def _candidates(
-    places: Sequence[Place], heads: Sequence[Head], scored: Scored, found: ExitChoice, total: int
+    places: Sequence[Place], heads: Sequence[Head], scored: Scored, choice: ExitChoice, total: int
 ) -> tuple[Candidate, ...]:
     truth = scored.final.argmax(1) if scored.labels is None else scored.labels
     right = (scored.logits.argmax(2) == truth).mean(1)
     return tuple(
-        Candidate(p, (p.macs or 0) / total, h.macs, float(a), k in found.best.exits)
+        Candidate(p, (p.macs or 0) / total, h.macs, float(a), k in choice.best.exits)
         for k, (p, h, a) in enumerate(zip(places, heads, right, strict=True))
     )
 
 
-def _nearest(found: ExitChoice, drop: float) -> ExitSetting:
-    return min(found.front, key=lambda s: abs(s.accuracy - (found.full - drop)))
+def _nearest(choice: ExitChoice, drop: float) -> ExitSetting:
+    return min(choice.front, key=lambda s: abs(s.accuracy - (choice.full - drop)))
 
 
-def _why_not(table: Sequence[Candidate], found: ExitChoice, drop: float, kind: str) -> str:
+def _why_not(table: Sequence[Candidate], choice: ExitChoice, drop: float, kind: str) -> str:
     best = max(table, key=lambda c: c.accuracy)
-    near = _nearest(found, drop)
-    if lucky := [s for s in found.front if s.exits and s.cost < 1 and s.accuracy >= found.full - drop]:
+    near = _nearest(choice, drop)
+    if lucky := [s for s in choice.front if s.exits and s.cost < 1 and s.accuracy >= choice.full - drop]:
         return (
             f"Not worth it on these rows: the cheapest setting within {100 * drop:g} points of {kind} "
             f"({100 * lucky[0].accuracy:.1f} % at {100 * lucky[0].cost:.0f} % of the cost, the network "
-            f"{100 * found.full:.1f} %) is so by less than {ERRORS:g} standard errors of the rows to choose on; give "
+            f"{100 * choice.full:.1f} %) is so by less than {ERRORS:g} standard errors of the rows to choose on; give "
             "more rows, or allow more (--drop)."
         )
     return (
         f"Not worth it: no exit saves anything at {100 * drop:g} points less {kind}. The heads are too weak: the best "
         f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "
-        f"{100 * found.full:.1f} %; nearest on the front: {100 * near.accuracy:.1f} % at {100 * near.cost:.0f} %."
+        f"{100 * choice.full:.1f} %; nearest on the front: {100 * near.accuracy:.1f} % at {100 * near.cost:.0f} %."
     )

@@ -74,9 +74,9 @@ def _reference(
     features = [feature_name(k) for k in range(len(places))]
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        found = measure.run(alone, arrays, [final])
+        outputs = measure.run(alone, arrays, [final])
         seen = measure.run(read, arrays, features)
-        found.update({n: h.logits(seen[f]) for n, h, f in zip(names, heads, features, strict=True)})
-        return found
+        outputs.update({n: h.logits(seen[f]) for n, h, f in zip(names, heads, features, strict=True)})
+        return outputs
 
     return reference

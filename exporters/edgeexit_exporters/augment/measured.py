@@ -159,27 +159,27 @@ def _allowed(point: OperatingPoint) -> float | None:
     return float(point.asked["alpha"]) if what in BOUND_ACCURACY else None
 
 
-def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
+def on_test(augmented: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
     """Measure an augmented bundle once, on rows of their own; the fine-tuned one beside it, if there is one.
 
     Args:
-        found: of `augment`, with a bundle.
+        augmented: of `augment`, with a bundle.
         inputs: `(n, ...)` by the bundle's input names, or "x".
         labels: `(n,)`; None = agreement with the untouched network.
 
     Raises:
         DataError: the rows do not fit, or there is no bundle to measure.
     """
-    if found.bundle is None or found.point is None:
+    if augmented.bundle is None or augmented.point is None:
         raise DataError("no bundle was written, so there is nothing to test")
-    records = _recorded(found.bundle, found.point, inputs, labels)
+    records = _recorded(augmented.bundle, augmented.point, inputs, labels)
     before = records.correct[-1]
-    tested = _tested(found, found.point, records, before)
-    if found.tuned is None or found.tuned.bundle is None or found.tuned.point is None:
+    tested = _tested(augmented, augmented.point, records, before)
+    if augmented.tuned is None or augmented.tuned.bundle is None or augmented.tuned.point is None:
         return tested
     truth = records.outputs[-1].argmax(-1) if labels is None else labels
-    mine = _recorded(found.tuned.bundle, found.tuned.point, inputs, truth)
-    return replace(tested, tuned=_tested(found, found.tuned.point, mine, before))
+    mine = _recorded(augmented.tuned.bundle, augmented.tuned.point, inputs, truth)
+    return replace(tested, tuned=_tested(augmented, augmented.tuned.point, mine, before))
 
 
 def _recorded(
@@ -195,11 +195,11 @@ def _recorded(
     return engine.record(arrays, labels)
 
 
-def _tested(found: Augmented, point: OperatingPoint, records: Records, untouched: NDArray[np.bool_]) -> Tested:
+def _tested(augmented: Augmented, point: OperatingPoint, records: Records, untouched: NDArray[np.bool_]) -> Tested:
     verdict = judge(
-        point.policy, records, found.total_macs, _allowed(point), untouched=untouched, measure=found.measure
+        point.policy, records, augmented.total_macs, _allowed(point), untouched=untouched, measure=augmented.measure
     )
-    scale, full = float(records.cost[-1]) / found.total_macs, float(untouched.mean(dtype=np.float64))
+    scale, full = float(records.cost[-1]) / augmented.total_macs, float(untouched.mean(dtype=np.float64))
     curve = tuple((p.cost * scale, p.accuracy) for p in pareto(records, point.policy.score or "maxprob").points)
     limit: dict[float, float | None] = {}
     for lost in HINDSIGHT:

@@ -133,14 +133,14 @@ def find_places(
 
 
 def _check_names(view: GraphView, output: str, aside: Collection[str]) -> None:
-    made = [n for node in view.nodes for n in node.outputs]
+    produced = [n for node in view.nodes for n in node.outputs]
     if output in view.inputs:
         raise ModelError(f"output {output!r} is a model input; nothing is computed on the way to it")
-    if output not in made:
-        near = [n for n in made if n.lower() == output.lower() or output in n][:5] or made[-5:]
+    if output not in produced:
+        near = [n for n in produced if n.lower() == output.lower() or output in n][:5] or produced[-5:]
         raise ModelError(f"output {output!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")
     for name in aside:
-        if name == output or name not in (*made, *view.inputs):
+        if name == output or name not in (*produced, *view.inputs):
             what = "is the output itself" if name == output else "is neither a tensor nor an input of the graph"
             raise ModelError(f"{name!r} cannot be set aside: it {what}")
 
@@ -156,10 +156,10 @@ def _reads_weights(node: ir.Node, free: Collection[str]) -> bool:
 
 
 def _groups(paths: Paths, cuts: Iterable[Cut]) -> dict[int, list[Cut]]:
-    found: dict[int, list[Cut]] = {}
+    groups: dict[int, list[Cut]] = {}
     for cut in cuts:
-        found.setdefault(paths.counted_above(cut), []).append(cut)
-    return found
+        groups.setdefault(paths.counted_above(cut), []).append(cut)
+    return groups
 
 
 def _best(cuts: Sequence[Cut], seen: Mapping[str, Look | str]) -> Cut:

@@ -69,7 +69,7 @@ def _saved(grafted: Source, out: Path) -> str:
 
 
 def _free(path: Path) -> Path:
-    found, k = path, 2
-    while found.exists():
-        found, k = path.with_stem(f"{path.stem}-{k}"), k + 1
-    return found
+    free, k = path, 2
+    while free.exists():
+        free, k = path.with_stem(f"{path.stem}-{k}"), k + 1
+    return free

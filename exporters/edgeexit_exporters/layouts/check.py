@@ -73,10 +73,10 @@ class Comparison:
         self.inputs += answer.batch if k == 0 else 0
         spec = self.exits[k]
         for name in (spec.answer.name, *(s.name for s in spec.outputs[1:] if s.name in outputs)):
-            found, expected = outputs[name], answer.outputs[name]
-            if name == spec.answer.name and spec.lengths is not None and found.shape[::2] == expected.shape[::2]:
-                found, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (found, expected))
-            self._take(k, name, found, expected, answer.inputs)
+            actual, expected = outputs[name], answer.outputs[name]
+            if name == spec.answer.name and spec.lengths is not None and actual.shape[::2] == expected.shape[::2]:
+                actual, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (actual, expected))
+            self._take(k, name, actual, expected, answer.inputs)
         for state in self.states:
             if state.output in outputs:
                 self._take(k, state.output, outputs[state.output], answer.outputs[state.output], answer.inputs)
@@ -97,9 +97,9 @@ class Comparison:
             tolerance = self._allowed(k, tensor)
             if errors[worst] <= tolerance:
                 continue
-            found, expected = seen[worst].shapes
+            actual, expected = seen[worst].shapes
             sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in seen[worst].inputs.items())
-            what = f"shape {found} instead of {expected}" if found != expected else f"error {errors[worst]:.2e}"
+            what = f"shape {actual} instead of {expected}" if actual != expected else f"error {errors[worst]:.2e}"
             raise ExportMismatch(
                 f"{self.artifact}: exit {self.exits[k].name!r} (tensor {tensor!r}) differs from the source model: "
                 f"{what}, tolerance {tolerance:.0e} of the largest output{self.tolerance.why(k)}, inputs {sizes}; "
@@ -107,9 +107,9 @@ class Comparison:
             )
 
     def _take(
-        self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
+        self, k: int, tensor: str, actual: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
     ) -> None:
-        found_at = _Difference(*largest_difference(found, expected), inputs, (found.shape, expected.shape))
+        found_at = _Difference(*largest_difference(actual, expected), inputs, (actual.shape, expected.shape))
         self._seen.setdefault((k, tensor), []).append(found_at)
 
     def _errors(self, k: int, tensor: str) -> list[float]:

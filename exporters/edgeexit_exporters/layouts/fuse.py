@@ -93,8 +93,10 @@ def _scope(
     body = _stage(model, stages[k], [spec.answer.name, *extras], scope, k)
     answer = scope[stages[k].exit]
     sure = add_score(body, answer, spec, score, k, {n: scope[n] for n in extras})
-    told = _told(body, exits, k, scope)
-    given = [v for v in (answer, sure, told, None if spec.lengths is None else scope[spec.lengths]) if v is not None]
+    uncertainty = _told(body, exits, k, scope)
+    given = [
+        v for v in (answer, sure, uncertainty, None if spec.lengths is None else scope[spec.lengths]) if v is not None
+    ]
     names = _names(exits)
     last = k == len(stages) - 1
     if last:
@@ -169,14 +171,14 @@ def _results(
 ) -> list[ir.Value]:
     """What the graph gives (`given` lacks the index), as values made in this scope, as a branch's outputs must be."""
     index = body.weight(f"edgeexit_index{suffix or '_0'}_value", np.array(k, np.int64))
-    found = [body.op("Identity", v) for v in (given[0], index, *given[1:])]
-    for value, name in zip(found, names, strict=True):
+    results = [body.op("Identity", v) for v in (given[0], index, *given[1:])]
+    for value, name in zip(results, names, strict=True):
         whole = name in (INDEX, LENGTHS)
         dtype = ir.DataType.INT64 if whole else ir.DataType.FLOAT
         value.name = name + suffix
         value.type = ir.TensorType(ir.DataType[_ONNX_NAMES[spec.answer.dtype]] if name == OUTPUT else dtype)
         value.shape = {OUTPUT: _shape([spec]), LENGTHS: ir.Shape([1])}.get(name, ir.Shape([]))
-    return found
+    return results
 
 
 def _tag(taken: Collection[str]) -> str:
@@ -189,8 +191,8 @@ def _tag(taken: Collection[str]) -> str:
 
 def _names(exits: Sequence[ExitSpec]) -> tuple[str, ...]:
     """The graph's outputs."""
-    told = (UNCERTAINTY,) if any(e.uncertainty is not None for e in exits) else ()
-    return (OUTPUT, INDEX, SCORE, *told, *((LENGTHS,) if exits[0].lengths is not None else ()))
+    uncertainty = (UNCERTAINTY,) if any(e.uncertainty is not None for e in exits) else ()
+    return (OUTPUT, INDEX, SCORE, *uncertainty, *((LENGTHS,) if exits[0].lengths is not None else ()))
 
 
 _ONNX_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE"}

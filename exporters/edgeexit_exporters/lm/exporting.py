@@ -112,13 +112,13 @@ def export_lm(
     return LmExport(Bundle(out, manifest), exits)
 
 
-def _stages(found: LmSource) -> tuple[int, ...]:
-    layers = found.model.config.num_hidden_layers
+def _stages(source: LmSource) -> tuple[int, ...]:
+    layers = source.model.config.num_hidden_layers
     return tuple(sorted({max(1, round(layers * k / 4)) for k in range(1, 5)}))
 
 
 def _with_tokenizer(
-    spec: LmSpec, found: LmSource, wanted: Path | str | None, folder: Path, progress: Callable[[str], None]
+    spec: LmSpec, source: LmSource, wanted: Path | str | None, folder: Path, progress: Callable[[str], None]
 ) -> LmSpec:
     """The spec with its tokenizer, which is copied into the folder.
 
@@ -127,10 +127,10 @@ def _with_tokenizer(
     """
     if wanted is None:
         return spec
-    own = found.own_tokenizer() if wanted == "own" else Path(wanted)
+    own = source.own_tokenizer() if wanted == "own" else Path(wanted)
     if own is None:
         raise DataError(
-            f"{found.name} has no tokenizer: give --tokenizer tokenizer.json, or --no-tokenizer to work on token ids"
+            f"{source.name} has no tokenizer: give --tokenizer tokenizer.json, or --no-tokenizer to work on token ids"
         )
     data = read_bytes(own, "tokenizer.json", MOST_TOKENIZER) if isinstance(own, Path) else own.encode()
     described = describe("tokenizer.json", data)
@@ -142,8 +142,8 @@ def _with_tokenizer(
             "they are not of one model"
         )
     # configs name a start token also where no text ever had one
-    said, start = found.start
-    if wanted != "own" or not said:
+    stated, start = source.start
+    if wanted != "own" or not stated:
         start = tokenizer.start
     elif start != tokenizer.start:
         progress(f"note: before a text goes {_token(start)}, by the source's add_bos_token; its tokenizer alone would "
@@ -171,7 +171,7 @@ def _pieces(
 
 
 def _maps(
-    found: LmSource, lm: LmSpec, spec: LmExportSpec, pieces: LmText | None, progress: Callable[[str], None]
+    source: LmSource, lm: LmSpec, spec: LmExportSpec, pieces: LmText | None, progress: Callable[[str], None]
 ) -> dict[int, nn.Module]:
     """Exit -> what stands before its head.
 
@@ -181,7 +181,7 @@ def _maps(
     """
     early = {layer: k for k, layer in enumerate(lm.stages[:-1])}
     if spec.heads is not None:
-        loaded: Mapping[int, nn.Module] = by_name("maps")(spec.heads, found.model)
+        loaded: Mapping[int, nn.Module] = by_name("maps")(spec.heads, source.model)
         if strange := sorted({*loaded} - {*early}):
             raise ModelError(
                 f"{spec.heads}: heads after layers {', '.join(map(str, loaded))}, but there is no exit after "
@@ -195,13 +195,13 @@ def _maps(
         raise DataError(f"maps of width {lm.width} need at least {least} tokens of text, found {count}: give more")
     progress(f"fitting maps on {count} tokens")
     length = pieces.fitted.shape[1]
-    fitted: Mapping[int, nn.Module] = by_name("fit")(found.model, pieces.stream, length, list(early))
+    fitted: Mapping[int, nn.Module] = by_name("fit")(source.model, pieces.stream, length, list(early))
     return {early[layer]: module for layer, module in fitted.items()}
 
 
 def _measured(
     draft: Bundle,
-    found: LmSource,
+    source: LmSource,
     spec: LmExportSpec,
     pieces: LmText | None,
     maps: Mapping[int, nn.Module],
@@ -216,7 +216,7 @@ def _measured(
     """
     manifest, decoder = draft.manifest, draft.manifest.lm
     assert decoder is not None
-    made, notes = [], dict[str, dict[str, Any]]()
+    artifacts, notes = [], dict[str, dict[str, Any]]()
     sample = _proof_ids(pieces, spec.proof_tokens)
     vectors = None
     if sample is not None:
@@ -226,12 +226,12 @@ def _measured(
         (draft.path / VECTORS).write_bytes(raw)
     tokens = np.random.default_rng(0).integers(0, decoder.vocab, 12) if pieces is None else pieces.held.reshape(-1)[:12]
     with torch.no_grad():
-        whole = None if sample is None else found.model.head(found.model.hidden(torch.from_numpy(sample))[-1])
+        whole = None if sample is None else source.model.head(source.model.hidden(torch.from_numpy(sample))[-1])
     for artifact in manifest.artifacts:
         progress(f"comparing {artifact.name} with the module")
         lm = load_lm(draft, artifact=artifact.name)
         exact = PRECISIONS[artifact.precision] is None
-        checked = check.compare(lm, found.model, tokens.tolist(), maps, check.TOLERANCE if exact else None)
+        checked = check.compare(lm, source.model, tokens.tolist(), maps, check.TOLERANCE if exact else None)
         note: dict[str, Any] = {} if exact else {"max_error": list(checked.max_error)}
         if sample is not None and whole is not None:
             what = f"comparing tokens together with one by one on {artifact.name}"
@@ -240,11 +240,11 @@ def _measured(
             artifact = replace(artifact, proof=proved.proof, vectors=vectors)
             note["agreement"] = float((proved.logits.argmax(-1) == whole.argmax(-1).numpy()).mean())
             note |= {"device": device(), "engine": lm.engine, "threads": lm.threads}
-        made.append(replace(artifact, check=checked if exact else None))
+        artifacts.append(replace(artifact, check=checked if exact else None))
         notes[artifact.name] = note
-    told = [{"layer": e.layer, "plain": e.plain, "shown": e.shown, "tokens": e.tokens} for e in exits]
-    provenance = {**manifest.provenance, "lm_artifacts": notes, **({"lm_exits": told} if told else {})}
-    return replace(manifest, artifacts=tuple(made), provenance=provenance)
+    agreements = [{"layer": e.layer, "plain": e.plain, "shown": e.shown, "tokens": e.tokens} for e in exits]
+    provenance = {**manifest.provenance, "lm_artifacts": notes, **({"lm_exits": agreements} if agreements else {})}
+    return replace(manifest, artifacts=tuple(artifacts), provenance=provenance)
 
 
 def _tenths(what: str, progress: Callable[[str], None]) -> Callable[[int, int], None]:

@@ -64,21 +64,21 @@ class Exits(nn.Module):
         Raises:
             ModelError: the module returned something else.
         """
-        found = self.module(*inputs)
+        returned = self.module(*inputs)
         states: list[Tensor] = []
         if self.states:
-            found, states = self._parted(found)
+            returned, states = self._parted(returned)
         keys: list[str] = []
-        values = found
-        if isinstance(found, Mapping) and not _is_one_exit(found):
-            keys, values = [str(k) for k in found], list(found.values())
-        if (self.single and isinstance(found, Tensor)) or (isinstance(found, Mapping) and not keys):
-            values = [found]
+        values = returned
+        if isinstance(returned, Mapping) and not _is_one_exit(returned):
+            keys, values = [str(k) for k in returned], list(returned.values())
+        if (self.single and isinstance(returned, Tensor)) or (isinstance(returned, Mapping) and not keys):
+            values = [returned]
         exits = [parts(v) for v in values] if isinstance(values, list | tuple) and values else [None]
         if any(e is None for e in exits):
             raise ModelError(
-                f"{type(self.module).__name__} returned {_describe(found)}; a multi-exit module returns its exits in "
-                "order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
+                f"{type(self.module).__name__} returned {_describe(returned)}; a multi-exit module returns its exits "
+                "in order, at least two: tensors, tuples of tensors (heads that answer together), or dicts of `output` "
                 "and `score`, `lengths` or both. `edgeexit_models.attach` gives a network exits"
             )
         if len(set(keys)) < len(exits):
@@ -86,13 +86,13 @@ class Exits(nn.Module):
         named = {k: e for k, e in zip(keys, exits, strict=True) if e is not None}
         return named if self.picks is None else {keys[i]: named[keys[i]] for i in self.picks}, states
 
-    def _parted(self, found: Any) -> tuple[Any, list[Tensor]]:
-        pair = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+    def _parted(self, returned: Any) -> tuple[Any, list[Tensor]]:
+        pair = returned if isinstance(returned, tuple) and len(returned) == 2 else (None, None)
         states = list(pair[1]) if isinstance(pair[1], list | tuple) else []
         if len(states) != len(self.states) or not all(isinstance(t, Tensor) for t in states):
             raise ModelError(
                 f"{type(self.module).__name__} has states {', '.join(self.states)}, so it returns (exits, next values "
-                f"of the states in that order); found {_describe(found)}"
+                f"of the states in that order); found {_describe(returned)}"
             )
         return pair[0], states
 
@@ -116,30 +116,30 @@ def parts(exit: Any) -> ExportedParts | None:
         learned, lengths = ([exit[what]] if what in exit else [] for what in ("score", "lengths"))
         exit = exit["output"]
     heads = list(exit) if isinstance(exit, list | tuple) else [exit]
-    found = ExportedParts(heads, learned, lengths)
-    return found if heads and all(isinstance(t, Tensor) for tensors in found for t in tensors) else None
+    exported = ExportedParts(heads, learned, lengths)
+    return exported if heads and all(isinstance(t, Tensor) for tensors in exported for t in tensors) else None
 
 
-def _is_one_exit(found: Mapping[Any, Any]) -> bool:
+def _is_one_exit(mapping: Mapping[Any, Any]) -> bool:
     """Whether a mapping is an exit with its score or lengths; else its values are exits, and its keys their names."""
-    return {"output"} < set(found) <= {"output", "score", "lengths"}
+    return {"output"} < set(mapping) <= {"output", "score", "lengths"}
 
 
-def _describe(found: Any) -> str:
-    if isinstance(found, Tensor):
+def _describe(returned: Any) -> str:
+    if isinstance(returned, Tensor):
         return "one tensor"
-    if isinstance(found, list | tuple):
-        return f"{type(found).__name__} of {', '.join(type(v).__name__ for v in found[:4]) or 'nothing'}"
-    return type(found).__name__
+    if isinstance(returned, list | tuple):
+        return f"{type(returned).__name__} of {', '.join(type(v).__name__ for v in returned[:4]) or 'nothing'}"
+    return type(returned).__name__
 
 
 def raw_exits(exits: Sequence[ExportedParts], names: Sequence[str]) -> list[RawExit]:
-    found = []
+    raw = []
     for name, (heads, learned, lengths) in zip(names, exits, strict=True):
         tensors = [name] if len(heads) == 1 else [f"{name}_head{i}" for i in range(len(heads))]
         counts = f"{name}_lengths" if lengths else None
-        found.append(RawExit(name, tuple(tensors), f"{name}_learned" if learned else None, counts))
-    return found
+        raw.append(RawExit(name, tuple(tensors), f"{name}_learned" if learned else None, counts))
+    return raw
 
 
 def exit_names(module: str, own: Sequence[str], asked: Sequence[str] | None) -> tuple[list[str], list[int]]:

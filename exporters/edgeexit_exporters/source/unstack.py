@@ -42,7 +42,7 @@ def unstack(model: ir.Model, tensors: Sequence[str]) -> list[str]:
     if not any(n.op_type in ("Concat", "SequenceConstruct") for n in model.graph):
         return []
     parts = _Parts(model)
-    found = []
+    replaced = []
     for name in tensors:
         value = known.get(name)
         if value is None or value.producer() is None:
@@ -50,9 +50,9 @@ def unstack(model: ir.Model, tensors: Sequence[str]) -> list[str]:
         other = parts.plain(value)
         if other is not value:
             parts.rename(value, other, name)
-            found.append(name)
+            replaced.append(name)
     parts.place()
-    return found
+    return replaced
 
 
 class _Parts(Rewriter):
@@ -131,18 +131,18 @@ class _Parts(Rewriter):
             if axis in axes:
                 return None  # a single thing, not a joined one
             inner = axis - sum(a < axis for a in axes)
-            found = self.part(source, inner, start, stop)
-            return None if found is None else self.again(node, [found, *node.inputs[1:]])
+            part = self.part(source, inner, start, stop)
+            return None if part is None else self.again(node, [part, *node.inputs[1:]])
         if kind in _ALONG:
-            found = self.part(source, axis, start, stop)
-            return None if found is None else self.again(node, [found, *node.inputs[1:]])
+            part = self.part(source, axis, start, stop)
+            return None if part is None else self.again(node, [part, *node.inputs[1:]])
         if kind in _OVER_AN_AXIS and rank is not None:
             over = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-            found = None if over % rank == axis else self.part(source, axis, start, stop)
-            return None if found is None else self.again(node, [found])
+            part = None if over % rank == axis else self.part(source, axis, start, stop)
+            return None if part is None else self.again(node, [part])
         if kind == "Transpose" and "perm" in node.attributes:
-            found = self.part(source, node.attributes["perm"].as_ints()[axis], start, stop)
-            return None if found is None else self.again(node, [found])
+            part = self.part(source, node.attributes["perm"].as_ints()[axis], start, stop)
+            return None if part is None else self.again(node, [part])
         if kind == "MatMul" and rank is not None and axis < rank - 1:
             return self._product(node, rank, axis, start, stop)
         if kind in ("Slice", "Split"):  # a part of a part
@@ -158,7 +158,7 @@ class _Parts(Rewriter):
 
     def _joined(self, inputs: Sequence[ir.Value], axis: int, start: int, stop: int) -> ir.Value | None:
         """The inputs of a Concat that lie between two borders."""
-        at, found = 0, []
+        at, parts = 0, []
         for value in inputs:
             if at >= stop:
                 break
@@ -168,13 +168,13 @@ class _Parts(Rewriter):
             low, high = max(start - at, 0), min(stop - at, size)
             if low < high:
                 whole = (low, high) == (0, size)
-                found.append(self._plain(value) or value if whole else self._slice(value, axis, low, high))
+                parts.append(self._plain(value) or value if whole else self._slice(value, axis, low, high))
             at += size
-        if at < stop or not found:
+        if at < stop or not parts:
             return None
-        if len(found) == 1:
-            return found[0]
-        return self.op("Concat", found, [ir.AttrInt64("axis", axis)])
+        if len(parts) == 1:
+            return parts[0]
+        return self.op("Concat", parts, [ir.AttrInt64("axis", axis)])
 
     def _slice(self, value: ir.Value, axis: int, low: int, high: int) -> ir.Value:
         inner = self.part(value, axis, low, high)
@@ -185,8 +185,8 @@ class _Parts(Rewriter):
 
     def _each(self, node: ir.Node, axis: int, start: int, stop: int) -> ir.Value | None:
         """A Concat along another axis: the part of each of its inputs."""
-        found = [None if v is None else self.part(v, axis, start, stop) for v in node.inputs]
-        return None if any(v is None for v in found) else self.again(node, found)
+        parts = [None if v is None else self.part(v, axis, start, stop) for v in node.inputs]
+        return None if any(v is None for v in parts) else self.again(node, parts)
 
     def _sequence(self, node: ir.Node, source: ir.Value, axis: int, start: int, stop: int) -> ir.Value | None:
         maker = source.producer()
@@ -207,12 +207,12 @@ class _Parts(Rewriter):
         if left is None or shape is None or len(shape) != 2:
             return None
         mine = self.shape(left)
-        found = self.part(left, axis, start, stop) if mine is not None and len(mine) == rank else None
-        return None if found is None else self.again(node, [found, right])
+        part = self.part(left, axis, start, stop) if mine is not None and len(mine) == rank else None
+        return None if part is None else self.again(node, [part, right])
 
     def _pair(self, node: ir.Node, rank: int, axis: int, start: int, stop: int) -> ir.Value | None:
         """An operation of several tensors: those that reach along the axis in parts, the others as they are."""
-        found: list[ir.Value | None] = []
+        parts: list[ir.Value | None] = []
         reached = False
         for value in node.inputs:
             shape = None if value is None else self.shape(value)
@@ -220,7 +220,7 @@ class _Parts(Rewriter):
                 return None
             own = axis - (rank - len(shape))
             if own < 0 or shape[own] == 1:
-                found.append(value)
+                parts.append(value)
                 continue
             part = self.part(value, own, start, stop)
             reached |= part is not None
@@ -230,8 +230,8 @@ class _Parts(Rewriter):
                 index = [slice(None)] * len(shape)
                 index[own] = slice(start, stop)
                 part = self.constant(np.ascontiguousarray(value.const_value.numpy()[tuple(index)]))
-            found.append(part)
-        return self.again(node, found) if reached else None
+            parts.append(part)
+        return self.again(node, parts) if reached else None
 
     def _reshaped(self, node: ir.Node, value: ir.Value, axis: int, start: int, stop: int) -> ir.Value | None:
         """`(b, k * c) -> (b, k, c)`: one axis divided in two, the first of which is parted."""
@@ -244,11 +244,11 @@ class _Parts(Rewriter):
             return None
         if before[axis + 1 :] != after[axis + 2 :] or sum(d is None for d in before) > 1:
             return None
-        found = self.part(source, axis, start * c, stop * c)
-        if found is None:
+        part = self.part(source, axis, start * c, stop * c)
+        if part is None:
             return None
         axes = self.constant(np.array([axis], np.int64))
-        return self.op("Unsqueeze", [found, axes])
+        return self.op("Unsqueeze", [part, axes])
 
     def squeezed(self, value: ir.Value, axis: int) -> ir.Value:
         """The value without an axis of size 1: what was unsqueezed, where it was."""
@@ -264,10 +264,10 @@ class _Parts(Rewriter):
     def shape(self, value: ir.Value) -> tuple[int | None, ...] | None:
         if value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
-        found = self.shapes.get(value.name or "")
-        if found is None and value.shape is not None:
-            found = tuple(d if isinstance(d, int) else None for d in value.shape)
-        return found
+        sizes = self.shapes.get(value.name or "")
+        if sizes is None and value.shape is not None:
+            sizes = tuple(d if isinstance(d, int) else None for d in value.shape)
+        return sizes
 
     def size(self, value: ir.Value, axis: int) -> int | None:
         node = value.producer()

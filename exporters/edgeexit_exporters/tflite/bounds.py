@@ -21,15 +21,15 @@ def probability_bounds(model: Any) -> dict[str, tuple[float, float]]:
     Args:
         model: a float file, parsed.
     """
-    found: dict[str, tuple[float, float]] = {}
+    bounds: dict[str, tuple[float, float]] = {}
     for graph in model.subgraphs:
         names, known = [text(t.name) for t in graph.tensors], dict[int, float]()
         for op in graph.operators:
             most = _most(model, graph, op, known)
             if most is not None:
                 known[int(op.outputs[0])] = most
-                found[names[op.outputs[0]]] = (0.0, most)
-    return found
+                bounds[names[op.outputs[0]]] = (0.0, most)
+    return bounds
 
 
 def _most(model: Any, graph: Any, op: Any, known: dict[int, float]) -> float | None:

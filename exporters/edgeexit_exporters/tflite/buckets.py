@@ -80,14 +80,14 @@ def bucket_answers(
 ) -> list[Answer]:
     """What the files are compared with: single inputs that fit; at every size, one shorter, and half of it padding."""
     places = [(s.tensor.name, s.tensor.shape.index(axis)) for s in source.inputs if axis in s.tensor.shape]
-    found = [a for a in answers if a.batch == 1 and all(a.inputs[n].shape[k] <= max(sizes) for n, k in places)]
+    fitting = [a for a in answers if a.batch == 1 and all(a.inputs[n].shape[k] <= max(sizes) for n, k in places)]
     least = manifest.min_sizes.get(axis, 1)
     for size in sizes:
         whole = make_inputs(source.inputs, 1, seed=size, free={axis: size})
         half = {n: np.full_like(whole[n], max(least, size // 2)) for n in length_inputs(source.inputs)}
         shorter = make_inputs(source.inputs, 1, seed=size, free={axis: max(size - 1, least)})
-        found += [Answer(x, source.reference(x), 1) for x in (whole, {**whole, **half}, shorter)]
-    return found
+        fitting += [Answer(x, source.reference(x), 1) for x in (whole, {**whole, **half}, shorter)]
+    return fitting
 
 
 def _fixed(spec: InputSpec, axis: str, size: int) -> InputSpec:

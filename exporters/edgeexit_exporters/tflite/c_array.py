@@ -142,9 +142,9 @@ def _ends(file: TfliteFile) -> tuple[list[Tensor], list[Tensor]]:
 def _check_fused(inputs: list[Tensor], outputs: list[Tensor], exits: int) -> None:
     """A file with several exits must be a fused one, for as many."""
     thresholds = [t for t in inputs if t.name == THRESHOLDS]
-    found = thresholds[0].shape[0] + 1 if thresholds else 1
-    if found != exits:
-        raise ModelError(f"the file decides between {found} exits, not {exits}")
+    actual = thresholds[0].shape[0] + 1 if thresholds else 1
+    if actual != exits:
+        raise ModelError(f"the file decides between {actual} exits, not {exits}")
     if exits > 1 and tuple(t.name for t in outputs) != OUTPUTS:
         raise ModelError(f"the file has no {FUSED} outputs {', '.join(OUTPUTS)}; it has {[t.name for t in outputs]}")
 

@@ -92,15 +92,15 @@ class FloatChain:
     def outputs(self, rows: Arrays) -> dict[str, NDArray[Any]]:
         """All rows' outputs of all stages, by name."""
         count = len(next(iter(rows.values())))
-        found: dict[str, list[NDArray[Any]]] = {}
+        collected: dict[str, list[NDArray[Any]]] = {}
         for i in range(count):
             known = {n: np.ascontiguousarray(a[i : i + 1]) for n, a in rows.items()}
             for signature, runner in zip(self.signatures, self._runners, strict=True):
                 given = runner(**{n: known[n] for n in signature.inputs})
                 known.update(given)
                 for n, a in given.items():
-                    found.setdefault(n, []).append(a.copy())
-        return {n: np.concatenate(parts) for n, parts in found.items()}
+                    collected.setdefault(n, []).append(a.copy())
+        return {n: np.concatenate(parts) for n, parts in collected.items()}
 
     def _floats(self, signature: Linked) -> list[tuple[int, str]]:
         model, float32 = self.models[signature.file], tools.schema().TensorType.FLOAT32
@@ -127,7 +127,7 @@ def check_rows(
     Raises:
         DataError: what is wrong with the data, and what was expected.
     """
-    found: dict[str, NDArray[Any]] = {}
+    checked: dict[str, NDArray[Any]] = {}
     for name, (shape, dtype) in inputs.items():
         if name not in rows:
             raise DataError(
@@ -146,15 +146,15 @@ def check_rows(
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int(np.count_nonzero(~np.isfinite(array.reshape(len(array), -1)).all(1)))
             raise DataError(f"calibration data for {name!r}: {bad} of {len(array)} rows hold NaN or infinity")
-        found[name] = array
-    sizes = {n: len(a) for n, a in found.items()}
+        checked[name] = array
+    sizes = {n: len(a) for n, a in checked.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(f"calibration data of unlike lengths: {', '.join(f'{n} {s}' for n, s in sizes.items())}")
     count = next(iter(sizes.values()), 0)
     if count < least:
         raise DataError(f"calibration needs at least {least} rows, found {count}: more rows give truer ranges")
-    for name, array in found.items():
+    for name, array in checked.items():
         if array.dtype.kind == "f" and (array == array[:1]).all():
             same = "every value is the same" if array.min() == array.max() else "every row is the same"
             raise DataError(f"calibration data for {name!r}: {same}; ranges want inputs as the model will see them")
-    return found
+    return checked

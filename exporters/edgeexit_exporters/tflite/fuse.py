@@ -172,8 +172,8 @@ class _Fusion:
             answer = scope.add("DEQUANTIZE", [answer], axes, version=_DEQUANTIZE_VERSIONS[dtype])
         score = add_score(scope, answer, self.score, it.kind, k, it.temperature, finite=quantized)
         if k == self.last:
-            made = {o for operator in scope.graph.operators for o in operator.outputs}
-            return [answer if answer in made else scope.copied(answer), _index(scope, k), score]
+            produced = {o for operator in scope.graph.operators for o in operator.outputs}
+            return [answer if answer in produced else scope.copied(answer), _index(scope, k), score]
         begin, size = scope.constant("begin", [k], np.int32), scope.constant("size", [1], np.int32)
         threshold = scope.add("SLICE", [thresholds, begin, size], [1])
         stop = scope.add("GREATER_EQUAL", [score, threshold], [1], BOOL)

@@ -44,7 +44,7 @@ def test_a_stranger_s_network_is_made_adaptive(found: Augmented) -> None:
     assert found.bundle is not None and found.verdict is not None and found.point is not None
     assert found.verdict.worth and found.text.startswith("Worth it: ") and found.verdict.cost < 0.5
     assert found.measure == "accuracy" and found.rows == {"fit": 900, "choose": 300, "certify": 300}
-    assert sum(c.used for c in found.candidates) == len(found.bundle.manifest.exits) - 1 == len(found.found.best.exits)
+    assert sum(c.used for c in found.candidates) == len(found.bundle.manifest.exits) - 1 == len(found.choice.best.exits)
     assert [c.cost for c in found.candidates] == sorted(c.cost for c in found.candidates)
     assert all(v.passed for v in verify(found.bundle))
     test = load_optdigits()
@@ -76,7 +76,7 @@ def test_the_network_itself_answers_as_before(found: Augmented) -> None:
 def test_without_labels_agreement_counts(tmp_path: Path) -> None:
     x, _ = rows()
     found = augment(STRANGER, x, None, tmp_path / "a.edgeexit", drop=0.05, candidates=3)
-    assert found.measure == "agreement" and found.found.full == 1.0
+    assert found.measure == "agreement" and found.choice.full == 1.0
     assert found.verdict is not None and found.verdict.untouched == 1.0 and "agreement" in found.text
 
 
@@ -119,7 +119,7 @@ def test_torch_and_onnx_go_the_same_way(tmp_path: Path) -> None:
     costs = []
     for k, source in enumerate((module, tmp_path / "m.onnx")):
         found = augment(source, x, None, tmp_path / f"{k}.edgeexit", drop=0.4)
-        costs.append((found.found.best.exits, round(found.found.best.cost, 6), found.verdict is None))
+        costs.append((found.choice.best.exits, round(found.choice.best.cost, 6), found.verdict is None))
     assert costs[0] == costs[1]
 
 

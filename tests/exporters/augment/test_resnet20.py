@@ -29,7 +29,7 @@ def test_the_published_network_gets_exits(tmp_path: Path) -> None:
     assert 40_000_000 < total < 42_000_000  # 40.6 million in the paper's counting, the head's 640 beside
     assert len(places) == 9 and all(p.kinds == ("picture",) for p in places)
     found = augment(source, {"image": x}, y, tmp_path / "r20.edgeexit", drop=0.02, pool="avgmax", exits=2, anyway=True)
-    assert found.found.full == pytest.approx(0.917, abs=0.02)
+    assert found.choice.full == pytest.approx(0.917, abs=0.02)
     assert found.bundle is not None and found.verdict is not None
     assert found.verdict.cost < 0.9 and found.verdict.drop_low < 0.02
     for artifact in found.bundle.manifest.artifacts:

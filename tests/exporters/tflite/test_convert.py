@@ -27,13 +27,13 @@ from edgeexit_exporters.source.torch_source import own_inputs
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.calibration import linked
 from edgeexit_exporters.tflite.convert import convert_chain, convert_stage_files
-from edgeexit_exporters.tflite.counts import operation_names
+from edgeexit_exporters.tflite.file.signatures import op_counts
 from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 
 def operations(file: TfliteFile) -> list[Counter[str]]:
-    return [Counter(operation_names(file.model, s)) for s in linked([file])]
+    return [Counter(op_counts(file.model, s.subgraph)) for s in linked([file])]
 
 
 def agrees(found: TorchStages, net: nn.Module, *files: TfliteFile, count: int = 4) -> None:

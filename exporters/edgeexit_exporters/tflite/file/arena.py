@@ -159,17 +159,17 @@ class _Lifetimes:
         if name not in _REDUCTIONS or len(reads) < 2 or min(reads) < 0 or not makes:
             return []
         tensor = graph.tensors[reads[0]]
-        found = [_INT * len(shape(tensor)), _INT * math.prod(shape(graph.tensors[reads[1]]))]
+        sizes = [_INT * len(shape(tensor)), _INT * math.prod(shape(graph.tensors[reads[1]]))]
         if name != "REDUCE_MAX" and tensor.type in _SUMMED_WIDER:
-            found.append(_INT * math.prod(shape(graph.tensors[makes[0]])))
-        return found
+            sizes.append(_INT * math.prod(shape(graph.tensors[makes[0]])))
+        return sizes
 
     def _callees(self, operator: Any) -> list[int]:
-        found = called(operator)
+        callees = called(operator)
         name = op_name(self.model.operatorCodes[operator.opcodeIndex])
-        if found and name not in _PLANNED:
+        if callees and name not in _PLANNED:
             raise ModelError(f"operator {name} runs a subgraph; only {', '.join(sorted(_PLANNED))} can be planned")
-        return found
+        return callees
 
 
 def _use(tensor: Any, i: int, j: int) -> _Use:

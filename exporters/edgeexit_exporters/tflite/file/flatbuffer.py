@@ -103,9 +103,9 @@ class _Guarded(bytes):
     _left: int
 
     def __new__(cls, data: bytes) -> _Guarded:
-        made = super().__new__(cls, data)
-        made._left = 4 * len(data)
-        return made
+        guarded = super().__new__(cls, data)
+        guarded._left = 4 * len(data)
+        return guarded
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
