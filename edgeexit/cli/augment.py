@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 @click.option("--mask", metavar="NAME", help="Input or tensor (b, t), 1 at real tokens; heads leave padding out.")
 @click.option(
     "--pool", type=click.Choice(["average", "avgmax", "grid", "first", "last"]), default="avgmax", show_default=True,
-    help="Pooling of features; grid keeps coarse positions, first the class token, last the last step.",
+    help="Pooling of features; first is the class token, last the last step.",
 )  # fmt: skip
 @click.option(
     "--head",
@@ -104,7 +104,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--tolerance", type=float,
-    help="Allowed error, a fraction of an exit's largest output. [default: 1e-4, last exit 1e-6, or own rounding]",
+    help="Most error over an exit's largest output. [default: 1e-4, last exit 1e-6]",
 )  # fmt: skip
 @click.option("--anyway", is_flag=True, help="Write the bundle even if it is not worth it.")
 @click.option(

@@ -57,7 +57,7 @@ def _speech(context: click.Context, option: click.Parameter, path: Path | None) 
 )
 @click.option(
     "--exits", metavar="A,B+C", callback=as_names,
-    help="Tensor names of the exits, shallow to deep; + joins heads. [default: the outputs, in order]",
+    help="Tensors of the exits, shallow to deep; + joins heads. [default: all outputs]",
 )  # fmt: skip
 @click.option(
     "--scores", metavar="S,T", callback=as_names, help="Tensors of learned scores in [0, 1], one per exit (.onnx only)."
@@ -94,7 +94,7 @@ def _speech(context: click.Context, option: click.Parameter, path: Path | None) 
 )  # fmt: skip
 @click.option(
     "--tolerance", type=float,
-    help="Allowed error, a fraction of an exit's largest output. [default: 1e-4, half 1e-2, or own rounding]",
+    help="Most error over an exit's largest output. [default: 1e-4, half precision 1e-2]",
 )  # fmt: skip
 @click.option(
     "--format", "formats", default="onnx", show_default=True, metavar="F,G", callback=as_names,
@@ -115,7 +115,7 @@ def _speech(context: click.Context, option: click.Parameter, path: Path | None) 
 @click.option("--max-drop", type=float, help="Most accuracy an exit may lose to float, a fraction. [default: no limit]")
 @click.option(
     "--keep-float", multiple=True, metavar="NAME",
-    help="Node or operation that stays float in int8 (TFLite in capitals: GATHER). Repeatable.",
+    help="Node or operation kept float in int8 (TFLite: capitals, GATHER). Repeatable.",
 )  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also show the error of every layer alone in ONNX int8.")
 @click.option(
@@ -132,7 +132,7 @@ def _speech(context: click.Context, option: click.Parameter, path: Path | None) 
 )
 @click.option(
     "--speech", type=click.Path(path_type=Path), metavar="JSON", callback=_speech,
-    help="Features, tokens and blank of a speech model. [default: the module's speech_spec]",
+    help="Features and tokens of a speech model. [default: the module's speech_spec]",
 )  # fmt: skip
 @preprocess_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")

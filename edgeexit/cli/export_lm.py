@@ -38,7 +38,7 @@ def _tuple(context: click.Context, option: click.Parameter, text: str) -> tuple[
 )  # fmt: skip
 @click.option(
     "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q", callback=_tuple,
-    help="fp32, int8, int4 (8-bit heads), int8-float, int4-float (float products), int8-dynamic.",
+    help="fp32, int8, int4, int8-float or int4-float (float products), int8-dynamic.",
 )  # fmt: skip
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for a MODULE:FUNCTION source.")
 @click.option(
@@ -47,7 +47,7 @@ def _tuple(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.option("--no-tokenizer", is_flag=True, help="Leave the tokenizer out; callers pass token ids.")
 @click.option(
     "--text", type=click.Path(path_type=Path),
-    help="Text file typical of use, for --maps, --shortlist and the proof. [default: no proof]",
+    help="Typical text, for --maps, --shortlist and the proof. [default: no proof]",
 )  # fmt: skip
 @click.option("--maps", is_flag=True, help="Fit a linear map before the head of every early exit.")
 @click.option("--heads", type=click.Path(path_type=Path), help="Trained maps (.safetensors, see save_maps).")

@@ -44,7 +44,7 @@ class Analysis:
     """`(exits,)` how far the network's answers move under another order of summation, relative; empty where it is
     quantised, as integers are summed without rounding."""
     notes: tuple[str, ...] = ()
-    """What its user should know: content that was left out, exits in an odd order."""
+    """Notes for the user: content that was left out, exits in an odd order."""
 
 
 def analyse(
@@ -64,7 +64,7 @@ def analyse(
         name, task, labels: for the manifest.
         data: example inputs that files are compared on besides random ones.
         score: that every exit has to give.
-        speech: how a speech model hears; None = as its module says in `speech_spec`, if it does.
+        speech: features and tokens of a speech model; None = the module's `speech_spec`, if any.
 
     Raises:
         ModelError: the network cannot be exported, or lacks the score.

@@ -75,7 +75,7 @@ def find_places(
             mask goes past every block but the last, and hides the others' places.
         mask: a tensor or model input (b, t), nonzero where a position is real. It is set aside, and noted at the
             places, whose sequences are all as long as it is: other sequences and pictures carry no exit.
-        refused: is told of tensors that separate and carry no exit, and why.
+        refused: receives tensors that separate and carry no exit, with the reason.
 
     Returns:
         Shallow to deep: by known multiply-accumulates, then in the graph's order.

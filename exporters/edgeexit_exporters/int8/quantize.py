@@ -197,11 +197,11 @@ def _check(source: Source, precision: str, method: str, percentile: float) -> No
 
 def _kept(model: ir.Model, exclude: Sequence[str]) -> list[str]:
     names = []
-    for wish in exclude:
-        named = [n.name or "" for n in model.graph if wish == n.op_type or is_node(wish, n.name or "")]
+    for excluded in exclude:
+        named = [n.name or "" for n in model.graph if excluded == n.op_type or is_node(excluded, n.name or "")]
         if not named:
             some = ", ".join(n.name or "" for n in model.graph if n.op_type in COMPUTE)
-            raise ModelError(f"no node {wish!r} to exclude; nodes that compute: {some[:300]}")
+            raise ModelError(f"no node {excluded!r} to exclude; nodes that compute: {some[:300]}")
         names += named
     return list(dict.fromkeys(names))
 

@@ -7,7 +7,7 @@ outputs happen to be tiny is measured by what the exit usually gives, one whose 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from edgeexit.engine.inputs import largest_difference
 from edgeexit.errors import ExportMismatch
 from edgeexit_exporters.analysis.answers import Answer, Arrays, exit_scores
 from edgeexit_exporters.analysis.tolerance import Tolerance, relative_errors
-from edgeexit_exporters.layouts.run import FUSED_SCORE, Outputs, Sessions
+from edgeexit_exporters.layouts.build import FUSED_SCORE, Run
 from edgeexit_exporters.layouts.sherpa import called
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.source.join import valid_of
@@ -128,7 +128,7 @@ class Comparison:
 
 
 def compare(
-    run: Callable[[Sessions, Sequence[ExitSpec], Answer], Outputs],
+    run: Run,
     files: Mapping[str, bytes],
     answers: Sequence[Answer],
     comparison: Comparison,

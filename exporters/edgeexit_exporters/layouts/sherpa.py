@@ -79,7 +79,7 @@ def contract(
 
     Args:
         name: of the network.
-        speech: how it hears and what its answers spell.
+        speech: features of the network and what its answers spell.
         inputs, exits: of the network.
         answers: what it gave; log-probabilities have to be.
     """
@@ -108,7 +108,7 @@ def contract(
 
 
 def differences(speech: SpeechSpec) -> list[str]:
-    """What stock sherpa-onnx does otherwise than the specification, whatever it is told, in words."""
+    """Differences between stock sherpa-onnx and the specification that no setting removes, in words."""
     own = FeatureSpec(speech.features.sample_rate, speech.features.bins, high_hz=-400.0)
     specified, does = speech.features.to_dict(), own.to_dict()
     differing = [

@@ -105,7 +105,7 @@ def _parts(
 
 
 def _about(model: Decoder, start: int, end: int, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-    """What `block` is told of positions start..end-1: their rows, cosines and sines, and who may look at whom."""
+    """Inputs of `block` for positions start..end-1: their rows, cosines and sines, and the attention mask."""
     at = torch.arange(start, end)
     return at, model.turn(at[None]), torch.from_numpy(mask(start, len(at), rows))
 

@@ -34,7 +34,7 @@ def declare(source: Source, asked: Any, progress: Callable[[str], None] = lambda
             Hugging Face's ``preprocessor_config.json`` and timm's ``config.json``; a torchvision transform or a Hugging
             Face image processor; a mapping from inputs' names to any of these, or a list of texts with ``input=NAME``.
             None = what is attached to the torch module (`ATTACHED`), if anything; "none" = nothing.
-        progress: is told what was found attached.
+        progress: called with a line about an attached declaration.
 
     Raises:
         DataError: not understood, or it does not fit an input.
