@@ -19,7 +19,7 @@ import edgeexit
 from edgeexit.bundle.bundle import Bundle, describe, write_bundle
 from edgeexit.calibrate.on_bundle import calibrate_artifact
 from edgeexit.common.files import npz_bytes
-from edgeexit_exporters import plan
+from edgeexit_exporters import formats
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ROOT / "models/bundles/digits.edgeexit/artifacts/onnx-all-fp32/model.onnx"
@@ -51,7 +51,7 @@ def middle_of_widest_gap(scores: np.ndarray) -> float:
 
 def main() -> None:
     data = load_optdigits(seed=0)
-    plan.onnx_int8.quantize = partial(plan.onnx_int8.quantize, reduce_range=True)  # no option of `export`
+    formats.quantize = partial(formats.quantize, reduce_range=True)  # no option of `export`
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / OUT.name
         bundle = edgeexit.export(
@@ -62,7 +62,7 @@ def main() -> None:
             labels=[str(k) for k in range(10)],
             name="digits",
             data={"image": data.x_train},
-            forms=plan.Forms(precisions=["int8"]),
+            precisions=["int8"],
         )
         raw = vectors(bundle, data.x_test[:EXAMPLES])
         m = bundle.manifest

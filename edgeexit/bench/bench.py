@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.engine.engine import Engine
 from edgeexit.engine.loading import load
 from edgeexit.errors import BackendMissing, BundleError
 from edgeexit.policy.policies import fixed_exit
-
-LAYOUTS = ("fused", "chain", "prefix")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def bench(
     cases: list[tuple[Engine, int, Callable[[], object]]] = []
     missing: BackendMissing | None = None
     for artifact in bundle.manifest.artifacts:
-        if artifact.layout not in LAYOUTS:
+        if not LAYOUTS[artifact.layout].answers:
             continue
         try:
             engine = load(bundle, artifact=artifact.name, exit=-1, threads=threads, warmup=0)
@@ -76,7 +75,7 @@ def bench(
     singles = {
         (e.artifact.format, e.artifact.precision): i
         for i, (e, k, _) in enumerate(cases)
-        if e.artifact.layout == "prefix" and k == count - 1
+        if e.layout.self_contained and k == count - 1
     }
     timings = []
     for (engine, k, _), spent in zip(cases, seconds, strict=True):

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgeexit.bench.bench import Timing
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.common.environment import environment
 from edgeexit.common.files import read_json, write_atomic
@@ -56,7 +57,7 @@ class Profile:
         for name in dict.fromkeys(t.artifact for t in timings):
             own = sorted((t for t in timings if t.artifact == name), key=lambda t: t.exit)
             p50, p90 = [t.p50 for t in own], [t.p90 for t in own]
-            if own[0].layout == "chain":
+            if LAYOUTS[own[0].layout].stepwise:
                 p50, p90 = _steps(p50), _steps(p90)
             ahead = tuple(max(a, b) for a, b in zip(p50, p90, strict=True))
             artifact = bundle.manifest.artifact(name)

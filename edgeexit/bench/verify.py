@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
-from edgeexit.bundle.manifest import NETWORK_LAYOUTS, Artifact
+from edgeexit.bundle.layouts import LAYOUTS
+from edgeexit.bundle.manifest import Artifact
 from edgeexit.bundle.tasks import Verified, task_of
 from edgeexit.common.finite import named, sound
 from edgeexit.engine import backends, layouts
-from edgeexit.engine.engine import RUN_LAYOUTS, Engine
+from edgeexit.engine.engine import Engine
 from edgeexit.engine.inputs import InputCheck, relative_error
 from edgeexit.engine.layouts.base import AllExitOutputs
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
@@ -40,7 +41,7 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
     except BackendMissing as e:
         return Verified(artifact.name, None, str(e))
     of_task = task_of(bundle.manifest).verify
-    if of_task is not None and artifact.layout not in NETWORK_LAYOUTS:
+    if of_task is not None and LAYOUTS[artifact.layout].driver is None:
         return of_task(bundle, artifact, threads)
     arrays = _vectors(bundle, artifact)
     count = len(bundle.manifest.exits)
@@ -53,7 +54,7 @@ def _verify(bundle: Bundle, artifact: Artifact, threads: int) -> Verified:
     n = len(inputs[0])
     try:
         rows = [engine.driver.all_exits([a[i : i + 1] for a in inputs]) for i in range(n)]
-        agree = _exits(engine, arrays, inputs) if artifact.layout in RUN_LAYOUTS else None
+        agree = _exits(engine, arrays, inputs) if engine.layout.stops_early else None
     except DataError as e:  # a fused graph whose NaN went past the exit that was asked for
         return Verified(artifact.name, False, str(e), inputs=n)
     errors = tuple(_error(rows, k, arrays) for k in range(count))

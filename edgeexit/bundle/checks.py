@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.bundle.manifest import MAX_STATE, Artifact, ExitSpec, Manifest, TensorSpec
-from edgeexit.bundle.tasks import TASKS, task_of, tasks_of
+from edgeexit.bundle.tasks import task_of, tasks_of
 from edgeexit.errors import BundleError, DataError
 from edgeexit.pictures.preprocess import Preprocess
 
@@ -77,24 +78,22 @@ def check_parts(m: Manifest, at: str) -> None:
     classes = m.exits[-1].answer.shape[-1]
     if m.labels is not None and isinstance(classes, int) and len(m.labels) != classes:
         raise BundleError(f"{at}: {len(m.labels)} labels for {classes} classes")
-    tasks = tasks_of(m) or (task_of(m),)
-    for task in tasks:
+    for task in tasks_of(m) or (task_of(m),):
         task.check(m, at)
-    layouts = {layout for task in tasks for layout in task.layouts}
     for a in m.artifacts:
-        if a.layout not in layouts:
-            section = next(name for name, task in TASKS.items() if a.layout in task.layouts)
+        layout = LAYOUTS[a.layout]
+        if layout.section is not None and getattr(m, layout.section) is None:
             raise BundleError(
-                f"{at}: artifact {a.name!r}: layout {a.layout} needs a section, and there is no `{section}`"
+                f"{at}: artifact {a.name!r}: layout {a.layout} needs a section, and there is no `{layout.section}`"
             )
-        expected = count if a.layout in ("chain", "prefix", "decoder") else 1
-        if len(a.models) != expected and (a.layout != "chain" or len(a.models) != 1 or a.format == "onnx"):
+        expected = layout.count_networks(count)
+        if len(a.models) != expected and (not layout.one_file or len(a.models) != 1 or a.format == "onnx"):
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.models)} models, layout {a.layout} needs {expected}")
         if len(a.temperatures) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.temperatures)} temperatures for {count} exits")
         if a.check is not None and len(a.check.max_error) != count:
             raise BundleError(f"{at}: artifact {a.name!r}: {len(a.check.max_error)} errors for {count} exits")
-        if (a.layout == "fused") != (a.score is not None):
+        if layout.scored != (a.score is not None):
             raise BundleError(f"{at}: artifact {a.name!r}: a fused graph, and no other, names its score")
         _check_ports(a, m, at)
         if a.sizes:
@@ -121,7 +120,7 @@ def check_declared(inputs: Sequence[TensorSpec], declared: Mapping[str, Preproce
 
 
 def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
-    if a.layout != "chain" or len(a.models) != 1 or a.batch != "one" or m.exits[0].lengths is None:
+    if not LAYOUTS[a.layout].one_file or len(a.models) != 1 or a.batch != "one" or m.exits[0].lengths is None:
         raise BundleError(
             f"{at}: artifact {a.name!r}: sizes are of a chain in one file, one input per call, of exits with lengths"
         )
@@ -130,7 +129,7 @@ def _check_sizes(a: Artifact, m: Manifest, at: str) -> None:
 
 
 def _check_decoder(a: Artifact, at: str) -> None:
-    if a.layout != "decoder":
+    if not LAYOUTS[a.layout].language_model:
         if a.proof is not None:
             raise BundleError(f"{at}: artifact {a.name!r}: a proof is of a decoder, layout is {a.layout}")
         return

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from edgeexit.bundle.file_spec import FileSpec
 from edgeexit.bundle.input_range import InputRange
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.lm_spec import LmProof, LmSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.common.kinds import Axis, Count, Name, Number, OneOf, Text, Whole
+from edgeexit.common.kinds import Axis, Count, Name, Number, OneOf, RowOf, Text, Whole
 from edgeexit.common.records import Narrow, NotRequired, OmitDefault, Record, Size
 from edgeexit.errors import BundleError
 from edgeexit.pictures.preprocess import Preprocess
@@ -24,10 +25,6 @@ MAX_EXITS = 256
 MAX_MEMBERS = 64
 MAX_STATE = 1 << 28
 """Numbers in one state: a file that asks for more would take a device's memory by its name alone."""
-NETWORK_LAYOUTS = ("fused", "chain", "prefix", "all")
-"""What any network is exported as."""
-LAYOUTS = (*NETWORK_LAYOUTS, "decoder")
-"""decoder: a language model, whose caller keeps the cache."""
 DTYPES = (
     "float32",
     "float16",
@@ -186,7 +183,7 @@ class Artifact(Record, title="artifact"):
     """E.g. `onnx-fused-fp32`."""
     format: Name
     """The engine that runs it: `onnx` or `tflite`. A reader skips artifacts of formats that it does not know."""
-    layout: Annotated[str, OneOf(*LAYOUTS)]
+    layout: Annotated[str, RowOf(LAYOUTS)]
     """See [layouts](#layouts); `decoder` only where `lm` is there."""
     precision: Name
     """A note, e.g. `fp32` or `int8`."""

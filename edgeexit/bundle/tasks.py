@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from edgeexit.bundle.manifest import LAYOUTS, NETWORK_LAYOUTS, Artifact, Manifest
+from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.common.plugins import plugin, resolve
 from edgeexit.errors import BundleError
 from edgeexit.policy.policies import Policy, fixed_exit
@@ -73,8 +73,6 @@ class Task:
     """The manifest's `task`."""
     default_score: str = "maxprob"
     """What policies compare where none is named and no fused graph holds one."""
-    layouts: tuple[str, ...] = NETWORK_LAYOUTS
-    """What its artifacts may be."""
     preferred_layout: str | None = None
     """The layout to prefer among those that decide; None = the bundle's order."""
     checks: str | None = None
@@ -85,8 +83,8 @@ class Task:
     """``(manifest) -> RunScorer``, for scores of what exits wrote; None = answers are classes, which have no such
     scores."""
     verification: str | None = None
-    """``(bundle, artifact, threads) -> Verified``, for artifacts of the task's own layouts; those of
-    `NETWORK_LAYOUTS` ship inputs and outputs, which are run again."""
+    """``(bundle, artifact, threads) -> Verified``, for artifacts of layouts that no engine runs; None =
+    there are none. Other artifacts ship inputs and outputs, which are run again."""
 
     def check(self, manifest: Manifest, at: str) -> None:
         """Check that the manifest's section fits its exits.
@@ -132,9 +130,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             uncalibrated="edgeexit.speech.task:first_agreement",
             scores="edgeexit.speech.task:scorer",
         ),
-        "lm": Task(
-            "language-model", layouts=LAYOUTS, checks="edgeexit.lm.task:check", verification="edgeexit.lm.task:verify"
-        ),
+        "lm": Task("language-model", checks="edgeexit.lm.task:check", verification="edgeexit.lm.task:verify"),
     }
 )
 """The manifest's section that describes the task -> its row."""

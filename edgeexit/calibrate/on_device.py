@@ -57,6 +57,6 @@ def solve_budget(
 
 def exit_seconds(engine: Engine) -> tuple[float, ...] | None:
     """`(exits,)` measured seconds to answer at each exit; None = not measured."""
-    if engine.seconds is None or engine.artifact.layout != "chain":
+    if engine.seconds is None or not engine.layout.stepwise:
         return engine.seconds
     return tuple(np.cumsum(engine.seconds).tolist())

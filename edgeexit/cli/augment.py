@@ -1,4 +1,4 @@
-"""`edgeexit augment`"""
+"""`edgeexit augment`: add early exits to a trained single-exit network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import click
 
 from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.cli import augment_shown as shown
-from edgeexit.cli.common import about, json_option, labels_of, names, print_json, say, threads_option
-from edgeexit.cli.export import class_names
+from edgeexit.cli.common import (
+    about,
+    as_class_names,
+    as_names,
+    json_option,
+    labels_of,
+    print_json,
+    say,
+    threads_option,
+)
 from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.common.files import read_npz, write_atomic
 from edgeexit.errors import BackendMissing, DataError
@@ -24,46 +32,47 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,); without y, agreement."
+    "--data", type=click.Path(path_type=Path), help="An .npz with x (n, ...) and y (n,). [default of y: agreement]"
 )
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="The bundle's folder; written unless it is not worth it."
+    "--out", "-o", type=click.Path(path_type=Path), help="Folder of the bundle; written unless it is not worth it."
 )
-@click.option("--test", type=click.Path(path_type=Path), help="Rows of a third kind, measured once, at the end.")
-@click.option("--list", "list_only", is_flag=True, help="Only list the places where an exit could be; needs no data.")
+@click.option("--test", type=click.Path(path_type=Path), help="Held-out test set (.npz), measured once, at the end.")
+@click.option("--list", "list_only", is_flag=True, help="Only list places where exits could be; needs no data.")
 @click.option(
     "--output", metavar="NAME",
-    help="The answer: an output or inner tensor of an .onnx file, a key or number of what a module returns.",
+    help="The answer: a tensor of an .onnx file; a key or number of what a module returns.",
 )  # fmt: skip
 @click.option(
     "--outputs", type=click.Choice(["auto", "logits", "probs"]), default="auto", show_default=True,
-    help="What the network answers; auto = probs where its rows sum to 1 on every example input.",
+    help="What the network gives; auto = probs where rows sum to 1 on every example.",
 )  # fmt: skip
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
-@click.option("--input", "inputs", multiple=True, metavar="SPEC", help="As of `edgeexit export`.")
-@click.option("--drop", type=float, default=0.01, show_default=True, help="Accuracy, or agreement, that may be lost.")
+@click.option("--input", "inputs", multiple=True, metavar="SPEC", help="See `edgeexit export --input`. Repeatable.")
 @click.option(
-    "--guarantee", metavar="LOSS<=A@C", help="A bound to be proven on the last part of the rows; see calibrate."
+    "--drop", type=float, default=0.01, show_default=True, help="Accuracy or agreement that may be lost, a fraction."
+)
+@click.option(
+    "--guarantee", metavar="LOSS<=A@C", help="Bound to prove on the last part of the rows; see `edgeexit calibrate`."
 )
 @click.option(
     "--groups", metavar="NAME",
-    help="An array of --data, e.g. speakers: rows of one group are not split between fitting, choosing and measuring.",
+    help="Array of --data, e.g. speakers; rows of one group stay in one part of the split.",
 )  # fmt: skip
-@click.option("--exits", type=click.IntRange(1), default=3, show_default=True, help="At most so many are added.")
+@click.option("--exits", type=click.IntRange(1), default=3, show_default=True, help="Most exits to add.")
+@click.option("--candidates", type=click.IntRange(1), default=12, show_default=True, help="Most places to try.")
 @click.option(
-    "--candidates", type=click.IntRange(1), default=12, show_default=True, help="At most so many places tried."
+    "--aside",
+    multiple=True,
+    metavar="NAME",
+    help="Input or tensor that exits need not see, e.g. an attention mask. Repeatable.",
 )
-@click.option(
-    "--aside", multiple=True, metavar="NAME", help="An input or tensor that exits need not see, e.g. an attention mask."
-)
-@click.option(
-    "--mask", metavar="NAME", help="An input or tensor (b, t), 1 where a token is real: heads leave padding out."
-)
+@click.option("--mask", metavar="NAME", help="Input or tensor (b, t), 1 at real tokens; heads leave padding out.")
 @click.option(
     "--pool", type=click.Choice(["average", "avgmax", "grid", "first", "last"]), default="avgmax", show_default=True,
-    help="How features become a vector; grid keeps coarse positions, first is the class token, last the last step.",
+    help="Pooling of features; first is the class token, last the last step.",
 )  # fmt: skip
 @click.option(
     "--head",
@@ -74,57 +83,43 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--finetune", is_flag=True,
-    help="Also train heads and network on (torch sources), and say what that gains; written to OUT-tuned.edgeexit.",
+    help="Also fine-tune heads and network (torch only), into OUT-tuned.edgeexit.",
 )  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), help="A .png of the front, the exits alone and the results.")
-@click.option("--score", type=click.Choice(ANSWER_SCORES), default="maxprob", show_default=True, help="What decides.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of the heads.")
 @click.option(
-    "--layouts", metavar="A,B", show_default="those of fused,chain,prefix,all that can be made",
-    help="Which forms to write; one that fails is an error if named here.",
+    "--plot", type=click.Path(path_type=Path), help="Write a .png of the Pareto front, each exit alone and the results."
+)
+@click.option(
+    "--score",
+    type=click.Choice(ANSWER_SCORES),
+    default="maxprob",
+    show_default=True,
+    help="Score that thresholds compare.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split and of the heads."
+)
+@click.option(
+    "--layouts", metavar="A,B", show_default="those of fused,chain,prefix,all that can be written", callback=as_names,
+    help="Layouts to write; one that fails is an error if named here.",
 )  # fmt: skip
 @click.option(
     "--tolerance", type=float,
-    help="Allowed error, of an exit's largest output. [default: 1e-4, network itself 1e-6, more if its rounding is]",
+    help="Most error over an exit's largest output. [default: 1e-4, last exit 1e-6]",
 )  # fmt: skip
 @click.option("--anyway", is_flag=True, help="Write the bundle even if it is not worth it.")
-@click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
+@click.option(
+    "--labels", "class_names", metavar="A,B,C", callback=as_class_names,
+    help="Class names, or a text file with one per line.",
+)  # fmt: skip
 @preprocess_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @threads_option
 @json_option
 def augment(
-    source: str,
-    data: Path | None,
-    out: Path | None,
-    test: Path | None,
-    list_only: bool,
-    output: str | None,
-    outputs: str,
-    weights: Path | None,
-    inputs: tuple[str, ...],
-    drop: float,
-    guarantee: str | None,
-    groups: str | None,
-    exits: int,
-    candidates: int,
-    aside: tuple[str, ...],
-    mask: str | None,
-    pool: Any,
-    head: str,
-    finetune: bool,
-    plot: Path | None,
-    score: str,
-    seed: int,
-    layouts: str | None,
-    tolerance: float | None,
-    anyway: bool,
-    labels: str | None,
-    preprocess: tuple[str, ...],
-    overwrite: bool,
-    threads: int,
-    as_json: bool,
-) -> None:
+    source: str, data: Path | None, out: Path | None, test: Path | None, list_only: bool, output: str | None,
+    weights: Path | None, inputs: tuple[str, ...], guarantee: str | None, groups: str | None, finetune: bool,
+    plot: Path | None, preprocess: tuple[str, ...], as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Give a trained network early exits, without retraining it.
 
     SOURCE is a single-output .onnx file (needs no torch), or package.module:function returning a torch module with
@@ -145,16 +140,23 @@ def augment(
     """
     try:
         from edgeexit_exporters.augment import flow, measured
+        from edgeexit_exporters.augment.spec import AugmentSpec
         from edgeexit_exporters.exporting import open_source
+        from edgeexit_exporters.spec import ExportSpec
     except ImportError as e:
         raise BackendMissing(f"augment needs the workstation extras ({e}): pip install 'edgeexit[augment]'") from e
     if not list_only and (data is None or out is None):
         raise DataError("augment takes --data and --out, or --list alone")
-    opened = open_source(source, [output] if output else None, weights, inputs, outputs=outputs, single=True)
+    spec = AugmentSpec(
+        guarantee=None if guarantee is None else Guarantee.parse(guarantee), preprocess=asked_preprocess(preprocess),
+        **options,
+    )  # fmt: skip
+    reading = ExportSpec(exits=[output] if output else None, weights=weights, inputs=inputs, outputs=spec.outputs)
+    opened = open_source(source, reading, single=True)
     if list_only:
         for note in opened.joint.notes:
             say(f"note: {note}")
-        places, total = flow.places_of(opened, candidates, aside, mask)
+        places, total = flow.places_of(opened, spec.candidates, spec.aside, spec.mask)
         if as_json:
             print_json({"macs": total, "places": [{"name": p.name, **asdict(p)} for p in places]})
         else:
@@ -165,45 +167,29 @@ def augment(
         raise DataError(f"--plot {plot}: expected a name that ends in .png")
     arrays = read_npz(data)
     others = None if test is None else read_npz(test)  # before minutes of work
-    found = flow.augment(
+    augmented = flow.augment(
         opened,
         _inputs(arrays),
         labels_of(arrays, data),
         out,
-        drop=drop,
+        spec,
         groups=None if groups is None else _groups(arrays, groups, data),
-        exits=exits,
-        candidates=candidates,
-        aside=aside,
-        mask=mask,
-        pool=pool,
-        head=head,
-        score=score,
-        guarantee=None if guarantee is None else Guarantee.parse(guarantee),
-        seed=seed,
-        layouts=None if layouts is None else names(layouts) or (),
-        tolerance=tolerance,
-        threads=threads,
-        class_names=class_names(labels),
-        preprocess=asked_preprocess(preprocess),
-        tune=_tuner(seed, threads) if finetune else None,
-        anyway=anyway,
-        overwrite=overwrite,
+        tune=_tuner(spec.seed, spec.threads) if finetune else None,
         progress=say,
     )
     tested = None
-    if others is not None and test is not None and found.bundle is not None:
+    if others is not None and test is not None and augmented.bundle is not None:
         with about(test):
-            tested = measured.on_test(found, _inputs(others), labels_of(others, test))
+            tested = measured.on_test(augmented, _inputs(others), labels_of(others, test))
     elif test is not None:
         say(f"note: {test} was not measured, as no bundle was written")
     if plot is not None:
-        write_atomic(plot, shown.plot(found, tested))
+        write_atomic(plot, shown.plot(augmented, tested))
     if as_json:
-        print_json({**shown.document(found), "test": None if tested is None else asdict(tested)})
+        print_json({**shown.document(augmented), "test": None if tested is None else asdict(tested)})
     else:
-        click.echo(shown.text(found, tested))
-        for bundle in (found.bundle, None if found.tuned is None else found.tuned.bundle):
+        click.echo(shown.text(augmented, tested))
+        for bundle in (augmented.bundle, None if augmented.tuned is None else augmented.tuned.bundle):
             if bundle is not None:
                 click.echo(f"wrote {bundle.path}: edgeexit run {bundle.path} --input ...")
 

@@ -1,4 +1,4 @@
-"""What `edgeexit augment` prints and draws."""
+"""Text, JSON and plot of `edgeexit augment`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def _short(place: Place) -> str:
     return place.name if len(place.name) <= 48 else f"...{place.name[-45:]}"
 
 
-def places(found: tuple[Place, ...], total: int) -> str:
+def places(candidates: tuple[Place, ...], total: int) -> str:
     rows = [["place", "kind", "channels", "MACs", "of the network", "carries on"]]
-    for p in found:
+    for p in candidates:
         share = None if p.macs is None else p.macs / total
         kinds, channels = " + ".join(p.kinds), " + ".join(map(str, p.channels))
         rows.append([_short(p), kinds, channels, count(p.macs), percent(share), f"{p.bytes / 1024:.1f} KiB"])
@@ -57,47 +57,47 @@ def _limits(which: str, tested: Tested) -> list[str]:
     ]
 
 
-def text(found: Augmented, tested: Tested | None = None) -> str:
-    lines = [found.text, *_missing("", found.left_out)]
-    if found.tuned is not None:
-        lines += _missing(" fine-tuned", found.tuned.left_out)
+def text(augmented: Augmented, tested: Tested | None = None) -> str:
+    lines = [augmented.text, *_missing("", augmented.left_out)]
+    if augmented.tuned is not None:
+        lines += _missing(" fine-tuned", augmented.tuned.left_out)
     lines.append("")
-    rows = [["place", "cost", "head", found.measure, "used"]]
-    for c in found.candidates:
+    rows = [["place", "cost", "head", augmented.measure, "used"]]
+    for c in augmented.candidates:
         used = "exit" if c.used else ""
         rows.append([_short(c.place), percent(c.cost), count(c.head_macs), percent(c.accuracy, 2), used])
-    rows.append(["the network itself", "100.0 %", "", percent(found.found.full, 2), ""])
+    rows.append(["the network itself", "100.0 %", "", percent(augmented.choice.full, 2), ""])
     lines.append(table(rows, right=(1, 2, 3)))
-    lines += ["", f"The front on the {found.rows['choose']:,} rows to choose on ({found.found.tried} subsets"
-              f"{', all there are' if found.found.exact else ', beam search'}):"]  # fmt: skip
-    front = found.found.front
+    lines += ["", f"The front on the {augmented.rows['choose']:,} rows to choose on ({augmented.choice.tried} subsets"
+              f"{', all there are' if augmented.choice.exact else ', beam search'}):"]  # fmt: skip
+    front = augmented.choice.front
     shown = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, 12).astype(int))]
-    lines.append(table([["cost", found.measure, "exits"], *(
+    lines.append(table([["cost", augmented.measure, "exits"], *(
         [percent(s.cost), percent(s.accuracy, 2), " ".join(map(str, s.exits)) or "the network itself"] for s in shown
     )], right=(0, 1)))  # fmt: skip
-    v = found.verdict
-    if found.bundle is not None:
-        lines += ["", _kept(found.bundle)]
+    v = augmented.verdict
+    if augmented.bundle is not None:
+        lines += ["", _kept(augmented.bundle)]
     elif v is not None:
         lines += ["", "No bundle was written; --anyway writes it."]
-    if found.tuned is not None:
-        lines += ["", f"Fine-tuned, heads and network: {found.tuned.text}"]
-    tuned = None if found.tuned is None else found.tuned.verdict
+    if augmented.tuned is not None:
+        lines += ["", f"Fine-tuned, heads and network: {augmented.tuned.text}"]
+    tuned = None if augmented.tuned is None else augmented.tuned.verdict
     if v is not None or tuned is not None:
         n = (v or tuned).n  # type: ignore[union-attr]
-        promised = found.point is not None and found.point.promise is not None
+        promised = augmented.point is not None and augmented.point.promise is not None
         which = "that the bound was proven on" if promised else "that nothing was chosen on"
-        lines += ["", f"On {n:,} rows {which}:", _measured(v, tuned, found.measure)]
+        lines += ["", f"On {n:,} rows {which}:", _measured(v, tuned, augmented.measure)]
     if tested is not None:
         lines += ["", f"Test, {tested.verdict.n:,} rows, once: {tested.verdict.text}"]
         if tested.tuned is not None:
             lines.append(f"Fine-tuned: {tested.tuned.verdict.text}")
         tuned = None if tested.tuned is None else tested.tuned.verdict
-        lines.append(_measured(tested.verdict, tuned, found.measure))
+        lines.append(_measured(tested.verdict, tuned, augmented.measure))
         lines += _limits("", tested) + ([] if tested.tuned is None else _limits(", fine-tuned", tested.tuned))
-    if found.point is not None and found.point.promise is not None:
-        lines.append(f"promise: {found.point.promise['text']} (n = {found.point.promise['n']})")
-    spent = ", ".join(f"{step} {s:.0f} s" for step, s in found.seconds.items())
+    if augmented.point is not None and augmented.point.promise is not None:
+        lines.append(f"promise: {augmented.point.promise['text']} (n = {augmented.point.promise['n']})")
+    spent = ", ".join(f"{step} {s:.0f} s" for step, s in augmented.seconds.items())
     lines += ["", f"took: {spent}"]
     if rounds := _rounds(v):
         lines.append(f"time: medians of {rounds} rounds, interleaved with the untouched network")
@@ -129,50 +129,52 @@ def _kept(bundle: Bundle) -> str:
     return f"Forced to its last exit, the network answers as before: {'; '.join(parts)}."
 
 
-def document(found: Augmented) -> dict[str, Any]:
+def document(augmented: Augmented) -> dict[str, Any]:
     return {
-        "text": found.text,
-        "measure": found.measure,
-        "worth": False if found.verdict is None else found.verdict.worth,
-        "verdict": None if found.verdict is None else asdict(found.verdict),
-        "bundle": None if found.bundle is None else str(found.bundle.path),
-        "left_out": dict(found.left_out),
-        "tuned": None if found.tuned is None else {
-            "text": found.tuned.text,
-            "verdict": None if found.tuned.verdict is None else asdict(found.tuned.verdict),
-            "bundle": None if found.tuned.bundle is None else str(found.tuned.bundle.path),
-            "left_out": dict(found.tuned.left_out),
-            "operating_point": None if found.tuned.point is None else found.tuned.point.to_dict(),
+        "text": augmented.text,
+        "measure": augmented.measure,
+        "worth": False if augmented.verdict is None else augmented.verdict.worth,
+        "verdict": None if augmented.verdict is None else asdict(augmented.verdict),
+        "bundle": None if augmented.bundle is None else str(augmented.bundle.path),
+        "left_out": dict(augmented.left_out),
+        "tuned": None if augmented.tuned is None else {
+            "text": augmented.tuned.text,
+            "verdict": None if augmented.tuned.verdict is None else asdict(augmented.tuned.verdict),
+            "bundle": None if augmented.tuned.bundle is None else str(augmented.tuned.bundle.path),
+            "left_out": dict(augmented.tuned.left_out),
+            "operating_point": None if augmented.tuned.point is None else augmented.tuned.point.to_dict(),
         },
-        "operating_point": None if found.point is None else found.point.to_dict(),
-        "candidates": [{**asdict(c), "name": c.place.name} for c in found.candidates],
+        "operating_point": None if augmented.point is None else augmented.point.to_dict(),
+        "candidates": [{**asdict(c), "name": c.place.name} for c in augmented.candidates],
         "front": [
             {"exits": s.exits, "cost": s.cost, "accuracy": s.accuracy,
-             "policy": None if s.policy is None else s.policy.to_dict()} for s in found.found.front
+             "policy": None if s.policy is None else s.policy.to_dict()} for s in augmented.choice.front
         ],
-        "full": found.found.full,
-        "subsets": found.found.tried,
-        "exact": found.found.exact,
-        "total_macs": found.total_macs,
-        "last_exit_error": None if found.bundle is None else {
-            a.name: a.check.max_error[-1] for a in found.bundle.manifest.artifacts if a.check is not None
+        "full": augmented.choice.full,
+        "subsets": augmented.choice.tried,
+        "exact": augmented.choice.exact,
+        "total_macs": augmented.total_macs,
+        "last_exit_error": None if augmented.bundle is None else {
+            a.name: a.check.max_error[-1] for a in augmented.bundle.manifest.artifacts if a.check is not None
         },
-        "rows": dict(found.rows),
-        "seconds": dict(found.seconds),
+        "rows": dict(augmented.rows),
+        "seconds": dict(augmented.seconds),
         "environment": _where(),
-        "rounds": _rounds(found.verdict),
+        "rounds": _rounds(augmented.verdict),
     }  # fmt: skip
 
 
-def plot(found: Augmented, tested: Tested | None) -> bytes:
+def plot(augmented: Augmented, tested: Tested | None) -> bytes:
     """The front on the rows to choose on, and what came of it, as a PNG."""
     from edgeexit.report.plots.curve import Curve, curve_png
 
-    n = found.rows["choose"]
-    curves = [Curve(f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in found.found.front])]
-    results: list[tuple[str, Tested | None, AugmentVerdict | None]] = [("", tested, found.verdict)]
-    if found.tuned is not None:
-        results.append((", fine-tuned", None if tested is None else tested.tuned, found.tuned.verdict))
+    n = augmented.rows["choose"]
+    curves = [
+        Curve(f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in augmented.choice.front])
+    ]
+    results: list[tuple[str, Tested | None, AugmentVerdict | None]] = [("", tested, augmented.verdict)]
+    if augmented.tuned is not None:
+        results.append((", fine-tuned", None if tested is None else tested.tuned, augmented.tuned.verdict))
     for name, test, held_out in results:
         v = held_out if test is None else test.verdict
         if v is None:
@@ -184,5 +186,5 @@ def plot(found: Augmented, tested: Tested | None) -> bytes:
         curves.append(Curve(f"exits alone{name}, {rows}", [(s.cost, s.accuracy) for s in v.statics], "s"))
         if not name:
             curves.append(Curve(f"untouched, {rows}", [(1.0, v.untouched)], "*"))
-    title = found.text if tested is None else f"Test: {tested.verdict.text}"
-    return curve_png(curves, title, environment_line(_where()), found.measure)
+    title = augmented.text if tested is None else f"Test: {tested.verdict.text}"
+    return curve_png(curves, title, environment_line(_where()), augmented.measure)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from edgeexit.bench.bench import LAYOUTS
 from edgeexit.bench.bench import bench as bench_bundle
 from edgeexit.bench.profile import Profile
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.cli.common import bundle_argument, json_option, milliseconds, print_json, steps, table, threads_option
 from edgeexit.common.environment import environment, environment_line
 from edgeexit.engine import backends
@@ -45,10 +45,10 @@ def bench(bundle: Path, n: int, save: Path | None, threads: int, as_json: bool) 
     last = len(opened.manifest.exits) - 1
     for t in timings:
         ratio = "-" if t.ratio is None else f"{t.ratio:.3f} ({t.ratio_low:.3f}..{t.ratio_high:.3f})"
-        single = " (single-exit network)" if t.layout == "prefix" and t.exit == last else ""
+        single = " (single-exit network)" if LAYOUTS[t.layout].self_contained and t.exit == last else ""
         rows.append([t.artifact + single, str(t.exit), milliseconds(t.p50), milliseconds(t.p90), ratio])
     click.echo(table(rows, right=(1, 2, 3)))
     timed = {t.artifact for t in timings}
-    if left := [a.name for a in opened.manifest.artifacts if a.layout in LAYOUTS and a.name not in timed]:
+    if left := [a.name for a in opened.manifest.artifacts if LAYOUTS[a.layout].answers and a.name not in timed]:
         click.echo(f"not timed, as their engine is not installed here: {', '.join(left)}")
     click.echo(f"n = {n} interleaved rounds, {environment_line(where)}")

@@ -213,6 +213,18 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def as_names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    """`names` as the callback of an option."""
+    return names(text)
+
+
+def as_class_names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    """Callback of an option: names separated by commas, or the lines of a text file."""
+    if text is not None and Path(text).is_file():
+        return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return names(text)
+
+
 def numbers(text: str | None) -> list[float] | None:
     """A comma-separated option of numbers.
 

@@ -1,4 +1,4 @@
-"""`edgeexit export`"""
+"""`edgeexit export`: make a bundle from a multi-exit network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edgeexit
-from edgeexit.bundle.manifest import NETWORK_LAYOUTS
+from edgeexit.bundle.layouts import DEFAULT_LAYOUTS, LAYOUTS, NETWORK_LAYOUTS
 from edgeexit.bundle.speech_spec import SpeechSpec
-from edgeexit.cli.common import json_option, labels_of, names, print_json, say
+from edgeexit.cli.common import as_class_names, as_names, json_option, labels_of, names, print_json, say
 from edgeexit.cli.inspect import describe, exits_table
 from edgeexit.cli.pictures import asked_preprocess, preprocess_option
 from edgeexit.cli.refit_shown import refit_text
@@ -22,132 +22,129 @@ from edgeexit.policy.scores import GRAPH_SCORES
 if TYPE_CHECKING:
     from edgeexit.bundle.bundle import Bundle
     from edgeexit_exporters.refit import Refit
+    from edgeexit_exporters.spec import ExportSpec
+
+
+def _states(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
+    states = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    if len(states) < len(pairs):
+        raise EdgeExitError(f"--state {', '.join(pairs)}: expected INPUT=OUTPUT, one --state per input, e.g. h=h_next")
+    return states or None
+
+
+def _sizes(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in names(text) or ())
+    except ValueError as e:
+        raise EdgeExitError(f"--buckets {text}: expected rising whole numbers, e.g. 100,200,400") from e
+
+
+def _layouts(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    layouts = names(text)
+    if layouts is not None and (not layouts or any(w not in LAYOUTS or LAYOUTS[w].language_model for w in layouts)):
+        raise EdgeExitError(f"--layouts {text}: choose from {', '.join(NETWORK_LAYOUTS)}")
+    return layouts
+
+
+def _speech(context: click.Context, option: click.Parameter, path: Path | None) -> SpeechSpec | None:
+    return None if path is None else SpeechSpec.from_dict(read_json(path), str(path))
 
 
 @click.command()
 @click.argument("source")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), required=True, help="The bundle's folder, e.g. kws.edgeexit."
+    "--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder of the bundle, e.g. kws.edgeexit."
 )
 @click.option(
-    "--exits",
-    metavar="A,B+C",
-    help="Exits' tensor names, shallow to deep; heads that answer together with +. [default: the outputs, in order]",
-)
-@click.option("--scores", metavar="S,T", help="Tensors of learned scores in [0, 1], one per exit (.onnx only).")
-@click.option(
-    "--lengths", metavar="L,M",
-    help="Tensors that count the valid positions of sequences, one per exit or one for all (.onnx only).",
+    "--exits", metavar="A,B+C", callback=as_names,
+    help="Tensors of the exits, shallow to deep; + joins heads. [default: all outputs]",
 )  # fmt: skip
 @click.option(
-    "--state",
-    "states",
-    multiple=True,
-    metavar="IN=OUT",
-    help="An input that gets a tensor's value in the next call (.onnx only); a stream begins with zeros. Repeatable.",
+    "--scores", metavar="S,T", callback=as_names, help="Tensors of learned scores in [0, 1], one per exit (.onnx only)."
 )
+@click.option(
+    "--lengths", metavar="L,M", callback=as_names,
+    help="Tensors that count valid positions, one per exit or one for all (.onnx only).",
+)  # fmt: skip
+@click.option(
+    "--state", "states", multiple=True, metavar="IN=OUT", callback=_states,
+    help="Input that takes a tensor's value in the next call (.onnx only). Repeatable.",
+)  # fmt: skip
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict (.safetensors, or .pt read with weights_only)."
 )
 @click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="SPEC",
-    help="NAME:DTYPE[AXES]; names are free axes, time=100 gives one an example size. Repeat for several inputs.",
-)
-@click.option(
-    "--layouts", metavar="A,B", show_default="fused,chain,prefix,all",
-    help="Which forms to write; one that fails is an error if named here.",
+    "--input", "inputs", multiple=True, metavar="SPEC",
+    help="NAME:DTYPE[AXES]; a name is a free axis, time=100 its example size. Repeatable.",
 )  # fmt: skip
 @click.option(
-    "--score", type=click.Choice(GRAPH_SCORES), default="maxprob", show_default=True, help="Inside the fused graph."
+    "--layouts", metavar="A,B", show_default=",".join(DEFAULT_LAYOUTS), callback=_layouts,
+    help="Layouts to write; one that fails is an error if named here.",
+)  # fmt: skip
+@click.option(
+    "--score",
+    type=click.Choice(GRAPH_SCORES),
+    default="maxprob",
+    show_default=True,
+    help="Score inside the fused graph.",
 )
 @click.option(
-    "--outputs",
-    type=click.Choice(["auto", "logits", "probs"]),
-    default="auto",
-    show_default=True,
-    help="What exits give; auto = probs where an exit's rows sum to 1 on every example input.",
-)
+    "--outputs", type=click.Choice(["auto", "logits", "probs"]), default="auto", show_default=True,
+    help="What exits give; auto = probs where rows sum to 1 on every example.",
+)  # fmt: skip
 @click.option(
     "--data", type=click.Path(path_type=Path),
-    help="An .npz with x (and y): checked besides random inputs; int8 is calibrated and measured on it.",
+    help="An .npz with x (and y) to compare, calibrate int8 and measure on.",
 )  # fmt: skip
 @click.option(
     "--tolerance", type=float,
-    help="Allowed error, of an exit's largest output. [default: 1e-4, half 1e-2, more if the network's rounding is]",
+    help="Most error over an exit's largest output. [default: 1e-4, half precision 1e-2]",
 )  # fmt: skip
-@click.option("--format", "formats", default="onnx", show_default=True, metavar="F,G", help="onnx, tflite, or both.")
 @click.option(
-    "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q",
-    help="fp32, int8, int8-dynamic; tflite also int16x8, weight-only. The others than fp32 are measured with --data.",
+    "--format", "formats", default="onnx", show_default=True, metavar="F,G", callback=as_names,
+    help="onnx, tflite, or both.",
+)  # fmt: skip
+@click.option(
+    "--precision", "precisions", default="fp32", show_default=True, metavar="P,Q", callback=as_names,
+    help="fp32, int8, int8-dynamic; tflite also int16x8, weight-only.",
 )  # fmt: skip
 @click.option(
     "--ranges", type=click.Choice(["minmax", "percentile", "mse", "entropy"]),
-    help="How int8 ranges are read off the data. [default: percentile for onnx, minmax for tflite]",
+    help="How int8 ranges are estimated. [default: percentile for onnx, minmax for tflite]",
 )  # fmt: skip
 @click.option(
     "--drop", type=float, default=0.01, show_default=True,
-    help="Accuracy below the last exit that the stored operating points may lose.",
+    help="Accuracy that stored operating points may lose to the last exit, a fraction.",
 )  # fmt: skip
-@click.option(
-    "--max-drop",
-    type=float,
-    help="Refuse the bundle if an exit loses more accuracy than this against float, e.g. 0.01.",
-)
+@click.option("--max-drop", type=float, help="Most accuracy an exit may lose to float, a fraction. [default: no limit]")
 @click.option(
     "--keep-float", multiple=True, metavar="NAME",
-    help="A node or operation that stays float in int8 (of TFLite in capitals: GATHER). Repeat for several.",
+    help="Node or operation kept float in int8 (TFLite: capitals, GATHER). Repeatable.",
 )  # fmt: skip
-@click.option("--layers", is_flag=True, help="Also show which layer costs which exit most in ONNX int8.")
+@click.option("--layers", is_flag=True, help="Also show the error of every layer alone in ONNX int8.")
 @click.option(
-    "--buckets", metavar="N,M",
-    help="Sizes for the one free axis of the inputs in TFLite files, e.g. 100,200,400; inputs are padded.",
+    "--buckets", metavar="N,M", callback=_sizes,
+    help="Sizes of the free axis in TFLite files, e.g. 100,200,400; inputs are padded.",
 )  # fmt: skip
-@click.option("--stage-files", is_flag=True, help="TFLite chain as one file per stage.")
+@click.option("--stage-files", is_flag=True, help="Write a TFLite chain as one file per stage.")
 @click.option(
     "--c-array", type=click.Path(path_type=Path), metavar="DIR",
-    help="Also write the fused TFLite graph as a C header and source, for TFLite Micro.",
+    help="Also write the fused TFLite graph as C for TFLite Micro.",
 )  # fmt: skip
-@click.option("--labels", metavar="A,B,C", help="Class names, or a text file with one per line.")
 @click.option(
-    "--speech", type=click.Path(path_type=Path), metavar="JSON",
-    help="Features, tokens and blank of a speech model, as the recipes write them. [default: the module's speech_spec]",
+    "--labels", metavar="A,B,C", callback=as_class_names, help="Class names, or a text file with one per line."
+)
+@click.option(
+    "--speech", type=click.Path(path_type=Path), metavar="JSON", callback=_speech,
+    help="Features and tokens of a speech model. [default: the module's speech_spec]",
 )  # fmt: skip
 @preprocess_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option
 def export(
-    source: str,
-    out: Path,
-    exits: str | None,
-    scores: str | None,
-    lengths: str | None,
-    states: tuple[str, ...],
-    weights: Path | None,
-    inputs: tuple[str, ...],
-    layouts: str | None,
-    score: str,
-    outputs: str,
-    data: Path | None,
-    tolerance: float | None,
-    formats: str,
-    precisions: str,
-    ranges: str | None,
-    drop: float,
-    max_drop: float | None,
-    keep_float: tuple[str, ...],
-    layers: bool,
-    buckets: str | None,
-    stage_files: bool,
-    c_array: Path | None,
-    labels: str | None,
-    speech: Path | None,
-    preprocess: tuple[str, ...],
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+    source: str, out: Path, data: Path | None, c_array: Path | None, preprocess: tuple[str, ...], as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Make a bundle from a multi-exit network.
 
     SOURCE is a multi-output .onnx file (needs no torch), or package.module:function returning a torch module
@@ -185,37 +182,17 @@ def export(
       edgeexit export net.onnx --preprocess size=96,scale=1/127.5,mean=1 --out net.edgeexit
       edgeexit export asr.onnx --exits p0,p1 --lengths n --speech speech.json --out asr.edgeexit
     """
-    wanted = names(layouts)
-    if wanted is not None and (not wanted or any(w not in NETWORK_LAYOUTS for w in wanted)):
-        raise EdgeExitError(f"--layouts {layouts}: choose from {', '.join(NETWORK_LAYOUTS)}")
-    arrays = None if data is None else read_npz(data)
-    classes = None if arrays is None or data is None else labels_of(arrays, data)
-    forms = _exporters().Forms(
-        names(formats) or (), names(precisions) or (), classes, ranges, drop, max_drop, stage_files, keep_float, layers,
-        buckets=_sizes(buckets),
-    )  # fmt: skip
-    if c_array is not None and ("tflite" not in forms.formats or "fused" not in (wanted or ("fused",))):
+    spec = _spec(preprocess=asked_preprocess(preprocess), **options)
+    if c_array is not None and ("tflite" not in spec.formats or "fused" not in (spec.layouts or ("fused",))):
         raise EdgeExitError("--c-array writes a fused TFLite graph: ask for --format tflite and layout fused")
+    arrays = None if data is None else read_npz(data)
     measured: list[Refit] = []
     bundle = edgeexit.export(
         source,
         out,
-        exits=names(exits),
-        scores=names(scores),
-        lengths=names(lengths),
-        weights=weights,
-        inputs=inputs,
-        layouts=wanted,
-        score=score,
-        outputs=outputs,
-        states=_states(states),
-        tolerance=tolerance,
+        spec,
         data=None if arrays is None else {k: v for k, v in arrays.items() if k not in ("y", "labels")},
-        labels=class_names(labels),
-        speech=None if speech is None else SpeechSpec.from_dict(read_json(speech), str(speech)),
-        preprocess=asked_preprocess(preprocess),
-        forms=forms,
-        overwrite=overwrite,
+        classes=None if arrays is None or data is None else labels_of(arrays, data),
         progress=say,
         report=measured.append,
     )
@@ -237,41 +214,20 @@ def export(
         click.echo("\n".join([f"wrote {out}", *(f"wrote {p}" for p in sources)]))
 
 
-def _states(pairs: tuple[str, ...]) -> dict[str, str] | None:
-    found = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-    if len(found) < len(pairs):
-        raise EdgeExitError(f"--state {', '.join(pairs)}: expected INPUT=OUTPUT, one --state per input, e.g. h=h_next")
-    return found or None
-
-
-def _sizes(text: str | None) -> tuple[int, ...]:
+def _spec(**options: Any) -> ExportSpec:
     try:
-        return tuple(int(part) for part in names(text) or ())
-    except ValueError as e:
-        raise EdgeExitError(f"--buckets {text}: expected rising whole numbers, e.g. 100,200,400") from e
-
-
-def _exporters() -> Any:
-    try:
-        from edgeexit_exporters import plan as forms
+        from edgeexit_exporters.spec import ExportSpec
     except ImportError as e:
         raise BackendMissing(f"exporting needs the workstation extras ({e}): pip install 'edgeexit[export]'") from e
-    return forms
+    return ExportSpec(**options)
 
 
 def _c_files(bundle: Bundle, folder: Path) -> list[Path]:
     from edgeexit_exporters.tflite.c_array import c_source_of
 
-    found = c_source_of(bundle)
+    code = c_source_of(bundle)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{found.name}.h", folder / f"{found.name}.c"]
-    for path, text in zip(paths, (found.header, found.source), strict=True):
+    paths = [folder / f"{code.name}.h", folder / f"{code.name}.c"]
+    for path, text in zip(paths, (code.header, code.source), strict=True):
         write_atomic(path, text)
     return paths
-
-
-def class_names(text: str | None) -> list[str] | None:
-    """Names separated by commas, or the lines of a text file."""
-    if text is not None and Path(text).is_file():
-        return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
-    return names(text)

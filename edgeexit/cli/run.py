@@ -105,7 +105,7 @@ def run(
     else:
         x = _read(source, row, engine, many=following)
     late = None if deadline_ms is None else deadline_ms / 1000
-    if following and engine.artifact.layout == "chain":
+    if following and engine.layout.stepwise:
         with about(source):
             stream_shown(engine, x, late, used, as_json)
         return

@@ -102,6 +102,19 @@ class OneOf(Kind):
         return value
 
 
+class RowOf(OneOf):
+    """Name of a row of a table, which may also come from another distribution."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__(*table)
+        self.table = table
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or len(value) > MOST_TEXT or value not in self.table:
+            raise self.misfit(value)
+        return value
+
+
 class Whole(Kind):
     """A whole number within bounds."""
 

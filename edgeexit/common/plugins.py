@@ -7,11 +7,52 @@ installed distributions is slow on a small device, so it happens for unknown nam
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from edgeexit.errors import EdgeExitError
+
+Row = TypeVar("Row")
+
+
+class Table(Mapping[str, Row]):
+    """Rows by name: those of this package, and those of other distributions when they are asked for by name.
+
+    Iteration gives this package's rows only.
+    """
+
+    def __init__(self, group: str, rows: Mapping[str, Row], error: type[EdgeExitError]) -> None:
+        """
+        Args:
+            group: the entry-point group of other distributions; an entry point's name is the row's, its object the row.
+            rows: of this package.
+            error: what to raise where an entry point cannot be loaded, or gives no such row.
+        """
+        self.group, self.error = group, error
+        self._rows = dict(rows)
+        self._kind: type = type(next(iter(rows.values())))
+
+    def __getitem__(self, name: str) -> Row:
+        row = self._rows.get(name)
+        if row is not None:
+            return row
+        other = plugin(self.group, name, self.error)
+        if other is None:
+            raise KeyError(name)
+        if not isinstance(other, self._kind):
+            raise self.error(
+                f"entry point {name!r:.60} of group {self.group} is a {type(other).__name__}; "
+                f"expected a {self._kind.__module__}.{self._kind.__qualname__}"
+            )
+        return cast(Row, other)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def resolve(reference: str) -> Any:

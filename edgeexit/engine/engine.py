@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.checks import check_declared
 from edgeexit.bundle.input_range import InputRange, UsualInputs, measure_all
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.bundle.tasks import task_of
 from edgeexit.engine import layouts
@@ -33,8 +34,6 @@ from edgeexit.records.classification import Records
 if TYPE_CHECKING:
     from edgeexit.monitor import Reading
 
-RUN_LAYOUTS = ("fused", "chain")
-
 
 class Engine(Decider):
     """A loaded artifact with a policy.
@@ -55,6 +54,7 @@ class Engine(Decider):
         drift: DriftMonitor | None = None,
     ) -> None:
         self.bundle, self.backend, self.threads = bundle, backend, threads
+        self.layout = LAYOUTS[artifact.layout]
         driver = layouts.make(bundle, artifact, backend, threads, clock)
         super().__init__(artifact, driver, len(bundle.manifest.exits), policy)
         self.task = task_of(bundle.manifest)
@@ -64,7 +64,7 @@ class Engine(Decider):
         self._check = InputCheck(bundle.manifest.inputs, states, bundle.manifest.min_sizes, bundle.manifest.preprocess)
         self._usual = UsualInputs([t.name for t in bundle.manifest.inputs], bundle.manifest.ranges)
         self._macs = [e.macs for e in bundle.manifest.exits]
-        if artifact.layout == "prefix":
+        if self.layout.self_contained:
             self._macs = [e.prefix_macs for e in bundle.manifest.exits]
         self._one_by_one = "one" in (bundle.manifest.batch, artifact.batch)
         self.answers = Answers(bundle.manifest, artifact)
@@ -268,7 +268,7 @@ class Engine(Decider):
             return np.array(macs, np.float64), None if None in alone else np.array(alone, np.float64)
         if self.seconds is None:
             raise DataError("this model's MACs are unknown and no times were measured: load with warmup > 0")
-        return (np.cumsum(self.seconds) if self.artifact.layout == "chain" else np.array(self.seconds)), None
+        return (np.cumsum(self.seconds) if self.layout.stepwise else np.array(self.seconds)), None
 
     def profile(self, repeats: int = 3) -> tuple[float, ...]:
         """Measure stage times on this device (warm-up included) for deadlines; median of `repeats`."""
@@ -286,8 +286,9 @@ class Engine(Decider):
         Raises:
             PolicyError: not one positive number per exit.
         """
-        chain = self.artifact.layout == "chain"
-        self.driver.times.use(seconds, seconds if ahead is None else ahead, self.exits, chain, self.artifact.name)
+        self.driver.times.use(
+            seconds, seconds if ahead is None else ahead, self.exits, self.layout.stepwise, self.artifact.name
+        )
 
     def example(self) -> list[NDArray[Any]]:
         """One input that fits: the first of the shipped vectors, or zeros."""

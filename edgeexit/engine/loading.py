@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.bundle.merging import same_network
 from edgeexit.bundle.tasks import task_of
 from edgeexit.engine import backends
 from edgeexit.engine.backends import Backend
 from edgeexit.engine.decider import check_artifact
-from edgeexit.engine.engine import RUN_LAYOUTS, Engine
+from edgeexit.engine.engine import Engine
 from edgeexit.errors import BackendMissing, BundleError, EdgeExitError, PolicyError
 from edgeexit.policy.drift import DriftMonitor, DriftRegime
 from edgeexit.policy.operating_point import OperatingPoint
@@ -128,7 +129,7 @@ def _fixed(exit: int, count: int, artifact: Artifact) -> Policy:
 def _follow_default(engine: Engine, uncalibrated: str, anywhere: bool) -> None:
     """Follow the operating point that is taken where none is named, and say why it is that one."""
     bundle, artifact = engine.bundle, engine.artifact
-    for point in bundle.points_for(artifact.name) if artifact.layout != "all" else ():
+    for point in bundle.points_for(artifact.name) if engine.layout.answers else ():
         try:
             engine.follow(point)
         except PolicyError as e:
@@ -182,17 +183,17 @@ def _choose(bundle: Bundle, wanted: str | None, by_default: bool) -> tuple[Artif
         if not candidates:
             m.artifact(wanted)  # raises, listing what there is
     else:
-        candidates = tuple(a for a in m.artifacts if a.layout in RUN_LAYOUTS)
+        candidates = tuple(a for a in m.artifacts if LAYOUTS[a.layout].stops_early)
         preferred = task_of(m).preferred_layout
         candidates = tuple(sorted(candidates, key=lambda a: preferred is not None and a.layout != preferred))
         if not candidates:
             names = ", ".join(a.name for a in m.artifacts)
             raise BundleError(f"{bundle.path}: no fused or chain artifact; it holds {names}: name one to use it")
-    for point in bundle.points_for() if by_default and wanted != "all" else ():
+    for point in bundle.points_for() if by_default and any(LAYOUTS[a.layout].answers for a in candidates) else ():
         if point.artifact is None:  # of recorded outputs: whichever comes first
             break
         artifact = m.artifact(point.artifact)
-        if artifact in candidates or (wanted is None and artifact.layout == "prefix"):
+        if artifact in candidates or (wanted is None and LAYOUTS[artifact.layout].self_contained):
             try:
                 return artifact, backends.get(artifact.format)
             except BackendMissing:

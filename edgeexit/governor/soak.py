@@ -235,7 +235,7 @@ def _span(
     times = np.array(seen.seconds)
     p50, p90, p99 = (float(q) for q in np.quantile(times, (0.5, 0.9, 0.99)))
     rates = np.bincount(seen.exits, minlength=engine.exits) / len(times)
-    alone = engine.artifact.layout == "prefix"
+    alone = engine.layout.self_contained
     macs = [e.prefix_macs if alone else e.macs for e in engine.bundle.manifest.exits]
     mean = None if None in macs else float(np.dot(rates, np.array(macs, np.float64)))
     temperatures = [t for t in seen.temperatures if t is not None]

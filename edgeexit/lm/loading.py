@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.file_spec import FileSpec
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.engine import backends
@@ -65,7 +66,7 @@ def load_lm(path: Path | str | Bundle, *, artifact: str | None = None, threads: 
 
 
 def _choose(bundle: Bundle, wanted: str | None) -> tuple[Artifact, Backend]:
-    decoders = [a for a in bundle.manifest.artifacts if a.layout == "decoder"]
+    decoders = [a for a in bundle.manifest.artifacts if LAYOUTS[a.layout].language_model]
     named = [a for a in decoders if wanted in (None, a.name)] or [a for a in decoders if a.precision == wanted]
     if not named:
         there = ", ".join(a.name for a in decoders) or "none"

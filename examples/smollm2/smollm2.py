@@ -10,7 +10,7 @@ import numpy as np
 from edgeexit import lm
 from edgeexit.cli.lm_shown import lm_text
 from edgeexit.lm.text.tokenizer import encoded, text_of
-from edgeexit_exporters.lm import LmTarget, export_lm
+from edgeexit_exporters.lm import LmExportSpec, export_lm
 
 PROMPT = "To be, or not to be, that is the question: whether"
 
@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     text = args.text.read_text("utf-8")
     cut = len(text) * 3 // 4  # what is studied was not fitted on
-    wish = LmTarget((5, 10, 15, 20, 25), ("fp32", "int8", "int4"), maps=True, shortlist=8192)
+    wish = LmExportSpec((5, 10, 15, 20, 25), ("fp32", "int8", "int4"), maps=True, shortlist=8192)
     made = export_lm(args.model, args.out, wish, tokenizer=args.tokenizer or "own", text=text[:cut], progress=print)
     print(f"\n{lm_text(made.bundle.manifest)}\n")
     model = lm.load_lm(made.bundle)

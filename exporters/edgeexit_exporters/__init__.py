@@ -1,4 +1,4 @@
-"""From a trained model to a bundle: stages, layouts, checks. Needed on the workstation only."""
+"""Export of trained models to bundles: stages, layouts, checks. Needed on the workstation only."""
 
 from edgeexit_exporters.exporting import export
 

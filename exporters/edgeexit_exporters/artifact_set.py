@@ -1,4 +1,4 @@
-"""What was made for a bundle so far."""
+"""Artifacts of a bundle while it is being made: files, counts of kernels, memory and remarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ArtifactSet:
     """TFLite artifact -> per file or stage: bytes of flash and of the tensor arena, as TFLite Micro plans it."""
     layers: tuple[LayerSensitivity, ...] = ()
     remarks: list[str] = field(default_factory=list)
-    """What its user should know."""
+    """Notes for the user."""
 
     left_out: dict[str, str] = field(default_factory=dict)
     """Artifact of the default layouts that failed -> why."""
@@ -35,7 +35,7 @@ class ArtifactSet:
         self.left_out |= other.left_out
 
     def into(self, manifest: Manifest) -> Manifest:
-        """A survey's manifest with these artifacts."""
+        """The manifest of an analysis with these artifacts."""
         notes: dict[str, Any] = {"int8_kernels": self.kernels} if self.kernels else {}
         notes |= {"tflite_memory": self.memory} if self.memory else {}
         notes |= {"remark": "; ".join(self.remarks)} if self.remarks else {}

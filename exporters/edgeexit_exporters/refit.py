@@ -1,4 +1,4 @@
-"""Calibrated on what ships: accuracies, thresholds and exit rates of every precision, measured on its own artifact.
+"""Calibration of what ships: accuracy, thresholds and exit rates of every precision, on its own artifact.
 
 A threshold is a number on the scale of one artifact's scores. Quantizing moves scores, so thresholds that were chosen
 in float leave at other rates; each precision gets its own, and both are shown.
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.bundle import Bundle
+from edgeexit.bundle.layouts import LAYOUTS, layout_order
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.calibrate.choose import calibrate
 from edgeexit.calibrate.on_bundle import store_calibration
-from edgeexit.engine.engine import RUN_LAYOUTS
 from edgeexit.engine.loading import load
 from edgeexit.errors import DataError, ExportMismatch, Infeasible
 from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import Policy
 from edgeexit.records.classification import Records, outcome, replay
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.int8.sensitivity import LayerSensitivity
+from edgeexit_exporters.spec import LEAST_ROWS
 
 Arrays = Mapping[str, NDArray[Any]]
 MOST_RANGES = 512
@@ -139,7 +139,7 @@ def refit(
         rows: inputs `(n, ...)` by name.
         labels: `(n,)`; None = agreement takes the place of accuracy.
         parts: which rows are for what.
-        reference: inputs -> every exit's answers from the float network, and their lengths; see `forms.float_answers`.
+        reference: inputs -> every exit's answers in float, and their lengths; see `formats.float_answers`.
         score: what thresholds compare.
         drop: accuracy that the operating points may lose against the last exit, in [0, 1).
         progress: called with each step's name.
@@ -160,7 +160,7 @@ def refit(
             for p in (parts.design, parts.held_out)
         )
         point = None
-        if artifact.layout in RUN_LAYOUTS:
+        if LAYOUTS[artifact.layout].stops_early:
             bundle = store_calibration(engine, held_out)
             name = f"{artifact.format}-{artifact.precision}"
             point = _chosen(design, held_out, score, drop, name, artifact)
@@ -178,26 +178,26 @@ def refit(
     return bundle, Refit(drop, exact[0].n, exact[1].n, exact[0].measure, tuple(forms))
 
 
-def refuse_drop(found: Refit, most: float) -> None:
+def refuse_drop(report: Refit, most: float) -> None:
     """Refuse artifacts whose exits lost too much.
 
     Args:
-        found: of `refit`.
+        report: of `refit`.
         most: accuracy that an exit may lose against the float one (or share of answers that may differ, without
             labels), as a fraction.
 
     Raises:
         ExportMismatch: one lost more.
     """
-    exact = next((f for f in found.forms if f.precision == "fp32"), None)
-    for form in found.forms:
+    exact = next((f for f in report.forms if f.precision == "fp32"), None)
+    for form in report.forms:
         for k, e in enumerate(form.exits):
             lost, what = 1 - e.agreement, "answers otherwise on"
             if e.accuracy is not None and exact is not None and exact.exits[k].accuracy is not None:
                 lost, what = (exact.exits[k].accuracy or 0.0) - e.accuracy, "loses"
             if form.precision != "fp32" and lost > most:
                 raise ExportMismatch(
-                    f"{form.artifact}: exit {e.name!r} {what} {100 * lost:.2f} points on {found.held_out} rows, "
+                    f"{form.artifact}: exit {e.name!r} {what} {100 * lost:.2f} points on {report.held_out} rows, "
                     f"{100 * most:g} allowed (--max-drop); no bundle was written. More or other calibration rows, "
                     "another --ranges, or int16x8 may keep it"
                 )
@@ -205,11 +205,10 @@ def refuse_drop(found: Refit, most: float) -> None:
 
 def _first_of_each(bundle: Bundle) -> list[Artifact]:
     """Per format and precision the artifact that a device takes first, float ones before others."""
-    found: dict[tuple[str, str], Artifact] = {}
-    layouts = [*RUN_LAYOUTS, "prefix", "all"]
-    for a in sorted(bundle.manifest.artifacts, key=lambda a: (a.precision != "fp32", layouts.index(a.layout))):
-        found.setdefault((a.format, a.precision), a)
-    return list(found.values())
+    first: dict[tuple[str, str], Artifact] = {}
+    for a in sorted(bundle.manifest.artifacts, key=lambda a: (a.precision != "fp32", layout_order(a.layout))):
+        first.setdefault((a.format, a.precision), a)
+    return list(first.values())
 
 
 def _records(
@@ -220,16 +219,16 @@ def _records(
     known = [e.macs for e in exits]
     cost = np.array(known if None not in known else range(1, len(exits) + 1), np.float64)
     kind = "probs" if any(e.kind == "probs" for e in exits) else "logits"
-    found = []
+    records = []
     for part in (parts.design, parts.held_out):
         outputs, lengths = reference({n: a[part] for n, a in rows.items()})
-        found.append(
+        records.append(
             Records(
                 np.stack(outputs), cost, None if labels is None else labels[part], kind,  # type: ignore[arg-type]
                 lengths=None if lengths is None else np.stack(lengths),
             )
         )  # fmt: skip
-    return found[0], found[1]
+    return records[0], records[1]
 
 
 def _chosen(
@@ -247,8 +246,8 @@ def _chosen(
 
 
 def _outcome(policy: Policy, rows: Records) -> Outcome:
-    found = outcome(replay(policy, rows), rows)
-    return Outcome(tuple(found.exit_rates), float(found.cost), float(found.accuracy))
+    result = outcome(replay(policy, rows), rows)
+    return Outcome(tuple(result.exit_rates), float(result.cost), float(result.accuracy))
 
 
 def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) -> tuple[FormExit, ...]:
@@ -256,7 +255,7 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
         (
             a
             for a in bundle.manifest.artifacts
-            if (a.format, a.precision, a.layout) == (artifact.format, artifact.precision, "prefix")
+            if (a.format, a.precision) == (artifact.format, artifact.precision) and LAYOUTS[a.layout].self_contained
         ),
         None,
     )
@@ -277,6 +276,6 @@ def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) ->
     )
 
 
-def _error(found: NDArray[Any], exact: NDArray[Any]) -> float:
-    difference = np.square(found.astype(np.float64) - exact).mean()
+def _error(values: NDArray[Any], exact: NDArray[Any]) -> float:
+    difference = np.square(values.astype(np.float64) - exact).mean()
     return float(np.sqrt(difference / max(np.square(exact.astype(np.float64)).mean(), np.finfo(np.float64).tiny)))

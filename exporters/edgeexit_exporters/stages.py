@@ -1,4 +1,4 @@
-"""Which computation belongs to which stage: found from the graph, not written by anybody.
+"""Stages of a network: the computation that belongs to each exit, derived from the graph.
 
 Stage k = ancestors of exit k minus ancestors of the exits before it. The algorithm sees a tiny view of a
 graph, so that ONNX graphs and `torch.export` graphs share it (`onnx_graph.view` is the adapter for ONNX).
@@ -99,18 +99,18 @@ def stages(
     needed: list[set[int]] = []
     groups = [(name, *more) for name, more in zip(exits, extras or [()] * len(exits), strict=True)]
     for k, name in enumerate(exits):
-        found = _ancestors(graph, producer, groups[k])
-        if not any(n in graph.inputs for i in found for n in graph.nodes[i].inputs):
+        ancestors = _ancestors(graph, producer, groups[k])
+        if not any(n in graph.inputs for i in ancestors for n in graph.nodes[i].inputs):
             raise ModelError(f"exit {name!r} does not depend on any model input ({', '.join(graph.inputs)})")
-        new = {i for i in found if i not in owner and not graph.nodes[i].free}
+        new = {i for i in ancestors if i not in owner and not graph.nodes[i].free}
         if not new:
-            first = max(owner[i] for i in found if i in owner)
+            first = max(owner[i] for i in ancestors if i in owner)
             raise ModelError(
                 f"exit {name!r} needs no computation beyond exit {exits[first]!r}, which stands before it: "
                 f"name the exits from shallow to deep, e.g. --exits {','.join(_by_depth(graph, producer, exits))}"
             )
         owner.update(dict.fromkeys(new, k))
-        needed.append(found)
+        needed.append(ancestors)
     carried = _carried(graph, producer, states, owner, needed)
     return _cut(graph, producer, groups, owner, needed, carried)
 
@@ -123,7 +123,7 @@ def _carried(
     needed: list[set[int]],
 ) -> list[list[State]]:
     """The states of every stage; nodes that only they need are given to it."""
-    found: list[list[State]] = [[] for _ in needed]
+    carried: list[list[State]] = [[] for _ in needed]
     for state in states:
         reading = {i for i, node in enumerate(graph.nodes) if state.input in node.inputs}
         first = next((k for k, nodes in enumerate(needed) if reading & nodes), None)
@@ -138,13 +138,15 @@ def _carried(
                 f"state {state.input!r} is read at exit {first} and computed from what exit {deepest} needs: an input "
                 f"that leaves at exit {first} would leave it behind; compute it from what exit {first} has"
             )
-        found[first].append(state)
-    for k, own in enumerate(found):  # from shallow to deep, so that what two states need is computed where it is first
+        carried[first].append(state)
+    for k, own in enumerate(
+        carried
+    ):  # from shallow to deep, so that what two states need is computed where it is first
         for state in own:
             above = _ancestors(graph, producer, [state.output])
             owner.update((i, k) for i in above if i not in owner and not graph.nodes[i].free)
             needed[k] |= above
-    return found
+    return carried
 
 
 def _cut(
@@ -162,9 +164,9 @@ def _cut(
         given = (*groups[k], *(s.output for s in carried[k]))
         own |= _free_feeders(graph, producer, own | {producer[n] for n in given})
         nodes.append(tuple(sorted(own)))
-        made = {name for i in own for name in graph.nodes[i].outputs}
-        wanted = [name for i in sorted(own) for name in graph.nodes[i].inputs if name not in made]
-        wanted += [n for n in given if n not in made]
+        produced = {name for i in own for name in graph.nodes[i].outputs}
+        wanted = [name for i in sorted(own) for name in graph.nodes[i].inputs if name not in produced]
+        wanted += [n for n in given if n not in produced]
         reads.append(tuple(dict.fromkeys(wanted)))
     result = []
     for k, (name, *more) in enumerate(groups):
@@ -178,26 +180,26 @@ def _cut(
 
 def _free_feeders(graph: GraphView, producer: dict[str, int], nodes: set[int]) -> set[int]:
     """Free nodes that `nodes` read, directly or through other free nodes."""
-    found: set[int] = {i for i in nodes if graph.nodes[i].free}
+    feeders: set[int] = {i for i in nodes if graph.nodes[i].free}
     todo = list(nodes)
     while todo:
         for name in graph.nodes[todo.pop()].inputs:
             i = producer.get(name)
-            if i is not None and graph.nodes[i].free and i not in found:
-                found.add(i)
+            if i is not None and graph.nodes[i].free and i not in feeders:
+                feeders.add(i)
                 todo.append(i)
-    return found
+    return feeders
 
 
 def _ancestors(graph: GraphView, producer: dict[str, int], names: Sequence[str]) -> set[int]:
-    found: set[int] = set()
+    ancestors: set[int] = set()
     todo = list(names)
     while todo:
         i = producer.get(todo.pop())
-        if i is not None and i not in found:
-            found.add(i)
+        if i is not None and i not in ancestors:
+            ancestors.add(i)
             todo.extend(graph.nodes[i].inputs)
-    return found
+    return ancestors
 
 
 def _by_depth(graph: GraphView, producer: dict[str, int], exits: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writing fitted temperatures into an artifact: into the manifest, and into a fused graph's named constants."""
+"""Temperatures of an artifact, written into the manifest and into a fused graph's named constants."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.files import describe
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.errors import BackendMissing, ModelError
 from edgeexit_exporters.layouts.fuse import set_temperatures
@@ -19,24 +20,24 @@ def apply_temperatures(bundle: Bundle, artifact: str, temperatures: Sequence[flo
         ModelError: not one positive temperature per exit.
         BundleError: no such artifact.
     """
-    found = bundle.manifest.artifact(artifact)
-    if len(temperatures) != len(found.temperatures) or not all(t > 0 for t in temperatures):
+    old = bundle.manifest.artifact(artifact)
+    if len(temperatures) != len(old.temperatures) or not all(t > 0 for t in temperatures):
         raise ModelError(
-            f"{artifact}: expected {len(found.temperatures)} positive temperatures, found {list(temperatures)}"
+            f"{artifact}: expected {len(old.temperatures)} positive temperatures, found {list(temperatures)}"
         )
     changed: dict[str, bytes] = {}
-    models = found.models
-    if found.layout == "fused":
-        raw = _rewritten(found.format, bundle.file(models[0]).read_bytes(), temperatures)
+    models = old.models
+    if LAYOUTS[old.layout].scored:
+        raw = _rewritten(old.format, bundle.file(models[0]).read_bytes(), temperatures)
         models = (describe(models[0].path, raw),)
         changed[models[0].path] = raw
-    new = replace(found, temperatures=tuple(float(t) for t in temperatures), models=models, calibration=None)
+    new = replace(old, temperatures=tuple(float(t) for t in temperatures), models=models, calibration=None)
     default = bundle.manifest.default_policy
     manifest = replace(
         bundle.manifest,
-        default_policy=None if default is not None and _made_on(bundle, default, found) else default,
+        default_policy=None if default is not None and _made_on(bundle, default, old) else default,
         artifacts=tuple(new if a.name == artifact else a for a in bundle.manifest.artifacts),
-        policies={n: f for n, f in bundle.manifest.policies.items() if not _made_on(bundle, n, found)},
+        policies={n: f for n, f in bundle.manifest.policies.items() if not _made_on(bundle, n, old)},
     )
     return bundle.rewrite(changed, manifest)
 

@@ -16,6 +16,7 @@ from edgeexit.bundle import archives, bundle, manifest
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.bundle.feature_spec import FeatureSpec
 from edgeexit.bundle.input_range import InputRange
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.lm_spec import LmProof, LmSpec
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.common import files
@@ -56,7 +57,7 @@ def test_scores(page: str) -> None:
 
 
 def test_words(page: str) -> None:
-    for name in (*scores.NAMES, *manifest.LAYOUTS, *manifest.DTYPES):
+    for name in (*scores.NAMES, *LAYOUTS, *manifest.DTYPES):
         assert re.search(rf"\b{name}\b", page), name
     assert f"`{' '.join(manifest.DTYPES)}`" in page
 

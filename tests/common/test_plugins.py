@@ -26,6 +26,7 @@ SOURCE = """
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
+from edgeexit.bundle.layouts import Layout
 from edgeexit.bundle.tasks import Task, Uncalibrated
 from edgeexit.errors import BundleError
 from edgeexit.policy.base import PolicyDefaults
@@ -87,11 +88,13 @@ def first(manifest, artifact):
 sorting = Task("sorting", default_score="margin", preferred_layout="chain", checks="edgeexit_abacus:check",
                uncalibrated="edgeexit_abacus:first")
 no_task = {}
+ring = Layout("ring", "edgeexit.engine.layouts.chain:Chain", "runtime", "exits", default=False)
 """
 ENTRIES = {
     "edgeexit.backends": {"abacus": "Abacus", "dice": "NoEngine", "fails": "Fails", "gone": "Gone"},
     "edgeexit.policies": {"every": "Every", "vague": "NoPolicy", "boom": "Boom", "gone": "Gone"},
     "edgeexit.scores": {"gap": "gap", "blind": "blind", "another": "other_name", "len": "no_score", "gone": "Gone"},
+    "edgeexit.layouts": {"ring": "ring", "bare": "no_task", "gone": "Gone"},
     "edgeexit.tasks": {"sorting": "sorting", "nothing": "no_task", "gone": "Gone"},
 }
 Install = Callable[[str, Mapping[str, Mapping[str, str]]], None]
@@ -241,6 +244,33 @@ def test_a_task(abacus: None, copy: Path) -> None:
     for name, message in (("nothing", "is a dict; expected"), ("gone", "cannot be loaded: AttributeError")):
         with pytest.raises(BundleError, match=message):
             task_of(replace(bundle.manifest, task=name))
+
+
+def test_a_layout(abacus: None, copy: Path) -> None:
+    """Read from a manifest, run by its driver, and preferred where it comes first."""
+    pytest.importorskip("onnxruntime")
+    manifest = Bundle.open(copy).manifest
+    chain = next(a for a in manifest.artifacts if a.layout == "chain")
+    bundle = Bundle.open(copy).rewrite({}, replace(manifest, artifacts=(replace(chain, layout="ring"),), policies={}))
+    assert from_json(to_json(bundle.manifest)).artifacts[0].layout == "ring"
+    engine = edgeexit.load(bundle)
+    assert engine.artifact.layout == "ring" and engine.run(np.zeros(4, np.float32)).exit == engine.exits - 1
+    assert engine.seconds is not None and len(engine.seconds) == engine.exits
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bare", "'bare' of group edgeexit.layouts is a dict; expected a edgeexit.bundle.layouts.Layout"),
+        ("gone", "cannot be loaded: AttributeError"),
+        ("nobody", "layout: expected one of fused, chain, prefix, all, decoder, found 'nobody'"),
+    ],
+)
+def test_layouts_that_are_none(abacus: None, tiny: Path, name: str, message: str) -> None:
+    table = to_json(Bundle.open(tiny).manifest)
+    table["artifacts"][0]["layout"] = name
+    with pytest.raises(BundleError, match=message):
+        from_json(table)
 
 
 def test_two_distributions_of_one_name(abacus: None, install: Install) -> None:

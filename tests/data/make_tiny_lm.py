@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from edgeexit_exporters.lm.exporting import LmTarget, export_lm
+from edgeexit_exporters.lm import LmExportSpec, export_lm
 from edgeexit_models.lm.config import LMConfig
 from edgeexit_models.lm.layerskip import LayerSkip
 from edgeexit_models.lm.llama import LlamaLM
@@ -36,8 +36,8 @@ def main() -> None:
     tokenizer.save(str(path))
     try:
         for name, wish in (
-            ("tiny-lm", LmTarget(STAGES, ("fp32", "int8"), block=9, proof_tokens=64)),
-            ("tiny-lm-short", LmTarget(STAGES, maps=True, shortlist=64, block=9, proof_tokens=64)),
+            ("tiny-lm", LmExportSpec(STAGES, ("fp32", "int8"), block=9, proof_tokens=64)),
+            ("tiny-lm-short", LmExportSpec(STAGES, maps=True, shortlist=64, block=9, proof_tokens=64)),
         ):
             done = export_lm(model, DATA / f"{name}.edgeexit", wish, tokenizer=path, text=text, overwrite=True)
             print(name, *(f"{e.layer}: {e.shown:.2f}" for e in done.exits))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import edgeexit
-from edgeexit_exporters.plan import Forms
 
 OUT = Path(__file__).parent / "tiny-tflite.edgeexit"
 
@@ -43,7 +42,9 @@ def main() -> None:
         layouts=("fused", "chain", "prefix"),
         data={"image": x},
         labels=["a", "b", "c"],
-        forms=Forms(formats=["tflite"], precisions=["fp32", "int8"], drop=0.2),
+        formats=["tflite"],
+        precisions=["fp32", "int8"],
+        drop=0.2,
         overwrite=True,
     )
 

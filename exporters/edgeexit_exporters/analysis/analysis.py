@@ -1,4 +1,4 @@
-"""What has to be known of a network before files are made of it: stages, tensors, costs, answers."""
+"""Analysis of a network before export: stages, tensors, costs and the answers that files are compared with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from edgeexit_exporters.stages import Stage, stages
 
 @dataclass(frozen=True)
 class Analysis:
-    """A source, looked at."""
+    """A source and what running it showed."""
 
     source: Source
     stages: tuple[Stage, ...]
@@ -44,10 +44,10 @@ class Analysis:
     """`(exits,)` how far the network's answers move under another order of summation, relative; empty where it is
     quantised, as integers are summed without rounding."""
     notes: tuple[str, ...] = ()
-    """What its user should know: content that was left out, exits in an odd order."""
+    """Notes for the user: content that was left out, exits in an odd order."""
 
 
-def survey(
+def analyse(
     source: Source,
     *,
     name: str,
@@ -64,7 +64,7 @@ def survey(
         name, task, labels: for the manifest.
         data: example inputs that files are compared on besides random ones.
         score: that every exit has to give.
-        speech: how a speech model hears; None = as its module says in `speech_spec`, if it does.
+        speech: features and tokens of a speech model; None = the module's `speech_spec`, if any.
 
     Raises:
         ModelError: the network cannot be exported, or lacks the score.
@@ -73,10 +73,10 @@ def survey(
     if source.joint.joined:  # heads that do not fit each other are told as such, not as a graph that fails
         source.reference(make_inputs(source.inputs, 1, seed=0))
     parts = stages_of(source)
-    whole = pieces.all_exits(source.model, source.tensors)
+    whole = ir.to_proto(pieces.all_exits(source.model, source.tensors))
     cuts = [n for p in parts for n in p.cuts]
-    seen = probe(source, ir.to_proto(whole), [*source.tensors, *cuts])
-    sizes = try_sizes(source, ir.to_proto(whole))
+    seen = probe(source, whole, [*source.tensors, *cuts])
+    sizes = try_sizes(source, whole)
     check_padding(source, sizes.least)
     graph.annotate(source.model.graph, seen.tensors)
     costs = node_costs(source.model, seen.inputs)
@@ -107,12 +107,12 @@ def survey(
         min_sizes=sizes.least,
     )
     answers = reference_answers(source, seen, data, sizes.tried)
-    floats = describe.precision(source) in MOST
+    floats = describe.graph_precision(source) in MOST
     if floats and not source.joint.said:
         for exit, spec in zip(source.exits, exits, strict=True):
             if spec.kind == "probs":
                 check_kind(exit.name, [valid_answer(a.outputs, exit) for a in answers])
-    rounding = own_rounding(ir.to_proto(whole), source.exits, answers) if floats else ()
+    rounding = own_rounding(whole, source.exits, answers) if floats else ()
     return Analysis(source, parts, seen, manifest, answers, rounding, tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""The source model's own answers: what exported files are compared with, and what a bundle ships as vectors."""
+"""Reference answers of the source model: files are compared with them, and bundles ship some as test vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeexit.policy.policies import Threshold
 from edgeexit.policy.scores import Kind, score_named
 from edgeexit.records.classification import exits_taken
 from edgeexit_exporters.analysis.probe import Probe
-from edgeexit_exporters.source import inputs as examples
+from edgeexit_exporters.source.inputs import from_data, length_inputs, make_inputs
 from edgeexit_exporters.source.join import JoinedExit, valid_of
 from edgeexit_exporters.source.source import Source
 
@@ -54,18 +54,18 @@ def reference_answers(
         DataError: `data` does not fit the model's inputs.
         ModelError: it does not run on them, or answers NaN.
     """
-    runs = [(examples.make_inputs(source.inputs, 1, seed), 1) for seed in range(3)]
+    runs = [(make_inputs(source.inputs, 1, seed), 1) for seed in range(3)]
     if seen.batch == "dynamic":
-        runs.append((examples.make_inputs(source.inputs, 3, seed=3), 3))
+        runs.append((make_inputs(source.inputs, 3, seed=3), 3))
     if seen.other_sizes:
-        runs.append((examples.make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
-    runs += [(examples.make_inputs(source.inputs, 1, seed=5, free=free), 1) for free in sizes]
+        runs.append((make_inputs(source.inputs, 1, seed=4, free=seen.other_sizes), 1))
+    runs += [(make_inputs(source.inputs, 1, seed=5, free=free), 1) for free in sizes]
     if sizes and seen.batch == "dynamic":
-        runs.append((examples.make_inputs(source.inputs, 3, seed=6, free=sizes[-1]), 3))
+        runs.append((make_inputs(source.inputs, 3, seed=6, free=sizes[-1]), 3))
     count = 0
     if data is not None:
         data = source.streamed(data, DATA_ROWS)
-        rows = examples.from_data(source.inputs, data, DATA_ROWS)
+        rows = from_data(source.inputs, data, DATA_ROWS)
         for spec in source.inputs:
             array = rows[spec.tensor.name]
             fits = array.ndim == len(spec.tensor.shape) and all(
@@ -104,8 +104,8 @@ def reference_answers(
 
 def valid_answer(outputs: Arrays, exit: JoinedExit) -> NDArray[Any]:
     """An exit's answer in its valid positions, from tensors by name."""
-    found = outputs[exit.answer]
-    return found if exit.lengths is None else valid_of(found, outputs[exit.lengths])
+    answer = outputs[exit.answer]
+    return answer if exit.lengths is None else valid_of(answer, outputs[exit.lengths])
 
 
 def _shape(axes: Sequence[int | str]) -> str:
@@ -124,36 +124,36 @@ def vectors(
         score: of the vectors' thresholds.
         reference: inputs -> what every exit gives, by name; None = the source's.
     """
-    rows = [examples.make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
-    lengths = {n: examples.make_inputs(source.inputs, VECTORS, 0)[n] for n in examples.length_inputs(source.inputs)}
+    rows = [make_inputs(source.inputs, 1, seed=100 + i) for i in range(VECTORS)]
+    lengths = {n: make_inputs(source.inputs, VECTORS, 0)[n] for n in length_inputs(source.inputs)}
     rows = source.stream([{**x, **{n: a[i : i + 1] for n, a in lengths.items()}} for i, x in enumerate(rows)])
     answers = [(reference or source.reference)(x) for x in rows]
     given = [n for e in source.exits for n in e.outputs]
-    found = {n: np.concatenate([a[n] for a in answers]) for n in given}
-    scores = np.stack([exit_scores(found, e, score) for e in manifest.exits])
+    outputs = {n: np.concatenate([a[n] for a in answers]) for n in given}
+    scores = np.stack([exit_scores(outputs, e, score) for e in manifest.exits])
     thresholds = tuple(_between(s) for s in scores[:-1])
     taken = exits_taken(Threshold(thresholds, score), scores, scores)
     arrays: dict[str, NDArray[Any]] = {
         f"input_{i}": np.concatenate([x[t.name] for x in rows]) for i, t in enumerate(manifest.feeds)
     }
     for k, exit in enumerate(manifest.exits):
-        arrays[f"output_{k}"] = found[exit.answer.name]
+        arrays[f"output_{k}"] = outputs[exit.answer.name]
         named = {"uncertainty": exit.uncertainty, "learned": exit.learned, "lengths": exit.lengths}
-        arrays.update({f"{what}_{k}": found[name] for what, name in named.items() if name is not None})
+        arrays.update({f"{what}_{k}": outputs[name] for what, name in named.items() if name is not None})
     arrays.update(
         scores=scores.T.copy(), thresholds=np.array(thresholds, np.float32), exits=taken, score=np.array(score)
     )
     return npz_bytes(**arrays)
 
 
-def exit_scores(found: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
+def exit_scores(tensors: Arrays, exit: ExitSpec, score: str) -> NDArray[np.float32]:
     """`(n,)` scores of an exit at temperature 1, from its tensors by name."""
     row = score_named(score)
     if row.needs != "answer":
-        return np.asarray(row.compute(found[getattr(exit, row.needs)]), np.float32)
-    lengths = None if exit.lengths is None else found[exit.lengths]
+        return np.asarray(row.compute(tensors[getattr(exit, row.needs)]), np.float32)
+    lengths = None if exit.lengths is None else tensors[exit.lengths]
     kind: Kind = "probs" if exit.kind == "probs" else "logits"
-    return row.of_answer(found[exit.answer.name], kind, 1.0, lengths)
+    return row.of_answer(tensors[exit.answer.name], kind, 1.0, lengths)
 
 
 def _between(scores: NDArray[np.float32]) -> float:

@@ -1,4 +1,4 @@
-"""The manifest's account of a network: its exits, stages, costs and precision."""
+"""Manifest entries of a network: exits, stages, costs and precision."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import onnx_ir as ir
 from edgeexit.bundle.manifest import ExitSpec, StageSpec, StateSpec
 from edgeexit.errors import ModelError
 from edgeexit_exporters.analysis.probe import Probe
-from edgeexit_exporters.onnx import graph as onnx_graph
-from edgeexit_exporters.onnx import pieces
+from edgeexit_exporters.onnx import graph, pieces
 from edgeexit_exporters.onnx.measure import NodeCost
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.stages import Stage
@@ -28,9 +27,9 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
     Raises:
         ModelError: an exit is not `(batch, ..., classes >= 2)` of floating-point numbers.
     """
-    values = onnx_graph.values(source.model.graph)
+    values = graph.values(source.model.graph)
     done: set[ir.Node] = set()
-    found = []
+    specs = []
     for k, (exit, kind) in enumerate(zip(source.exits, source.joint.kinds, strict=True)):
         name, spec = exit.answer, seen.tensors[exit.answer]
         if len(spec.shape) < 2 or not isinstance(spec.shape[-1], int) or spec.shape[-1] < 2:
@@ -42,7 +41,7 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
         carried = [n for part in parts[: k + 1] for n in part.carried]
         own = {node for n in (*exit.outputs, *carried) for node in _ancestors(values[n])}
         done |= own
-        found.append(
+        specs.append(
             ExitSpec(
                 _exit_name(name, k),
                 tuple(seen.tensors[n] for n in exit.outputs),
@@ -55,7 +54,7 @@ def exits(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) 
                 exit.lengths,
             )
         )
-    return tuple(found)
+    return tuple(specs)
 
 
 def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost) -> tuple[StageSpec, ...]:
@@ -63,27 +62,27 @@ def stages(source: Source, parts: Sequence[Stage], seen: Probe, costs: NodeCost)
     nodes = list(source.model.graph)
     tensors = {i.tensor.name: i.tensor for i in source.inputs}
     counted: set[str] = set()
-    found = []
+    specs = []
     for k, (part, piece) in enumerate(zip(parts, pieces.chain(source.model, parts), strict=True)):
         weights = [v for n, v in piece.graph.initializers.items() if n not in counted]
         counted.update(piece.graph.initializers)
         later = {n for p in parts[k + 1 :] for n in p.inputs}
         carried = {n for p in parts[: k + 1] for n in p.cuts} & later
-        found.append(
+        specs.append(
             StageSpec(
                 part.inputs,
                 part.outputs,
                 costs.total(nodes[i] for i in part.nodes),
-                onnx_graph.parameter_count(weights),
-                onnx_graph.weight_bytes(weights),
+                graph.parameter_count(weights),
+                graph.weight_bytes(weights),
                 sum(int(seen.one[n].nbytes) for n in carried),
                 tuple(StateSpec(tensors[s.input], s.output) for s in part.states),
             )
         )
-    return tuple(found)
+    return tuple(specs)
 
 
-def precision(source: Source) -> str:
+def graph_precision(source: Source) -> str:
     """int8 where the graph is quantised (int8-dynamic where ranges are found while it runs), fp16 or fp32 else."""
     if source.quantized is not None:
         return source.quantized.precision
@@ -101,13 +100,13 @@ def _exit_name(tensor: str, k: int) -> str:
 
 
 def _ancestors(value: ir.Value) -> list[ir.Node]:
-    graph = value.graph
-    assert isinstance(graph, ir.Graph)
-    found: dict[ir.Node, None] = {}
+    owner = value.graph
+    assert isinstance(owner, ir.Graph)
+    ancestors: dict[ir.Node, None] = {}
     todo = [value]
     while todo:
         node = todo.pop().producer()
-        if node is not None and node not in found:
-            found[node] = None
-            todo.extend(onnx_graph.read_by(node, graph))
-    return list(found)
+        if node is not None and node not in ancestors:
+            ancestors[node] = None
+            todo.extend(graph.read_by(node, owner))
+    return list(ancestors)

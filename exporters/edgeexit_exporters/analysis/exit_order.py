@@ -102,14 +102,14 @@ def _shared(graph: GraphView, parts: Sequence[Stage], joins: Collection[str]) ->
                 above.add(name)
                 todo.extend(makers[name].inputs)
         common = above if common is None else common & above
-    found = [n for node in graph.nodes for n in node.outputs if n in joins and n in (common or ())]
-    return (found[-1], makers[found[-1]].inputs) if found else None
+    shared = [n for node in graph.nodes for n in node.outputs if n in joins and n in (common or ())]
+    return (shared[-1], makers[shared[-1]].inputs) if shared else None
 
 
 def _depths(graph: GraphView) -> dict[str, int]:
     """Tensor -> operations on the longest way to it; free ones are none."""
-    found: dict[str, int] = dict.fromkeys(graph.inputs, 0)
+    depths: dict[str, int] = dict.fromkeys(graph.inputs, 0)
     for node in graph.nodes:
-        here = max((found.get(n, 0) for n in node.inputs), default=0) + (not node.free)
-        found.update(dict.fromkeys(node.outputs, here))
-    return found
+        here = max((depths.get(n, 0) for n in node.inputs), default=0) + (not node.free)
+        depths.update(dict.fromkeys(node.outputs, here))
+    return depths

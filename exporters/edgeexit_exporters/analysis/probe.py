@@ -1,4 +1,4 @@
-"""What shapes, axes and costs a network really has: found by running it, at two batch sizes and two free sizes."""
+"""Shapes, axes and costs of a network, measured by running it at two batch sizes and two free sizes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from edgeexit.bundle.manifest import DTYPES, TensorSpec
 from edgeexit.errors import ModelError
 from edgeexit_exporters.onnx import measure
-from edgeexit_exporters.source import inputs as examples
-from edgeexit_exporters.source.inputs import InputSpec
+from edgeexit_exporters.source.inputs import InputSpec, batch_kind, make_inputs
 from edgeexit_exporters.source.source import Source
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -46,9 +45,9 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
     Raises:
         ModelError: the network does not run on example inputs of the stated shapes.
     """
-    batch = examples.batch_kind(source.inputs)
+    batch = batch_kind(source.inputs)
     names = list(dict.fromkeys(names))
-    x = examples.make_inputs(source.inputs, 1, seed=0)
+    x = make_inputs(source.inputs, 1, seed=0)
     one = measure.all_values(proto, names, x)
     _refuse_odd(one)
     sizes = _other_sizes(source.inputs)
@@ -57,7 +56,7 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
     failure: ModelError | None = None
     for candidate in sizes:
         try:
-            other = measure.all_values(proto, names, examples.make_inputs(source.inputs, 1, seed=0, free=candidate))
+            other = measure.all_values(proto, names, make_inputs(source.inputs, 1, seed=0, free=candidate))
             free = candidate
             break
         except ModelError as e:
@@ -83,13 +82,13 @@ def probe(source: Source, proto: onnx.ModelProto, names: Sequence[str]) -> Probe
     return Probe(batch, note, tensors, {n: one[n] for n in names}, x, free)
 
 
-def _refuse_odd(found: Mapping[str, Any]) -> None:
+def _refuse_odd(values: Mapping[str, Any]) -> None:
     """Exits and cuts are arrays of numbers: they go into files, and from stage to stage.
 
     Raises:
         ModelError: names one that is not.
     """
-    for name, value in found.items():
+    for name, value in values.items():
         if not isinstance(value, np.ndarray):
             what = "a sequence" if isinstance(value, list) else f"no tensor ({type(value).__name__})"
         elif str(value.dtype) not in DTYPES:
@@ -106,7 +105,7 @@ def _batch_axes(
     inputs: Sequence[InputSpec], proto: onnx.ModelProto, names: list[str]
 ) -> tuple[dict[str, int | None], str | None]:
     """The batch axis of every tensor, or a note why inputs of this network cannot be batched."""
-    large = examples.make_inputs(inputs, BATCHES[1], seed=1)
+    large = make_inputs(inputs, BATCHES[1], seed=1)
     small = {n: a[: BATCHES[0]] for n, a in large.items()}
     try:
         return measure.batch_axes(
@@ -135,10 +134,10 @@ def _shape(
     sizes: Mapping[str, int],
     free: Mapping[str, int],
 ) -> tuple[int | str, ...]:
-    found: list[int | str] = list(one.shape)
+    shape: list[int | str] = list(one.shape)
     for k, (a, b) in enumerate(zip(one.shape, other.shape, strict=False)):
         if k == batch_axis:
-            found[k] = "batch"
+            shape[k] = "batch"
         elif a != b:  # follows a free axis of an input, or something computed from one
-            found[k] = next((n for n in sizes if (sizes[n], free[n]) == (a, b)), f"{name}_{k}")
-    return tuple(found)
+            shape[k] = next((n for n in sizes if (sizes[n], free[n]) == (a, b)), f"{name}_{k}")
+    return tuple(shape)

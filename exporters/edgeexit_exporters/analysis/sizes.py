@@ -1,4 +1,4 @@
-"""Which sizes the free axes of a network may take: tried on the exported graph, beside the source model.
+"""Sizes that the free axes of a network may take, tried on the exported graph beside the source model.
 
 That an export succeeds proves nothing: a decision in Python (`if frames % 2`) is frozen as it was for the example,
 without a word, and the graph fails or errs at other sizes.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeexit.engine.inputs import LEAST_SCALE, largest_difference
 from edgeexit.errors import ModelError
 from edgeexit_exporters.onnx import measure
-from edgeexit_exporters.source import inputs as examples
+from edgeexit_exporters.source.inputs import length_inputs, make_inputs
 from edgeexit_exporters.source.join import valid_of
 from edgeexit_exporters.source.source import Source
 
@@ -55,7 +55,7 @@ def try_sizes(source: Source, proto: onnx.ModelProto) -> Sizes:
     if not example:
         return Sizes({})
     session = measure.session(proto.SerializeToString(), quiet=True)
-    usual = source.reference(examples.make_inputs(source.inputs, 1, seed=5))
+    usual = source.reference(make_inputs(source.inputs, 1, seed=5))
     scales = {e.answer: largest_difference(usual[e.answer], usual[e.answer])[1] for e in source.exits}
     tried: list[Mapping[str, int]] = []
     for step in _STEPS:
@@ -96,7 +96,7 @@ def _differs(
 
     `scales` has the exits' largest outputs at the example's sizes, by tensor: those here may happen to be tiny.
     """
-    x = examples.make_inputs(source.inputs, 1, seed=5, free=sizes)
+    x = make_inputs(source.inputs, 1, seed=5, free=sizes)
     try:
         wanted = source.reference(x)
     except ModelError:
@@ -104,14 +104,14 @@ def _differs(
     if any(0 in wanted[e.answer].shape for e in source.exits):
         return ""
     try:
-        found = measure.run(session, x, [n for e in source.exits for n in e.outputs])
+        outputs = measure.run(session, x, [n for e in source.exits for n in e.outputs])
     except ModelError as e:
         return str(e)
     for exit in source.exits:
-        a, b = found[exit.answer], wanted[exit.answer]
+        a, b = outputs[exit.answer], wanted[exit.answer]
         if exit.lengths is not None and a.shape == b.shape:
-            if not np.array_equal(found[exit.lengths], wanted[exit.lengths]):
-                return f"exit {exit.name!r} has lengths {found[exit.lengths]} instead of {wanted[exit.lengths]}"
+            if not np.array_equal(outputs[exit.lengths], wanted[exit.lengths]):
+                return f"exit {exit.name!r} has lengths {outputs[exit.lengths]} instead of {wanted[exit.lengths]}"
             a, b = (valid_of(v, wanted[exit.lengths]) for v in (a, b))
         difference, scale = largest_difference(a, b)
         if not (error := difference / max(scale, scales[exit.answer], LEAST_SCALE)) <= _ALIKE:
@@ -129,12 +129,12 @@ def check_padding(source: Source, least: Mapping[str, int]) -> None:
     Raises:
         ModelError: it is not; names the usual culprits.
     """
-    counting = examples.length_inputs(source.inputs)
+    counting = length_inputs(source.inputs)
     if source.quantized is not None or source.states or not counting or any(e.lengths is None for e in source.exits):
         return
     example = {a: n for spec in source.inputs for a, n in spec.sizes.items()}
     sizes = {a: 2 * n + 1 for a, n in example.items()}
-    x = examples.make_inputs(source.inputs, 2, seed=6, free=sizes)
+    x = make_inputs(source.inputs, 2, seed=6, free=sizes)
     counts = {a: max(least.get(a, 1), n) for a, n in example.items()}
     lengths = {n: np.array([sizes[a], counts[a]], x[n].dtype) for n, a in counting.items()}
     rng = np.random.default_rng(7)
@@ -174,11 +174,11 @@ def check_padding(source: Source, least: Mapping[str, int]) -> None:
 
 def _row(source: Source, x: Arrays, i: int, counts: Mapping[str, int]) -> dict[str, NDArray[Any]]:
     """One input of a padded batch without its padding."""
-    found = {}
+    row = {}
     for spec in source.inputs:
         cut = [
             slice(i, i + 1),
             *(slice(counts[a]) if isinstance(a, str) else slice(None) for a in spec.tensor.shape[1:]),
         ]
-        found[spec.tensor.name] = np.ascontiguousarray(x[spec.tensor.name][tuple(cut)])
-    return found
+        row[spec.tensor.name] = np.ascontiguousarray(x[spec.tensor.name][tuple(cut)])
+    return row

@@ -133,8 +133,8 @@ def _run(
 ) -> list[list[NDArray[Any]]]:
     """Per input, every exit's answer, in its valid positions."""
     session = measure.session(raw, threads=threads, level=level, quiet=True)
-    found = []
+    runs = []
     for answer in answers:
         outputs = measure.run(session, answer.inputs, [n for e in exits for n in e.outputs])
-        found.append([valid_answer(outputs, e) for e in exits])
-    return found
+        runs.append([valid_answer(outputs, e) for e in exits])
+    return runs

@@ -1,4 +1,4 @@
-"""Which axis of a tensor holds its channels: read off the operations that make and read it."""
+"""Channel axis of a tensor, read off the operations that make and read it."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def channel_axes(graph: ir.Graph, shapes: Shapes) -> dict[str, int]:
         graph: a prepared graph.
         shapes: of its tensors, for one input.
     """
-    found: dict[str, int] = {}
+    axes_of: dict[str, int] = {}
     nodes = [n for n in graph if n.domain in ("", "ai.onnx") and n.op_type not in _UNKNOWN and not _has_graphs(n)]
     for node in nodes:
         for out in (v.name for v in node.outputs):
-            axis = _made(node, out or "", found, shapes)
+            axis = _made(node, out or "", axes_of, shapes)
             if axis is not None and out:
-                found[out] = axis
+                axes_of[out] = axis
     for node in reversed(nodes):
         for k, value in enumerate(node.inputs):
             name = value.name if value is not None else None
-            if name and name in shapes and name not in found:
-                axis = _read(node, k, name, found, shapes)
+            if name and name in shapes and name not in axes_of:
+                axis = _read(node, k, name, axes_of, shapes)
                 if axis is not None:
-                    found[name] = axis
-    return found
+                    axes_of[name] = axis
+    return axes_of
 
 
-def _made(node: ir.Node, out: str, found: Mapping[str, int], shapes: Shapes) -> int | None:
+def _made(node: ir.Node, out: str, axes_of: Mapping[str, int], shapes: Shapes) -> int | None:
     """The channel axis of an output, given those of the inputs."""
     if out not in shapes:
         return None
@@ -60,14 +60,14 @@ def _made(node: ir.Node, out: str, found: Mapping[str, int], shapes: Shapes) -> 
     if own is not None:
         return own
     for name in (v.name for v in node.inputs if v is not None):
-        if name and name in found and name in shapes:
-            axis = _through(node, name, out, found[name], shapes)
+        if name and name in axes_of and name in shapes:
+            axis = _through(node, name, out, axes_of[name], shapes)
             if axis is not None:
                 return axis
     return None
 
 
-def _read(node: ir.Node, k: int, name: str, found: Mapping[str, int], shapes: Shapes) -> int | None:
+def _read(node: ir.Node, k: int, name: str, axes_of: Mapping[str, int], shapes: Shapes) -> int | None:
     """The channel axis of input k, given those of the outputs."""
     rank = len(shapes[name])
     own = _own_axis(node, rank)
@@ -76,8 +76,8 @@ def _read(node: ir.Node, k: int, name: str, found: Mapping[str, int], shapes: Sh
         data = 1 if _weight_first(node) else 0
         return own if k == data or node.op_type == "Attention" else None
     for out in (v.name for v in node.outputs):
-        if out and out in found and out in shapes:
-            axis = _through(node, name, out, found[out], shapes, back=True)
+        if out and out in axes_of and out in shapes:
+            axis = _through(node, name, out, axes_of[out], shapes, back=True)
             if axis is not None:
                 return axis
     return None

@@ -1,4 +1,4 @@
-"""Which candidate exits are worth having: the subset and the thresholds of least cost at an allowed loss."""
+"""Choice of exits: the subset of candidates and the thresholds of least cost at an allowed loss."""
 
 from __future__ import annotations
 

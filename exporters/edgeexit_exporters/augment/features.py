@@ -38,13 +38,13 @@ def pooled_graph(model: ir.Model, places: Sequence[Place], pool: str = "average"
     Raises:
         ModelError: see `add_pooled`.
     """
-    found = model.clone()
-    add = Nodes(found.graph, PREFIX)
+    pooled = model.clone()
+    add = Nodes(pooled.graph, PREFIX)
     for k, place in enumerate(places):
         value = add.op("Identity", add_pooled(add, place, pool), name=feature_name(k))
         value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([None, pooled_width(place, pool)])
-        found.graph.outputs.append(value)
-    return found
+        pooled.graph.outputs.append(value)
+    return pooled
 
 
 def features(
@@ -93,17 +93,17 @@ def features(
     for start in range(0, n, size):
         stop = min(start + size, n)
         which = np.arange(start, start + size if fixed else stop).clip(max=n - 1)  # a fixed batch is filled up
-        found = measure.run(session, {name: a[which] for name, a in arrays.items()}, names)
-        for name, a in found.items():
+        outputs = measure.run(session, {name: a[which] for name, a in arrays.items()}, names)
+        for name, a in outputs.items():
             if a.ndim < 1 or len(a) != len(which):
                 raise ModelError(
                     f"{name!r} is {a.dtype}{list(a.shape)} for {len(which)} inputs: axis 0 must count inputs; "
                     "try a batch of 1"
                 )
         if not stored:
-            stored = _open(files, [found[name] for name in names], n)
+            stored = _open(files, [outputs[name] for name in names], n)
         for name, rows in zip(names, stored, strict=True):
-            rows[start:stop] = found[name][: stop - start]
+            rows[start:stop] = outputs[name][: stop - start]
         if progress is not None:
             progress(stop, n)
     for rows in stored:

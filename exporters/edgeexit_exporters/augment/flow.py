@@ -1,4 +1,4 @@
-"""From a trained network with one answer to a calibrated bundle with exits, or to the reason why not."""
+"""Augmentation: a trained single-exit network to a calibrated bundle with exits, or to the reason why not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.guarantees.risk import Guarantee
-from edgeexit.engine.engine import RUN_LAYOUTS
 from edgeexit.engine.inputs import InputCheck, largest_difference
 from edgeexit.errors import DataError, ExportMismatch, ModelError
 from edgeexit_exporters.analysis.answers import Answer
-from edgeexit_exporters.analysis.describe import precision
+from edgeexit_exporters.analysis.describe import graph_precision
 from edgeexit_exporters.analysis.tolerance import MOST, own_rounding, relative_errors, tolerance_for
 from edgeexit_exporters.augment.choose import ERRORS, ExitChoice, ExitSetting, Scored, choose
 from edgeexit_exporters.augment.features import features
@@ -28,21 +26,21 @@ from edgeexit_exporters.augment.masked import check_mask
 from edgeexit_exporters.augment.measured import SplitRows, shipped
 from edgeexit_exporters.augment.places import Place, find_places
 from edgeexit_exporters.augment.result import Augmented, Candidate
+from edgeexit_exporters.augment.spec import AugmentSpec
+from edgeexit_exporters.augment.split import split_rows
 from edgeexit_exporters.augment.tuned import Tune, beside, fine_tuned, tunable
-from edgeexit_exporters.exporting import check_wish, open_source
+from edgeexit_exporters.exporting import check_free, open_source
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.source.input_roles import like_data
 from edgeexit_exporters.source.inputs import from_data, make_inputs
 from edgeexit_exporters.source.output_kind import check_kind
 from edgeexit_exporters.source.preprocessing import declare, network_rows
 from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.spec import ExportSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-SPLIT = (0.6, 0.2, 0.2)
-"""Shares of the rows that heads are fitted on, that exits and thresholds are chosen on, and that certify."""
-CANDIDATES = 12
 DEEPEST = 0.95
 """Share of the network's cost beyond which an exit can save nothing."""
 COMPARED = 16
@@ -51,7 +49,7 @@ Tell = Callable[[str], None]
 
 
 def places_of(
-    source: Source, most: int = CANDIDATES, aside: Sequence[str] = (), mask: str | None = None
+    source: Source, most: int = AugmentSpec.candidates, aside: Sequence[str] = (), mask: str | None = None
 ) -> tuple[tuple[Place, ...], int]:
     """Candidate places, and the network's MACs.
 
@@ -76,20 +74,20 @@ def places_of(
     )
     if not total:
         raise ModelError("the network's multiply-accumulates are unknown, so nothing can be said to be saved")
-    found = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
-    if not found:
+    places = [p for p in everywhere if p.macs is not None and p.macs <= DEEPEST * total]
+    if not places:
         raise ModelError(
             f"nothing separates the network's inputs from its answer before {100 * DEEPEST:g} % of the cost: it is too "
             "shallow, or an input such as a mask reaches every block; set that one aside (--aside NAME, --mask NAME)"
             + "".join([f"; {n!r} {why}" for n, why in unfit.items() if f"mask {mask!r}" in why][:3])
         )
-    single = [p for p in found if len(p.tensors) == 1]
+    single = [p for p in places if len(p.tensors) == 1]
     # A cut of several tensors often runs through what an engine fuses, and the last exit then differs in its last bits.
-    found = single if len(single) > 1 else found
-    if len(found) > most:
-        order = np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))
-        found = [found[i] for i in order]
-    return tuple(found), total
+    places = single if len(single) > 1 else places
+    if len(places) > most:
+        order = np.unique(np.linspace(0, len(places) - 1, most).round().astype(int))
+        places = [places[i] for i in order]
+    return tuple(places), total
 
 
 def augment(
@@ -97,29 +95,12 @@ def augment(
     data: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     out: Path | str,
+    spec: AugmentSpec | None = None,
     *,
-    drop: float = 0.01,
-    exits: int = 3,
-    candidates: int = CANDIDATES,
     groups: NDArray[Any] | None = None,
-    aside: Sequence[str] = (),
-    mask: str | None = None,
-    pool: str = "avgmax",
-    head: str = "linear",
-    score: str = "maxprob",
-    guarantee: Guarantee | None = None,
-    temperature: float = 1.0,
-    seed: int = 0,
-    layouts: Sequence[str] | None = None,
-    outputs: str = "auto",
-    tolerance: float | None = None,
-    threads: int = 1,
-    class_names: Sequence[str] | None = None,
-    preprocess: Any = None,
     tune: Tune | None = None,
-    anyway: bool = False,
-    overwrite: bool = False,
     progress: Tell = lambda text: None,
+    **options: Any,
 ) -> Augmented:
     """Give a trained network exits without retraining it, or, with `tune`, also with some retraining, side by side.
 
@@ -132,103 +113,74 @@ def augment(
         data: inputs `(n, ...)` by name, or "x".
         labels: `(n,)` true classes; None = the network's own answers are what heads learn, and agreement counts.
         out: the bundle's folder; written unless the verdict is that it is not worth it.
-        drop: accuracy (or agreement) that may be lost, in [0, 1).
-        exits: at most so many before the network's own answer.
-        candidates: at most so many places are tried.
+        spec: what to add and how; None = the defaults.
         groups: `(n,)` of rows that belong together, such as a speaker's: no group is in two of the three parts, as rows
             of one group are alike, and what is chosen on them looks better than it is. None = every row for itself.
-        aside: inputs or tensors that exits need not see, such as an attention mask.
-        mask: the input or tensor (b, t) that is 1 where a position is real and 0 where it is padding: heads pool over
-            real positions only. It is set aside, too.
-        pool: how features become vectors, one of `features.POOLS`.
-        head: "linear", or "mlp" (needs torch).
-        score: what thresholds compare.
-        guarantee: certified on the third part instead of `drop`.
-        temperature: of the network's answers as targets, without labels.
-        seed: of the split and of the heads.
-        layouts: see `export`; None = those of fused, chain, prefix, all that can be made, the others being warned of.
-        outputs: of the network, "logits", "probs" or "auto"; see `export`. Of a `Source`, it is known.
-        tolerance: see `export`; None = 1e-4, and 1e-6 for the network's own answer, or what its own rounding needs.
-        threads: of onnxruntime while features are read.
-        class_names: noted in the bundle.
-        preprocess: see `export`.
         tune: trains the chosen exits and the network on, such as `edgeexit_models.finetune`; the result goes beside
             `out`, its name ending in ``-tuned``. Needs a torch source of one input.
-        anyway: write the bundle even where it is not worth it.
-        overwrite: replace a bundle that is there.
         progress: called with each step's name.
+        options: fields of `AugmentSpec`, instead of or on top of `spec`.
 
     Raises:
         ModelError, DataError, BundleError: the network, the rows or `out` cannot be used. Where exits were fitted and
             a layout cannot be made, the message says where the network with them was saved.
         Infeasible: nothing can be certified.
+        TypeError: no such option.
     """
-    out = Path(out)
-    check_wish(out, layouts, score, overwrite)
-    if layouts is not None and not set(layouts) & set(RUN_LAYOUTS):
-        raise ModelError(
-            f"layouts {', '.join(layouts)}: none of them decides where to stop, so there is nothing to calibrate; add "
-            f"{' or '.join(RUN_LAYOUTS)}"
-        )
-    tolerance_for("fp32", asked=tolerance)
-    if head not in ("linear", "mlp"):
-        raise ModelError(f"unknown head {head!r}; known: linear, mlp")
+    spec, out = replace(spec or AugmentSpec(), **options), Path(out)
+    check_free(out, spec.overwrite)
     if not isinstance(source, Source):
-        source = open_source(source, outputs=outputs, single=True)
+        source = open_source(source, ExportSpec(outputs=spec.outputs), single=True)
     if tune is not None:
         tunable(source)
-        check_wish(beside(out), layouts, score, overwrite)
+        check_free(beside(out), spec.overwrite)
     clock = _Clock(progress)
     for note in source.notes:
         progress(f"note: {note}")
     clock("looking for places")
-    places, total = places_of(source, candidates, aside, mask)
-    declared = declare(source, preprocess, progress)
+    places, total = places_of(source, spec.candidates, spec.aside, spec.mask)
+    declared = declare(source, spec.preprocess, progress)
     data = network_rows(data, [i.tensor for i in source.inputs], declared)
     inputs = from_data(source.inputs, data, max((len(a) for a in data.values() if a.ndim), default=0))
     n = len(InputCheck([s.tensor for s in source.inputs]).many(inputs)[0])  # shapes, NaN, one count of rows
     if labels is not None and len(labels) != n:
         raise DataError(f"{len(labels)} labels for {n} rows")
-    if mask is not None:
-        check_mask(source.model, mask, inputs)
+    if spec.mask is not None:
+        check_mask(source.model, spec.mask, inputs)
     source = replace(source, inputs=like_data(source.inputs, inputs))
-    _same_as_source(source, inputs, tolerance)
-    parts = _split(n, seed, groups)
+    _same_as_source(source, inputs, spec.tolerance)
+    parts = split_rows(n, spec.seed, groups)
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         clock(f"reading features at {len(places)} places of {n:,} rows")
-        seen, said = features(source.model, places, inputs, Path(folder), pool=pool, threads=threads)
-        _check_answers(source, said)
-        final = _logits(said, source.joint.kinds[0])
+        seen, answers = features(source.model, places, inputs, Path(folder), pool=spec.pool, threads=spec.threads)
+        _check_answers(source, answers)
+        final = _logits(answers, source.joint.kinds[0])
         clock(f"fitting {len(places)} heads")
-        heads = _fit(head, seen, final, labels, parts["fit"], temperature, seed, clock.tell)
+        heads = _fit(spec, seen, final, labels, parts["fit"], clock.tell)
         scored = _scored(heads, seen, final, labels, places, total, parts["choose"])
     clock("choosing exits")
-    found = choose(scored, drop, most=exits, score=score)
-    table = _candidates(places, heads, scored, found, total)
+    choice = choose(scored, spec.drop, most=spec.exits, score=spec.score)
+    table = _candidates(places, heads, scored, choice, total)
     rows = SplitRows(inputs, labels, parts, np.asarray(final.argmax(1), np.int64))
-    wish: dict[str, Any] = {
-        "drop": drop, "score": score, "guarantee": guarantee, "total": total,
-        "layouts": layouts, "class_names": class_names, "preprocess": declared, "overwrite": overwrite,
-        "tolerance": tolerance, "anyway": anyway,
-    }  # fmt: skip
-    chosen = found.best.exits
-    done = tuned = None
+    chosen = choice.best.exits
+    result = tuned = None
     if chosen:
         picked = [places[k] for k in chosen], [heads[k] for k in chosen]
-        done = shipped(graft(source, *picked, pool), source, rows, out, tell=clock, **wish)
-        text = done.verdict.text
+        grafted = graft(source, *picked, spec.pool)
+        result = shipped(grafted, source, rows, out, spec, total=total, preprocess=declared, tell=clock)
+        text = result.verdict.text
     else:
-        text = _why_not(table, found, drop, rows.measure)
+        text = _why_not(table, choice, spec.drop, rows.measure)
     if tune is not None:
         clock("fine-tuning")
-        begin = chosen or _nearest(found, drop).exits or (len(places) // 2,)
+        begin = chosen or _nearest(choice, spec.drop).exits or (len(places) // 2,)
         picked = [places[k] for k in begin], [heads[k] for k in begin]
-        tuned = fine_tuned(tune, source, *picked, pool, rows, beside(out), **wish)
+        tuned = fine_tuned(tune, source, *picked, rows, beside(out), spec, total=total, preprocess=declared)
     sizes = {name: len(part) for name, part in parts.items()}
     return Augmented(
-        None if done is None else done.verdict, text, None if done is None else done.bundle,
-        None if done is None else done.point, table, found, rows.measure, total, sizes, clock.done(), tuned,
-        {} if done is None else done.left_out,
+        None if result is None else result.verdict, text, None if result is None else result.bundle,
+        None if result is None else result.point, table, choice, rows.measure, total, sizes, clock.done(), tuned,
+        {} if result is None else result.left_out,
     )  # fmt: skip
 
 
@@ -253,38 +205,14 @@ class _Clock:
         return self.seconds
 
 
-def _split(n: int, seed: int, groups: NDArray[Any] | None) -> dict[str, NDArray[np.int64]]:
-    if groups is not None and groups.shape != (n,):
-        raise DataError(f"groups of shape {list(groups.shape)} for {n} rows: one name or number for each")
-    _, member = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
-    place = np.argsort(np.random.default_rng(seed).permutation(member.max() + 1))[member]  # of its group, at random
-    order = np.argsort(place, kind="stable")
-    # Shares are of rows; a group belongs where most of it is.
-    ends = [0, *(_between_groups(place[order], round(share * n)) for share in np.cumsum(SPLIT[:-1])), n]
-    found = {name: order[a:b] for name, a, b in zip(("fit", "choose", "certify"), ends, ends[1:], strict=False)}
-    if any(not len(part) for part in found.values()):
-        many = "" if groups is None else f" of {member.max() + 1} groups"
-        raise DataError(
-            f"{n} rows{many} cannot be split into rows to fit, to choose and to certify on"
-            + ("" if groups is None else ": groups stay whole, so give more of them, and smaller ones")
-        )
-    return {name: np.sort(part) for name, part in found.items()}
-
-
-def _between_groups(ordered: NDArray[np.int64], at: int) -> int:
-    """The border between two groups that is nearest to `at`."""
-    borders = np.flatnonzero(np.diff(ordered)) + 1
-    return int(borders[np.abs(borders - at).argmin()]) if len(borders) else 0
-
-
 def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]], asked: float | None) -> None:
     """A torch module was exported on the way: its graph must answer as it does."""
     proto, exit = ir.to_proto(source.model), source.exits[0]
     size = 1 if any(s.tensor.shape[0] == 1 for s in source.inputs) else 2
     few = [{n: a[i : i + size] for n, a in inputs.items()} for i in range(0, COMPARED, size)]
     few = [x for x in few if len(next(iter(x.values()))) == size]
-    found = [measure.all_values(proto, [exit.answer], x)[exit.answer] for x in few]
-    pairs = [(a, source.reference(x)[exit.answer]) for a, x in zip(found, few, strict=True)]
+    exported = [measure.all_values(proto, [exit.answer], x)[exit.answer] for x in few]
+    pairs = [(a, source.reference(x)[exit.answer]) for a, x in zip(exported, few, strict=True)]
     error = max(relative_errors([largest_difference(a, b) for a, b in pairs]), default=0.0)
     allowed = max(tolerance_for("fp32").here, asked or 0.0)  # a strict one is meant for layouts: this is another engine
     if error > allowed:
@@ -297,33 +225,33 @@ def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]], asked: f
         )
 
 
-def _check_answers(source: Source, said: NDArray[Any]) -> None:
+def _check_answers(source: Source, answers: NDArray[Any]) -> None:
     """What was read off a few example inputs as probabilities must be so on the rows."""
-    if source.joint.kinds[0] == "probs" and not source.joint.said and precision(source) in MOST:
-        check_kind(source.exits[0].name, [np.asarray(said)])
+    if source.joint.kinds[0] == "probs" and not source.joint.said and graph_precision(source) in MOST:
+        check_kind(source.exits[0].name, [np.asarray(answers)])
 
 
-def _logits(said: NDArray[Any], kind: str) -> NDArray[np.float32]:
-    if said.ndim != 2 or said.shape[1] < 2:
-        raise ModelError(f"the network answers {list(said.shape)}; augment takes classifiers (n, classes >= 2)")
-    z = np.asarray(said, np.float32)
+def _logits(answers: NDArray[Any], kind: str) -> NDArray[np.float32]:
+    if answers.ndim != 2 or answers.shape[1] < 2:
+        raise ModelError(f"the network answers {list(answers.shape)}; augment takes classifiers (n, classes >= 2)")
+    z = np.asarray(answers, np.float32)
     return np.log(np.maximum(z, np.float32(1e-30))) if kind == "probs" else z
 
 
 def _fit(
-    head: str, seen: Sequence[NDArray[Any]], final: NDArray[np.float32], labels: NDArray[np.int64] | None,
-    rows: NDArray[np.int64], temperature: float, seed: int, tell: Tell,
+    spec: AugmentSpec, seen: Sequence[NDArray[Any]], final: NDArray[np.float32], labels: NDArray[np.int64] | None,
+    rows: NDArray[np.int64], tell: Tell,
 ) -> list[Head]:  # fmt: skip
-    targets: NDArray[Any] = soft_targets(final[rows], "logits", temperature) if labels is None else labels[rows]
+    targets: NDArray[Any] = soft_targets(final[rows], "logits", spec.temperature) if labels is None else labels[rows]
     if labels is not None and (labels.min() < 0 or labels.max() >= final.shape[1]):
         raise DataError(f"labels reach from {labels.min()} to {labels.max()}, classes are 0 to {final.shape[1] - 1}")
-    found: list[Head] = []
+    heads: list[Head] = []
     for k, vectors in enumerate(seen):
         tell(f"  head {k + 1} of {len(seen)}")
-        mine = vectors[rows]
-        fit = fit_mlp if head == "mlp" else fit_linear
-        found.append(fit(mine, targets, seed=seed, classes=final.shape[1], temperature=temperature))
-    return found
+        own = vectors[rows]
+        fit = fit_mlp if spec.head == "mlp" else fit_linear
+        heads.append(fit(own, targets, seed=spec.seed, classes=final.shape[1], temperature=spec.temperature))
+    return heads
 
 
 def _scored(
@@ -341,32 +269,32 @@ def _scored(
 
 
 def _candidates(
-    places: Sequence[Place], heads: Sequence[Head], scored: Scored, found: ExitChoice, total: int
+    places: Sequence[Place], heads: Sequence[Head], scored: Scored, choice: ExitChoice, total: int
 ) -> tuple[Candidate, ...]:
     truth = scored.final.argmax(1) if scored.labels is None else scored.labels
     right = (scored.logits.argmax(2) == truth).mean(1)
     return tuple(
-        Candidate(p, (p.macs or 0) / total, h.macs, float(a), k in found.best.exits)
+        Candidate(p, (p.macs or 0) / total, h.macs, float(a), k in choice.best.exits)
         for k, (p, h, a) in enumerate(zip(places, heads, right, strict=True))
     )
 
 
-def _nearest(found: ExitChoice, drop: float) -> ExitSetting:
-    return min(found.front, key=lambda s: abs(s.accuracy - (found.full - drop)))
+def _nearest(choice: ExitChoice, drop: float) -> ExitSetting:
+    return min(choice.front, key=lambda s: abs(s.accuracy - (choice.full - drop)))
 
 
-def _why_not(table: Sequence[Candidate], found: ExitChoice, drop: float, kind: str) -> str:
+def _why_not(table: Sequence[Candidate], choice: ExitChoice, drop: float, kind: str) -> str:
     best = max(table, key=lambda c: c.accuracy)
-    near = _nearest(found, drop)
-    if lucky := [s for s in found.front if s.exits and s.cost < 1 and s.accuracy >= found.full - drop]:
+    near = _nearest(choice, drop)
+    if lucky := [s for s in choice.front if s.exits and s.cost < 1 and s.accuracy >= choice.full - drop]:
         return (
             f"Not worth it on these rows: the cheapest setting within {100 * drop:g} points of {kind} "
             f"({100 * lucky[0].accuracy:.1f} % at {100 * lucky[0].cost:.0f} % of the cost, the network "
-            f"{100 * found.full:.1f} %) is so by less than {ERRORS:g} standard errors of the rows to choose on; give "
+            f"{100 * choice.full:.1f} %) is so by less than {ERRORS:g} standard errors of the rows to choose on; give "
             "more rows, or allow more (--drop)."
         )
     return (
         f"Not worth it: no exit saves anything at {100 * drop:g} points less {kind}. The heads are too weak: the best "
         f"one reaches {100 * best.accuracy:.1f} % at {100 * best.cost:.0f} % of the cost, the network "
-        f"{100 * found.full:.1f} %; nearest on the front: {100 * near.accuracy:.1f} % at {100 * near.cost:.0f} %."
+        f"{100 * choice.full:.1f} %; nearest on the front: {100 * near.accuracy:.1f} % at {100 * near.cost:.0f} %."
     )

@@ -1,4 +1,4 @@
-"""Heads in the graph: a network with one answer gets more of them; what it computed before stays as it was."""
+"""Heads added to the graph of a single-exit network; what it computed before stays as it was."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def _reference(
     features = [feature_name(k) for k in range(len(places))]
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
-        found = measure.run(alone, arrays, [final])
+        outputs = measure.run(alone, arrays, [final])
         seen = measure.run(read, arrays, features)
-        found.update({n: h.logits(seen[f]) for n, h, f in zip(names, heads, features, strict=True)})
-        return found
+        outputs.update({n: h.logits(seen[f]) for n, h, f in zip(names, heads, features, strict=True)})
+        return outputs
 
     return reference

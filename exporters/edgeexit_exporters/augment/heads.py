@@ -159,8 +159,8 @@ def _minimise(
         return value, gradient.ravel()
 
     options = {"maxiter": steps, "gtol": 1e-5, "ftol": 1e-9}
-    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return np.asarray(found.x).reshape(start.shape)
+    result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    return np.asarray(result.x).reshape(start.shape)
 
 
 def _loss(
@@ -288,10 +288,10 @@ def _layers(
     width = layers[0][0].shape[0]
     if features.ndim != 2 or features.shape[1] != width:
         raise DataError(f"this head takes features (n, {width}); found {list(features.shape)}")
-    found = np.empty((len(features), layers[-1][0].shape[1]), np.float32)
+    values = np.empty((len(features), layers[-1][0].shape[1]), np.float32)
     for c in chunks(*features.shape):
         x = np.asarray(features[c], np.float32)
         for k, (weight, bias) in enumerate(layers):
             x = (np.maximum(x, 0) if k else x) @ weight + bias
-        found[c] = x
-    return found
+        values[c] = x
+    return values

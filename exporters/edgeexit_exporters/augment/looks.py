@@ -1,4 +1,4 @@
-"""What tensors look like to an exit: which axis counts inputs, which holds channels, and what is left between them."""
+"""Axes of tensors as an exit sees them: inputs, channels, and positions between them."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def looks(
     last = {v.name for n in model.graph if n.op_type in _RECURRENT for v in n.outputs[1:]}
     lengths = (0, 0)
     if mask is not None:
-        found = [{**inputs, **one}.get(mask), other.get(mask)]
-        lengths = _mask_lengths(mask, found, mask in inputs or batch is None or batch[mask] == 0)
+        masks = [{**inputs, **one}.get(mask), other.get(mask)]
+        lengths = _mask_lengths(mask, masks, mask in inputs or batch is None or batch[mask] == 0)
     result: dict[str, Look | str] = {}
     for name in names:
         if name not in one or name not in other:
@@ -92,9 +92,9 @@ def looks(
     return result
 
 
-def _mask_lengths(mask: str, found: Sequence[NDArray[Any] | None], counts: bool) -> tuple[int, int]:
+def _mask_lengths(mask: str, masks: Sequence[NDArray[Any] | None], counts: bool) -> tuple[int, int]:
     """How long a mask is at the example's sizes, and at the others."""
-    a, b = found
+    a, b = masks
     if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.dtype.kind not in "biuf" or not counts:
         what = "no array" if a is None else f"{a.dtype}{list(a.shape)}"
         raise ModelError(
@@ -130,16 +130,16 @@ def _misfit(a: NDArray[Any], batch: int | None) -> str | None:
     return None
 
 
-def _look(a: NDArray[Any], free: set[int], told: int | None, batch: int) -> Look | str:
+def _look(a: NDArray[Any], free: set[int], batch_axis: int | None, batch: int) -> Look | str:
     """
     Args:
         a: the tensor for one input.
         free: axes that follow a free size of an input.
-        told: the channel axis by the operations around it; None = they do not tell.
+        batch_axis: the channel axis by the operations around it; None = they do not tell.
         batch: the axis that counts inputs: 0, or 1 of three.
     """
     inner = {*range(a.ndim)} - {batch} - free
-    axis = told
+    axis = batch_axis
     if a.ndim == 2:
         axis = 1
     elif a.ndim == 3 and len(inner) == 1:
@@ -179,8 +179,8 @@ def _batch_axes(
         runs = [_arrays(measure.all_values(proto, names, x)) for x in (small, large)]
     except ModelError:  # the free batch axis is in name only, as the exporter will find, too
         return None
-    found = {n: _batch_axis(runs[0][n], runs[1][n]) if n in runs[0] and n in runs[1] else None for n in names}
-    return found if found[names[-1]] == 0 else None
+    axes = {n: _batch_axis(runs[0][n], runs[1][n]) if n in runs[0] and n in runs[1] else None for n in names}
+    return axes if axes[names[-1]] == 0 else None
 
 
 def _batch_axis(small: NDArray[Any], large: NDArray[Any]) -> int | None:
@@ -225,6 +225,6 @@ def _other_sizes(model: ir.Model, proto: onnx.ModelProto, names: Sequence[str], 
     raise ModelError(f"axis {axes} is free in the model, but it runs with its example size only: {failure}")
 
 
-def _arrays(found: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _arrays(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Without sequences and empty optionals, which graphs may hold, too."""
-    return {n: a for n, a in found.items() if isinstance(a, np.ndarray)}
+    return {n: a for n, a in values.items() if isinstance(a, np.ndarray)}

@@ -1,4 +1,4 @@
-"""Sequences with padding: pooled over the positions that a mask calls real, so that more padding changes nothing."""
+"""Pooling of padded sequences over the positions that a mask marks as real; more padding changes nothing."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def check_mask(model: ir.Model, mask: str, inputs: Mapping[str, NDArray[Any]], b
     rows = len(next(iter(inputs.values())))
     size = 1 if any(isinstance(i.shape[0], int) for i in session.get_inputs()) else batch
     for start in range(0, rows, size):
-        found = measure.run(session, {n: a[start : start + size] for n, a in inputs.items()}, [mask])
-        _check_values(mask, found[mask], start)
+        outputs = measure.run(session, {n: a[start : start + size] for n, a in inputs.items()}, [mask])
+        _check_values(mask, outputs[mask], start)
 
 
 def _check_values(mask: str, values: NDArray[Any], start: int) -> None:

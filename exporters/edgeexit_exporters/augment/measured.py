@@ -1,9 +1,9 @@
-"""What ships, calibrated and measured: on the rows that certify, on this machine's clock, and once on a test."""
+"""Calibration and measurement of augmented bundles: certifying rows, time on this machine, and one test."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from edgeexit.bench.bench import interleaved
 from edgeexit.bundle.bundle import Bundle, write_bundle
 from edgeexit.calibrate.choose import calibrate
-from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.calibrate.on_bundle import store_calibration
 from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.engine.engine import Engine
@@ -27,10 +26,12 @@ from edgeexit.policy.operating_point import OperatingPoint
 from edgeexit.policy.policies import fixed_exit
 from edgeexit.records.classification import Records
 from edgeexit_exporters.augment.result import Augmented, Shipped, Tested
+from edgeexit_exporters.augment.spec import AugmentSpec
 from edgeexit_exporters.augment.verdict import AugmentVerdict, Ratio, judge
 from edgeexit_exporters.augment.written import export_exits
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.source.source import Source
+from edgeexit_exporters.spec import ExportSpec
 
 HINDSIGHT = (0.0, 0.005, 0.01, 0.02, 0.05)
 """Losses at which `Tested` says where the limit is."""
@@ -77,10 +78,8 @@ class SplitRows:
 
 
 def shipped(
-    grafted: Source, untouched: Source, rows: SplitRows, out: Path, *, drop: float, score: str,
-    guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None, class_names: Sequence[str] | None,
-    preprocess: Mapping[str, Preprocess], overwrite: bool, tolerance: float | None = None, anyway: bool = False,
-    changed: bool = False, tell: Callable[[str], None] = lambda text: None,
+    grafted: Source, untouched: Source, rows: SplitRows, out: Path, spec: AugmentSpec, *, total: int,
+    preprocess: Mapping[str, Preprocess], changed: bool = False, tell: Callable[[str], None] = lambda text: None,
 ) -> Shipped:  # fmt: skip
     """A network with exits as a bundle: exported, calibrated on what ships, judged on the third part; then written,
     unless it is not worth it.
@@ -90,28 +89,32 @@ def shipped(
         untouched: as it was, for its time.
         rows: to calibrate and to judge on.
         out: the bundle's folder.
+        spec: of the run.
+        total: multiply-accumulates of the untouched network.
+        preprocess: by the inputs' names.
         changed: the network was trained on, so its last exit is not the untouched one: the drop counts from that.
         tell: called with each step's name.
-
-    The other arguments are `augment`'s.
 
     Raises:
         ModelError, BundleError: see `written.export_exits`; Infeasible: nothing keeps what was asked.
     """
+    export = ExportSpec(
+        layouts=spec.layouts, score=spec.score, labels=spec.class_names, name=out.name.removesuffix(".edgeexit"),
+        tolerance=spec.tolerance,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:  # a guarantee may yet be refused
         tell("writing and checking the bundle")
         bundle = export_exits(
-            grafted, Path(folder, "a.edgeexit"), out, layouts=layouts, score=score, labels=class_names,
-            data=rows_of(rows.inputs, evenly(rows.parts["certify"], 32)), name=out.name.removesuffix(".edgeexit"),
-            exact=(len(grafted.exits) - 1,), preprocess=preprocess, tolerance=tolerance, progress=_warnings(tell),
+            grafted, Path(folder, "a.edgeexit"), out, export, preprocess=preprocess,
+            data=rows_of(rows.inputs, evenly(rows.parts["certify"], 32)), progress=_warnings(tell),
         )  # fmt: skip
         left_out = bundle.manifest.provenance.get("left_out", {})
         tell("calibrating what ships")
-        point, verdict, bundle = _calibrated(bundle, untouched, rows, drop, score, guarantee, total, changed)
-        if verdict.worth is False and not anyway:
+        point, verdict, bundle = _calibrated(bundle, untouched, rows, spec, total, changed)
+        if verdict.worth is False and not spec.anyway:
             return Shipped(point, verdict, None, left_out)
         contents = {f.path: bundle.file(f).read_bytes() for f in bundle.manifest.files}
-        written = write_bundle(out, contents, bundle.manifest, overwrite=overwrite)
+        written = write_bundle(out, contents, bundle.manifest, overwrite=spec.overwrite)
         return Shipped(point, verdict, written, left_out)
 
 
@@ -121,8 +124,7 @@ def _warnings(tell: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _calibrated(
-    bundle: Bundle, untouched: Source, rows: SplitRows, drop: float, score: str,
-    guarantee: Guarantee | None, total: int, changed: bool,
+    bundle: Bundle, untouched: Source, rows: SplitRows, spec: AugmentSpec, total: int, changed: bool
 ) -> tuple[OperatingPoint, AugmentVerdict, Bundle]:  # fmt: skip
     """An operating point on the artifact that a device would take first, and the verdict on the third part."""
     engine = load(bundle, exit=-1, warmup=0)
@@ -132,20 +134,18 @@ def _calibrated(
         for part in (rows.some("choose"), rows.some("certify"))
     )
     before = {part: (rows.answers == rows.truth)[rows.some(part)] for part in ("choose", "certify")} if changed else {}
-    wish: dict[str, Any] = {"accuracy_drop": drop}  # cross-fitted, with a margin of its own
-    if changed:
-        wish = {"accuracy": float(before["choose"].mean()) - drop}
-    if guarantee is not None:
-        wish = {"guarantee": guarantee}
+    bounded = spec.guarantee is not None
     point = calibrate(
-        design, score=score, held_out=held_out, name="augmented", artifact=engine.artifact.name,
-        temperatures=engine.artifact.temperatures, **wish,
+        design, score=spec.score, held_out=held_out, name="augmented", artifact=engine.artifact.name,
+        temperatures=engine.artifact.temperatures, guarantee=spec.guarantee,
+        accuracy=float(before["choose"].mean()) - spec.drop if changed and not bounded else None,
+        accuracy_drop=spec.drop if not (changed or bounded) else None,  # cross-fitted, with a margin of its own
     )  # fmt: skip
-    asked = point.asked if guarantee is not None else {"accuracy_drop": drop}
+    asked = point.asked if bounded else {"accuracy_drop": spec.drop}
     point = replace(point, asked=asked, data={**point.data, "rows": design.n + held_out.n})
     bundle = store_calibration(engine, held_out, engine.input_ranges(rows.inputs)).with_operating_point(point)
     verdict = judge(
-        point.policy, held_out, total, _allowed(point), certified=guarantee is not None and not changed,
+        point.policy, held_out, total, _allowed(point), certified=bounded and not changed,
         time_ratios=_times(engine, untouched), untouched=before.get("certify"), measure=rows.measure,
     )  # fmt: skip
     return point, verdict, bundle
@@ -159,27 +159,27 @@ def _allowed(point: OperatingPoint) -> float | None:
     return float(point.asked["alpha"]) if what in BOUND_ACCURACY else None
 
 
-def on_test(found: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
+def on_test(augmented: Augmented, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None) -> Tested:
     """Measure an augmented bundle once, on rows of their own; the fine-tuned one beside it, if there is one.
 
     Args:
-        found: of `augment`, with a bundle.
+        augmented: of `augment`, with a bundle.
         inputs: `(n, ...)` by the bundle's input names, or "x".
         labels: `(n,)`; None = agreement with the untouched network.
 
     Raises:
         DataError: the rows do not fit, or there is no bundle to measure.
     """
-    if found.bundle is None or found.point is None:
+    if augmented.bundle is None or augmented.point is None:
         raise DataError("no bundle was written, so there is nothing to test")
-    records = _recorded(found.bundle, found.point, inputs, labels)
+    records = _recorded(augmented.bundle, augmented.point, inputs, labels)
     before = records.correct[-1]
-    tested = _tested(found, found.point, records, before)
-    if found.tuned is None or found.tuned.bundle is None or found.tuned.point is None:
+    tested = _tested(augmented, augmented.point, records, before)
+    if augmented.tuned is None or augmented.tuned.bundle is None or augmented.tuned.point is None:
         return tested
     truth = records.outputs[-1].argmax(-1) if labels is None else labels
-    mine = _recorded(found.tuned.bundle, found.tuned.point, inputs, truth)
-    return replace(tested, tuned=_tested(found, found.tuned.point, mine, before))
+    mine = _recorded(augmented.tuned.bundle, augmented.tuned.point, inputs, truth)
+    return replace(tested, tuned=_tested(augmented, augmented.tuned.point, mine, before))
 
 
 def _recorded(
@@ -195,11 +195,11 @@ def _recorded(
     return engine.record(arrays, labels)
 
 
-def _tested(found: Augmented, point: OperatingPoint, records: Records, untouched: NDArray[np.bool_]) -> Tested:
+def _tested(augmented: Augmented, point: OperatingPoint, records: Records, untouched: NDArray[np.bool_]) -> Tested:
     verdict = judge(
-        point.policy, records, found.total_macs, _allowed(point), untouched=untouched, measure=found.measure
+        point.policy, records, augmented.total_macs, _allowed(point), untouched=untouched, measure=augmented.measure
     )
-    scale, full = float(records.cost[-1]) / found.total_macs, float(untouched.mean(dtype=np.float64))
+    scale, full = float(records.cost[-1]) / augmented.total_macs, float(untouched.mean(dtype=np.float64))
     curve = tuple((p.cost * scale, p.accuracy) for p in pareto(records, point.policy.score or "maxprob").points)
     limit: dict[float, float | None] = {}
     for lost in HINDSIGHT:

@@ -1,4 +1,4 @@
-"""What a network gains at a place, as nodes: one pooled feature vector, and a head on it.
+"""Nodes that a network gains at a place: one pooled feature vector, and a head on it.
 
 The same nodes are measured for fitting and shipped afterwards.
 """
@@ -119,9 +119,9 @@ def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
                 parts.append(_over_all(add, x, kind, way))
         if not ways:
             parts.append(x)
-    found = parts[0] if len(parts) == 1 else add.op("Concat", *parts, axis=1)
-    found.dtype = ir.DataType.FLOAT
-    return found
+    pooled = parts[0] if len(parts) == 1 else add.op("Concat", *parts, axis=1)
+    pooled.dtype = ir.DataType.FLOAT
+    return pooled
 
 
 def _over_all(add: Nodes, x: ir.Value, kind: str, way: str) -> ir.Value:
@@ -153,10 +153,10 @@ def add_head(add: Nodes, feature: ir.Value, head: Head, name: str) -> ir.Value:
         weight = add.weight(f"{name}.hidden.weight", head.hidden_weight)
         x = add.op("Relu", add.op("Gemm", x, weight, add.weight(f"{name}.hidden.bias", head.hidden_bias)))
     weight = add.weight(f"{name}.weight", head.weight)
-    found = add.op("Gemm", x, weight, add.weight(f"{name}.bias", head.bias), name=name)
-    found.dtype = ir.DataType.FLOAT
-    found.shape = ir.Shape([feature.shape[0] if feature.shape is not None else None, len(head.bias)])
-    return found
+    logits = add.op("Gemm", x, weight, add.weight(f"{name}.bias", head.bias), name=name)
+    logits.dtype = ir.DataType.FLOAT
+    logits.shape = ir.Shape([feature.shape[0] if feature.shape is not None else None, len(head.bias)])
+    return logits
 
 
 def ways_of(kind: str, pool: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where a trained network can be given an early exit: the tensors that everything later is computed from."""
+"""Places for early exits in a trained network: tensors that everything later is computed from."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_places(
             mask goes past every block but the last, and hides the others' places.
         mask: a tensor or model input (b, t), nonzero where a position is real. It is set aside, and noted at the
             places, whose sequences are all as long as it is: other sequences and pictures carry no exit.
-        refused: is told of tensors that separate and carry no exit, and why.
+        refused: receives tensors that separate and carry no exit, with the reason.
 
     Returns:
         Shallow to deep: by known multiply-accumulates, then in the graph's order.
@@ -133,14 +133,14 @@ def find_places(
 
 
 def _check_names(view: GraphView, output: str, aside: Collection[str]) -> None:
-    made = [n for node in view.nodes for n in node.outputs]
+    produced = [n for node in view.nodes for n in node.outputs]
     if output in view.inputs:
         raise ModelError(f"output {output!r} is a model input; nothing is computed on the way to it")
-    if output not in made:
-        near = [n for n in made if n.lower() == output.lower() or output in n][:5] or made[-5:]
+    if output not in produced:
+        near = [n for n in produced if n.lower() == output.lower() or output in n][:5] or produced[-5:]
         raise ModelError(f"output {output!r} is not a tensor of the graph; did you mean one of: {', '.join(near)}?")
     for name in aside:
-        if name == output or name not in (*made, *view.inputs):
+        if name == output or name not in (*produced, *view.inputs):
             what = "is the output itself" if name == output else "is neither a tensor nor an input of the graph"
             raise ModelError(f"{name!r} cannot be set aside: it {what}")
 
@@ -156,10 +156,10 @@ def _reads_weights(node: ir.Node, free: Collection[str]) -> bool:
 
 
 def _groups(paths: Paths, cuts: Iterable[Cut]) -> dict[int, list[Cut]]:
-    found: dict[int, list[Cut]] = {}
+    groups: dict[int, list[Cut]] = {}
     for cut in cuts:
-        found.setdefault(paths.counted_above(cut), []).append(cut)
-    return found
+        groups.setdefault(paths.counted_above(cut), []).append(cut)
+    return groups
 
 
 def _best(cuts: Sequence[Cut], seen: Mapping[str, Look | str]) -> Cut:

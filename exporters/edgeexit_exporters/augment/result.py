@@ -1,4 +1,4 @@
-"""What `augment` gives back."""
+"""Results of `augment`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Augmented:
     """None = not worth it, so none was written."""
     point: OperatingPoint | None
     candidates: tuple[Candidate, ...]
-    found: ExitChoice
+    choice: ExitChoice
     measure: str
     """accuracy, or agreement with the untouched model."""
     total_macs: int

@@ -103,7 +103,7 @@ def soft_targets(outputs: NDArray[Any], kind: str, temperature: float = 1.0) -> 
             f"expected outputs (rows, classes) of kind logits or probs and a positive temperature; found "
             f"{list(outputs.shape)}, {kind!r}, {temperature}"
         )
-    found = np.empty(outputs.shape, np.float32)
+    targets = np.empty(outputs.shape, np.float32)
     for c in chunks(*outputs.shape):
         z = np.asarray(outputs[c], np.float64)
         if not np.isfinite(z).all() or (kind == "probs" and (z < 0).any()):
@@ -113,8 +113,8 @@ def soft_targets(outputs: NDArray[Any], kind: str, temperature: float = 1.0) -> 
             z = np.log(np.maximum(z, 1e-30))
         z = (z - z.max(1, keepdims=True)) / temperature
         e = np.exp(z)
-        found[c] = e / e.sum(1, keepdims=True)
-    return found
+        targets[c] = e / e.sum(1, keepdims=True)
+    return targets
 
 
 def _hard(targets: NDArray[Any], classes: int | None) -> int:

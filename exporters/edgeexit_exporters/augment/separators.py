@@ -1,4 +1,4 @@
-"""Which tensors every path from a network's inputs to its output passes through; knows nothing of ONNX."""
+"""Tensors that every path from a network's inputs to its output passes through, in any graph."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Paths:
 
     def above(self, tensors: Collection[str]) -> int:
         """All nodes that these tensors need, as a bit mask over node indices."""
-        found = 0
+        mask = 0
         for name in tensors:
-            found |= self._above[name]
-        return found
+            mask |= self._above[name]
+        return mask
 
     def counted_above(self, tensors: Collection[str]) -> int:
         """The counted ones of them: places that agree in this cost the same."""
@@ -72,12 +72,12 @@ class Paths:
 
     def single(self) -> tuple[str, ...]:
         """Every tensor that separates the inputs from the output by itself, shallow to deep; not the output."""
-        found = []
+        names = []
         name = self._dominator[self.output]
         while name != _ROOT:
-            found.append(name)
+            names.append(name)
             name = self._dominator[name]
-        return tuple(reversed(found))
+        return tuple(reversed(names))
 
     def live(self) -> Iterator[tuple[str, ...]]:
         """What is computed and still to be read after each node: cuts that separate, minimal or not.
@@ -106,7 +106,7 @@ class Paths:
         What is left of the live sets without the tensors that others of the set lead to. Not all there are: branches
         of equal depth advance together.
         """
-        found: dict[tuple[str, ...], None] = {}  # in the graph's order, however the live set came about
+        unique: dict[tuple[str, ...], None] = {}  # in the graph's order, however the live set came about
         for names in self.live():
             cut = tuple(n for n in names if not self._dominated(n, names))
             if not 2 <= len(cut) <= 2 * widest:
@@ -115,8 +115,8 @@ class Paths:
                 others = tuple(n for n in cut if n != name)
                 cut = cut if self._around(name, others) else others
             if 2 <= len(cut) <= widest:
-                found[tuple(sorted(cut, key=self._position.__getitem__))] = None
-        return list(found)
+                unique[tuple(sorted(cut, key=self._position.__getitem__))] = None
+        return list(unique)
 
     def _made(self, i: int) -> list[str]:
         """The outputs of a node that lie on paths."""
@@ -142,7 +142,7 @@ class Paths:
 
     def _dominators(self) -> dict[str, str]:
         """The nearest tensor that all paths to a tensor pass; one pass is enough, as nothing loops."""
-        found: dict[str, str] = {}
+        dominators: dict[str, str] = {}
         depth = {_ROOT: 0}
         for name in self._position:
             if name not in self._before:
@@ -151,11 +151,11 @@ class Paths:
             for other in more:
                 while first != other:
                     if depth[first] >= depth[other]:
-                        first = found[first]
+                        first = dominators[first]
                     else:
-                        other = found[other]
-            found[name], depth[name] = first, depth[first] + 1
-        return found
+                        other = dominators[other]
+            dominators[name], depth[name] = first, depth[first] + 1
+        return dominators
 
     def _levelled(self) -> list[int]:
         """The nodes in an order that can be executed, in which parallel branches advance together."""
@@ -170,8 +170,8 @@ class Paths:
             down.update((n, max(down[n], level)) for n in names)
 
         def share(i: int) -> float:  # never falls along an edge: `up` does not fall there, `down` does not grow
-            made = self._made(i)
-            behind, ahead = up[made[0]], max(down[n] for n in made)
+            produced = self._made(i)
+            behind, ahead = up[produced[0]], max(down[n] for n in produced)
             return behind / (behind + ahead) if behind else 0.0
 
         return sorted(self._reads, key=lambda i: (share(i), i))
@@ -179,10 +179,10 @@ class Paths:
 
 def _above(graph: GraphView) -> dict[str, int]:
     """Per tensor, the nodes it needs, its own included, as a bit mask: sets of thousands of nodes would not fit."""
-    found = dict.fromkeys(graph.inputs, 0)
+    masks = dict.fromkeys(graph.inputs, 0)
     for i, node in enumerate(graph.nodes):
         mask = 1 << i
         for name in node.inputs:
-            mask |= found[name]
-        found.update(dict.fromkeys(node.outputs, mask))
-    return found
+            mask |= masks[name]
+        masks.update(dict.fromkeys(node.outputs, mask))
+    return masks

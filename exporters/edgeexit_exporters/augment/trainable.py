@@ -113,12 +113,12 @@ class _TrainableHead(nn.Module):
         return x
 
     def fitted(self) -> Head:
-        found = [(layer.weight.detach().double(), layer.bias.detach().double()) for layer in self.layers]  # type: ignore[operator]
-        first, bias = found[0]
+        layers = [(layer.weight.detach().double(), layer.bias.detach().double()) for layer in self.layers]  # type: ignore[operator]
+        first, bias = layers[0]
         first = first / self.spread
-        found[0] = (first, bias - first @ self.mean.double())
-        arrays = [np.ascontiguousarray(t.numpy().T.astype(np.float32)) for pair in found for t in pair]
-        return LinearHead(*arrays) if len(found) == 1 else MlpHead(*arrays)
+        layers[0] = (first, bias - first @ self.mean.double())
+        arrays = [np.ascontiguousarray(t.numpy().T.astype(np.float32)) for pair in layers for t in pair]
+        return LinearHead(*arrays) if len(layers) == 1 else MlpHead(*arrays)
 
 
 def _with_outputs(

@@ -1,4 +1,4 @@
-"""The same exits on a network that was trained on: what that gains over heads on a frozen one."""
+"""Fine-tuning of exits and network together, and what it gains over heads on a frozen network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.errors import Infeasible, ModelError
 from edgeexit.pictures.preprocess import Preprocess
 from edgeexit_exporters.augment.graft import graft
@@ -17,6 +16,7 @@ from edgeexit_exporters.augment.heads import Head
 from edgeexit_exporters.augment.measured import SplitRows, shipped
 from edgeexit_exporters.augment.places import Place
 from edgeexit_exporters.augment.result import Tuned
+from edgeexit_exporters.augment.spec import AugmentSpec
 from edgeexit_exporters.source.source import Source
 
 Tune = Callable[[Any, tuple[NDArray[Any], NDArray[np.int64]], Sequence[float]], None]
@@ -40,44 +40,40 @@ def tunable(source: Source) -> None:
 
 
 def fine_tuned(
-    tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], pool: str, rows: SplitRows, out: Path,
-    *, drop: float, score: str, guarantee: Guarantee | None, total: int, layouts: Sequence[str] | None,
-    class_names: Sequence[str] | None, preprocess: Mapping[str, Preprocess], overwrite: bool, tolerance: float | None,
-    anyway: bool,
+    tune: Tune, source: Source, places: Sequence[Place], heads: Sequence[Head], rows: SplitRows, out: Path,
+    spec: AugmentSpec, *, total: int, preprocess: Mapping[str, Preprocess],
 ) -> Tuned:  # fmt: skip
     """Train heads and backbone on, export, calibrate and judge against the network as it was.
 
     Args:
         tune: see `Tune`; gets the rows to fit on, and the untouched network's answers where there are no labels.
-        places, heads, pool: the exits to begin with.
+        source: the untouched network.
+        places, heads: the exits to begin with.
         rows: with what the untouched network answered.
         out: the bundle's folder.
-
-    The other arguments are `augment`'s.
+        spec: of the run.
+        total: multiply-accumulates of the untouched network.
+        preprocess: by the inputs' names.
 
     Raises:
         ModelError: see `Trainable`; ExportMismatch: see `export`.
     """
     from edgeexit_exporters.augment.trainable import Trainable  # needs torch
 
-    (spec,) = source.inputs
-    x = rows.inputs[spec.tensor.name]
+    (name,) = [i.tensor.name for i in source.inputs]
+    x = rows.inputs[name]
     fit = rows.parts["fit"]
     some = fit[np.linspace(0, len(fit) - 1, min(_EXAMPLE, len(fit))).astype(int)]
-    module = Trainable(source, places, heads, pool, {spec.tensor.name: x[some]})
+    module = Trainable(source, places, heads, spec.pool, {name: x[some]})
     costs = [(p.macs or 0) / total for p in places]
     tune(module, (x[fit], rows.truth[fit]), [*costs, 1.0])
     network, trained = module.trained()
-    grafted = graft(network, places, trained, pool)
+    grafted = graft(network, places, trained, spec.pool)
     try:
-        done = shipped(
-            grafted, source, rows, out, drop=drop, score=score, guarantee=guarantee, total=total,
-            layouts=layouts, class_names=class_names, preprocess=preprocess, overwrite=overwrite, tolerance=tolerance,
-            anyway=anyway, changed=True,
-        )  # fmt: skip
+        result = shipped(grafted, source, rows, out, spec, total=total, preprocess=preprocess, changed=True)
     except Infeasible as e:
         return Tuned(None, f"Not worth it: {e}", None, None)
-    return Tuned(done.verdict, done.verdict.text, done.bundle, done.point, done.left_out)
+    return Tuned(result.verdict, result.verdict.text, result.bundle, result.point, result.left_out)
 
 
 def beside(out: Path) -> Path:

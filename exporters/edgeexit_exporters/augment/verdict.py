@@ -1,4 +1,4 @@
-"""Is it worth it? The augmented network against the untouched one and against stopping always at one place."""
+"""Verdict on an augmented network: against the untouched one, and against each exit alone."""
 
 from __future__ import annotations
 
@@ -84,22 +84,22 @@ def judge(
         measure: what being right is called; None = as the rows say.
     """
     taken = replay(policy, rows)
-    found = outcome(taken, rows)
+    result = outcome(taken, rows)
     there = rows.correct[taken, np.arange(rows.n)]
     full = rows.correct[-1] if untouched is None else untouched
     mean, half = paired(full, there)
     alone = rows.cost if rows.static_cost is None else rows.static_cost
     right = rows.correct.mean(1, dtype=np.float64)
     statics = tuple(Static(k, float(alone[k] / total), float(right[k])) for k in range(rows.exits - 1))
-    cost = found.cost * float(rows.cost[-1]) / total
-    rates = found.exit_rates
+    cost = result.cost * float(rows.cost[-1]) / total
+    rates = result.exit_rates
     time = None if time_ratios is None else Ratio(*(float(r) for r in np.array(rates) @ np.array(time_ratios)))
     before = float(full.mean(dtype=np.float64))
     text, worth = _words(
-        measure or rows.measure, cost, mean, half, drop, certified, time, statics, found.accuracy, before, rows.n
+        measure or rows.measure, cost, mean, half, drop, certified, time, statics, result.accuracy, before, rows.n
     )
     return AugmentVerdict(
-        text, worth, rows.n, cost, found.accuracy, before, mean, mean - half, mean + half, rates, statics, time
+        text, worth, rows.n, cost, result.accuracy, before, mean, mean - half, mean + half, rates, statics, time
     )
 
 

@@ -1,1 +1,1 @@
-"""int8: the whole ONNX network is quantised first and cut into stages after."""
+"""int8: the whole ONNX network is quantized first and cut into stages after."""

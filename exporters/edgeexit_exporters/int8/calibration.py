@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from edgeexit.engine.inputs import InputCheck, data_inputs
 from edgeexit.errors import DataError
 from edgeexit_exporters.source.inputs import InputSpec, batch_kind
+from edgeexit_exporters.spec import LEAST_ROWS
 
 Arrays = Mapping[str, NDArray[Any]]
-LEAST_ROWS = 32
-"""Below this a range is the luck of a few rows."""
 ENOUGH_ROWS = 200
 """From about here on, more rows changed no exit of T-RECX's networks by more than its noise."""
 _BATCH = 32

@@ -1,4 +1,4 @@
-"""Cuts of int8 convolution networks lie channels-last, as onnxruntime's int8 convolutions read and write.
+"""Channels-last cuts of int8 convolution networks, as onnxruntime's int8 convolutions read and write.
 
 The engine turns tensors once at a network's start and once at its end; without this, twice more at every cut.
 """

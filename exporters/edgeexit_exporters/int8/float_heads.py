@@ -20,17 +20,17 @@ _FLOAT_RESULT = {"Gemm", "MatMul"}
 def last_float_nodes(model: ir.Model, tensors: Sequence[str]) -> list[str]:
     """Names of each head's last Softmax or Sigmoid, and of what only changes its shape: left in float."""
     known = values(model.graph)
-    found = []
+    names = []
     for name in tensors:
         chain = []
         node = known[name].producer()
         while node is not None and node.op_type in _PASSES_ON | _LAST:
             chain.append(node.name or "")
             if node.op_type in _LAST:
-                found += chain
+                names += chain
                 break
             node = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))
 
 
 def float_heads(model: ir.Model, tensors: Sequence[str]) -> None:

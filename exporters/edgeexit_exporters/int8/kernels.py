@@ -1,4 +1,4 @@
-"""What really runs in int8: counted in the graph that onnxruntime makes of each file, stage by stage.
+"""Counts of int8 kernels in the graph that onnxruntime makes of each file, stage by stage.
 
 A quantised file that is not fused runs in float with roundings between: the answers of int8 at more than the cost of
 float, and nobody says so.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.errors import ModelError
 from edgeexit_exporters.onnx import measure
 
@@ -54,7 +55,7 @@ def count_kernels(layout: str, files: Mapping[str, bytes]) -> tuple[Kernels, ...
     Raises:
         ModelError: onnxruntime cannot load a file.
     """
-    found: list[Kernels] = []
+    counts: list[Kernels] = []
     with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
         for name, raw in files.items():
             Path(folder, name).write_bytes(raw)
@@ -63,8 +64,8 @@ def count_kernels(layout: str, files: Mapping[str, bytes]) -> tuple[Kernels, ...
             # Not ALL: int8 kernels are chosen by then, and the nodes still have the names that a user can exclude.
             measure.session(str(Path(folder, name)), optimized=str(optimized), level="EXTENDED")
             graph = onnx.load(optimized).graph
-            found += _by_decision(graph) if layout == "fused" else [_count(_all_nodes(graph))]
-    return tuple(found)
+            counts += _by_decision(graph) if LAYOUTS[layout].scored else [_count(_all_nodes(graph))]
+    return tuple(counts)
 
 
 def check_kernels(artifact: str, kernels: Sequence[Kernels], kept: Sequence[str] = ()) -> None:
@@ -89,31 +90,31 @@ def check_kernels(artifact: str, kernels: Sequence[Kernels], kept: Sequence[str]
             )
 
 
-def is_node(found: str, name: str) -> bool:
+def is_node(node: str, name: str) -> bool:
     """Whether a node of the graph that runs was the node `name`: onnxruntime's fusions add to names."""
-    return found == name or found.startswith((f"{name}/", f"{name}_token_"))
+    return node == name or node.startswith((f"{name}/", f"{name}_token_"))
 
 
 def _by_decision(graph: onnx.GraphProto) -> list[Kernels]:
     """Stage 0 stands at the top, stage k + 1 in the else branch of decision k."""
     decisions = [n for n in graph.node if n.op_type == "If" and n.name.startswith(_DECISION)]
-    found = [_count(n for n in _all_nodes(graph, but=decisions))]
+    counts = [_count(n for n in _all_nodes(graph, but=decisions))]
     for decision in decisions:
         branches = {a.name: a.g for a in decision.attribute}
-        found += _by_decision(branches["else_branch"])
-    return found
+        counts += _by_decision(branches["else_branch"])
+    return counts
 
 
 def _all_nodes(graph: onnx.GraphProto, but: Sequence[onnx.NodeProto] = ()) -> list[onnx.NodeProto]:
-    found: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if any(node is b for b in but):
             continue
-        found.append(node)
+        nodes.append(node)
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                found += _all_nodes(inner)
-    return found
+                nodes += _all_nodes(inner)
+    return nodes
 
 
 def _count(nodes: Iterable[onnx.NodeProto]) -> Kernels:

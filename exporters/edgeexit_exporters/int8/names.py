@@ -1,4 +1,4 @@
-"""Names around int8: what onnxruntime's quantisation would call its own additions is renamed before, and back after."""
+"""Names around int8: those that onnxruntime's quantizer would take are changed before, and restored after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""int8: the whole network is quantised first and cut into stages after.
+"""Quantization of ONNX networks to int8: the whole network first, then cut into stages.
 
 onnxruntime quantises no body of an `If`, so a fused graph cannot be quantised; and stages quantised one by one would
 meet with different scales. Activations are uint8, weights int8 per output channel: with int8 activations onnxruntime
@@ -30,15 +30,16 @@ from edgeexit_exporters.int8.channels_last import channels_last_cuts
 from edgeexit_exporters.int8.float_heads import float_heads, last_float_nodes
 from edgeexit_exporters.int8.kernels import is_node
 from edgeexit_exporters.int8.names import hide_names, restore_names
-from edgeexit_exporters.onnx import graph as onnx_graph
 from edgeexit_exporters.onnx import measure, pieces, serialize
+from edgeexit_exporters.onnx.graph import COMPUTE, prepare
 from edgeexit_exporters.onnx.names import all_names, free_name
 from edgeexit_exporters.source.input_roles import like_data
 from edgeexit_exporters.source.join import join
 from edgeexit_exporters.source.source import Quantized, Source
+from edgeexit_exporters.spec import FORMATS
 
 Arrays = Mapping[str, NDArray[Any]]
-PRECISIONS = ("int8", "int8-dynamic")
+PRECISIONS = tuple(p for p in FORMATS["onnx"] if p != "fp32")
 METHODS = ("percentile", "minmax", "entropy")
 PERCENTILE = 99.999
 """Of an activation's values inside its range: drops single outliers only."""
@@ -92,7 +93,7 @@ def quantize(
         dict.fromkeys([*_kept(model, exclude), *_before_logarithms(model), *([] if static else _weightless(model))])
     )
     skipped = [*kept, *last_float_nodes(model, tensors)]
-    if not any(n.op_type in onnx_graph.COMPUTE and n.name not in skipped for n in model.graph):
+    if not any(n.op_type in COMPUTE and n.name not in skipped for n in model.graph):
         raise ModelError("nothing to quantise: the network has no convolution or matrix product that is not excluded")
     convolves = any(n.op_type == "Conv" and n.name not in skipped for n in model.graph)
     renamed = hide_names(model)
@@ -111,17 +112,17 @@ def quantize(
             proto = onnx.load(out)
         except Exception as e:
             raise ModelError(f"onnxruntime cannot quantise the network: {first_line(e)}") from e
-    found = onnx_graph.prepare(proto, "the quantised network")
-    restore_names(found, renamed)
-    float_heads(found, tensors)
-    found = _tidy(found)
-    raw = ir.to_proto(found)
-    joint = join(found, source.joint.raw, source.joint.kinds, source.exits)
+    quantized = prepare(proto, "the quantised network")
+    restore_names(quantized, renamed)
+    float_heads(quantized, tensors)
+    quantized = _tidy(quantized)
+    raw = ir.to_proto(quantized)
+    joint = join(quantized, source.joint.raw, source.joint.kinds, source.exits)
     if joint.kinds != source.joint.kinds or joint.exits != source.joint.exits:
         raise ModelError("the quantised network's exits came out otherwise than the float network's; name --outputs")
 
     if static:
-        channels_last_cuts(found, joint.exits)
+        channels_last_cuts(quantized, joint.exits)
 
     def reference(arrays: Arrays) -> dict[str, NDArray[Any]]:
         return measure.all_values(raw, source.raw_tensors, arrays)
@@ -133,7 +134,7 @@ def quantize(
     return replace(
         source,
         inputs=like_data(source.inputs, rows),
-        model=found,
+        model=quantized,
         joint=joint,
         raw_reference=reference,
         provenance={**source.provenance, "quantization": note},
@@ -154,7 +155,7 @@ def prepared(source: Source) -> ir.Model:
         out = Path(folder, "prepared.onnx")
         measure.session(raw, optimized=str(out), level="BASIC")
         proto = onnx.shape_inference.infer_shapes(onnx.load(out))
-    model = onnx_graph.prepare(proto, "the prepared network")
+    model = prepare(proto, "the prepared network")
     _split_products(model.graph)
     return model
 
@@ -195,32 +196,32 @@ def _check(source: Source, precision: str, method: str, percentile: float) -> No
 
 
 def _kept(model: ir.Model, exclude: Sequence[str]) -> list[str]:
-    found = []
-    for wish in exclude:
-        named = [n.name or "" for n in model.graph if wish == n.op_type or is_node(wish, n.name or "")]
+    names = []
+    for excluded in exclude:
+        named = [n.name or "" for n in model.graph if excluded == n.op_type or is_node(excluded, n.name or "")]
         if not named:
-            some = ", ".join(n.name or "" for n in model.graph if n.op_type in onnx_graph.COMPUTE)
-            raise ModelError(f"no node {wish!r} to exclude; nodes that compute: {some[:300]}")
-        found += named
-    return list(dict.fromkeys(found))
+            some = ", ".join(n.name or "" for n in model.graph if n.op_type in COMPUTE)
+            raise ModelError(f"no node {excluded!r} to exclude; nodes that compute: {some[:300]}")
+        names += named
+    return list(dict.fromkeys(names))
 
 
 def _before_logarithms(model: ir.Model) -> list[str]:
     """What leads to a logarithm that the network goes on from, as in spectral features: values span many decades
     there, and of 255 equal steps the lowest covers most of them. A logarithm at an answer's end is none of these."""
     graph = list(model.graph)
-    computing = {n for n in graph if n.op_type in onnx_graph.COMPUTE}
+    computing = {n for n in graph if n.op_type in COMPUTE}
     deeper: set[ir.Node] = set()
     for node in reversed(graph):
         after = [user for value in node.outputs for user, _ in value.uses()]
         if any(user in computing or user in deeper for user in after):
             deeper.add(node)
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     for node in reversed(graph):
         after = [user for value in node.outputs for user, _ in value.uses()]
-        if (node.op_type == "Log" and node in deeper) or any(user in found for user in after):
-            found.add(node)
-    return [n.name or "" for n in graph if n in found and n in computing]
+        if (node.op_type == "Log" and node in deeper) or any(user in nodes for user in after):
+            nodes.add(node)
+    return [n.name or "" for n in graph if n in nodes and n in computing]
 
 
 def _weightless(model: ir.Model) -> list[str]:

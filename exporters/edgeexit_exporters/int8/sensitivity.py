@@ -1,4 +1,4 @@
-"""Which layer of an int8 network costs which exit most."""
+"""Sensitivity of exits to layers: the error of every exit with one layer alone in int8."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def layer_sensitivity(
     join(model, source.joint.raw, source.joint.kinds)
     expected = _answers(model, source, rows)
     rounded = {n.name: n for n in quantized.model.graph if n.op_type in COMPUTE}
-    found = []
+    results = []
     for node in [n for n in model.graph if n.op_type in COMPUTE and n.name in rounded]:
         given = list(node.inputs)
         added = _round_inputs(model.graph, node, rounded[node.name])
@@ -73,8 +73,8 @@ def layer_sensitivity(
             node.replace_input_with(k, value)
         model.graph.remove(added, safe=True)
         errors = tuple(_rms(answers[e.answer], expected[e.answer]) for e in source.exits)
-        found.append(LayerSensitivity(node.name or "", node.op_type, errors))
-    return tuple(sorted(found, key=lambda layer: -max(layer.errors)))
+        results.append(LayerSensitivity(node.name or "", node.op_type, errors))
+    return tuple(sorted(results, key=lambda layer: -max(layer.errors)))
 
 
 def _rows(source: Source, data: Arrays) -> dict[str, NDArray[Any]]:
@@ -121,6 +121,6 @@ def _round_inputs(graph: ir.Graph, node: ir.Node, rounded: ir.Node) -> list[ir.N
     return added
 
 
-def _rms(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    difference, size = found.astype(np.float64) - expected, expected.astype(np.float64)
+def _rms(values: NDArray[Any], expected: NDArray[Any]) -> float:
+    difference, size = values.astype(np.float64) - expected, expected.astype(np.float64)
     return float(np.sqrt((difference**2).mean() / max((size**2).mean(), 1e-12)))

@@ -7,27 +7,23 @@ outputs happen to be tiny is measured by what the exit usually gives, one whose 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession
 
 from edgeexit.bundle.manifest import ExitSpec, Port, StateSpec
 from edgeexit.engine.inputs import largest_difference
 from edgeexit.errors import ExportMismatch
 from edgeexit_exporters.analysis.answers import Answer, Arrays, exit_scores
 from edgeexit_exporters.analysis.tolerance import Tolerance, relative_errors
-from edgeexit_exporters.layouts import fuse
+from edgeexit_exporters.layouts.build import FUSED_SCORE, Run
 from edgeexit_exporters.layouts.sherpa import called
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.source.join import valid_of
-
-_SCORE = "score of the fused graph"
-"""Beside the exit's tensors, any of which a network may call exit_score."""
 
 
 class _Difference(NamedTuple):
@@ -63,7 +59,7 @@ class Comparison:
         """`(exits,)` largest error of each."""
         return tuple(
             # The score is no output of the exit, and numpy rounds it otherwise.
-            max((max(self._errors(i, name)) for i, name in self._seen if i == k and name != _SCORE), default=0.0)
+            max((max(self._errors(i, name)) for i, name in self._seen if i == k and name != FUSED_SCORE), default=0.0)
             for k in range(len(self.exits))
         )
 
@@ -77,17 +73,17 @@ class Comparison:
         self.inputs += answer.batch if k == 0 else 0
         spec = self.exits[k]
         for name in (spec.answer.name, *(s.name for s in spec.outputs[1:] if s.name in outputs)):
-            found, expected = outputs[name], answer.outputs[name]
-            if name == spec.answer.name and spec.lengths is not None and found.shape[::2] == expected.shape[::2]:
-                found, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (found, expected))
-            self._take(k, name, found, expected, answer.inputs)
+            actual, expected = outputs[name], answer.outputs[name]
+            if name == spec.answer.name and spec.lengths is not None and actual.shape[::2] == expected.shape[::2]:
+                actual, expected = (valid_of(a, answer.outputs[spec.lengths]) for a in (actual, expected))
+            self._take(k, name, actual, expected, answer.inputs)
         for state in self.states:
             if state.output in outputs:
                 self._take(k, state.output, outputs[state.output], answer.outputs[state.output], answer.inputs)
-        if self.score is not None and _SCORE in outputs:
+        if self.score is not None and FUSED_SCORE in outputs:
             expected = exit_scores(answer.outputs, spec, self.score)
             if np.isfinite(expected).all():  # what is not a number in the source is none here
-                self._take(k, _SCORE, outputs[_SCORE], expected, answer.inputs)
+                self._take(k, FUSED_SCORE, outputs[FUSED_SCORE], expected, answer.inputs)
 
     def check(self) -> None:
         """Refuse a difference above the tolerance.
@@ -101,9 +97,9 @@ class Comparison:
             tolerance = self._allowed(k, tensor)
             if errors[worst] <= tolerance:
                 continue
-            found, expected = seen[worst].shapes
+            actual, expected = seen[worst].shapes
             sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in seen[worst].inputs.items())
-            what = f"shape {found} instead of {expected}" if found != expected else f"error {errors[worst]:.2e}"
+            what = f"shape {actual} instead of {expected}" if actual != expected else f"error {errors[worst]:.2e}"
             raise ExportMismatch(
                 f"{self.artifact}: exit {self.exits[k].name!r} (tensor {tensor!r}) differs from the source model: "
                 f"{what}, tolerance {tolerance:.0e} of the largest output{self.tolerance.why(k)}, inputs {sizes}; "
@@ -111,9 +107,9 @@ class Comparison:
             )
 
     def _take(
-        self, k: int, tensor: str, found: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
+        self, k: int, tensor: str, actual: NDArray[Any], expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]
     ) -> None:
-        found_at = _Difference(*largest_difference(found, expected), inputs, (found.shape, expected.shape))
+        found_at = _Difference(*largest_difference(actual, expected), inputs, (actual.shape, expected.shape))
         self._seen.setdefault((k, tensor), []).append(found_at)
 
     def _errors(self, k: int, tensor: str) -> list[float]:
@@ -132,7 +128,7 @@ class Comparison:
 
 
 def compare(
-    layout: str,
+    run: Run,
     files: Mapping[str, bytes],
     answers: Sequence[Answer],
     comparison: Comparison,
@@ -141,7 +137,8 @@ def compare(
     """Run a layout's files and compare every exit with the source model's answers.
 
     Args:
-        layout, files: what to run.
+        run: of the layout.
+        files: of the layout, models in order.
         answers: of the source model.
         comparison: collects.
         ports: tensors that the files call otherwise.
@@ -154,46 +151,7 @@ def compare(
             Path(folder, name).write_bytes(raw)
         sessions = [measure.session(str(Path(folder, name))) for name in files if name.endswith(".onnx")]
         for answer in answers:
-            for k, found in _answer(layout, sessions, comparison.exits, answer):
+            for k, outputs in run(sessions, comparison.exits, answer):
                 names = called(ports, comparison.exits[k])
-                comparison.add(k, {names.get(n, n): a for n, a in found.items()}, answer)
+                comparison.add(k, {names.get(n, n): a for n, a in outputs.items()}, answer)
     comparison.check()
-
-
-def _answer(
-    layout: str, sessions: Sequence[InferenceSession], exits: Sequence[ExitSpec], answer: Answer
-) -> Iterator[tuple[int, Arrays]]:
-    """Exit, and its tensors by name."""
-    if layout == "fused":
-        if answer.batch == 1:  # one input per call is the contract
-            yield from _forced(sessions[0], exits, answer)
-    elif layout == "chain":
-        known = dict(answer.inputs)
-        for k, session in enumerate(sessions):
-            known.update(measure.run(session, known))
-            yield k, known
-    elif layout == "prefix":
-        for k, session in enumerate(sessions):
-            yield k, measure.run(session, answer.inputs)
-    else:
-        found = measure.run(sessions[0], answer.inputs)
-        yield from ((k, found) for k in range(len(exits)))
-
-
-def _forced(session: InferenceSession, exits: Sequence[ExitSpec], answer: Answer) -> Iterator[tuple[int, Arrays]]:
-    """The fused graph at every exit. It names its outputs its own way and gives the uncertainty as a scalar."""
-    count = len(exits)
-    for k, exit in enumerate(exits):
-        thresholds = np.full(count - 1, np.inf, np.float32)
-        thresholds[k:] = -np.inf
-        found = measure.run(session, {**answer.inputs, fuse.THRESHOLDS: thresholds})
-        if int(found[fuse.INDEX]) != k:
-            raise ExportMismatch(
-                f"the fused graph answered at exit {int(found[fuse.INDEX])}, forced was {k}; no bundle was written"
-            )
-        given = {exit.answer.name: found[fuse.OUTPUT], _SCORE: found[fuse.SCORE].reshape(1)}
-        if exit.uncertainty is not None:
-            given[exit.uncertainty] = found[fuse.UNCERTAINTY].reshape(1)
-        if exit.lengths is not None:
-            given[exit.lengths] = found[fuse.LENGTHS]
-        yield k, given

@@ -1,4 +1,4 @@
-"""Ways for a picture to enter a stage, one of which lets the engine fuse as it does in the uncut network.
+"""Stage inputs that preserve Conv+Add fusion: ways for a picture to enter a stage.
 
 onnxruntime adds a skip connection inside the convolution before it where both come from its own blocked layout, and
 that rounds otherwise than an addition afterwards. A cut tensor comes in plain layout, so such a fusion is lost at the
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from edgeexit_exporters.onnx import graph as onnx_graph
+from edgeexit_exporters.onnx.graph import values
 from edgeexit_exporters.onnx.names import all_names, free_name
 from edgeexit_exporters.stages import Stage
 
@@ -28,18 +28,18 @@ def entries(model: ir.Model, stages: Sequence[Stage]) -> Iterator[ir.Model]:
         model: the whole network, annotated with shapes; left as it is.
         stages: of it.
     """
-    known = onnx_graph.values(model.graph)
+    known = values(model.graph)
     pictures = [[n for n in s.inputs if k and _picture(known[n])] for k, s in enumerate(stages)]
     able = [k for k, names in enumerate(pictures) if names][:MOST]
     choices = itertools.chain.from_iterable(itertools.combinations(able, r) for r in range(1, len(able) + 1))
     for chosen in choices:
-        found = model.clone()
-        nodes, values, taken = list(found.graph), onnx_graph.values(found.graph), all_names(found.graph)
+        changed = model.clone()
+        nodes, own, taken = list(changed.graph), values(changed.graph), all_names(changed.graph)
         for k in chosen:
             readers = {nodes[i] for i in stages[k].nodes}
             for name in pictures[k]:
-                _enter(found.graph, values[name], readers, free_name(f"{name}_entry_{k}", taken))
-        yield found
+                _enter(changed.graph, own[name], readers, free_name(f"{name}_entry_{k}", taken))
+        yield changed
 
 
 def _picture(value: ir.Value) -> bool:

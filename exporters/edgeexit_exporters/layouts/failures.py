@@ -1,4 +1,4 @@
-"""Layouts that fail: one of the default set is left out with its reason, one that was asked for by name is an error."""
+"""Failures of layouts: a default one is left out with its reason, one that was named is an error."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.errors import BundleError, EdgeExitError, ModelError
 
-DEFAULT_LAYOUTS = ("fused", "chain", "prefix", "all")
-STOPPING = ("fused", "chain")
-"""Layouts that leave early; without one of them a bundle is not worth writing."""
 _NOT_WRITTEN = "; no bundle was written"
 
 
@@ -26,14 +24,14 @@ class LayoutFailures:
     reasons: dict[str, EdgeExitError] = field(default_factory=dict)
     """Artifact, such as onnx-fused-fp32 -> why it was left out."""
     done: list[str] = field(default_factory=list)
-    """Layouts that were made."""
+    """Layouts that were written; without one that leaves early a bundle is not worth writing."""
 
     @contextmanager
     def attempt(self, layout: str, artifact: str, needed: bool = False) -> Iterator[None]:
         """Make one layout inside this context.
 
         Args:
-            layout: one of `DEFAULT_LAYOUTS`.
+            layout: its name.
             artifact: its name in the bundle.
             needed: others cannot be made without it.
 
@@ -61,7 +59,7 @@ class LayoutFailures:
         Raises:
             ModelError, BundleError: the first failure, where no layout that leaves early was made.
         """
-        if self.reasons and not set(self.done) & set(STOPPING):
+        if self.reasons and not any(LAYOUTS[w].stops_early for w in self.done):
             raise next(iter(self.reasons.values()))
         reasons = {artifact: str(e).removesuffix(_NOT_WRITTEN) for artifact, e in self.reasons.items()}
         for artifact, why in reasons.items():

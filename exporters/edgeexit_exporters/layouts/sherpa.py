@@ -1,4 +1,4 @@
-"""Prefix files of speech models as sherpa-onnx's offline CTC contract wants them: stock sherpa-onnx runs an exit.
+"""sherpa-onnx contract of prefix files of speech models, so that stock sherpa-onnx runs an exit.
 
 The contract (k2-fsa/sherpa-onnx, model type zipformer2_ctc): inputs features `(batch, time, bins)` and their lengths,
 by position; outputs log-probabilities and their lengths, likewise; flat texts in the model's metadata; `tokens.txt`
@@ -42,11 +42,11 @@ class Contract:
 
     def ports(self, exits: Sequence[ExitSpec]) -> tuple[Port, ...]:
         """The manifest's tensors under the contract's names."""
-        found = []
+        ports = []
         for exit in exits:
             for spec, called in ((exit.answer, LOG_PROBS), (exit.outputs[-1], LENGTHS)):
-                found.append(Port(spec.name, spec.dtype, called=called))
-        return tuple(found)
+                ports.append(Port(spec.name, spec.dtype, called=called))
+        return tuple(ports)
 
     def dress(self, model: ir.Model, exit: ExitSpec, k: int) -> None:
         """Give the file of exit `k` the contract's names, their order, and its metadata; changed in place."""
@@ -79,14 +79,14 @@ def contract(
 
     Args:
         name: of the network.
-        speech: how it hears and what its answers spell.
+        speech: features of the network and what its answers spell.
         inputs, exits: of the network.
         answers: what it gave; log-probabilities have to be.
     """
     counting = length_inputs(inputs)
     if [len(i.tensor.shape) for i in inputs] != [3, 1] or list(counting) != [inputs[1].tensor.name]:
-        found = ", ".join(f"{i.tensor.name} {list(i.tensor.shape)}" for i in inputs)
-        return f"it takes features (batch, time, bins) and their lengths (batch,), this network {found}"
+        inputs_text = ", ".join(f"{i.tensor.name} {list(i.tensor.shape)}" for i in inputs)
+        return f"it takes features (batch, time, bins) and their lengths (batch,), this network {inputs_text}"
     if any(e.lengths is None for e in exits):
         return "it gives lengths with its answers, and these exits give none"
     for exit in exits:
@@ -108,15 +108,17 @@ def contract(
 
 
 def differences(speech: SpeechSpec) -> list[str]:
-    """What stock sherpa-onnx does otherwise than the specification, whatever it is told, in words."""
+    """Differences between stock sherpa-onnx and the specification that no setting removes, in words."""
     own = FeatureSpec(speech.features.sample_rate, speech.features.bins, high_hz=-400.0)
-    told, does = speech.features.to_dict(), own.to_dict()
-    found = [f"{key} {does[key]!r} instead of {told[key]!r}" for key in told if told[key] != does[key]]
+    specified, does = speech.features.to_dict(), own.to_dict()
+    differing = [
+        f"{key} {does[key]!r} instead of {specified[key]!r}" for key in specified if specified[key] != does[key]
+    ]
     if _factor(speech) != FACTOR:
-        found.append(f"{FACTOR} feature frames per answer instead of {_factor(speech)} (its time stamps)")
+        differing.append(f"{FACTOR} feature frames per answer instead of {_factor(speech)} (its time stamps)")
     if speech.drop:
-        found.append("tokens to drop by its own list (</s>, SIL), not the bundle's")
-    return found
+        differing.append("tokens to drop by its own list (</s>, SIL), not the bundle's")
+    return differing
 
 
 def called(ports: Sequence[Port], exit: ExitSpec) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
-"""From a decoder language model to a bundle: a file per stage, one head, an embedding; and what was proved of them."""
+"""Export of decoder language models: a file per stage, one head, an embedding, and what was proved of them."""
 
-from edgeexit_exporters.lm.exporting import LmExport, LmTarget, export_lm
+from edgeexit_exporters.lm.exporting import LmExport, export_lm
+from edgeexit_exporters.lm.spec import LmExportSpec
 
-__all__ = ["LmExport", "LmTarget", "export_lm"]
+__all__ = ["LmExport", "LmExportSpec", "export_lm"]

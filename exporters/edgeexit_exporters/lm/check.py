@@ -1,4 +1,4 @@
-"""Every file of an artifact against the torch module: stages with and without earlier positions, heads, the whole."""
+"""Comparison of a decoder's files with the torch module: stages with and without a cache, heads, the whole."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def compare(
     """
     errors = [0.0] * lm.count
 
-    def see(k: int, found: Array, expected: Tensor, what: str) -> None:
-        error = relative_error(found, expected.numpy())
+    def see(k: int, actual: Array, expected: Tensor, what: str) -> None:
+        error = relative_error(actual, expected.numpy())
         errors[k] = max(errors[k], error)
         if tolerance is not None and not error <= tolerance:
             raise ExportMismatch(
@@ -90,13 +90,13 @@ def _parts(
         cache = _filled(lm, k, own, past)
         expected, rows = model.block(first, last, hidden, own, at, turn, look)
         see(k, lm.run_stage(k, hidden.numpy(), cache), expected, f"stage_{k} {where}")
-        for found, row in zip(cache.past(k), rows, strict=True):
-            see(k, found[past:], row, f"keys and values of stage_{k} {where}")
+        for actual, row in zip(cache.past(k), rows, strict=True):
+            see(k, actual[past:], row, f"keys and values of stage_{k} {where}")
         if k in lm.parts.keys_values:
             cache = _filled(lm, k, own, past)
             lm.fill(k, hidden.numpy(), cache)
-            for found, row in zip(cache.past(k), model.keys_values(first, last, hidden, turn), strict=True):
-                see(k, found[past:], row, f"kv_{k} {where}")
+            for actual, row in zip(cache.past(k), model.keys_values(first, last, hidden, turn), strict=True):
+                see(k, actual[past:], row, f"kv_{k} {where}")
         logits = model.head(maps[k](expected) if k in maps else expected)[0]
         shown = lm.exit_ids(k)
         logits = logits if shown is None else logits[:, torch.from_numpy(shown)]
@@ -105,7 +105,7 @@ def _parts(
 
 
 def _about(model: Decoder, start: int, end: int, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-    """What `block` is told of positions start..end-1: their rows, cosines and sines, and who may look at whom."""
+    """Inputs of `block` for positions start..end-1: their rows, cosines and sines, and the attention mask."""
     at = torch.arange(start, end)
     return at, model.turn(at[None]), torch.from_numpy(mask(start, len(at), rows))
 

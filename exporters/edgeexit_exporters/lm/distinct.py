@@ -78,5 +78,5 @@ def _plain(attributes: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _buffers(module: nn.Module) -> list[tuple[str, str, bytes]]:
-    found = module.named_buffers(recurse=False)
-    return [(n, str(b.dtype), np.ascontiguousarray(b.detach().numpy()).tobytes()) for n, b in found]
+    buffers = module.named_buffers(recurse=False)
+    return [(n, str(b.dtype), np.ascontiguousarray(b.detach().numpy()).tobytes()) for n, b in buffers]

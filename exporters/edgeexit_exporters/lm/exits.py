@@ -1,4 +1,4 @@
-"""How often each exit says what the last one says, on text that nothing was fitted on."""
+"""Agreement of each exit with the last one, on text that nothing was fitted on."""
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
-"""The way from a decoder to a bundle."""
+"""Export of a decoder language model: module to checked bundle."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -17,21 +15,21 @@ from torch import nn
 from edgeexit.bundle.bundle import Bundle, writing_bundle
 from edgeexit.bundle.files import describe, write_into
 from edgeexit.bundle.lm_spec import LmSpec
-from edgeexit.bundle.manifest import Artifact, ExitSpec, Manifest, StageSpec, TensorSpec
+from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.common.environment import device
 from edgeexit.common.files import npz_bytes
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit.lm import proof
 from edgeexit.lm.loading import load_lm
-from edgeexit.lm.positions import POSITION_INPUTS
 from edgeexit.lm.text.tokenizer import Text
-from edgeexit.version import __version__
 from edgeexit_exporters.lm import check
 from edgeexit_exporters.lm.exits import ExitAgreement, agreement
 from edgeexit_exporters.lm.graphs import Graphs
+from edgeexit_exporters.lm.manifest import manifest_of
 from edgeexit_exporters.lm.parts import embedding_of, float_parts, write_artifact
 from edgeexit_exporters.lm.quantize import PRECISIONS
 from edgeexit_exporters.lm.source import LmSource, by_name, open_source
+from edgeexit_exporters.lm.spec import LmExportSpec
 from edgeexit_exporters.lm.text import MOST_TOKENIZER, Ids, LmText, cut, read_bytes, shortlist
 
 PIECE = 256
@@ -43,55 +41,17 @@ FITTED = 16
 
 @dataclass(frozen=True)
 class LmExport:
-    """What an export gave."""
+    """An exported bundle and its measured exits."""
 
     bundle: Bundle
     exits: tuple[ExitAgreement, ...]
     """On text that nothing was fitted on; empty without text."""
 
 
-@dataclass(frozen=True)
-class LmTarget:
-    """What of a language model is wanted."""
-
-    stages: tuple[int, ...] | None = None
-    """Layers after which exits lie; the last is always one. None = four stages of about the same length."""
-    precisions: tuple[str, ...] = ("fp32",)
-    maps: bool = False
-    """Fit a linear map before the head of every early exit (Jump to Conclusions, arXiv 2303.09435)."""
-    heads: Path | None = None
-    """Trained maps, as `edgeexit_models.lm.save_maps` writes them, instead."""
-    shortlist: int | None = None
-    """Let early exits choose from so many of the text's most frequent tokens; None = from all."""
-    keys_values: bool = True
-    """Also write stand-ins for skipped stages."""
-    block: int = 5
-    """The most tokens that the proof lets through together."""
-    proof_tokens: int = 128
-    tolerance: float = proof.TOLERANCE
-    """Of a logit, for `verified`."""
-
-    def check(self, text: bool) -> None:
-        """Raises: ModelError or DataError for what cannot be, before minutes of work."""
-        if unknown := [p for p in self.precisions if p not in PRECISIONS]:
-            raise ModelError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
-        if not self.precisions or len({*self.precisions}) < len(self.precisions):
-            raise ModelError(f"precisions {', '.join(self.precisions) or 'none'}: name each once, at least one")
-        if self.maps and self.heads is not None:
-            raise ModelError("fitted maps or trained heads, not both")
-        for wanted, what in ((self.maps, "--maps"), (self.shortlist is not None, "--shortlist")):
-            if wanted and not text:
-                raise DataError(f"{what} is made from text: give --text FILE")
-        if not 2 <= self.block <= proof.PIECE:
-            raise ModelError(f"a block of {self.block} tokens: expected 2 to {proof.PIECE}")
-        if self.proof_tokens < self.block or not 0 <= self.tolerance < 1e30:
-            raise ModelError("a proof needs at least a block of tokens, and a tolerance of at least 0")
-
-
 def export_lm(
     source: nn.Module | Path | str,
     out: Path | str,
-    wish: LmTarget | None = None,
+    spec: LmExportSpec | None = None,
     *,
     weights: Path | None = None,
     tokenizer: Path | str | None = "own",
@@ -105,7 +65,7 @@ def export_lm(
     Args:
         source: see `source.open_source`.
         out: the bundle's folder.
-        wish: stages, precisions and what else is wanted; None = all defaults.
+        spec: stages, precisions and the rest; None = the defaults.
         weights: state dict for a ``module:function`` source.
         tokenizer: a tokenizer.json; "own" = the one beside the weights; None = none, and then texts are token ids.
         text: real text, or token ids `(n,)`: for maps and short lists, and for the proof that is left out without it.
@@ -114,52 +74,52 @@ def export_lm(
         progress: called with each step's name.
 
     Raises:
-        ModelError: the source cannot be exported as wished; `ExportMismatch` where a part differs from it.
+        ModelError: the source cannot be exported; `ExportMismatch` where a part differs from it.
         DataError: no tokenizer, or text that does not fit.
         BackendMissing: what reads source or tokenizer is not installed.
         BundleError: `out` exists, or cannot be written.
     """
-    wish, out = wish or LmTarget(), Path(out)
-    wish.check(text is not None)
+    spec, out = spec or LmExportSpec(), Path(out)
+    spec.check_text(text is not None)
     if out.exists() and not overwrite:
         raise BundleError(f"{out}: exists already; choose another name or pass --overwrite")
     if isinstance(tokenizer, Path):  # before weights of gigabytes are read
         read_bytes(tokenizer, "tokenizer.json", MOST_TOKENIZER)
     progress("reading the source model")
-    found = open_source(source, weights)
-    for notice in found.notices:
+    opened = open_source(source, weights)
+    for notice in opened.notices:
         progress(f"note: {notice}")
-    spec = found.spec(_stages(found) if wish.stages is None else wish.stages)
+    decoder = opened.spec(_stages(opened) if spec.stages is None else spec.stages)
     with writing_bundle(out, overwrite=overwrite) as folder:
-        spec = _with_tokenizer(spec, found, tokenizer, folder, progress)
-        pieces = _pieces(spec, text, folder, progress)
-        maps = _maps(found, spec, wish, pieces, progress)
-        shown = None if wish.shortlist is None or pieces is None else shortlist(pieces, wish.shortlist, spec.eos)
+        decoder = _with_tokenizer(decoder, opened, tokenizer, folder, progress)
+        pieces = _pieces(decoder, text, folder, progress)
+        maps = _maps(opened, decoder, spec, pieces, progress)
+        shown = None if spec.shortlist is None or pieces is None else shortlist(pieces, spec.shortlist, decoder.eos)
         exits: tuple[ExitAgreement, ...] = ()
         if pieces is not None:
             progress("measuring the exits' agreement")
-            exits = agreement(found.model, spec, pieces.held, maps, shown)
-        table = found.model.embed(torch.arange(spec.vocab)[None])[0].detach().numpy()
-        parts = float_parts(Graphs(found, spec, progress), table, maps, shown, wish.keys_values)
+            exits = agreement(opened.model, decoder, pieces.held, maps, shown)
+        table = opened.model.embed(torch.arange(decoder.vocab)[None])[0].detach().numpy()
+        parts = float_parts(Graphs(opened, decoder, progress), table, maps, shown, spec.keys_values)
         artifacts: list[Artifact] = []
-        for precision in wish.precisions:
-            made = write_artifact(folder, parts, spec, precision, embedding_of(artifacts), progress)
-            artifacts.append(made)
-        described = _manifest(found, spec, name or out.name.removesuffix(".edgeexit"), maps, shown, artifacts)
-        write_into(folder, {}, described)
-        described = _measured(Bundle(folder, described), found, wish, pieces, maps, exits, progress)
+        for precision in spec.precisions:
+            artifact = write_artifact(folder, parts, decoder, precision, embedding_of(artifacts), progress)
+            artifacts.append(artifact)
+        manifest = manifest_of(opened, decoder, name or out.name.removesuffix(".edgeexit"), maps, shown, artifacts)
+        write_into(folder, {}, manifest)
+        manifest = _measured(Bundle(folder, manifest), opened, spec, pieces, maps, exits, progress)
         progress("writing the bundle")
-        write_into(folder, {}, described)
-    return LmExport(Bundle(out, described), exits)
+        write_into(folder, {}, manifest)
+    return LmExport(Bundle(out, manifest), exits)
 
 
-def _stages(found: LmSource) -> tuple[int, ...]:
-    layers = found.model.config.num_hidden_layers
+def _stages(source: LmSource) -> tuple[int, ...]:
+    layers = source.model.config.num_hidden_layers
     return tuple(sorted({max(1, round(layers * k / 4)) for k in range(1, 5)}))
 
 
 def _with_tokenizer(
-    spec: LmSpec, found: LmSource, wanted: Path | str | None, folder: Path, progress: Callable[[str], None]
+    spec: LmSpec, source: LmSource, wanted: Path | str | None, folder: Path, progress: Callable[[str], None]
 ) -> LmSpec:
     """The spec with its tokenizer, which is copied into the folder.
 
@@ -168,10 +128,10 @@ def _with_tokenizer(
     """
     if wanted is None:
         return spec
-    own = found.own_tokenizer() if wanted == "own" else Path(wanted)
+    own = source.own_tokenizer() if wanted == "own" else Path(wanted)
     if own is None:
         raise DataError(
-            f"{found.name} has no tokenizer: give --tokenizer tokenizer.json, or --no-tokenizer to work on token ids"
+            f"{source.name} has no tokenizer: give --tokenizer tokenizer.json, or --no-tokenizer to work on token ids"
         )
     data = read_bytes(own, "tokenizer.json", MOST_TOKENIZER) if isinstance(own, Path) else own.encode()
     described = describe("tokenizer.json", data)
@@ -183,8 +143,8 @@ def _with_tokenizer(
             "they are not of one model"
         )
     # configs name a start token also where no text ever had one
-    said, start = found.start
-    if wanted != "own" or not said:
+    stated, start = source.start
+    if wanted != "own" or not stated:
         start = tokenizer.start
     elif start != tokenizer.start:
         progress(f"note: before a text goes {_token(start)}, by the source's add_bos_token; its tokenizer alone would "
@@ -212,7 +172,7 @@ def _pieces(
 
 
 def _maps(
-    found: LmSource, spec: LmSpec, wish: LmTarget, pieces: LmText | None, progress: Callable[[str], None]
+    source: LmSource, lm: LmSpec, spec: LmExportSpec, pieces: LmText | None, progress: Callable[[str], None]
 ) -> dict[int, nn.Module]:
     """Exit -> what stands before its head.
 
@@ -220,30 +180,30 @@ def _maps(
         DataError: too little text.
         ModelError: trained heads that do not fit, or none for an early exit of this cut.
     """
-    early = {layer: k for k, layer in enumerate(spec.stages[:-1])}
-    if wish.heads is not None:
-        loaded: Mapping[int, nn.Module] = by_name("maps")(wish.heads, found.model)
+    early = {layer: k for k, layer in enumerate(lm.stages[:-1])}
+    if spec.heads is not None:
+        loaded: Mapping[int, nn.Module] = by_name("maps")(spec.heads, source.model)
         if strange := sorted({*loaded} - {*early}):
             raise ModelError(
-                f"{wish.heads}: heads after layers {', '.join(map(str, loaded))}, but there is no exit after "
+                f"{spec.heads}: heads after layers {', '.join(map(str, loaded))}, but there is no exit after "
                 f"{strange[0]}; early exits are after {', '.join(map(str, early))}"
             )
         return {early[layer]: module for layer, module in loaded.items()}
-    if not wish.maps or pieces is None or not early:
+    if not spec.maps or pieces is None or not early:
         return {}
-    count, least = pieces.fitted.size, 4 * spec.width
+    count, least = pieces.fitted.size, 4 * lm.width
     if count < least:
-        raise DataError(f"maps of width {spec.width} need at least {least} tokens of text, found {count}: give more")
+        raise DataError(f"maps of width {lm.width} need at least {least} tokens of text, found {count}: give more")
     progress(f"fitting maps on {count} tokens")
     length = pieces.fitted.shape[1]
-    fitted: Mapping[int, nn.Module] = by_name("fit")(found.model, pieces.stream, length, list(early))
+    fitted: Mapping[int, nn.Module] = by_name("fit")(source.model, pieces.stream, length, list(early))
     return {early[layer]: module for layer, module in fitted.items()}
 
 
 def _measured(
     draft: Bundle,
-    found: LmSource,
-    wish: LmTarget,
+    source: LmSource,
+    spec: LmExportSpec,
     pieces: LmText | None,
     maps: Mapping[int, nn.Module],
     exits: tuple[ExitAgreement, ...],
@@ -255,37 +215,37 @@ def _measured(
         ExportMismatch: a float part differs from the module.
         DataError: an artifact gives no numbers.
     """
-    manifest, spec = draft.manifest, draft.manifest.lm
-    assert spec is not None
-    made, notes = [], dict[str, dict[str, Any]]()
-    sample = _proof_ids(pieces, wish.proof_tokens)
+    manifest, decoder = draft.manifest, draft.manifest.lm
+    assert decoder is not None
+    artifacts, notes = [], dict[str, dict[str, Any]]()
+    sample = _proof_ids(pieces, spec.proof_tokens)
     vectors = None
     if sample is not None:
         raw = npz_bytes(ids=sample)
         vectors = describe(VECTORS, raw)
         (draft.path / VECTORS).parent.mkdir()
         (draft.path / VECTORS).write_bytes(raw)
-    tokens = np.random.default_rng(0).integers(0, spec.vocab, 12) if pieces is None else pieces.held.reshape(-1)[:12]
+    tokens = np.random.default_rng(0).integers(0, decoder.vocab, 12) if pieces is None else pieces.held.reshape(-1)[:12]
     with torch.no_grad():
-        whole = None if sample is None else found.model.head(found.model.hidden(torch.from_numpy(sample))[-1])
+        whole = None if sample is None else source.model.head(source.model.hidden(torch.from_numpy(sample))[-1])
     for artifact in manifest.artifacts:
         progress(f"comparing {artifact.name} with the module")
         lm = load_lm(draft, artifact=artifact.name)
         exact = PRECISIONS[artifact.precision] is None
-        checked = check.compare(lm, found.model, tokens.tolist(), maps, check.TOLERANCE if exact else None)
+        checked = check.compare(lm, source.model, tokens.tolist(), maps, check.TOLERANCE if exact else None)
         note: dict[str, Any] = {} if exact else {"max_error": list(checked.max_error)}
         if sample is not None and whole is not None:
             what = f"comparing tokens together with one by one on {artifact.name}"
             progress(what)
-            proved = proof.prove(lm, sample, wish.block, tolerance=wish.tolerance, progress=_tenths(what, progress))
+            proved = proof.prove(lm, sample, spec.block, tolerance=spec.tolerance, progress=_tenths(what, progress))
             artifact = replace(artifact, proof=proved.proof, vectors=vectors)
             note["agreement"] = float((proved.logits.argmax(-1) == whole.argmax(-1).numpy()).mean())
             note |= {"device": device(), "engine": lm.engine, "threads": lm.threads}
-        made.append(replace(artifact, check=checked if exact else None))
+        artifacts.append(replace(artifact, check=checked if exact else None))
         notes[artifact.name] = note
-    told = [{"layer": e.layer, "plain": e.plain, "shown": e.shown, "tokens": e.tokens} for e in exits]
-    provenance = {**manifest.provenance, "lm_artifacts": notes, **({"lm_exits": told} if told else {})}
-    return replace(manifest, artifacts=tuple(made), provenance=provenance)
+    agreements = [{"layer": e.layer, "plain": e.plain, "shown": e.shown, "tokens": e.tokens} for e in exits]
+    provenance = {**manifest.provenance, "lm_artifacts": notes, **({"lm_exits": agreements} if agreements else {})}
+    return replace(manifest, artifacts=tuple(artifacts), provenance=provenance)
 
 
 def _tenths(what: str, progress: Callable[[str], None]) -> Callable[[int, int], None]:
@@ -303,57 +263,3 @@ def _proof_ids(pieces: LmText | None, most: int) -> Ids | None:
     rows = np.concatenate([pieces.held, pieces.fitted])
     length = min(proof.PIECE, rows.shape[1], most)
     return rows[: max(1, most // length), :length]
-
-
-def _manifest(
-    found: LmSource,
-    spec: LmSpec,
-    name: str,
-    maps: Mapping[int, nn.Module],
-    shown: NDArray[np.int64] | None,
-    artifacts: Sequence[Artifact],
-) -> Manifest:
-    hidden = TensorSpec("hidden", "float32", ("batch", "tokens", spec.width))
-    # cache_position comes with the cache's own tensors, which are not the manifest's either
-    turn = [TensorSpec(n, "float32", ("batch", "tokens", 1, spec.head_dim)) for n in POSITION_INPUTS[:2]]
-    mask = TensorSpec(POSITION_INPUTS[2], "float32", ("batch", 1, 1, "tokens", "rows"))
-    layers = [_macs(layer) for layer in found.model.layers]
-    weights = [sum(p.numel() for p in layer.parameters()) for layer in found.model.layers]
-    rest = sum(p.numel() for p in found.module.parameters()) - sum(weights)
-    exits, stages = [], []
-    last = len(spec.stages) - 1
-    for k, layer in enumerate(spec.stages):
-        classes = spec.vocab if shown is None or k == last else len(shown)
-        answer = TensorSpec(f"logits_{k}", "float32", ("batch", "tokens", classes))
-        head = classes * spec.width + (_macs(maps[k]) if k in maps else 0)
-        total = sum(layers[:layer]) + head
-        exits.append(ExitSpec(f"layer_{layer}", (answer,), "logits", total, total))
-        own = sum(weights[i] for i in spec.layers_of(k)) + (rest if k == 0 else 0)
-        handed = [f"hidden_{k}"] if k < last else []
-        stages.append(
-            StageSpec(
-                ("hidden" if k == 0 else f"hidden_{k - 1}", *POSITION_INPUTS[:3]), (answer.name, *handed),
-                sum(layers[i] for i in spec.layers_of(k)), own, 4 * own, 4 * spec.width if handed else 0,
-            )
-        )  # fmt: skip
-    return Manifest(
-        name,
-        "language-model",
-        "dynamic",
-        (hidden, *turn, mask),
-        tuple(exits),
-        tuple(stages),
-        tuple(replace(hidden, name=f"hidden_{k}") for k in range(last)),
-        tuple(artifacts),
-        provenance={
-            **found.provenance, **({"notices": list(found.notices)} if found.notices else {}),
-            "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
-            "python": platform.python_version(), "edgeexit": __version__,
-        },
-        lm=spec,
-    )  # fmt: skip
-
-
-def _macs(module: nn.Module) -> int:
-    """Of one token, without the products of attention: every matrix is used once."""
-    return sum(p.numel() for p in module.parameters() if p.ndim == 2)

@@ -22,8 +22,8 @@ from edgeexit.errors import ModelError, first_line
 from edgeexit.lm.positions import POSITION_INPUTS
 from edgeexit_exporters.lm.distinct import distinct_weights, named_weights, structure
 from edgeexit_exporters.lm.source import Decoder, LmSource
-from edgeexit_exporters.onnx import graph as onnx_graph
 from edgeexit_exporters.onnx import serialize
+from edgeexit_exporters.onnx.graph import prepare
 from edgeexit_exporters.source.torch_source import quiet
 
 _FREE = torch.export.Dim.DYNAMIC
@@ -110,9 +110,9 @@ class Graphs:
         examples: tuple[Any, ...] = (torch.zeros(_BATCH, _NEW, self.spec.width), turn, turn.clone())
         sizes: tuple[Any, ...] = ({0: _FREE, 1: _FREE},) * 3
         if kind == "stage":
-            told = torch.zeros(_BATCH, 1, 1, _NEW, _PAST), torch.arange(_NEW)
+            positions = torch.zeros(_BATCH, 1, 1, _NEW, _PAST), torch.arange(_NEW)
             shape = (_PAST, _BATCH, self.spec.kv_heads, self.spec.head_dim)
-            examples = (*examples, *told, [torch.zeros(shape) for _ in range(2 * len(layers))])
+            examples = (*examples, *positions, [torch.zeros(shape) for _ in range(2 * len(layers))])
             sizes = (*sizes, {0: _FREE, 3: _FREE, 4: _FREE}, {0: _FREE}, [{0: _FREE, 1: _FREE}] * (2 * len(layers)))
         module: nn.Module = (_Stage if kind == "stage" else _KeysValues)(self.source.model, layers[0], layers[-1] + 1)
         return _to_onnx(module, examples, sizes, name)
@@ -192,7 +192,7 @@ def _to_onnx(module: nn.Module, examples: tuple[Any, ...], sizes: tuple[Any, ...
             cause = f" ({first_line(e.__cause__)[:200]})" if e.__cause__ and str(e.__cause__) else ""
             raise ModelError(f"torch cannot export {name} to ONNX: {first_line(e)[:200]}{cause}") from e
     assert program is not None
-    return onnx_graph.prepare(program.model_proto, name)
+    return prepare(program.model_proto, name)
 
 
 def _weights(module: nn.Module) -> dict[str, NDArray[Any]]:
@@ -206,7 +206,7 @@ def _turned(array: NDArray[Any]) -> NDArray[Any]:
 def _matched(model: ir.Model, weights: Weights) -> dict[str, tuple[str, bool]]:
     """Initializer -> the weight that it is, and whether transposed: the exporter folds transposes and forgets names."""
     least = min((_NAMED, *(w.size for w in weights.values())))
-    found: dict[str, tuple[str, bool]] = {}
+    matched: dict[str, tuple[str, bool]] = {}
     for name, value in model.graph.initializers.items():
         if value.const_value is None or value.const_value.size < least:
             continue
@@ -215,12 +215,12 @@ def _matched(model: ir.Model, weights: Weights) -> dict[str, tuple[str, bool]]:
         for weight in (*named, *weights):
             held = weights[weight]
             if array.shape == held.shape and np.array_equal(array, held):
-                found[name] = (weight, False)
+                matched[name] = (weight, False)
                 break
             if array.ndim == 2 and array.shape == held.T.shape and np.array_equal(array, held.T):
-                found[name] = (weight, True)
+                matched[name] = (weight, True)
                 break
-    return found
+    return matched
 
 
 def _other_numbers(model: ir.Model, known: Mapping[str, tuple[str, bool]]) -> bool:

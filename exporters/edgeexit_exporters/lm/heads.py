@@ -31,8 +31,8 @@ def shortened(head: ir.Model, ids: NDArray[np.int64]) -> ir.Model:
     head = head.clone()
     product, weight = _product(head)
     array = _array(weight)
-    found = constant(f"{_base(weight)}.short.T", np.ascontiguousarray(array[:, ids]))
-    _exchange(head.graph, product, weight, found)
+    short = constant(f"{_base(weight)}.short.T", np.ascontiguousarray(array[:, ids]))
+    _exchange(head.graph, product, weight, short)
     logits = head.graph.outputs[0]
     logits.shape = ir.Shape([*logits.shape[:-1], len(ids)]) if logits.shape is not None else None
     return head
@@ -91,8 +91,8 @@ def _product(head: ir.Model) -> tuple[ir.Node, ir.Value]:
 
 def _array(weight: ir.Value) -> NDArray[np.float32]:
     assert weight.const_value is not None
-    found: NDArray[np.float32] = weight.const_value.numpy()
-    return found
+    array: NDArray[np.float32] = weight.const_value.numpy()
+    return array
 
 
 def _base(weight: ir.Value) -> str:

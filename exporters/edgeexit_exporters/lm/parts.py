@@ -55,17 +55,17 @@ def float_parts(
         ModelError: torch cannot export a part.
     """
     count = len(graphs.spec.stages)
-    found = {f"stage_{k}": graphs.stage(k) for k in range(count)}
-    found |= {"head": graphs.head(), "positions": graphs.positions()}
+    graphs_by_name = {f"stage_{k}": graphs.stage(k) for k in range(count)}
+    graphs_by_name |= {"head": graphs.head(), "positions": graphs.positions()}
     for k in range(count - 1):
-        head = graphs.head(maps[k], f"exit_{k}") if k in maps else found["head"]
+        head = graphs.head(maps[k], f"exit_{k}") if k in maps else graphs_by_name["head"]
         if shown is not None:
             head = shortened(head, shown)
-        if head is not found["head"]:
-            found[f"exit_{k}"] = head
+        if head is not graphs_by_name["head"]:
+            graphs_by_name[f"exit_{k}"] = head
     if keys_values:
-        found |= {f"kv_{k}": graphs.keys_values(k) for k in range(1, count)}
-    return FloatParts(found, table, {} if shown is None else {k: shown for k in range(count - 1)})
+        graphs_by_name |= {f"kv_{k}": graphs.keys_values(k) for k in range(1, count)}
+    return FloatParts(graphs_by_name, table, {} if shown is None else {k: shown for k in range(count - 1)})
 
 
 def write_artifact(
@@ -93,23 +93,23 @@ def write_artifact(
     progress(f"writing {name}")
     contents: dict[str, bytes] = {}
     if how is None:
-        made = {n: (tied(g, parts.table) if _is_head(n) else None) or g.clone() for n, g in parts.graphs.items()}
+        models = {n: (tied(g, parts.table) if _is_head(n) else None) or g.clone() for n, g in parts.graphs.items()}
         embedding = None  # the head's file may read its weights from the one beside it
         contents[EMBEDDING] = npy(parts.table)
     else:
-        made = {}
+        models = {}
         for n, graph in parts.graphs.items():
             if n == "positions":
-                made[n] = graph.clone()
+                models[n] = graph.clone()
                 continue
             progress(f"quantizing {n} to {precision}")
-            made[n] = quantized(graph, head_precision(how) if _is_head(n) else how, n)
+            models[n] = quantized(graph, head_precision(how) if _is_head(n) else how, n)
         if embedding is None:
             contents[EMBEDDING] = npy(parts.table.astype(np.float16))
-    _check_names(made)
-    if shared := serialize.share_weights(list(made.values())):
+    _check_names(models)
+    if shared := serialize.share_weights(list(models.values())):
         contents["weights.bin"] = shared
-    contents |= {f"{n}.onnx": serialize.to_bytes(g, n) for n, g in made.items()}
+    contents |= {f"{n}.onnx": serialize.to_bytes(g, n) for n, g in models.items()}
     contents |= {f"exit_{k}_ids.npy": npy(ids) for k, ids in parts.ids.items()}
     files = {n: describe(f"artifacts/{name}/{n}", data) for n, data in contents.items()}
     for n, data in contents.items():
@@ -122,14 +122,14 @@ def write_artifact(
     return Artifact(name, "onnx", "decoder", precision, None, (1.0,) * len(stages), stages, rest)
 
 
-def _check_names(made: Mapping[str, ir.Model]) -> None:
+def _check_names(models: Mapping[str, ir.Model]) -> None:
     """Weights are shared by their names: the same name must be the same weight.
 
     Raises:
         ModelError: it is not.
     """
     seen: dict[str, tuple[str, ir.TensorProtocol]] = {}
-    for name, model in made.items():
+    for name, model in models.items():
         for weight, value in model.graph.initializers.items():
             tensor = value.const_value
             if tensor is None or isinstance(tensor, ir.ExternalTensor):
@@ -141,8 +141,8 @@ def _check_names(made: Mapping[str, ir.Model]) -> None:
 
 def embedding_of(artifacts: list[Artifact]) -> FileSpec | None:
     """The half-precision embedding that a quantized artifact has written already."""
-    found: Any = [f for a in artifacts if a.precision != "fp32" for f in a.data if f.path.endswith(f"/{EMBEDDING}")]
-    return found[0] if found else None
+    files: Any = [f for a in artifacts if a.precision != "fp32" for f in a.data if f.path.endswith(f"/{EMBEDDING}")]
+    return files[0] if files else None
 
 
 def _is_head(name: str) -> bool:

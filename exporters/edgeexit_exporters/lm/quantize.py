@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from edgeexit.errors import BackendMissing, ModelError, first_line
 from edgeexit_exporters.int8.quantize import quiet
-from edgeexit_exporters.onnx import graph as onnx_graph
 from edgeexit_exporters.onnx import serialize
+from edgeexit_exporters.onnx.graph import prepare
 
 BLOCK = 32
 """Weights that share a scale. Not more: with 32, onnxruntime 1.32 computes every row of a block of tokens bit for bit
@@ -73,7 +73,7 @@ def quantized(model: ir.Model, precision: Precision, name: str) -> ir.Model:
     proto = ir.to_proto(model)
     with quiet():
         try:
-            made = _dynamic(proto) if precision.dynamic else _blocks(proto, precision)
+            converted = _dynamic(proto) if precision.dynamic else _blocks(proto, precision)
         except ImportError as e:
             raise BackendMissing(
                 f"{name}: quantizing weights needs onnxruntime 1.22 or later with its quantizers ({e}): "
@@ -81,20 +81,20 @@ def quantized(model: ir.Model, precision: Precision, name: str) -> ir.Model:
             ) from e
         except Exception as e:
             raise ModelError(f"{name}: onnxruntime cannot quantize it: {first_line(e)[:200]}") from e
-    found = onnx_graph.prepare(made, name)
-    count = sum(n.op_type == precision.operation for n in found.graph)
-    if left := _products(found.graph):
+    result = prepare(converted, name)
+    count = sum(n.op_type == precision.operation for n in result.graph)
+    if left := _products(result.graph):
         raise ModelError(
             f"{name}: {count} of {len(products)} products were quantized, not {', '.join(map(repr, left[:4]))}"
         )
     if count != len(products):
         raise ModelError(f"{name}: {count} quantized products, expected {len(products)}")
-    for old in [n for n in found.graph.initializers if n.startswith("val_") or n.startswith("const")]:
-        value = found.graph.initializers.pop(old)
+    for old in [n for n in result.graph.initializers if n.startswith("val_") or n.startswith("const")]:
+        value = result.graph.initializers.pop(old)
         value.name = f"{name}.{old}"
-        found.graph.register_initializer(value)
-    serialize.strip_shapes(found.graph, [*found.graph.inputs, *found.graph.outputs])
-    done = serialize.finish(found, found.graph)
+        result.graph.register_initializer(value)
+    serialize.strip_shapes(result.graph, [*result.graph.inputs, *result.graph.outputs])
+    done = serialize.finish(result, result.graph)
     return done
 
 
@@ -131,8 +131,8 @@ def _blocks(proto: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
         quantizer.process()
     finally:
         logger.setLevel(level)
-    made: onnx.ModelProto = quantizer.model.model
-    return made
+    blocks: onnx.ModelProto = quantizer.model.model
+    return blocks
 
 
 def _dynamic(proto: onnx.ModelProto) -> onnx.ModelProto:

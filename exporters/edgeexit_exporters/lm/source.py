@@ -1,4 +1,4 @@
-"""Where a language model comes from: a module of ours, a Hugging Face folder, a GGUF file.
+"""Sources of language models: a module of ours, a Hugging Face folder, a GGUF file.
 
 What turns files into modules lives in `edgeexit_models`; it is named here and imported when a source needs it.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgeexit.bundle.lm_spec import LmSpec
 from edgeexit.common.files import sha256
 from edgeexit.errors import BackendMissing, ModelError
-from edgeexit_exporters.source.torch_source import load_module
+from edgeexit_exporters.source.torch_loading import load_module
 
 READERS = {
     "folder": "edgeexit_models.lm.weights:load_lm",
@@ -139,23 +139,23 @@ def open_source(source: nn.Module | Path | str, weights: Path | None = None) -> 
         notices: list[str] = []
         model = by_name("folder")(path, notices.append)
         notes = {"source": path.resolve().name} | _digests(sorted(path.glob("*.safetensors")))
-        found = _checked(model, path.resolve().name, tokenizer if tokenizer.is_file() else None, notes)
-        return replace(found, notices=tuple(notices), start=by_name("folder start")(path))
+        checked = _checked(model, path.resolve().name, tokenizer if tokenizer.is_file() else None, notes)
+        return replace(checked, notices=tuple(notices), start=by_name("folder start")(path))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such file")
         notices = []
         model = by_name("gguf")(path, notices.append)
-        found = _checked(model, path.stem, path, {"source": path.name} | _digests([path]))
-        return replace(found, notices=tuple(notices), start=by_name("gguf start")(path))
+        checked = _checked(model, path.stem, path, {"source": path.name} | _digests([path]))
+        return replace(checked, notices=tuple(notices), start=by_name("gguf start")(path))
     if path.is_file():
         raise ModelError(
             f"{path}: expected a folder with config.json and model.safetensors, a .gguf file, or MODULE:FUNCTION"
         )
     if ":" not in str(source):
         raise ModelError(f"{source}: no such folder or file, and not MODULE:FUNCTION")
-    made = load_module(str(source), weights)
-    return _checked(made, str(source), None, {"source": str(source)} | _digests([weights] if weights else []))
+    module = load_module(str(source), weights)
+    return _checked(module, str(source), None, {"source": str(source)} | _digests([weights] if weights else []))
 
 
 def by_name(what: str) -> Callable[..., Any]:
@@ -186,5 +186,5 @@ def _checked(model: Any, name: str, tokenizer: Path | None, notes: dict[str, Any
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, Any]:
-    found = [sha256(p) for p in paths]
-    return {"weights_sha256": found[0] if len(found) == 1 else found} if found else {}
+    digests = [sha256(p) for p in paths]
+    return {"weights_sha256": digests[0] if len(digests) == 1 else digests} if digests else {}

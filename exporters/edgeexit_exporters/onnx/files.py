@@ -1,4 +1,4 @@
-"""ONNX files on disk: loads the protobuf and the weight files beside it, with bounds on what may be read."""
+"""ONNX files on disk: the protobuf and the weight files beside it, with bounds on what is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Foreign ONNX content: brings what other tools write to plain tensors in order, and names what is left out."""
+"""Foreign ONNX content, brought to plain tensors in order, with names of what is left out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def adapt(proto: onnx.ModelProto, name: str) -> Adapted:
         ModelError: an input that is no tensor, weights of one name that differ, a sparse tensor out of bounds, nodes in
             a circle, or more weights than one file holds.
     """
-    found = Adapted()
+    adapted = Adapted()
     _refuse_odd_inputs(proto.graph, name)
     for graph in graphs(proto.graph):
         _dense_weights(graph, name)
@@ -55,13 +55,13 @@ def adapt(proto: onnx.ModelProto, name: str) -> Adapted:
     for node in all_nodes(proto):
         _dense_constants(node, name)
     for output in [o for o in proto.graph.output if _kind(o.type)]:
-        found.odd_outputs[output.name] = _said(output, proto.graph)
+        adapted.odd_outputs[output.name] = _said(output, proto.graph)
         proto.graph.output.remove(output)
     _sort(proto.graph, name)
     for function in proto.functions:
         _sort(function, name)
-    found.notes += _left_out(proto)
-    return found
+    adapted.notes += _left_out(proto)
+    return adapted
 
 
 def _kind(type_: onnx.TypeProto) -> str | None:

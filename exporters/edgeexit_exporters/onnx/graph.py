@@ -1,4 +1,4 @@
-"""ONNX graphs: one form for surgery, and a view of it for the stage algorithm."""
+"""ONNX graphs in one form for surgery, and a view of them for the stage algorithm."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def view(graph: ir.Graph) -> GraphView:
 
 def values(graph: ir.Graph) -> dict[str, ir.Value]:
     """Inputs and node outputs of the graph itself, by name."""
-    found = {v.name: v for v in graph.inputs if v.name}
-    found.update((v.name, v) for node in graph for v in node.outputs if v.name)
-    return found
+    by_name = {v.name: v for v in graph.inputs if v.name}
+    by_name.update((v.name, v) for node in graph for v in node.outputs if v.name)
+    return by_name
 
 
 def annotate(graph: ir.Graph, tensors: Mapping[str, TensorSpec]) -> None:
@@ -173,22 +173,22 @@ def _name(value: ir.Value) -> str:
 
 
 def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
+    graphs: list[ir.Graph] = []
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
-            found.append(attr.as_graph())
+            graphs.append(attr.as_graph())
         elif attr.type == ir.AttributeType.GRAPHS:
-            found.extend(attr.as_graphs())
-    return found
+            graphs.extend(attr.as_graphs())
+    return graphs
 
 
 def read_by(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
     """Values of `graph` that the node reads itself or inside its subgraphs, outputs of those included."""
-    found = [v for v in node.inputs if v is not None]
+    read = [v for v in node.inputs if v is not None]
     todo = _subgraphs(node)
     while todo:
         inner = todo.pop()
         reads = [v for n in inner for v in n.inputs if v is not None] + list(inner.outputs)
-        found.extend(v for v in reads if v.graph is graph)
+        read.extend(v for v in reads if v.graph is graph)
         todo.extend(g for n in inner for g in _subgraphs(n))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(read))

@@ -1,4 +1,4 @@
-"""Sizes and costs of stages, read off a real run: exact also where shapes are computed."""
+"""Sizes and costs of stages, measured in a real run: exact also where shapes are computed."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def node_costs(model: ir.Model, inputs: Arrays) -> NodeCost:
         for v in (*n.inputs, *n.outputs)
         if v is not None and v.name and v.name not in constants
     ]
-    found = all_values(ir.to_proto(model), [n for n in names if n not in inputs], inputs)
-    shapes: dict[str, tuple[int, ...]] = {**constants, **{n: a.shape for n, a in {**inputs, **found}.items()}}
+    arrays = all_values(ir.to_proto(model), [n for n in names if n not in inputs], inputs)
+    shapes: dict[str, tuple[int, ...]] = {**constants, **{n: a.shape for n, a in {**inputs, **arrays}.items()}}
 
     def shape(value: ir.Value | None) -> tuple[int, ...]:
         return shapes[value.name or ""] if value is not None and value.name else ()

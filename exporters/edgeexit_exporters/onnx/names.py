@@ -1,4 +1,4 @@
-"""Tensor and node names in ONNX graphs: free ones for what is added, and foreign ones that look like ours renamed."""
+"""Names in ONNX graphs: free ones for additions, and foreign ones that look like ours changed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def is_text(name: str) -> bool:
 
 def all_names(graph: ir.Graph) -> set[str]:
     """Every tensor's and node's name in a graph and the graphs inside it."""
-    found: set[str | None] = set()
+    names: set[str | None] = set()
     for inner in (graph, *graph.subgraphs()):
-        found.update(v.name for v in inner.inputs)
-        found.update(inner.initializers)
+        names.update(v.name for v in inner.inputs)
+        names.update(inner.initializers)
         for node in inner:
-            found.add(node.name)
-            found.update(v.name for v in node.outputs)
-    return {n for n in found if n}
+            names.add(node.name)
+            names.update(v.name for v in node.outputs)
+    return {n for n in names if n}
 
 
 def rename_ours(graph: ir.Graph, keep: Collection[str]) -> None:

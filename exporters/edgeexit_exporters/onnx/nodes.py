@@ -1,4 +1,4 @@
-"""Adding nodes to an ONNX graph: names that nobody else has, weights stored once, one form for every opset."""
+"""Nodes added to an ONNX graph: unused names, weights stored once, one form for every opset."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class Nodes:
         Raises:
             ModelError: another weight has that name.
         """
-        found = self.graph.initializers.get(name)
-        if found is None:
-            found = constant(name, array)
-            self.graph.register_initializer(found)
-            return found
-        held = None if found.const_value is None else found.const_value.numpy()
+        value = self.graph.initializers.get(name)
+        if value is None:
+            value = constant(name, array)
+            self.graph.register_initializer(value)
+            return value
+        held = None if value.const_value is None else value.const_value.numpy()
         if held is None or held.dtype != array.dtype or not np.array_equal(held, array):
             raise ModelError(f"the graph already has a weight {name!r} that holds something else; rename it")
-        return found
+        return value
 
     def floats(self, value: ir.Value) -> ir.Value:
         """The value in float32; as it is where it is known to be."""

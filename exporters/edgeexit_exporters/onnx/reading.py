@@ -1,4 +1,4 @@
-"""Import of foreign ONNX files: everything between a path and a graph that surgery can work on."""
+"""Import of foreign ONNX files, from a path to a graph for surgery."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def read(path: Path | str, keep: Collection[str] = ()) -> ForeignModel:
     adapted = adapt(proto, str(path))
     _refuse_unrunnable(proto, path)
     outputs = len(proto.graph.output)
-    made = {name for node in proto.graph.node for name in node.output} - {o.name for o in proto.graph.output}
+    produced = {name for node in proto.graph.node for name in node.output} - {o.name for o in proto.graph.output}
     # What an exit is read from stays, though no output of the file may need it.
-    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in sorted(made & {*keep}))
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in sorted(produced & {*keep}))
     model = graph.prepare(proto, str(path))
     while len(model.graph.outputs) > outputs:
         model.graph.outputs.pop()

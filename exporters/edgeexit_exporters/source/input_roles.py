@@ -36,20 +36,20 @@ def with_roles(graph: ir.Graph, inputs: Sequence[InputSpec]) -> tuple[InputSpec,
     """
     values = {v.name: v for v in graph.inputs}
     counting = length_inputs(inputs)
-    found = []
+    specs_with_roles = []
     for spec in inputs:
         value = values.get(spec.tensor.name)
         if value is None or spec.state or spec.tensor.name in counting or len(spec.tensor.shape) < 2:
-            found.append(spec)
+            specs_with_roles.append(spec)
             continue
         rows = [n for n in (_table_rows(*use) for use in _uses(value)) if n]
         whole = spec.tensor.dtype.startswith(("int", "uint"))
         if rows and whole:
             most = int(np.iinfo(spec.tensor.dtype).max) + 1
-            found.append(replace(spec, below=max(1, min(*rows, most))))
+            specs_with_roles.append(replace(spec, below=max(1, min(*rows, most))))
         else:
-            found.append(replace(spec, mask=bool(_MASK.search(spec.tensor.name)) or _masks(value)))
-    return tuple(found)
+            specs_with_roles.append(replace(spec, mask=bool(_MASK.search(spec.tensor.name)) or _masks(value)))
+    return tuple(specs_with_roles)
 
 
 def like_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]) -> tuple[InputSpec, ...]:
@@ -59,19 +59,19 @@ def like_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]) -> 
         inputs: of a network.
         data: `(n, ...)` arrays by name, or "x" for a single input; names that are missing stay as they are.
     """
-    found = []
+    specs = []
     for spec in inputs:
         array = data.get(spec.tensor.name, data.get("x") if len(inputs) == 1 else None)
         if array is None or not array.size or spec.state or spec.mask:
-            found.append(spec)
+            specs.append(spec)
         elif array.dtype.kind == "f" and np.isfinite(array).all():
             center, spread = float(array.mean(dtype=np.float64)), float(array.std(dtype=np.float64))
-            found.append(replace(spec, center=center, spread=spread))
+            specs.append(replace(spec, center=center, spread=spread))
         elif array.dtype.kind in "iu" and spec.tensor.dtype.startswith(("int", "uint")):
-            found.append(replace(spec, low=int(array.min()), below=int(array.max()) + 1))
+            specs.append(replace(spec, low=int(array.min()), below=int(array.max()) + 1))
         else:
-            found.append(spec)
-    return tuple(found)
+            specs.append(spec)
+    return tuple(specs)
 
 
 def _masks(value: ir.Value) -> bool:

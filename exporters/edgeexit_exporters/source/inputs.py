@@ -1,4 +1,4 @@
-"""Example inputs: what the export is checked and measured with."""
+"""Example inputs, which the export is checked and measured with."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def batch_kind(inputs: Sequence[InputSpec]) -> str:
     if all(a == 1 or isinstance(a, str) for a in first.values()):
         return "one"
     name, size = next((n, a) for n, a in first.items() if a != 1 and not isinstance(a, str))
-    found = "no axes" if size is None else f"a first axis of {size}"
+    actual = "no axes" if size is None else f"a first axis of {size}"
     raise ModelError(
-        f"input {name!r} has {found}; its first axis must count inputs: free, or 1. "
+        f"input {name!r} has {actual}; its first axis must count inputs: free, or 1. "
         "Export the source model with a free batch axis"
     )
 
@@ -114,24 +114,24 @@ def make_inputs(
     to some length and 0 behind it, and never all of one kind: 1 may mean real or padding.
     """
     rng = np.random.default_rng(seed)
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         shape, dtype = spec.shape(batch, free), np.dtype(spec.tensor.dtype)
         if spec.state:
-            found[spec.tensor.name] = np.zeros(shape, dtype)
+            arrays[spec.tensor.name] = np.zeros(shape, dtype)
         elif spec.mask:
             ends = 1 + (np.arange(batch) + seed) % 3  # quarters of the axis
             ones = np.maximum(shape[-1] * ends // 4, 1).reshape(-1, *[1] * (len(shape) - 1))
-            found[spec.tensor.name] = np.broadcast_to(np.arange(shape[-1]) < ones, shape).astype(dtype)
+            arrays[spec.tensor.name] = np.broadcast_to(np.arange(shape[-1]) < ones, shape).astype(dtype)
         elif dtype.kind == "f":
-            found[spec.tensor.name] = (rng.standard_normal(shape) * spec.spread + spec.center).astype(dtype)
+            arrays[spec.tensor.name] = (rng.standard_normal(shape) * spec.spread + spec.center).astype(dtype)
         else:
-            found[spec.tensor.name] = rng.integers(spec.low, spec.below, shape).astype(dtype)
+            arrays[spec.tensor.name] = rng.integers(spec.low, spec.below, shape).astype(dtype)
     for name, axis in length_inputs(inputs).items():
-        size = next(found[s.tensor.name].shape[s.tensor.shape.index(axis)] for s in inputs if axis in s.tensor.shape)
+        size = next(arrays[s.tensor.name].shape[s.tensor.shape.index(axis)] for s in inputs if axis in s.tensor.shape)
         lengths = size - np.arange(batch) * size // (2 * batch)
-        found[name] = lengths.astype(found[name].dtype)
-    return found
+        arrays[name] = lengths.astype(arrays[name].dtype)
+    return arrays
 
 
 def length_inputs(inputs: Sequence[InputSpec]) -> dict[str, str]:
@@ -160,7 +160,7 @@ def one_at_a_time(inputs: Sequence[InputSpec], states: Sequence[str]) -> tuple[I
     if len(set(states)) == len(known):
         raise ModelError("every input of the network is a state; one must bring something new")
     batch = {i.tensor.shape[0] for i in inputs if i.tensor.shape and isinstance(i.tensor.shape[0], str)}
-    found = []
+    fixed = []
     for spec in inputs:
         t = spec.tensor
         shape = tuple(1 if (k == 0 and isinstance(a, str)) or a in batch else a for k, a in enumerate(t.shape))
@@ -171,8 +171,8 @@ def one_at_a_time(inputs: Sequence[InputSpec], states: Sequence[str]) -> tuple[I
                 f"with --input '{t.name}:{t.dtype}[1,...]', or give it such an axis in the network (x.unsqueeze(0))"
             )
         sizes = {a: n for a, n in spec.sizes.items() if a in shape}
-        found.append(replace(spec, tensor=replace(t, shape=shape), sizes=sizes, state=state))
-    return tuple(found)
+        fixed.append(replace(spec, tensor=replace(t, shape=shape), sizes=sizes, state=state))
+    return tuple(fixed)
 
 
 def from_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
@@ -181,12 +181,12 @@ def from_data(inputs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]], row
     Raises:
         DataError: an input is missing, or has no rows.
     """
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         array = data.get(spec.tensor.name, data.get("x") if len(inputs) == 1 else None)
         if array is None:
             raise DataError(f"the data has no array for model input {spec.tensor.name!r}; it holds {', '.join(data)}")
         if array.ndim == 0:
             raise DataError(f"the data for input {spec.tensor.name!r} is a single number, expected one row per input")
-        found[spec.tensor.name] = np.ascontiguousarray(array[:rows]).astype(spec.tensor.dtype, copy=False)
-    return found
+        arrays[spec.tensor.name] = np.ascontiguousarray(array[:rows]).astype(spec.tensor.dtype, copy=False)
+    return arrays

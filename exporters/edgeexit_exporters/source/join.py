@@ -1,4 +1,4 @@
-"""Exits of several outputs: heads that answer together become one answer with an uncertainty, as nodes of the graph.
+"""Join of heads that answer together: one answer with an uncertainty, as nodes of the graph.
 
 The mean is of probabilities, never of logits: in int8, too, the softmax outputs are averaged.
 """
@@ -81,7 +81,7 @@ class Joint:
         """Whether some exit gives more than one head's output."""
         return any(e.extras for e in self.exits)
 
-    def answers(self, found: Arrays) -> dict[str, NDArray[Any]]:
+    def answers(self, tensors: Arrays) -> dict[str, NDArray[Any]]:
         """The joined exits' outputs by name, from the heads' outputs by name.
 
         Raises:
@@ -90,14 +90,14 @@ class Joint:
         """
         result: dict[str, NDArray[Any]] = {}
         for raw, exit, kind in zip(self.raw, self.exits, self.kinds, strict=True):
-            heads = [found[n] for n in raw.heads]
+            heads = [tensors[n] for n in raw.heads]
             if len({(h.shape, h.dtype) for h in heads}) != 1:
                 shapes = ", ".join(f"{n} {h.dtype}{list(h.shape)}" for n, h in zip(raw.heads, heads, strict=True))
                 raise ModelError(f"exit {raw.name!r}: heads that answer together must be of one shape; found {shapes}")
             result[exit.answer] = heads[0]
             lengths = None
             if raw.lengths is not None and exit.lengths is not None:
-                result[exit.lengths] = lengths = _counted(found[raw.lengths], heads[0], raw)
+                result[exit.lengths] = lengths = _counted(tensors[raw.lengths], heads[0], raw)
             if exit.uncertainty is not None:
                 p = np.stack([_softmax(h.astype(np.float64)) if kind == "logits" else h for h in heads])
                 mean = p.mean(0)
@@ -105,7 +105,7 @@ class Joint:
                 result[exit.answer] = mean.astype(heads[0].dtype)
                 result[exit.uncertainty] = _mean(distance, lengths, raw.name)
             if raw.learned is not None and exit.learned is not None:
-                learned = found[raw.learned]
+                learned = tensors[raw.learned]
                 values = learned if lengths is None else valid_of(learned, lengths)
                 if not ((values >= -_SLACK) & (values <= 1 + _SLACK)).all():
                     raise ModelError(
@@ -165,8 +165,8 @@ def join(
         if len(set(exit.heads)) < len(exit.heads):
             raise ModelError(f"exit {exit.name!r}: the heads must be different ones, and one stands twice")
         heads = [known[n] for n in exit.heads]
-        said = outputs if isinstance(outputs, str) else outputs[k]
-        own = [kind_of(exit.name, _of(n, exit, samples), said, h) for n, h in zip(exit.heads, heads, strict=True)]
+        stated = outputs if isinstance(outputs, str) else outputs[k]
+        own = [kind_of(exit.name, _of(n, exit, samples), stated, h) for n, h in zip(exit.heads, heads, strict=True)]
         if len({kind for kind, _ in own}) > 1:
             raise ModelError(f"exit {exit.name!r}: some heads end in a Softmax and some do not; give all of one kind")
         kind = own[0][0]
@@ -189,8 +189,8 @@ def join(
 
 def _of(name: str, exit: RawExit, samples: Sequence[Arrays]) -> list[NDArray[Any]]:
     """What a head gave in its valid positions, as far as it was seen."""
-    found = [(s[name], None if exit.lengths is None else s.get(exit.lengths)) for s in samples if _numbers(s.get(name))]
-    fits = [(a, n) for a, n in found if n is None or (a.ndim == 3 and n.shape == a.shape[:1])]
+    pairs = [(s[name], None if exit.lengths is None else s.get(exit.lengths)) for s in samples if _numbers(s.get(name))]
+    fits = [(a, n) for a, n in pairs if n is None or (a.ndim == 3 and n.shape == a.shape[:1])]
     return [a if n is None else valid_of(a, n) for a, n in fits]
 
 
@@ -214,10 +214,10 @@ def _together(
 
 
 def _sum(add: Nodes, terms: Sequence[ir.Value]) -> ir.Value:
-    found = terms[0]
+    total = terms[0]
     for term in terms[1:]:
-        found = add.op("Add", found, term)
-    return found
+        total = add.op("Add", total, term)
+    return total
 
 
 def _learned(add: Nodes, value: ir.Value, name: str, lengths: ir.Value | None) -> str:

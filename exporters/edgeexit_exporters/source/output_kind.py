@@ -1,4 +1,4 @@
-"""Kind of an exit's outputs: logits, or probabilities that the network has made of them already.
+"""Kind of an exit's outputs: logits or probabilities.
 
 Rows that sum to 1 on every example input are probabilities, whatever made them: a Softmax, its parts written out (Exp
 and a division by the sum), the Exp of a LogSoftmax, a Sigmoid and what is left to 1. Log-probabilities are logits: a

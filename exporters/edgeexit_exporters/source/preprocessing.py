@@ -34,7 +34,7 @@ def declare(source: Source, asked: Any, progress: Callable[[str], None] = lambda
             Hugging Face's ``preprocessor_config.json`` and timm's ``config.json``; a torchvision transform or a Hugging
             Face image processor; a mapping from inputs' names to any of these, or a list of texts with ``input=NAME``.
             None = what is attached to the torch module (`ATTACHED`), if anything; "none" = nothing.
-        progress: is told what was found attached.
+        progress: called with a line about an attached declaration.
 
     Raises:
         DataError: not understood, or it does not fit an input.
@@ -51,13 +51,13 @@ def declare(source: Source, asked: Any, progress: Callable[[str], None] = lambda
         parts = [_stated(part) for part in asked]
     else:
         parts = [_stated(asked)]
-    found: dict[str, Preprocess] = {}
+    declared: dict[str, Preprocess] = {}
     for name, fields in parts:
         tensor = _picture_input(inputs, name)
-        if tensor.name in found:
+        if tensor.name in declared:
             raise DataError(f"preprocessing of input {tensor.name!r} is stated twice")
-        found[tensor.name] = _fitted(tensor, fields)
-    return found
+        declared[tensor.name] = _fitted(tensor, fields)
+    return declared
 
 
 def network_rows(
@@ -132,12 +132,12 @@ def _attached(source: Source, inputs: Sequence[TensorSpec], progress: Callable[[
                     continue
                 name, fields = _stated(held)
                 tensor = _picture_input(inputs, name)
-                found = _fitted(tensor, fields)
+                fitted = _fitted(tensor, fields)
             except DataError as e:
                 progress(f"note: {where} is not declared for pictures: {e}. State it with --preprocess")
                 continue
-            progress(f"preprocessing of {tensor.name!r}, of {where}: {found}")
-            return {tensor.name: found}
+            progress(f"preprocessing of {tensor.name!r}, of {where}: {fitted}")
+            return {tensor.name: fitted}
     return {}
 
 

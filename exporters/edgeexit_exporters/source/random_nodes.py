@@ -1,4 +1,4 @@
-"""Random operations: finds those that an exit depends on, since no export can agree with a network that draws lots."""
+"""Random operations that an exit depends on: refused, since no export can agree with such a network."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def refuse_random(model: ir.Model, tensors: Sequence[str], name: str) -> None:
             f"{name}: {_called(batch[0])} normalises by the batch at hand (training_mode), so an answer depends on its "
             "neighbours; export the network in evaluation mode (model.eval(), training=False)"
         )
-    if found := [node for node in above if is_random(node)]:
-        several = len(found) > 1
+    if random := [node for node in above if is_random(node)]:
+        several = len(random) > 1
         raise ModelError(
-            f"{name}: its answers differ from run to run: {', '.join(_called(n) for n in found[:4])}"
-            f"{' and more' if len(found) > 4 else ''} {'are' if several else 'is'} random; export the network in "
+            f"{name}: its answers differ from run to run: {', '.join(_called(n) for n in random[:4])}"
+            f"{' and more' if len(random) > 4 else ''} {'are' if several else 'is'} random; export the network in "
             "evaluation mode (model.eval(), training=False), or take "
             f"{'these operations' if several else 'this operation'} out"
         )
@@ -78,18 +78,18 @@ def _above(graph: ir.Graph, tensors: Sequence[str]) -> list[ir.Node]:
         if node is not None and node not in seen:
             seen.add(node)
             todo.extend(read_by(node, graph))
-    found: list[ir.Node] = []
+    above: list[ir.Node] = []
     for node in graph:
         if node in seen:
-            found.append(node)
-            found += [
+            above.append(node)
+            above += [
                 inner
                 for a in node.attributes.values()
                 if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
                 for g in ([a.as_graph()] if a.type == ir.AttributeType.GRAPH else a.as_graphs())
                 for inner in ir.traversal.RecursiveGraphIterator(g)
             ]
-    return found
+    return above
 
 
 def _called(node: ir.Node) -> str:

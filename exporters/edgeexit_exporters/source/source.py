@@ -1,4 +1,4 @@
-"""What can be exported: any ONNX file, or any torch module (`torch_source`), brought to one form."""
+"""Export source: any ONNX file or torch module (`torch_source`) in one form."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ class Source:
     def stream(self, rows: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
         """Rows of one input each, as they follow one another: with the states that the source model has by then."""
         held = {i.tensor.name: np.zeros(i.shape(1), i.tensor.dtype) for i in self.inputs if i.state}
-        found = []
+        steps = []
         for row in rows:
-            found.append({**row, **held})
+            steps.append({**row, **held})
             if self.states:
-                after = self.raw_reference(found[-1])
+                after = self.raw_reference(steps[-1])
                 held = {s.input: after[s.output] for s in self.states}
-        return found
+        return steps
 
     def streamed(self, data: Arrays, most: int | None = None) -> Arrays:
         """Rows of all inputs: for a network with states, the data's rows follow one another, unless it holds them.
@@ -114,8 +114,8 @@ class Source:
         n = max((len(a) for a in data.values() if a.ndim), default=0)
         rows = from_data([i for i in self.inputs if not i.state], data, n if most is None else min(n, most))
         n = min(len(a) for a in rows.values())
-        found = self.stream([{name: a[i : i + 1] for name, a in rows.items()} for i in range(n)])
-        return {name: np.concatenate([row[name] for row in found]) for name in found[0]} if found else data
+        steps = self.stream([{name: a[i : i + 1] for name, a in rows.items()} for i in range(n)])
+        return {name: np.concatenate([row[name] for row in steps]) for name in steps[0]} if steps else data
 
 
 def from_onnx(
@@ -186,7 +186,11 @@ def from_onnx(
     seen = samples(lambda x: measure.all_values(foreign.original, wanted, x, quiet=True), specs)
     joint = join(model, raw, outputs, samples=seen)
     refuse_random(model, [n for e in joint.exits for n in e.outputs] + [s.output for s in carried], str(path))
-    notes = [*foreign.notes, *joint.notes, *(f"output {n!r} is {said}; it is left out" for n, said in odd.items())]
+    notes = [
+        *foreign.notes,
+        *joint.notes,
+        *(f"output {n!r} is {description}; it is left out" for n, description in odd.items()),
+    ]
     if others := [n for n in outs if n not in (*asked, *(scores or ()), *(lengths or ()), *names)]:
         notes.append(f"outputs that are no exits are left out: {', '.join(repr(n) for n in others[:6])}")
     return Source(
@@ -228,11 +232,11 @@ def _raw_exits(
     if lengths is not None and len(lengths) not in (1, len(names)):
         raise ModelError(f"{len(lengths)} lengths for {len(names)} exits: name one tensor per exit, or one for all")
     counts = [None] * len(names) if lengths is None else list(lengths) * (len(names) // len(lengths))
-    found = []
+    exits = []
     for k, name in enumerate(names):
         heads = [name] if name in known else [part.strip() for part in name.split("+")]
-        found.append(RawExit(name, tuple(heads), None if scores is None else scores[k], counts[k]))
-    return found
+        exits.append(RawExit(name, tuple(heads), None if scores is None else scores[k], counts[k]))
+    return exits
 
 
 def _input(value: ir.Value, path: Path, given: Sequence[InputSpec]) -> InputSpec:

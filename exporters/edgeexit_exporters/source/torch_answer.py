@@ -1,4 +1,4 @@
-"""One answer of a torch module that returns several things: logits beside hidden states, a main head beside others."""
+"""Answer of a torch module that returns several values, such as logits beside hidden states."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class Answer(nn.Module):
                 setattr(self, attribute, getattr(module, attribute))
 
     def forward(self, *inputs: Tensor) -> Any:
-        found = self.module(*inputs)
+        returned = self.module(*inputs)
         if getattr(self, "states", None):
-            answer, *after = found
+            answer, *after = returned
             return (self._of(answer), *after)
-        return self._of(found)
+        return self._of(returned)
 
-    def _of(self, found: Any) -> Any:
-        held = {str(k): v for k, v in _items(found)}
-        if isinstance(found, Tensor) or (self.name not in held and "output" in held):
-            return found
+    def _of(self, returned: Any) -> Any:
+        held = {str(k): v for k, v in _items(returned)}
+        if isinstance(returned, Tensor) or (self.name not in held and "output" in held):
+            return returned
         value = held.get(self.name)
         if not isinstance(value, Tensor):
             known = ", ".join(k for k, v in held.items() if isinstance(v, Tensor)) or "no tensor"
             raise ModelError(
                 f"{type(self.module).__name__} returns nothing called {self.name!r} that is a tensor; it returns "
-                f"{type(found).__name__} with {known}"
+                f"{type(returned).__name__} with {known}"
             )
         return value
 
 
-def _items(found: Any) -> list[tuple[Any, Any]]:
-    if isinstance(found, Mapping):
-        return list(found.items())
-    return list(enumerate(found)) if isinstance(found, list | tuple) else []
+def _items(returned: Any) -> list[tuple[Any, Any]]:
+    if isinstance(returned, Mapping):
+        return list(returned.items())
+    return list(enumerate(returned)) if isinstance(returned, list | tuple) else []

@@ -1,4 +1,4 @@
-"""Preprocessing out of torchvision's transforms, read by the names of their classes: torchvision is not needed."""
+"""Preprocessing from torchvision transforms, read by class names without torchvision."""
 
 from __future__ import annotations
 
@@ -159,11 +159,11 @@ def _sides(value: Any, at: str) -> int | tuple[int, int]:
 
 def _interpolation(value: Any) -> str:
     """Of torchvision's enumeration, Pillow's numbers or a name."""
-    found = getattr(value, "value", value)
-    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < len(RESAMPLE):
-        return RESAMPLE[found]
-    if isinstance(found, str) and found.lower() in RESAMPLE:
-        return found.lower()
+    name = getattr(value, "value", value)
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(RESAMPLE):
+        return RESAMPLE[name]
+    if isinstance(name, str) and name.lower() in RESAMPLE:
+        return name.lower()
     raise DataError(f"transforms: interpolation {value!r:.60} is not understood; known: {', '.join(RESAMPLE)}")
 
 

@@ -1,4 +1,4 @@
-"""Stacked exits in ONNX graphs: reads each exit from its own tensor where the graph joins tensors and parts them again.
+"""Stacked exits in ONNX graphs: each is read from its own tensor where the graph joins and parts tensors.
 
 A module that stacks its exits (`torch.stack`, then `y[0]`, `y[1]`) makes every exit wait for all of them. A part of a
 Concat is one of its inputs, and operations between the two that work position by position along that axis can as well
@@ -8,14 +8,14 @@ be done on the part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from edgeexit_exporters.onnx.graph import values
-from edgeexit_exporters.onnx.names import all_names
+from edgeexit_exporters.source.parting import PARTING, constant_ints, part_of
+from edgeexit_exporters.source.rewriting import Rewriter
 
 _ALONG = {
     "Identity", "Cast", "Relu", "LeakyRelu", "Elu", "Selu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
@@ -24,7 +24,6 @@ _ALONG = {
 """Element by element: parameters, if any, are one number."""
 _OVER_AN_AXIS = {"Softmax", "LogSoftmax"}
 _PAIRS = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}
-_PARTING = {"Gather", "Slice", "Split", "Squeeze", "SequenceAt"}
 _MOST = 64
 """Operations that one way down a graph may lead through."""
 
@@ -43,7 +42,7 @@ def unstack(model: ir.Model, tensors: Sequence[str]) -> list[str]:
     if not any(n.op_type in ("Concat", "SequenceConstruct") for n in model.graph):
         return []
     parts = _Parts(model)
-    found = []
+    replaced = []
     for name in tensors:
         value = known.get(name)
         if value is None or value.producer() is None:
@@ -51,22 +50,19 @@ def unstack(model: ir.Model, tensors: Sequence[str]) -> list[str]:
         other = parts.plain(value)
         if other is not value:
             parts.rename(value, other, name)
-            found.append(name)
+            replaced.append(name)
     parts.place()
-    return found
+    return replaced
 
 
-class _Parts:
+class _Parts(Rewriter):
     """Follows parts of joined tensors to their sources, and makes the nodes between anew."""
 
     def __init__(self, model: ir.Model) -> None:
-        self.graph = model.graph
-        self.taken = all_names(model.graph)
-        self.made: list[ir.Node] = []
+        super().__init__(model.graph)
         self.known: dict[tuple[ir.Value, int, int, int], ir.Value | None] = {}
         self.shapes: Mapping[str, tuple[int | None, ...]] = _shapes(model)
         self.left = _MOST
-        self.renamed: set[str] = set()
 
     def plain(self, value: ir.Value) -> ir.Value:
         """The same tensor without joining and parting; the value itself where there is none to take away."""
@@ -79,8 +75,8 @@ class _Parts:
         self.left -= 1
         if node is None or self.left < 0:
             return None
-        if node.op_type in _PARTING:
-            part = _part_of(node, value, self.shape)
+        if node.op_type in PARTING:
+            part = part_of(node, value, self.shape)
             if part is None:
                 return None
             source, axis, start, stop, drop = part
@@ -128,29 +124,29 @@ class _Parts:
         if source is None:
             return None
         if kind == "Unsqueeze":
-            axes = _ints(node, 1, "axes")
+            axes = constant_ints(node, 1, "axes")
             if axes is None or rank is None:
                 return None
             axes = [a % rank for a in axes]
             if axis in axes:
                 return None  # a single thing, not a joined one
             inner = axis - sum(a < axis for a in axes)
-            found = self.part(source, inner, start, stop)
-            return None if found is None else self.again(node, [found, *node.inputs[1:]])
+            part = self.part(source, inner, start, stop)
+            return None if part is None else self.again(node, [part, *node.inputs[1:]])
         if kind in _ALONG:
-            found = self.part(source, axis, start, stop)
-            return None if found is None else self.again(node, [found, *node.inputs[1:]])
+            part = self.part(source, axis, start, stop)
+            return None if part is None else self.again(node, [part, *node.inputs[1:]])
         if kind in _OVER_AN_AXIS and rank is not None:
             over = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-            found = None if over % rank == axis else self.part(source, axis, start, stop)
-            return None if found is None else self.again(node, [found])
+            part = None if over % rank == axis else self.part(source, axis, start, stop)
+            return None if part is None else self.again(node, [part])
         if kind == "Transpose" and "perm" in node.attributes:
-            found = self.part(source, node.attributes["perm"].as_ints()[axis], start, stop)
-            return None if found is None else self.again(node, [found])
+            part = self.part(source, node.attributes["perm"].as_ints()[axis], start, stop)
+            return None if part is None else self.again(node, [part])
         if kind == "MatMul" and rank is not None and axis < rank - 1:
             return self._product(node, rank, axis, start, stop)
         if kind in ("Slice", "Split"):  # a part of a part
-            outer = _part_of(node, value, self.shape)
+            outer = part_of(node, value, self.shape)
             if outer is None or outer[1] != axis:
                 return None
             return self.part(source, axis, outer[2] + start, outer[2] + stop)
@@ -162,7 +158,7 @@ class _Parts:
 
     def _joined(self, inputs: Sequence[ir.Value], axis: int, start: int, stop: int) -> ir.Value | None:
         """The inputs of a Concat that lie between two borders."""
-        at, found = 0, []
+        at, parts = 0, []
         for value in inputs:
             if at >= stop:
                 break
@@ -172,13 +168,13 @@ class _Parts:
             low, high = max(start - at, 0), min(stop - at, size)
             if low < high:
                 whole = (low, high) == (0, size)
-                found.append(self._plain(value) or value if whole else self._slice(value, axis, low, high))
+                parts.append(self._plain(value) or value if whole else self._slice(value, axis, low, high))
             at += size
-        if at < stop or not found:
+        if at < stop or not parts:
             return None
-        if len(found) == 1:
-            return found[0]
-        return self.op("Concat", found, [ir.AttrInt64("axis", axis)])
+        if len(parts) == 1:
+            return parts[0]
+        return self.op("Concat", parts, [ir.AttrInt64("axis", axis)])
 
     def _slice(self, value: ir.Value, axis: int, low: int, high: int) -> ir.Value:
         inner = self.part(value, axis, low, high)
@@ -189,8 +185,8 @@ class _Parts:
 
     def _each(self, node: ir.Node, axis: int, start: int, stop: int) -> ir.Value | None:
         """A Concat along another axis: the part of each of its inputs."""
-        found = [None if v is None else self.part(v, axis, start, stop) for v in node.inputs]
-        return None if any(v is None for v in found) else self.again(node, found)
+        parts = [None if v is None else self.part(v, axis, start, stop) for v in node.inputs]
+        return None if any(v is None for v in parts) else self.again(node, parts)
 
     def _sequence(self, node: ir.Node, source: ir.Value, axis: int, start: int, stop: int) -> ir.Value | None:
         maker = source.producer()
@@ -211,12 +207,12 @@ class _Parts:
         if left is None or shape is None or len(shape) != 2:
             return None
         mine = self.shape(left)
-        found = self.part(left, axis, start, stop) if mine is not None and len(mine) == rank else None
-        return None if found is None else self.again(node, [found, right])
+        part = self.part(left, axis, start, stop) if mine is not None and len(mine) == rank else None
+        return None if part is None else self.again(node, [part, right])
 
     def _pair(self, node: ir.Node, rank: int, axis: int, start: int, stop: int) -> ir.Value | None:
         """An operation of several tensors: those that reach along the axis in parts, the others as they are."""
-        found: list[ir.Value | None] = []
+        parts: list[ir.Value | None] = []
         reached = False
         for value in node.inputs:
             shape = None if value is None else self.shape(value)
@@ -224,7 +220,7 @@ class _Parts:
                 return None
             own = axis - (rank - len(shape))
             if own < 0 or shape[own] == 1:
-                found.append(value)
+                parts.append(value)
                 continue
             part = self.part(value, own, start, stop)
             reached |= part is not None
@@ -234,8 +230,8 @@ class _Parts:
                 index = [slice(None)] * len(shape)
                 index[own] = slice(start, stop)
                 part = self.constant(np.ascontiguousarray(value.const_value.numpy()[tuple(index)]))
-            found.append(part)
-        return self.again(node, found) if reached else None
+            parts.append(part)
+        return self.again(node, parts) if reached else None
 
     def _reshaped(self, node: ir.Node, value: ir.Value, axis: int, start: int, stop: int) -> ir.Value | None:
         """`(b, k * c) -> (b, k, c)`: one axis divided in two, the first of which is parted."""
@@ -248,18 +244,18 @@ class _Parts:
             return None
         if before[axis + 1 :] != after[axis + 2 :] or sum(d is None for d in before) > 1:
             return None
-        found = self.part(source, axis, start * c, stop * c)
-        if found is None:
+        part = self.part(source, axis, start * c, stop * c)
+        if part is None:
             return None
         axes = self.constant(np.array([axis], np.int64))
-        return self.op("Unsqueeze", [found, axes])
+        return self.op("Unsqueeze", [part, axes])
 
     def squeezed(self, value: ir.Value, axis: int) -> ir.Value:
         """The value without an axis of size 1: what was unsqueezed, where it was."""
         node = value.producer()
         shape = self.shape(value)
         if node is not None and node.op_type == "Unsqueeze" and node.inputs[0] is not None:
-            axes = _ints(node, 1, "axes")
+            axes = constant_ints(node, 1, "axes")
             if axes is not None and len(axes) == 1 and (axes[0] == axis or (shape and axes[0] % len(shape) == axis)):
                 return self._plain(node.inputs[0]) or node.inputs[0]
         numbers = self.constant(np.array([axis], np.int64))
@@ -268,152 +264,19 @@ class _Parts:
     def shape(self, value: ir.Value) -> tuple[int | None, ...] | None:
         if value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
-        found = self.shapes.get(value.name or "")
-        if found is None and value.shape is not None:
-            found = tuple(d if isinstance(d, int) else None for d in value.shape)
-        return found
+        sizes = self.shapes.get(value.name or "")
+        if sizes is None and value.shape is not None:
+            sizes = tuple(d if isinstance(d, int) else None for d in value.shape)
+        return sizes
 
     def size(self, value: ir.Value, axis: int) -> int | None:
         node = value.producer()
         if node is not None and node.op_type == "Unsqueeze":
-            axes = _ints(node, 1, "axes")
+            axes = constant_ints(node, 1, "axes")
             if axes is not None and axis in axes:
                 return 1
         shape = self.shape(value)
         return None if shape is None or axis >= len(shape) else shape[axis]
-
-    def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
-        name = self.free("edgeexit_unstack_constant")
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
-
-    def free(self, name: str) -> str:
-        count = 0
-        while f"{name}_{count}" in self.taken:
-            count += 1
-        self.taken.add(f"{name}_{count}")
-        return f"{name}_{count}"
-
-    def op(
-        self,
-        kind: str,
-        inputs: Sequence[ir.Value | None],
-        attributes: Sequence[ir.Attr] = (),
-        type_: ir.TypeProtocol | None = None,
-    ) -> ir.Value:
-        """A new node of one output; of the type of its first input where none is known."""
-        name = self.free(f"edgeexit_unstack_{kind}")
-        node = ir.Node("", kind, list(inputs), list(attributes), num_outputs=1, name=name)
-        out = node.outputs[0]
-        out.name, first = name, inputs[0]
-        out.type = type_ or (first.type if first is not None else None)
-        self.made.append(node)
-        return out
-
-    def again(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
-        """The same operation on other inputs."""
-        return self.op(node.op_type, inputs, list(node.attributes.values()), node.outputs[0].type)
-
-    def rename(self, old: ir.Value, new: ir.Value, name: str) -> None:
-        """Let another value take the name and the readers of a tensor."""
-        same = self.op("Identity", [new], (), old.type or new.type)
-        same.shape = old.shape
-        old.replace_all_uses_with(same, replace_graph_outputs=True)
-        old.name = self.free(f"edgeexit_unstack_{name}")
-        same.name = name
-        self.renamed.add(name)
-
-    def place(self) -> None:
-        """Put the new nodes where the graph needs them; what nobody reads now belongs to no stage."""
-        for node in reversed(self.made):
-            if node.outputs[0].uses() or node.outputs[0].name in self.renamed:
-                self.graph.append(node)
-            else:  # a way that was given up
-                for k in range(len(node.inputs)):
-                    node.replace_input_with(k, None)
-        self.graph.sort()
-
-
-def _ints(node: ir.Node, place: int, attribute: str) -> list[int] | None:
-    """Constant whole numbers of an input, or of an attribute as older opsets have it."""
-    if attribute in node.attributes:
-        a = node.attributes[attribute]
-        return [a.as_int()] if a.type == ir.AttributeType.INT else list(a.as_ints())
-    value = node.inputs[place] if place < len(node.inputs) else None
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return [int(n) for n in value.const_value.numpy().reshape(-1)]
-
-
-Part = tuple[ir.Value, int | None, int, int, bool]
-
-
-def _part_of(node: ir.Node, value: ir.Value, shape: Any) -> Part | None:
-    """Tensor, axis, borders and whether the axis is dropped of what a node takes out; None = it cannot be told.
-
-    For a Squeeze the axis is None: it may stand above something else that takes a part.
-    """
-    source = node.inputs[0]
-    if source is None:
-        return None
-    if node.op_type == "Squeeze":
-        return source, None, 0, 0, False
-    if node.op_type == "SequenceAt":
-        return _sequence_at(node, source)
-    sizes = shape(source)
-    rank = None if sizes is None else len(sizes)
-    if node.op_type == "Gather":
-        at = node.inputs[1]
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        numbers = None if at is None or at.const_value is None else at.const_value.numpy()
-        if numbers is None or numbers.size != 1 or numbers.ndim > 1 or rank is None:
-            return None
-        axis %= rank
-        index = int(numbers.reshape(-1)[0])
-        if index < 0:
-            if sizes[axis] is None:
-                return None
-            index += sizes[axis]
-        return source, axis, index, index + 1, numbers.ndim == 0
-    if rank is None:
-        return None
-    if node.op_type == "Slice":
-        starts, stops, axes, steps = (_ints(node, i, n) for i, n in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "")))
-        axes = [0] if axes is None and len(node.inputs) < 4 else axes
-        if starts is None or stops is None or axes is None or len(axes) != 1 or (steps or [1]) != [1]:
-            return None
-        axis, (start,), (stop,) = axes[0] % rank, starts, stops
-        size = sizes[axis]
-        if size is None:
-            return None
-        start, stop = (min(max(n + size if n < 0 else n, 0), size) for n in (start, stop))
-        return (source, axis, start, stop, False) if start < stop else None
-    axis = (node.attributes["axis"].as_int() if "axis" in node.attributes else 0) % rank
-    k = node.outputs.index(value)
-    lengths = _ints(node, 1, "split")
-    if lengths is None:
-        size, count = sizes[axis], len(node.outputs)
-        if size is None or len(node.inputs) > 1:
-            return None
-        each = -(-size // count)
-        lengths = [min(each, size - i * each) for i in range(count)]
-    return source, axis, sum(lengths[:k]), sum(lengths[: k + 1]), False
-
-
-def _sequence_at(node: ir.Node, source: ir.Value) -> Part | None:
-    """An element of a sequence that a tensor was split into, one by one."""
-    maker, index = source.producer(), _ints(node, 1, "")
-    if maker is None or index is None or maker.op_type != "SplitToSequence" or maker.inputs[0] is None:
-        return None
-    if len(maker.inputs) > 1 and _ints(maker, 1, "") != [1]:
-        return None
-    axis = maker.attributes["axis"].as_int() if "axis" in maker.attributes else 0
-    keep = "keepdims" not in maker.attributes or bool(maker.attributes["keepdims"].as_int()) or len(maker.inputs) > 1
-    if axis < 0 or index[0] < 0:
-        return None
-    return maker.inputs[0], axis, index[0], index[0] + 1, not keep
 
 
 def _shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
@@ -423,9 +286,9 @@ def _shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
         proto = onnx.shape_inference.infer_shapes(proto)
     except Exception:  # sizes that contradict each other, or 2 GiB: known are those that the file states
         return {}
-    found = {}
+    shapes = {}
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         kind = value.type.tensor_type
         if value.type.HasField("tensor_type") and kind.HasField("shape"):
-            found[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-    return found
+            shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return shapes

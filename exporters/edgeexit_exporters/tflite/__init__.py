@@ -1,1 +1,1 @@
-"""TFLite (LiteRT) files from the same stages."""
+"""TFLite (LiteRT) files made from the same stages."""

@@ -1,18 +1,18 @@
-"""TFLite files of every layout, compared with the source model by the engine that will run them."""
+"""TFLite artifacts of every layout, compared with the source model by the engine that will run them."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.bundle.files import describe
-from edgeexit.bundle.manifest import Artifact, Check, Manifest, Port, TensorSpec
+from edgeexit.bundle.layouts import LAYOUTS, Layout
+from edgeexit.bundle.manifest import Artifact, Check, Manifest
 from edgeexit.engine import backends
 from edgeexit.engine.layouts import Driver, drive
 from edgeexit.errors import ModelError
@@ -22,46 +22,26 @@ from edgeexit_exporters.analysis.tolerance import Tolerance, tolerance_for
 from edgeexit_exporters.artifact_set import ArtifactSet
 from edgeexit_exporters.layouts import check
 from edgeexit_exporters.layouts.failures import LayoutFailures
-from edgeexit_exporters.tflite.buckets import (
-    CHAIN_ONLY,
-    bucket_answers,
-    bucket_axis,
-    convert_buckets,
-    divide_buckets,
-)
-from edgeexit_exporters.tflite.convert import convert_chain, convert_prefixes, convert_stage_files
-from edgeexit_exporters.tflite.file import flatbuffer
+from edgeexit_exporters.spec import FORMATS, ExportSpec, in_order
+from edgeexit_exporters.tflite.buckets import CHAIN_ONLY, bucket_answers, bucket_axis
 from edgeexit_exporters.tflite.file.arena import Memory, memory, stage_memory
-from edgeexit_exporters.tflite.file.signatures import Tensor, signatures
-from edgeexit_exporters.tflite.from_torch.pieces import Edge
-from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
-from edgeexit_exporters.tflite.fuse import fuse
-from edgeexit_exporters.tflite.quantize import Quantized, quantize_chain, quantize_prefixes
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
+from edgeexit_exporters.tflite.layouts import REFERENCE, TFLITE_LAYOUTS
+from edgeexit_exporters.tflite.stage_files import StageFiles, convert
+from edgeexit_exporters.tflite.tensors import cuts, ports
 
 Arrays = Mapping[str, NDArray[Any]]
-LAYOUTS = ("fused", "chain", "prefix")
-"""There is no file of all exits: chain records them as well."""
-PRECISIONS = ("int8", "int16x8", "int8-dynamic", "weight-only")
-"""Besides fp32."""
-_NHWC = (0, 2, 3, 1)
 _TOLERANCE = {"int16x8": 1e-2}
 _KERNELS = 5e-2
 """Of the 8-bit precisions: between the kernels of two engines or processors, as a fraction of the largest output."""
 
 
 def tflite_artifacts(
-    known: Analysis,
+    analysis: Analysis,
     layouts: Sequence[str],
-    score: str,
-    precisions: Sequence[str],
+    spec: ExportSpec,
     rows: Arrays | None = None,
     *,
-    ranges: str = "minmax",
-    stage_files: bool = False,
-    allow_float: Sequence[str] = (),
-    buckets: Sequence[int] = (),
-    tolerance: float | None = None,
-    named: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> ArtifactSet:
     """Convert, quantize, fuse and check.
@@ -70,17 +50,10 @@ def tflite_artifacts(
     they are from the float network is measured by `refit`.
 
     Args:
-        known: of the float network, which must come from a torch module.
-        layouts: which of `LAYOUTS`; `all` is left out beside them.
-        score: inside the fused graph.
-        precisions: "fp32" and any of `PRECISIONS`.
+        analysis: of the float network, which must come from a torch module.
+        layouts: that can hold the network; those that TFLite has not (`TFLITE_LAYOUTS`) are left out beside others.
+        spec: score, precisions, tolerance and the rest.
         rows: calibration inputs by name, as the network takes them.
-        ranges: how activations' ranges are found; see `tflite.quantize`.
-        stage_files: the chain as one file per stage, for devices that never run the last stages.
-        allow_float: operations that may stay float in int8 files.
-        buckets: rising sizes for the one free axis of the inputs; see `buckets`.
-        tolerance: see `exporting.export`.
-        named: the user named the layouts, so that one that fails is an error; see `LayoutFailures`.
         progress: called with each step's name.
 
     Raises:
@@ -90,156 +63,129 @@ def tflite_artifacts(
         ExportMismatch: an exit differs.
         BackendMissing: no converter or no engine.
     """
-    source = known.source
-    if source.module is None:
+    if analysis.source.module is None:
         raise ModelError(
             "TFLite files are made from torch modules; no kept converter brings a bare .onnx to TFLite beside this "
             "toolkit's libraries (onnx2tf needs an environment of its own, with one signature per file): give the "
             "torch module, or export --format onnx"
         )
-    wanted = [w for w in LAYOUTS if w in layouts]
-    axis = bucket_axis(source, known.manifest, buckets, precisions) if buckets else ""
-    if buckets and wanted != ["chain"]:
-        if "chain" not in wanted:
+    manifest = analysis.manifest
+    precisions = [p for p in spec.precisions if p in FORMATS["tflite"]]
+    wanted = [name for name in in_order(layouts) if name in TFLITE_LAYOUTS]
+    axis = bucket_axis(analysis.source, manifest, spec.buckets, precisions) if spec.buckets else ""
+    if axis and wanted != [REFERENCE]:
+        if REFERENCE not in wanted:
             raise ModelError(f"no TFLite layout {' or '.join(wanted)}: {CHAIN_ONLY}. Add chain to --layouts")
         progress(f"note: TFLite {CHAIN_ONLY}")
-        wanted = ["chain"]
-    _check(known.manifest, wanted)
+        wanted = [REFERENCE]
+    _check(manifest, wanted)
     engine = backends.get("tflite")
-    progress("dividing the torch module into stages")
-    by_size = divide_buckets(source, axis, buckets)
-    found = (
-        by_size[0] if buckets else divide(source.module, source.inputs, source.exits, source.joint.kinds, source.picks)
-    )
-    progress("converting to TFLite")
-    if buckets:
-        one = [convert_buckets(by_size, axis, buckets)]
-    else:
-        one = [convert_chain(found)] if not stage_files or "fused" in wanted else []
-    chain = convert_stage_files(found) if stage_files and not buckets else one
-    prefixes = convert_prefixes(found) if "prefix" in wanted else []
-    made = ArtifactSet()
-    for layer in found.unrolled:
+    floats = convert(analysis, {TFLITE_LAYOUTS[w].parts for w in wanted}, spec, axis, progress)
+    artifact_set = ArtifactSet()
+    for layer in floats.stages.unrolled:
         note = (
             f"{layer} is written out step by step: a large file, which TFLite Micro refuses. Give it one step, "
             "with its states as inputs and outputs (`states`, see from_torch), to avoid that"
         )
         progress(f"note: {note}")
-        made.remarks.append(note)
+        artifact_set.remarks.append(note)
+    answers = [a for a in analysis.answers if a.batch == 1]
+    if axis:
+        answers = bucket_answers(analysis.source, manifest, analysis.answers, axis, spec.buckets)
+    sizes = {axis: tuple(spec.buckets)} if axis else {}
     for precision in precisions:
         progress(f"TFLite {precision}: quantizing" if precision != "fp32" else "TFLite fp32")
-        fused = one if "fused" in wanted else []
-        failures = LayoutFailures(named)
-        files = _files(
-            found, known.manifest, fused, chain, prefixes, precision, score, rows, ranges, allow_float, failures
-        )  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
-            sizes = {axis: tuple(buckets)} if buckets else {}
-            _artifacts(
-                made, known, found, files, precision, score, Path(folder), engine, wanted, sizes, tolerance, failures,
-                progress,
-            )  # fmt: skip
-        made.left_out |= failures.check(progress)
-    # The chain is made first, as the others are compared with it; a device should find `fused` first.
-    made.artifacts.sort(key=lambda a: (list(precisions).index(a.precision), LAYOUTS.index(a.layout)))
-    return made
+        files = floats if precision == "fp32" else floats.quantized(precision, rows, spec)
+        artifact_set.add(_Checked(analysis, spec, precision, files, engine, answers, sizes).write(wanted, progress))
+    # The chain comes first, as the others are compared with it; a device should find `fused` first.
+    artifact_set.artifacts.sort(key=lambda a: (precisions.index(a.precision), in_order(wanted).index(a.layout)))
+    return artifact_set
 
 
 def _check(manifest: Manifest, wanted: Sequence[str]) -> None:
     if not wanted:
         raise ModelError(
-            f"no TFLite file holds all exits; add a layout of {', '.join(LAYOUTS)} (chain records them all)"
+            f"no TFLite file holds all exits; add a layout of {', '.join(TFLITE_LAYOUTS)} (chain records them all)"
         )
-    if "fused" in wanted and any(len(e.outputs) > 1 for e in manifest.exits):
+    if any(LAYOUTS[name].scored for name in wanted) and any(len(e.outputs) > 1 for e in manifest.exits):
         raise ModelError(
             "a fused TFLite graph gives an answer and a score, and an exit of this network gives more (an uncertainty "
             "or a learned score): ask for --layouts chain,prefix"
         )
 
 
-Files = dict[str, tuple[list[bytes], list[Quantized]]]
+@dataclass
+class _Checked:
+    """The artifacts of one precision, compared with the source model in fp32, else with the quantized chain."""
+
+    analysis: Analysis
+    spec: ExportSpec
+    precision: str
+    files: StageFiles
+    engine: backends.Backend
+    answers: list[Answer]
+    """Of the source model, single inputs."""
+    sizes: Mapping[str, tuple[int, ...]]
+
+    def write(self, wanted: Sequence[str], progress: Callable[[str], None]) -> ArtifactSet:
+        """The wanted layouts; the chain is built in any case.
+
+        Raises:
+            ModelError, ExportMismatch: see `LayoutFailures`.
+        """
+        artifact_set, failures = ArtifactSet(), LayoutFailures(self.spec.layouts is not None)
+        with tempfile.TemporaryDirectory(prefix="edgeexit-") as folder:
+            for name in (REFERENCE, *(w for w in wanted if w != REFERENCE)):
+                artifact = f"tflite-{name}-{self.precision}"
+                progress(f"checking {artifact}")
+                with failures.attempt(name, artifact, needed=name == REFERENCE):
+                    self._write(LAYOUTS[name], artifact, name in wanted, Path(folder, name), artifact_set)
+        artifact_set.left_out |= failures.check(progress)
+        return artifact_set
+
+    def _write(self, row: Layout, name: str, keep: bool, folder: Path, artifact_set: ArtifactSet) -> None:
+        manifest, source = self.analysis.manifest, self.analysis.source
+        built = TFLITE_LAYOUTS[row.name].files(self.files, manifest.exits, self.spec.score)
+        files = [f.file for f in built]
+        paths = _write_files(folder, files, row)
+        draft = Artifact(
+            name, "tflite", row.name, self.precision, self.spec.score if row.scored else None,
+            (1.0,) * len(manifest.exits),
+            tuple(describe(f"artifacts/{name}/{p.name}", f.data) for p, f in zip(paths, files, strict=True)),
+            batch="one", cuts=cuts([f.file for f in self.files.chain], manifest),
+            ports=ports(files, self.files.stages, manifest), sizes=self.sizes,
+        )  # fmt: skip
+        run = _reference(drive(manifest, draft, paths, self.engine), manifest)
+        vectors_path = f"vectors/tflite-{self.precision}.npz"
+        if row.name == REFERENCE:
+            quantized = None if self.precision == "fp32" else run
+            if quantized is not None:
+                self.answers = [Answer(a.inputs, quantized(a.inputs), 1) for a in self.answers]
+            artifact_set.contents[vectors_path] = vectors(source, manifest, self.spec.score, quantized)
+        if not keep:
+            return
+        allowed = _tolerance(self.precision, row, self.analysis.rounding, self.spec.tolerance)
+        errors = check.Comparison(name, manifest.exits, allowed, states=manifest.states)
+        for answer in self.answers:
+            outputs = run(answer.inputs)
+            for k in range(len(manifest.exits)):
+                errors.add(k, outputs, answer)
+        errors.check()
+        artifact_set.contents.update({d.path: f.data for d, f in zip(draft.models, files, strict=True)})
+        shipped = describe(vectors_path, artifact_set.contents[vectors_path])
+        compared = Check(allowed.stated, errors.errors, errors.inputs)
+        artifact_set.artifacts.append(replace(draft, vectors=shipped, check=compared))
+        if counts := [c for f in built for c in f.counts]:
+            artifact_set.kernels[name] = [[c.quantized, c.total] for c in counts]
+        artifact_set.memory[name] = [_numbers(m) for m in _memories(row, files)]
 
 
-def _files(
-    found: TorchStages, manifest: Manifest, one: list[bytes], chain: list[bytes], prefixes: list[bytes],
-    precision: str, score: str, rows: Arrays | None, ranges: str, allow: Sequence[str], failures: LayoutFailures,
-) -> Files:  # fmt: skip
-    """Layout -> files, and how much of them is quantized."""
-    counted: Files = {"chain": (chain, []), "prefix": (prefixes, [])}
-    if precision != "fp32":
-        last = None if rows is None else {e.name: _as_file(rows[e.name], e) for e in found.inputs}
-        done = quantize_chain(chain, last, precision, ranges, allow_float=allow)
-        joined = done
-        if one is not chain:
-            joined = quantize_chain(one, last, precision, ranges, allow_float=allow) if one else []
-        alone = quantize_prefixes(prefixes, last, precision, ranges, allow_float=allow)
-        counted = {"chain": ([q.content for q in done], done), "prefix": ([q.content for q in alone], alone)}
-        one = [q.content for q in joined]
-        counted["fused"] = ([], joined)
-    if one:
-        kinds: list[Any] = [e.kind for e in manifest.exits]
-        quantized = counted.pop("fused", ([], []))[1]
-        with failures.attempt("fused", f"tflite-fused-{precision}"):
-            fused = fuse(one[0], [e.answer.name for e in manifest.exits], score, kinds=kinds)
-            counted["fused"] = ([fused], quantized)
-    return counted
-
-
-def _artifacts(
-    made: ArtifactSet, known: Analysis, found: TorchStages, files: Files, precision: str, score: str, folder: Path,
-    engine: backends.Backend, wanted: Sequence[str], sizes: Mapping[str, tuple[int, ...]], tolerance: float | None,
-    failures: LayoutFailures, progress: Callable[[str], None],
-) -> None:  # fmt: skip
-    manifest = known.manifest
-    cuts = _cuts(files["chain"][0], manifest)
-    reference: Callable[[Arrays], Arrays] | None = None
-    answers = [a for a in known.answers if a.batch == 1]
-    for axis, buckets in sizes.items():
-        answers = bucket_answers(known.source, manifest, known.answers, axis, buckets)
-    vectors_path = f"vectors/tflite-{precision}.npz"
-    for layout in ("chain", *(w for w in wanted if w != "chain" and w in files)):
-        name = f"tflite-{layout}-{precision}"
-        progress(f"checking {name}")
-        with failures.attempt(layout, name, needed=layout == "chain"):
-            contents, counted = files[layout]
-            paths = _written(folder / layout, contents, layout)
-            draft = Artifact(
-                name, "tflite", layout, precision, score if layout == "fused" else None, (1.0,) * len(manifest.exits),
-                tuple(describe(f"artifacts/{name}/{p.name}", p.read_bytes()) for p in paths), batch="one", cuts=cuts,
-                ports=_ports(contents, found, manifest, layout), sizes=sizes,
-            )  # fmt: skip
-            driver = drive(manifest, draft, paths, engine)
-            if reference is None:
-                reference = _reference(driver, manifest)
-                if precision != "fp32":
-                    answers = [Answer(a.inputs, reference(a.inputs), 1) for a in answers]
-                made.contents[vectors_path] = vectors(
-                    known.source, manifest, score, reference if precision != "fp32" else None
-                )
-            if layout not in wanted:
-                continue
-            allowed = _tolerance(precision, layout, known.rounding, tolerance)
-            errors = check.Comparison(name, manifest.exits, allowed, states=manifest.states)
-            for answer in answers:
-                outputs = _reference(driver, manifest)(answer.inputs)
-                for k in range(len(manifest.exits)):
-                    errors.add(k, outputs, answer)
-            errors.check()
-            made.contents.update({f"artifacts/{name}/{p.name}": p.read_bytes() for p in paths})
-            spec = describe(vectors_path, made.contents[vectors_path])
-            compared = Check(allowed.stated, errors.errors, errors.inputs)
-            made.artifacts.append(replace(draft, vectors=spec, check=compared))
-            if counted:
-                made.kernels[name] = [[c.quantized, c.total] for q in counted for c in q.counts]
-            made.memory[name] = [_memory(m) for m in _memories(layout, contents)]
-
-
-def _tolerance(precision: str, layout: str, rounding: Sequence[float], asked: float | None) -> Tolerance:
+def _tolerance(precision: str, row: Layout, rounding: Sequence[float], asked: float | None) -> Tolerance:
     """Files of one precision are compared with the source model in fp32, else with the quantized chain."""
     if asked is not None or precision == "fp32":
         return tolerance_for("fp32", rounding, asked)
     stated = _TOLERANCE.get(precision, _KERNELS)
-    return Tolerance(stated, stated if layout == "prefix" else min(stated, 1e-4))
+    return Tolerance(stated, stated if row.self_contained else min(stated, 1e-4))
 
 
 def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[str, NDArray[Any]]]:
@@ -247,9 +193,9 @@ def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[st
 
     def run(inputs: Arrays) -> dict[str, NDArray[Any]]:
         given = driver.all_exits([inputs[t.name] for t in manifest.feeds])
-        found = dict(given.states)
+        outputs = dict(given.states)
         for k, exit in enumerate(manifest.exits):
-            found[exit.answer.name] = given.outputs[k]
+            outputs[exit.answer.name] = given.outputs[k]
             counts = None if given.lengths is None else given.lengths[k]
             extras = (
                 (exit.uncertainty, given.uncertainties[k]),
@@ -258,73 +204,28 @@ def _reference(driver: Driver, manifest: Manifest) -> Callable[[Arrays], dict[st
             )
             for name, values in extras:
                 if name is not None and values is not None:
-                    found[name] = values
-        return found
+                    outputs[name] = values
+        return outputs
 
     return run
 
 
-def _written(folder: Path, contents: Sequence[bytes], layout: str) -> list[Path]:
+def _write_files(folder: Path, files: Sequence[TfliteFile], row: Layout) -> list[Path]:
     folder.mkdir()
-    stem = {"prefix": "exit", "chain": "stage"}.get(layout, "model")
-    names = ["model.tflite"] if len(contents) == 1 and layout != "prefix" else []
-    names = names or [f"{stem}_{k}.tflite" for k in range(len(contents))]
-    for name, raw in zip(names, contents, strict=True):
-        (folder / name).write_bytes(raw)
-    return [folder / name for name in names]
+    stem = TFLITE_LAYOUTS[row.name].stem
+    alone = len(files) == 1 and not row.self_contained
+    paths = [folder / ("model.tflite" if alone else f"{stem}_{k}.tflite") for k in range(len(files))]
+    for path, file in zip(paths, files, strict=True):
+        path.write_bytes(file.data)
+    return paths
 
 
-def _tensors(contents: Sequence[bytes]) -> dict[str, Tensor]:
-    """Every input and output of every signature, by name."""
-    found: dict[str, Tensor] = {}
-    for raw in contents:
-        for s in signatures(flatbuffer.read(raw)).values():
-            for name, tensor in {**s.inputs, **s.outputs}.items():
-                before = found.setdefault(name, tensor)
-                if (before.scale, before.zero_point) != (tensor.scale, tensor.zero_point):
-                    raise ModelError(f"TFLite tensor {name!r} has two scales, {before.scale} and {tensor.scale}")
-    return found
+def _memories(row: Layout, files: Sequence[TfliteFile]) -> list[Memory]:
+    """Per file; per signature of one that several networks share."""
+    if row.one_file and len(files) == 1:
+        return list(stage_memory(files[0]).values())
+    return [memory(file) for file in files]
 
 
-def _ports(contents: Sequence[bytes], found: TorchStages, manifest: Manifest, layout: str) -> tuple[Port, ...]:
-    tensors = _tensors(contents)
-    specs = {t.name: t for t in manifest.tensors}
-    pictures = {e.name for piece in (*found.stages, *found.prefixes) for e in (*piece.inputs, *piece.outputs) if e.nhwc}
-    ports = []
-    for name, spec in specs.items():
-        t = tensors.get(name)
-        if t is None:  # a fused graph calls the exits' answers `output`
-            continue
-        order = _NHWC if name in pictures else None
-        if order is not None or t.scale is not None or t.dtype != spec.dtype:
-            ports.append(Port(name, t.dtype, order, t.scale, t.zero_point))
-    return tuple(ports)
-
-
-def _cuts(contents: Sequence[bytes], manifest: Manifest) -> tuple[TensorSpec, ...]:
-    own = {t.name for t in manifest.tensors}
-    shapes: dict[str, list[tuple[int | str, ...]]] = {}
-    for raw in contents:
-        for s in signatures(flatbuffer.read(raw)).values():
-            for n, t in {**s.inputs, **s.outputs}.items():
-                shapes.setdefault(n, []).append(t.shape)
-    found = []
-    for n, t in _tensors(contents).items():
-        axes = zip(*shapes[n], strict=True)  # with buckets, an axis of several sizes is free
-        shape = tuple(a[0] if len(set(a)) == 1 else f"{n}_{k}" for k, a in enumerate(axes))
-        found += [] if n in own else [TensorSpec(n, t.dtype, shape)]
-    return tuple(found)
-
-
-def _as_file(array: NDArray[Any], edge: Edge) -> NDArray[Any]:
-    return np.ascontiguousarray(array.transpose(_NHWC) if edge.nhwc else array, edge.dtype)
-
-
-def _memories(layout: str, contents: Sequence[bytes]) -> list[Memory]:
-    if layout == "chain" and len(contents) == 1:
-        return list(stage_memory(contents[0]).values())
-    return [memory(raw) for raw in contents]
-
-
-def _memory(m: Memory) -> dict[str, int]:
+def _numbers(m: Memory) -> dict[str, int]:
     return {"flash": m.flash, "arena": m.arena, "tables": m.total - m.arena}

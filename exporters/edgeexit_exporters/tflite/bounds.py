@@ -1,4 +1,4 @@
-"""Ranges known without any row: sums and means of probabilities.
+"""Value ranges known without data: sums and means of probabilities.
 
 Calibration rows are seldom as sure as an input may be; a mean of heads that is cut off at the surest row's probability
 would answer with probabilities that do not sum to one, and with one score for all surer inputs.
@@ -21,15 +21,15 @@ def probability_bounds(model: Any) -> dict[str, tuple[float, float]]:
     Args:
         model: a float file, parsed.
     """
-    found: dict[str, tuple[float, float]] = {}
+    bounds: dict[str, tuple[float, float]] = {}
     for graph in model.subgraphs:
         names, known = [text(t.name) for t in graph.tensors], dict[int, float]()
         for op in graph.operators:
             most = _most(model, graph, op, known)
             if most is not None:
                 known[int(op.outputs[0])] = most
-                found[names[op.outputs[0]]] = (0.0, most)
-    return found
+                bounds[names[op.outputs[0]]] = (0.0, most)
+    return bounds
 
 
 def _most(model: Any, graph: Any, op: Any, known: dict[int, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""TFLite files have fixed sizes: a free axis, such as the time of speech, is cut into a few of them in one file.
+"""Buckets: a few fixed sizes of a free axis, such as the time of speech, in one TFLite file.
 
 Every size has its own signatures; weights are stored once. An input runs in the smallest that holds it, padded: so a
 network must answer among padding as it does alone (which the export asks it), and say how much of its answer is valid.
@@ -17,6 +17,7 @@ from edgeexit_exporters.analysis.answers import Answer
 from edgeexit_exporters.source.inputs import InputSpec, length_inputs, make_inputs
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.tflite.convert import convert_pieces
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 CHAIN_ONLY = (
@@ -64,14 +65,14 @@ def divide_buckets(source: Source, axis: str, sizes: Sequence[int]) -> list[Torc
     ]
 
 
-def convert_buckets(found: Sequence[TorchStages], axis: str, sizes: Sequence[int]) -> bytes:
+def convert_buckets(by_size: Sequence[TorchStages], axis: str, sizes: Sequence[int]) -> TfliteFile:
     """One file with the signatures `time_00100_stage_0`, ... Raises as `convert_chain`."""
     pieces = [
         replace(piece, name=f"{axis}_{size:05d}_{piece.name}")
-        for size, stages in zip(sizes, found, strict=True)
+        for size, stages in zip(sizes, by_size, strict=True)
         for piece in stages.stages
     ]
-    return convert_pieces(pieces, found[0].name)
+    return convert_pieces(pieces, by_size[0].name)
 
 
 def bucket_answers(
@@ -79,14 +80,14 @@ def bucket_answers(
 ) -> list[Answer]:
     """What the files are compared with: single inputs that fit; at every size, one shorter, and half of it padding."""
     places = [(s.tensor.name, s.tensor.shape.index(axis)) for s in source.inputs if axis in s.tensor.shape]
-    found = [a for a in answers if a.batch == 1 and all(a.inputs[n].shape[k] <= max(sizes) for n, k in places)]
+    fitting = [a for a in answers if a.batch == 1 and all(a.inputs[n].shape[k] <= max(sizes) for n, k in places)]
     least = manifest.min_sizes.get(axis, 1)
     for size in sizes:
         whole = make_inputs(source.inputs, 1, seed=size, free={axis: size})
         half = {n: np.full_like(whole[n], max(least, size // 2)) for n in length_inputs(source.inputs)}
         shorter = make_inputs(source.inputs, 1, seed=size, free={axis: max(size - 1, least)})
-        found += [Answer(x, source.reference(x), 1) for x in (whole, {**whole, **half}, shorter)]
-    return found
+        fitting += [Answer(x, source.reference(x), 1) for x in (whole, {**whole, **half}, shorter)]
+    return fitting
 
 
 def _fixed(spec: InputSpec, axis: str, size: int) -> InputSpec:

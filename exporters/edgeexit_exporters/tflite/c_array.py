@@ -1,4 +1,4 @@
-"""A .tflite file as a C header and source, for TensorFlow Lite Micro on a device without a file system."""
+"""C header and source of a .tflite file, for TensorFlow Lite Micro without a file system."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from edgeexit.bundle.bundle import Bundle
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite.file.arena import memory
 from edgeexit_exporters.tflite.file.checked import indices, text
-from edgeexit_exporters.tflite.file.flatbuffer import Model, read
-from edgeexit_exporters.tflite.file.signatures import Tensor, op_counts, reached, signatures, tensor
+from edgeexit_exporters.tflite.file.flatbuffer import Model
+from edgeexit_exporters.tflite.file.signatures import Tensor, op_counts, reached, tensor
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.fuse import FUSED, OUTPUTS, THRESHOLDS
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
@@ -44,7 +45,9 @@ class CSource:
     """For `<name>.c`, which is valid C99 and C++."""
 
 
-def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequence[float], arena_bytes: int) -> CSource:
+def c_source(
+    file: TfliteFile, name: str, exits: int, score: str, thresholds: Sequence[float], arena_bytes: int
+) -> CSource:
     """Write a file as C.
 
     The header declares the array, 16-byte aligned, and the default thresholds, and tells in macros (`<NAME>_...`) what
@@ -52,7 +55,7 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
     shape and quantization. The same arguments give the same texts.
 
     Args:
-        data: a .tflite that runs from its first subgraph: a fused one, one exit's, or one stage's.
+        file: a .tflite that runs from its first subgraph: a fused one, one exit's, or one stage's.
         name: of the array and the files: lower case letters, digits and `_`.
         exits: how many it can answer at.
         score: what its thresholds are compared with.
@@ -67,7 +70,7 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
         tflite::MicroInterpreter interpreter(tflite::GetModel(kws_model), resolver, arena, sizeof arena);
 
     Raises:
-        BundleError: `data` is damaged.
+        BundleError: the file is damaged.
         ModelError: a name that is no identifier, numbers that do not fit each other or the file, a custom operator, or
             a file that a microcontroller cannot open.
     """
@@ -83,17 +86,17 @@ def c_source(data: bytes, name: str, exits: int, score: str, thresholds: Sequenc
         )
     if not re.fullmatch(r"[a-z_0-9]{1,32}", score):
         raise ModelError(f"{score!r} is no score's name")
-    model = read(data)
+    model = file.model
     if len(reached(model, 0)) != len(model.subgraphs):
         raise ModelError(
             "the first subgraph does not run all others: split the signatures of a chain, or use the fused layout"
         )
-    inputs, outputs = _ends(model)
+    inputs, outputs = _ends(file)
     _check_fused(inputs, outputs, exits)
     return CSource(
         name,
-        _header(name, len(data), exits, score, arena_bytes, inputs, outputs, _operators(model)),
-        _source(name, data, thresholds),
+        _header(name, len(file.data), exits, score, arena_bytes, inputs, outputs, _operators(model)),
+        _source(name, file.data, thresholds),
     )
 
 
@@ -110,24 +113,24 @@ def c_source_of(bundle: Bundle) -> CSource:
     if not fused:
         raise ModelError(f"{bundle.path} holds no fused TFLite artifact to write as C")
     artifact = next((a for a in fused if a.precision == "int8"), fused[0])
-    data = bundle.file(artifact.models[0]).read_bytes()
+    file = TfliteFile.open(bundle.file(artifact.models[0]))
     exits = len(bundle.manifest.exits)
     thresholds: tuple[float, ...] = (math.inf,) * (exits - 1)
     point = bundle.default_point(artifact.name)
     compared = None if point is None or point.policy.score != artifact.score else point.policy.graph_thresholds
     if compared is not None:
         thresholds = tuple(float(t) for t in compared)
-    needed = memory(data)
+    needed = memory(file)
     name = re.sub(r"[^a-z0-9_]+", "_", bundle.manifest.name.lower())
     name = name if name[:1].isalpha() else f"net_{name}"
-    return c_source(data, name[:63], exits, artifact.score or "maxprob", thresholds, needed.arena + needed.tables)
+    return c_source(file, name[:63], exits, artifact.score or "maxprob", thresholds, needed.arena + needed.tables)
 
 
-def _ends(model: Model) -> tuple[list[Tensor], list[Tensor]]:
+def _ends(file: TfliteFile) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs and outputs in the order in which an interpreter without signatures numbers them."""
-    graph = model.subgraphs[0]
+    graph = file.model.subgraphs[0]
     named: dict[tuple[str, int], str] = {}
-    for s in (s for s in signatures(model).values() if s.subgraph == 0):
+    for s in (s for s in file.signatures.values() if s.subgraph == 0):
         named |= {("in", t.index): n for n, t in s.inputs.items()} | {("out", t.index): n for n, t in s.outputs.items()}
 
     def all_of(side: str, numbers: Any) -> list[Tensor]:
@@ -139,9 +142,9 @@ def _ends(model: Model) -> tuple[list[Tensor], list[Tensor]]:
 def _check_fused(inputs: list[Tensor], outputs: list[Tensor], exits: int) -> None:
     """A file with several exits must be a fused one, for as many."""
     thresholds = [t for t in inputs if t.name == THRESHOLDS]
-    found = thresholds[0].shape[0] + 1 if thresholds else 1
-    if found != exits:
-        raise ModelError(f"the file decides between {found} exits, not {exits}")
+    actual = thresholds[0].shape[0] + 1 if thresholds else 1
+    if actual != exits:
+        raise ModelError(f"the file decides between {actual} exits, not {exits}")
     if exits > 1 and tuple(t.name for t in outputs) != OUTPUTS:
         raise ModelError(f"the file has no {FUSED} outputs {', '.join(OUTPUTS)}; it has {[t.name for t in outputs]}")
 

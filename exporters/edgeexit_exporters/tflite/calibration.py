@@ -1,4 +1,4 @@
-"""Calibration: the float chain runs on real inputs, and every tensor's values are seen.
+"""Calibration runs of the float chain on real inputs, with the values of every tensor.
 
 The chain as a whole, so that a cut tensor has the same values, and so the same scale, on both its sides.
 """
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.spec import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
-from edgeexit_exporters.tflite.file.flatbuffer import read
-from edgeexit_exporters.tflite.file.signatures import Signature, signatures
+from edgeexit_exporters.tflite.file.signatures import Signature
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,19 +29,19 @@ class Linked(Signature):
     file: int = 0
 
 
-def linked(models: Sequence[Any]) -> list[Linked]:
+def linked(files: Sequence[TfliteFile]) -> list[Linked]:
     """The signatures of files in the order of the chain: by file, then by the number at the end of their names.
 
     Raises:
         ModelError: a file has none.
     """
-    found: list[Linked] = []
-    for i, model in enumerate(models):
-        own = [Linked(s.name, s.subgraph, s.inputs, s.outputs, i) for s in signatures(model).values()]
+    chain: list[Linked] = []
+    for i, file in enumerate(files):
+        own = [Linked(s.name, s.subgraph, s.inputs, s.outputs, i) for s in file.signatures.values()]
         if not own:
             raise ModelError("the .tflite file has no signature: export it with named stages")
-        found += sorted(own, key=lambda s: (int((re.findall(r"(\d+)$", s.name) or ["0"])[0]), s.name))
-    return found
+        chain += sorted(own, key=lambda s: (int((re.findall(r"(\d+)$", s.name) or ["0"])[0]), s.name))
+    return chain
 
 
 class FloatChain:
@@ -51,22 +51,22 @@ class FloatChain:
         files: one file with a signature per stage, a file per stage, or a single prefix.
     """
 
-    def __init__(self, files: Sequence[bytes]) -> None:
+    def __init__(self, files: Sequence[TfliteFile]) -> None:
         lib = tools.interpreter()
-        self.models = [read(f) for f in files]
-        self.signatures = linked(self.models)
+        self.models = [f.model for f in files]
+        self.signatures = linked(files)
         self._interpreters: list[Any] = []
         with tools.quiet():
-            for content in files:
+            for file in files:
                 # without XNNPACK: a delegate does not promise to keep what is inside it
-                made = lib.Interpreter(
-                    model_content=content,
+                interpreter = lib.Interpreter(
+                    model_content=file.data,
                     num_threads=1,
                     experimental_op_resolver_type=lib.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
                     experimental_preserve_all_tensors=True,
                 )
-                made.allocate_tensors()
-                self._interpreters.append(made)
+                interpreter.allocate_tensors()
+                self._interpreters.append(interpreter)
         self._runners = [self._interpreters[s.file].get_signature_runner(s.name) for s in self.signatures]
         self._watched = [self._floats(s) for s in self.signatures]
         made_here: set[str] = set()
@@ -92,15 +92,15 @@ class FloatChain:
     def outputs(self, rows: Arrays) -> dict[str, NDArray[Any]]:
         """All rows' outputs of all stages, by name."""
         count = len(next(iter(rows.values())))
-        found: dict[str, list[NDArray[Any]]] = {}
+        collected: dict[str, list[NDArray[Any]]] = {}
         for i in range(count):
             known = {n: np.ascontiguousarray(a[i : i + 1]) for n, a in rows.items()}
             for signature, runner in zip(self.signatures, self._runners, strict=True):
                 given = runner(**{n: known[n] for n in signature.inputs})
                 known.update(given)
                 for n, a in given.items():
-                    found.setdefault(n, []).append(a.copy())
-        return {n: np.concatenate(parts) for n, parts in found.items()}
+                    collected.setdefault(n, []).append(a.copy())
+        return {n: np.concatenate(parts) for n, parts in collected.items()}
 
     def _floats(self, signature: Linked) -> list[tuple[int, str]]:
         model, float32 = self.models[signature.file], tools.schema().TensorType.FLOAT32
@@ -127,7 +127,7 @@ def check_rows(
     Raises:
         DataError: what is wrong with the data, and what was expected.
     """
-    found: dict[str, NDArray[Any]] = {}
+    checked: dict[str, NDArray[Any]] = {}
     for name, (shape, dtype) in inputs.items():
         if name not in rows:
             raise DataError(
@@ -146,15 +146,15 @@ def check_rows(
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int(np.count_nonzero(~np.isfinite(array.reshape(len(array), -1)).all(1)))
             raise DataError(f"calibration data for {name!r}: {bad} of {len(array)} rows hold NaN or infinity")
-        found[name] = array
-    sizes = {n: len(a) for n, a in found.items()}
+        checked[name] = array
+    sizes = {n: len(a) for n, a in checked.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(f"calibration data of unlike lengths: {', '.join(f'{n} {s}' for n, s in sizes.items())}")
     count = next(iter(sizes.values()), 0)
     if count < least:
         raise DataError(f"calibration needs at least {least} rows, found {count}: more rows give truer ranges")
-    for name, array in found.items():
+    for name, array in checked.items():
         if array.dtype.kind == "f" and (array == array[:1]).all():
             same = "every value is the same" if array.min() == array.max() else "every row is the same"
             raise DataError(f"calibration data for {name!r}: {same}; ranges want inputs as the model will see them")
-    return found
+    return checked

@@ -1,4 +1,4 @@
-"""Stages -> .tflite files, with litert-torch."""
+"""Conversion of torch stages to .tflite files with litert-torch."""
 
 from __future__ import annotations
 
@@ -7,63 +7,60 @@ from collections.abc import Sequence
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import tools
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.pieces import Piece, source_line
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages
 
 _OP = re.compile(r"Lowering not found: (?:\w+\.)?(\w+)|call_function\[target=torch\.ops\.\w+\.(\w+)")
 
 
-def convert_chain(found: TorchStages) -> bytes:
+def convert_chain(stages: TorchStages) -> TfliteFile:
     """One file with a signature per stage, `stage_0`, `stage_1`, ...; weights are stored once.
 
     Raises:
         ModelError: an operation that the converter does not know, with the stage and the source line.
         BackendMissing: no converter, or another version of it.
     """
-    return _convert(found.stages, found.name)
+    return convert_pieces(stages.stages, stages.name)
 
 
-def convert_prefixes(found: TorchStages) -> list[bytes]:
+def convert_prefixes(stages: TorchStages) -> list[TfliteFile]:
     """One self-contained file per exit, each with one signature: `exit_0`, `exit_1`, ... Raises as `convert_chain`."""
-    return [_convert([p], found.name) for p in found.prefixes]
+    return [convert_pieces([p], stages.name) for p in stages.prefixes]
 
 
-def convert_stage_files(found: TorchStages) -> list[bytes]:
+def convert_stage_files(stages: TorchStages) -> list[TfliteFile]:
     """One file per stage, each with one signature: `stage_0`, `stage_1`, ... Raises as `convert_chain`."""
-    return [_convert([p], found.name) for p in found.stages]
+    return [convert_pieces([p], stages.name) for p in stages.stages]
 
 
-def convert_pieces(pieces: Sequence[Piece], name: str) -> bytes:
+def convert_pieces(pieces: Sequence[Piece], name: str) -> TfliteFile:
     """One file with a signature per piece. Raises as `convert_chain`."""
-    return _convert(pieces, name)
-
-
-def _convert(pieces: Sequence[Piece], name: str) -> bytes:
     litert = tools.converter()
-    said = None
+    printed = None
     try:
-        with tools.quiet() as said:
+        with tools.quiet() as printed:
             converter = litert.Converter()
             for piece in pieces:
                 converter.add_signature(piece.name, piece.module, sample_kwargs=dict(piece.example))
-            return bytes(converter.convert().model_content())
+            return TfliteFile(bytes(converter.convert().model_content()))
     except Exception as e:
-        text = said.getvalue() if said is not None else ""
+        text = printed.getvalue() if printed is not None else ""
         raise ModelError(_reason(e, text, pieces, name)) from e
 
 
-def _reason(error: Exception, said: str, pieces: Sequence[Piece], name: str) -> str:
+def _reason(error: Exception, printed: str, pieces: Sequence[Piece], name: str) -> str:
     if len(pieces) > 1:  # which of them is it?
         for piece in pieces:
             try:
-                _convert([piece], name)
+                convert_pieces([piece], name)
             except ModelError as e:
                 return str(e)
     message = " ".join(f"{error}".split())
     where = f"{pieces[0].name} of {name}" if len(pieces) == 1 else name
-    for match in _OP.finditer(f"{error}\n{said}"):
+    for match in _OP.finditer(f"{error}\n{printed}"):
         op = match[1] or match[2]
-        lines = [source_line(str(error)), *(at for found, at in pieces[0].lines if found == op)]
+        lines = [source_line(str(error)), *(at for called, at in pieces[0].lines if called == op)]
         at = next((f" (called in {line})" for line in lines if line), "")
         return (
             f"{where}: litert-torch cannot convert the operation {op!r}{at}; replace it in the model, or export to ONNX"

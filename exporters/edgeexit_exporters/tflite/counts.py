@@ -1,8 +1,7 @@
-"""How much of a file really computes in integers."""
+"""Counts of operations that compute in integers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +47,6 @@ def count(model: Any, signature: Signature, static: bool) -> Counts:
         inputs = [int(i) for i in op.inputs if i >= 0]
         quantized += any((_is_constant(model, tensors[i]) and _has_scale(tensors[i])) or i in expanded for i in inputs)
     return Counts(signature.name, integer if static else quantized, integer + len(floats), tuple(floats))
-
-
-def operation_names(model: Any, signature: Signature) -> Sequence[str]:
-    """The operations of a signature in order."""
-    return [_name(model, op) for op in model.subgraphs[signature.subgraph].operators]
 
 
 def _name(model: Any, op: Any) -> str:

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,8 @@ from edgeexit.policy import scores
 from edgeexit_exporters.tflite.file.building import BOOL, FLOAT, INT32, Scope
 from edgeexit_exporters.tflite.file.checked import MAX_DEPTH, text
 from edgeexit_exporters.tflite.file.flatbuffer import Model, read, schema, write
-from edgeexit_exporters.tflite.file.signatures import KEPT_METADATA, Signature, Tensor, compact, signatures
+from edgeexit_exporters.tflite.file.signatures import KEPT_METADATA, Signature, Tensor, compact
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.score_ops import TEMPERATURE, add_score, check_score
 
 FUSED, STAGE = "fused", "stage_"
@@ -41,13 +41,13 @@ _SAME_SCALE = 1e-6
 
 
 def fuse(
-    chain: bytes | Path,
+    chain: TfliteFile,
     exits: Sequence[str],
     score: str = "maxprob",
     *,
     kinds: Sequence[scores.Kind] | None = None,
     temperatures: Sequence[float] | None = None,
-) -> bytes:
+) -> TfliteFile:
     """Build the fused file.
 
     Args:
@@ -64,24 +64,24 @@ def fuse(
         PolicyError: no such score.
     """
     check_score(score)
-    model = read(chain)
-    stages = _stages(model, exits)
+    stages = _stages(chain.signatures, exits)
     count = len(stages)
     kinds = kinds or ["logits"] * count
     temperatures = temperatures or [1.0] * count
     _check_temperatures(temperatures, count)
     if len(kinds) != count:
         raise ModelError(f"{len(kinds)} kinds for {count} exits")
+    model = chain.model
     fused = schema.ModelT(version=model.version, description=model.description, subgraphs=[])
     codes, buffers = fused.operatorCodes, fused.buffers = list(model.operatorCodes), list(model.buffers)
     fused.metadata = [copy.copy(m) for m in model.metadata or [] if text(m.name) == KEPT_METADATA] or None
     settings = [_Exit(*s) for s in zip(stages, exits, kinds, temperatures, strict=True)]
     _Fusion(model, fused, settings, score).build()
     compact(fused, codes, buffers)
-    return write(fused)
+    return TfliteFile(write(fused))
 
 
-def with_temperatures(fused: bytes | Path, temperatures: Sequence[float]) -> bytes:
+def with_temperatures(fused: bytes, temperatures: Sequence[float]) -> bytes:
     """Rewrite the named temperature constants of a fused file; everything else stays.
 
     Raises:
@@ -172,8 +172,8 @@ class _Fusion:
             answer = scope.add("DEQUANTIZE", [answer], axes, version=_DEQUANTIZE_VERSIONS[dtype])
         score = add_score(scope, answer, self.score, it.kind, k, it.temperature, finite=quantized)
         if k == self.last:
-            made = {o for operator in scope.graph.operators for o in operator.outputs}
-            return [answer if answer in made else scope.copied(answer), _index(scope, k), score]
+            produced = {o for operator in scope.graph.operators for o in operator.outputs}
+            return [answer if answer in produced else scope.copied(answer), _index(scope, k), score]
         begin, size = scope.constant("begin", [k], np.int32), scope.constant("size", [1], np.int32)
         threshold = scope.add("SLICE", [thresholds, begin, size], [1])
         stop = scope.add("GREATER_EQUAL", [score, threshold], [1], BOOL)
@@ -208,18 +208,17 @@ def _index(scope: Scope, k: int) -> int:
     return scope.constant("exit_index_value", [k], np.int32)
 
 
-def _stages(model: Model, exits: Sequence[str]) -> list[Signature]:
+def _stages(signatures: Mapping[str, Signature], exits: Sequence[str]) -> list[Signature]:
     """The stages' signatures, proven to fit each other and the contract."""
     if len(exits) > MAX_DEPTH:
         raise ModelError(f"{len(exits)} exits; a fused .tflite nests one decision in another, at most {MAX_DEPTH} deep")
-    found = signatures(model)
     names = [f"{STAGE}{k}" for k in range(len(exits))]
-    if not exits or set(found) != set(names):
+    if not exits or set(signatures) != set(names):
         raise ModelError(
             f"a chain of {len(exits)} exits has the signatures {', '.join(names) or '(none)'}; "
-            f"this file has {', '.join(found) or 'none'}"
+            f"this file has {', '.join(signatures) or 'none'}"
         )
-    stages = [found[n] for n in names]
+    stages = [signatures[n] for n in names]
     known: dict[str, Tensor] = {}
     first: Tensor | None = None
     for k, (stage, answer) in enumerate(zip(stages, exits, strict=True)):

@@ -1,6 +1,6 @@
-"""Float .tflite files -> integer ones, with ai-edge-quantizer and our own ranges.
+"""Quantization of float .tflite files with ai-edge-quantizer and our own ranges.
 
-Stages hand integers on: a cut tensor has one scale and zero point on both its sides, or there is no file.
+Stages pass integers on: a cut tensor has one scale and zero point on both its sides, or there is no file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
+from edgeexit_exporters.spec import LEAST_ROWS
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.bounds import probability_bounds
 from edgeexit_exporters.tflite.calibration import FloatChain, Linked, check_rows, linked
 from edgeexit_exporters.tflite.counts import Counts, count
 from edgeexit_exporters.tflite.file.checked import text
-from edgeexit_exporters.tflite.file.flatbuffer import inlined, read
+from edgeexit_exporters.tflite.file.flatbuffer import inlined
 from edgeexit_exporters.tflite.file.signatures import Tensor
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.ranges import estimate
 
 PRECISIONS = {
@@ -40,12 +41,12 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A quantized file."""
+class PrecisionFile:
+    """A file in one precision."""
 
-    content: bytes
-    counts: tuple[Counts, ...]
-    """Per signature, in the order of the chain."""
+    file: TfliteFile
+    counts: tuple[Counts, ...] = ()
+    """Per signature, in the order of the chain; empty = in float."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Scale:
 
 
 def quantize_chain(
-    files: Sequence[bytes],
+    files: Sequence[TfliteFile],
     rows: Arrays | None,
     precision: str = "int8",
     ranges: str = "minmax",
     least_rows: int = LEAST_ROWS,
     allow_float: Sequence[str] = (),
-) -> list[Quantized]:
+) -> list[PrecisionFile]:
     """Quantize float files that follow each other: one with a signature per stage, a file per stage, or one prefix.
 
     Args:
@@ -84,15 +85,14 @@ def quantize_chain(
         raise DataError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     static = precision in _BITS
     if not static:
-        contents = [_quantize(f, precision, None) for f in files]
-        return _counted(contents, precision, allow_float)
+        return _counted([_quantize(f, precision, None) for f in files], precision, allow_float)
     if rows is None:
         raise DataError(f"precision {precision} needs calibration data: at least {least_rows} real inputs")
     chain = FloatChain(files)
     data = check_rows(rows, chain.inputs, least_rows)
-    found = estimate(lambda: ((f"{f}/{n}", a) for f, n, a in chain.values(data)), ranges, 2 ** _BITS[precision])
+    estimates = estimate(lambda: ((f"{f}/{n}", a) for f, n, a in chain.values(data)), ranges, 2 ** _BITS[precision])
     limits: list[dict[str, tuple[float, float]]] = [{} for _ in files]
-    for key, limit in found.items():
+    for key, limit in estimates.items():
         file, _, name = key.partition("/")
         limits[int(file)][name] = limit
     for own, model in zip(limits, chain.models, strict=True):
@@ -101,20 +101,15 @@ def quantize_chain(
 
 
 def quantize_prefixes(
-    files: Sequence[bytes],
+    files: Sequence[TfliteFile],
     rows: Arrays | None,
     precision: str = "int8",
     ranges: str = "minmax",
     least_rows: int = LEAST_ROWS,
     allow_float: Sequence[str] = (),
-) -> list[Quantized]:
+) -> list[PrecisionFile]:
     """Quantize files that each stand for themselves (`convert_prefixes`); arguments and errors as `quantize_chain`."""
     return [quantize_chain([f], rows, precision, ranges, least_rows, allow_float)[0] for f in files]
-
-
-def scales(content: bytes) -> dict[str, dict[str, Scale | None]]:
-    """Per signature, name of an input or output -> its scale; None = it is not quantized."""
-    return {s.name: _scales({**s.inputs, **s.outputs}) for s in linked([read(content)])}
 
 
 def _scales(tensors: Mapping[str, Tensor]) -> dict[str, Scale | None]:
@@ -123,7 +118,7 @@ def _scales(tensors: Mapping[str, Tensor]) -> dict[str, Scale | None]:
     }
 
 
-def _quantize(content: bytes, precision: str, limits: Mapping[str, tuple[float, float]] | None) -> bytes:
+def _quantize(file: TfliteFile, precision: str, limits: Mapping[str, tuple[float, float]] | None) -> TfliteFile:
     lib = tools.quantizer()
     statistics = None
     if limits is not None:
@@ -134,54 +129,57 @@ def _quantize(content: bytes, precision: str, limits: Mapping[str, tuple[float, 
     try:
         with tools.quiet():
             recipe = getattr(tools.recipes(), PRECISIONS[precision])()
-            made = lib.Quantizer(bytearray(content), recipe)
-            result = made.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
-        return inlined(bytes(result.quantized_model))
+            quantizer = lib.Quantizer(bytearray(file.data), recipe)
+            result = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+        return TfliteFile(inlined(bytes(result.quantized_model)))
     except Exception as e:
         raise ModelError(f"ai-edge-quantizer cannot make {precision} of it: {' '.join(str(e).split())[:300]}") from e
 
 
-def _pinned(files: Sequence[bytes], precision: str, limits: list[dict[str, tuple[float, float]]]) -> list[bytes]:
+def _pinned(
+    files: Sequence[TfliteFile], precision: str, limits: list[dict[str, tuple[float, float]]]
+) -> list[TfliteFile]:
     """Quantize until every cut tensor has one scale: a reader with another gets its producer's range, in order.
 
     They differ where the producer's scale is fixed (tanh, sigmoid, softmax) or taken over from its input (max pooling).
     """
-    contents = [_quantize(f, precision, own) for f, own in zip(files, limits, strict=True)]
+    quantized = [_quantize(f, precision, own) for f, own in zip(files, limits, strict=True)]
     pinned: set[tuple[int, str, str]] = set()
     while True:
-        unequal = _unequal(linked([read(c) for c in contents]))
+        unequal = _unequal(linked(quantized))
         if not unequal:
-            return contents
+            return quantized
         first = unequal[0][0]
         again: set[int] = set()
-        for reader, name, wanted, found in (u for u in unequal if u[0] is first):
+        for reader, name, wanted, own in (u for u in unequal if u[0] is first):
             key = (reader.file, reader.name, name)
-            if found is not None and wanted is not None and _close(wanted, found):
-                contents[reader.file] = _write_scale(contents[reader.file], reader, name, wanted.scale)
+            if own is not None and wanted is not None and _close(wanted, own):
+                quantized[reader.file] = _write_scale(quantized[reader.file], reader, name, wanted.scale)
             elif key in pinned or wanted is None:
                 raise ModelError(
-                    f"{reader.name}: cut tensor {name!r} is read with {_said(found)} and made with {_said(wanted)}: "
-                    "the quantizer does not give both sides one scale. Cut elsewhere, or export the files as prefixes"
+                    f"{reader.name}: cut tensor {name!r} is read with {_scale_text(own)} and made with "
+                    f"{_scale_text(wanted)}: the quantizer does not give both sides one scale. Cut elsewhere, or "
+                    "export the files as prefixes"
                 )
             else:
                 pinned.add(key)
                 limits[reader.file][_float_name(files[reader.file], reader, name)] = _range(wanted, precision)
                 again.add(reader.file)
         for file in again:
-            contents[file] = _quantize(files[file], precision, limits[file])
+            quantized[file] = _quantize(files[file], precision, limits[file])
 
 
 def _unequal(chain: Sequence[Linked]) -> list[tuple[Linked, str, Scale | None, Scale | None]]:
-    made: dict[str, Scale | None] = {}
-    found = []
+    known: dict[str, Scale | None] = {}
+    unequal = []
     for signature in chain:
         for name, scale in _scales(signature.inputs).items():
-            if name not in made:
-                made[name] = scale  # a model input: later stages read it with the same scale too
-            elif made[name] != scale:
-                found.append((signature, name, made[name], scale))
-        made.update(_scales(signature.outputs))
-    return found
+            if name not in known:
+                known[name] = scale  # a model input: later stages read it with the same scale too
+            elif known[name] != scale:
+                unequal.append((signature, name, known[name], scale))
+        known.update(_scales(signature.outputs))
+    return unequal
 
 
 def _close(a: Scale, b: Scale) -> bool:
@@ -194,31 +192,29 @@ def _range(scale: Scale, precision: str) -> tuple[float, float]:
     return (-128 - scale.zero_point) * scale.scale, (127 - scale.zero_point) * scale.scale
 
 
-def _float_name(content: bytes, reader: Linked, name: str) -> str:
+def _float_name(file: TfliteFile, reader: Linked, name: str) -> str:
     """The input tensor's name in the float file; the quantizer may have put another in its place."""
-    model = read(content)
-    (own,) = [s for s in linked([model]) if s.name == reader.name]
-    return text(model.subgraphs[own.subgraph].tensors[own.inputs[name].index].name)
+    own = file.signatures[reader.name]
+    return text(file.model.subgraphs[own.subgraph].tensors[own.inputs[name].index].name)
 
 
-def _write_scale(content: bytes, reader: Linked, name: str, scale: float) -> bytes:
-    """Change one number of the file in place."""
-    raw = bytearray(content)
+def _write_scale(file: TfliteFile, reader: Linked, name: str, scale: float) -> TfliteFile:
+    """The file with one number changed."""
+    raw = bytearray(file.data)
     tensor = tools.schema().Model.GetRootAs(raw, 0).Subgraphs(reader.subgraph).Tensors(reader.inputs[name].index)
     tensor.Quantization().ScaleAsNumpy()[0] = scale
-    return bytes(raw)
+    return TfliteFile(bytes(raw))
 
 
-def _said(scale: Scale | None) -> str:
+def _scale_text(scale: Scale | None) -> str:
     return "no scale (float)" if scale is None else f"scale {scale.scale:.6g}, zero point {scale.zero_point}"
 
 
-def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[str]) -> list[Quantized]:
+def _counted(files: Sequence[TfliteFile], precision: str, allow_float: Sequence[str]) -> list[PrecisionFile]:
     static = precision in _BITS
-    models = [read(c) for c in contents]
-    found: list[list[Counts]] = [[] for _ in contents]
-    for signature in linked(models):
-        counts = count(models[signature.file], signature, static)
+    by_file: list[list[Counts]] = [[] for _ in files]
+    for signature in linked(files):
+        counts = count(files[signature.file].model, signature, static)
         left = [(op, tensor) for op, tensor in counts.floats if op not in allow_float]
         if static and left:
             ops = list(dict.fromkeys(op for op, _ in left))
@@ -232,5 +228,5 @@ def _counted(contents: Sequence[bytes], precision: str, allow_float: Sequence[st
             raise ModelError(
                 f"{signature.name}: no weight was quantized ({precision}); it has {counts.total} operations"
             )
-        found[signature.file].append(counts)
-    return [Quantized(c, tuple(k)) for c, k in zip(contents, found, strict=True)]
+        by_file[signature.file].append(counts)
+    return [PrecisionFile(f, tuple(c)) for f, c in zip(files, by_file, strict=True)]

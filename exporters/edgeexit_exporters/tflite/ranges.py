@@ -36,40 +36,40 @@ def estimate(passes: Callable[[], Tensors], method: str, levels: int) -> dict[st
     """
     if method not in METHODS:
         raise DataError(f"unknown range estimate {method!r}; known: {', '.join(METHODS)}")
-    found: dict[str, tuple[float, float]] = {}
+    limits: dict[str, tuple[float, float]] = {}
     for name, array in passes():
         if not array.size:
             continue
         low, high = float(array.min()), float(array.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise DataError(f"tensor {name!r} holds values that are not finite; look at the model and the data")
-        if name in found:
-            low, high = min(low, found[name][0]), max(high, found[name][1])
-        found[name] = (low, high)
+        if name in limits:
+            low, high = min(low, limits[name][0]), max(high, limits[name][1])
+        limits[name] = (low, high)
     if method == "minmax":
-        return found
-    counts = {name: np.zeros(_BINS, np.int64) for name in found}
+        return limits
+    counts = {name: np.zeros(_BINS, np.int64) for name in limits}
     for name, array in passes():
-        low, high = found[name]
+        low, high = limits[name]
         if high > low:
             counts[name] += np.histogram(array, _BINS, (low, high))[0]
     choose = _percentile if method == "percentile" else _least_error
-    return {n: choose(counts[n], r, levels) if r[1] > r[0] else r for n, r in found.items()}
+    return {n: choose(counts[n], r, levels) if r[1] > r[0] else r for n, r in limits.items()}
 
 
-def _percentile(counts: NDArray[np.int64], found: tuple[float, float], levels: int) -> tuple[float, float]:
-    edges = np.linspace(*found, _BINS + 1)
+def _percentile(counts: NDArray[np.int64], limits: tuple[float, float], levels: int) -> tuple[float, float]:
+    edges = np.linspace(*limits, _BINS + 1)
     share = np.cumsum(counts) / counts.sum()
     first = int(np.searchsorted(share, _OUTSIDE / 2, side="right"))
     last = int(np.searchsorted(share, 1 - _OUTSIDE / 2))
     return float(edges[first]), float(edges[min(last, _BINS - 1) + 1])
 
 
-def _least_error(counts: NDArray[np.int64], found: tuple[float, float], levels: int) -> tuple[float, float]:
+def _least_error(counts: NDArray[np.int64], limits: tuple[float, float], levels: int) -> tuple[float, float]:
     """One end after the other is drawn towards zero; the other stays."""
-    edges = np.linspace(*found, _BINS + 1)
+    edges = np.linspace(*limits, _BINS + 1)
     centers = (edges[:-1] + edges[1:]) / 2
-    low, high = found
+    low, high = limits
     if high > 0:
         high = min((high * s for s in _shrunk()), key=lambda h: _error(centers, counts, low, h, levels))
     if low < 0:

@@ -1,4 +1,4 @@
-"""The converter, the quantizer and the interpreter: imported when asked, in the versions that our tests hold."""
+"""Converter, quantizer and interpreter, imported when needed, in the versions that the tests cover."""
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ def schema() -> Any:
 def _get(distribution: str, module: str, what: str) -> Any:
     wanted = _WANTED[distribution]
     try:
-        found = version(distribution)
+        installed = version(distribution)
     except PackageNotFoundError as e:
         raise BackendMissing(f"{what} needs {distribution} {wanted}.*, which is not installed: {PIP}") from e
-    if found != wanted and not found.startswith(f"{wanted}."):
-        raise BackendMissing(f"{what} needs {distribution} {wanted}.*, found {found}: {PIP}")
+    if installed != wanted and not installed.startswith(f"{wanted}."):
+        raise BackendMissing(f"{what} needs {distribution} {wanted}.*, found {installed}: {PIP}")
     if module in sys.modules:
         return sys.modules[module]
     try:
         with quiet():
             return importlib.import_module(module)
     except (ImportError, OSError) as e:
-        raise BackendMissing(f"{what}: {distribution} {found} does not import ({e}): {PIP}") from e
+        raise BackendMissing(f"{what}: {distribution} {installed} does not import ({e}): {PIP}") from e
 
 
 @contextlib.contextmanager
@@ -93,7 +93,7 @@ def quiet() -> Iterator[io.StringIO]:
     """Keeps what the tools print, from Python or from C++, off the terminal; `.getvalue()` afterwards has it."""
     kept = {name: os.environ.get(name) for name in _SETTINGS}
     os.environ.update(_SETTINGS)
-    said = io.StringIO()
+    printed = io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     saved = [(n, os.dup(n)) for n in (1, 2)]
@@ -104,16 +104,16 @@ def quiet() -> Iterator[io.StringIO]:
             try:
                 with (
                     warnings.catch_warnings(),
-                    contextlib.redirect_stdout(said),
-                    contextlib.redirect_stderr(said),
+                    contextlib.redirect_stdout(printed),
+                    contextlib.redirect_stderr(printed),
                 ):
                     warnings.simplefilter("ignore")
-                    yield said
+                    yield printed
             finally:
                 for n, copy in saved:
                     os.dup2(copy, n)
                 file.seek(0)
-                said.write(file.read().decode(errors="replace"))
+                printed.write(file.read().decode(errors="replace"))
     finally:
         for _, copy in saved:
             os.close(copy)

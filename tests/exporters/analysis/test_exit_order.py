@@ -132,8 +132,9 @@ def test_names_that_are_neither_are_refused(tmp_path: Path) -> None:
 
 def test_one_output_of_a_dict_is_the_answer_of_a_network_without_exits() -> None:
     from edgeexit_exporters.exporting import open_source
+    from edgeexit_exporters.spec import ExportSpec
 
-    found = open_source(Seg(("aux", "out")), ["out"], single=True)
+    found = open_source(Seg(("aux", "out")), ExportSpec(exits=["out"]), single=True)
     assert [e.name for e in found.exits] == ["out"]
 
 

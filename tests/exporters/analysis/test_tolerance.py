@@ -16,13 +16,14 @@ import edgeexit
 from edgeexit.bench.verify import verify
 from edgeexit.bundle.manifest import ExitSpec, TensorSpec
 from edgeexit.errors import ExportMismatch, ModelError
-from edgeexit_exporters.analysis.analysis import survey
+from edgeexit_exporters.analysis.analysis import analyse
 from edgeexit_exporters.analysis.answers import Answer
 from edgeexit_exporters.analysis.tolerance import EXACT, MARGIN, MOST, Tolerance, relative_errors, tolerance_for
 from edgeexit_exporters.exporting import export_source, open_source
 from edgeexit_exporters.layouts.check import Comparison
 from edgeexit_exporters.source.inputs import make_inputs
 from edgeexit_exporters.source.torch_source import from_torch
+from edgeexit_exporters.spec import ExportSpec
 
 
 def as_onnx(net: torch.nn.Module, folder: Path) -> Path:
@@ -36,8 +37,10 @@ def test_rounding_is_measured_on_the_network_itself(tmp_path: Path) -> None:
     """More gain, more rounding: the same network is summed in another order at other optimisation levels."""
     found = []
     for gain in (0.0, 1000.0):
-        source = open_source(as_onnx(Encoder(gain, exits=True).eval(), tmp_path), ["exit0", "exit1", "exit2"])
-        found.append(survey(source, name="a").rounding)
+        source = open_source(
+            as_onnx(Encoder(gain, exits=True).eval(), tmp_path), ExportSpec(exits=["exit0", "exit1", "exit2"])
+        )
+        found.append(analyse(source, name="a").rounding)
     calm, wild = found
     assert len(calm) == len(wild) == 3 and max(calm) < EXACT
     assert min(wild) > 1e-5 and max(wild) < 1e-2

@@ -16,10 +16,12 @@ import edgeexit
 from edgeexit.bench.verify import verify
 from edgeexit.calibrate.guarantees.risk import Guarantee
 from edgeexit.errors import BundleError, DataError, Infeasible, ModelError
-from edgeexit_exporters.augment.flow import _split, augment, places_of
+from edgeexit_exporters.augment.flow import augment, places_of
 from edgeexit_exporters.augment.result import Augmented
+from edgeexit_exporters.augment.split import split_rows
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.onnx import measure
+from edgeexit_exporters.spec import ExportSpec
 from edgeexit_models.data.optdigits import load_optdigits
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +44,7 @@ def test_a_stranger_s_network_is_made_adaptive(found: Augmented) -> None:
     assert found.bundle is not None and found.verdict is not None and found.point is not None
     assert found.verdict.worth and found.text.startswith("Worth it: ") and found.verdict.cost < 0.5
     assert found.measure == "accuracy" and found.rows == {"fit": 900, "choose": 300, "certify": 300}
-    assert sum(c.used for c in found.candidates) == len(found.bundle.manifest.exits) - 1 == len(found.found.best.exits)
+    assert sum(c.used for c in found.candidates) == len(found.bundle.manifest.exits) - 1 == len(found.choice.best.exits)
     assert [c.cost for c in found.candidates] == sorted(c.cost for c in found.candidates)
     assert all(v.passed for v in verify(found.bundle))
     test = load_optdigits()
@@ -74,7 +76,7 @@ def test_the_network_itself_answers_as_before(found: Augmented) -> None:
 def test_without_labels_agreement_counts(tmp_path: Path) -> None:
     x, _ = rows()
     found = augment(STRANGER, x, None, tmp_path / "a.edgeexit", drop=0.05, candidates=3)
-    assert found.measure == "agreement" and found.found.full == 1.0
+    assert found.measure == "agreement" and found.choice.full == 1.0
     assert found.verdict is not None and found.verdict.untouched == 1.0 and "agreement" in found.text
 
 
@@ -117,7 +119,7 @@ def test_torch_and_onnx_go_the_same_way(tmp_path: Path) -> None:
     costs = []
     for k, source in enumerate((module, tmp_path / "m.onnx")):
         found = augment(source, x, None, tmp_path / f"{k}.edgeexit", drop=0.4)
-        costs.append((found.found.best.exits, round(found.found.best.cost, 6), found.verdict is None))
+        costs.append((found.choice.best.exits, round(found.choice.best.cost, 6), found.verdict is None))
     assert costs[0] == costs[1]
 
 
@@ -167,7 +169,7 @@ def test_networks_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"2 outputs .*--output, or, if these are exits, .*export --exits"):
         open_source(two, single=True)
     with pytest.raises(ModelError, match=r"fewer than two|too shallow|nothing|one"):
-        places_of(open_source(two, ["y0"], single=True))
+        places_of(open_source(two, ExportSpec(exits=["y0"]), single=True))
     x, y = rows(300)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
@@ -194,11 +196,11 @@ def test_a_mask_may_be_set_aside(tmp_path: Path) -> None:
 def test_rows_of_a_group_stay_together(tmp_path: Path) -> None:
     """Choosing on speakers that heads were fitted on would promise too much."""
     groups = np.random.default_rng(0).integers(0, 31, 1000)
-    parts = _split(1000, 0, groups)
+    parts = split_rows(1000, 0, groups)
     assert sum(map(len, parts.values())) == 1000 and 550 < len(parts["fit"]) < 650
     for a, b in (("fit", "choose"), ("fit", "certify"), ("choose", "certify")):
         assert not set(groups[parts[a]]) & set(groups[parts[b]])
-    alone = _split(1000, 0, None)
+    alone = split_rows(1000, 0, None)
     assert np.array_equal(alone["fit"], np.sort(np.random.default_rng(0).permutation(1000)[:600]))
     x, y = rows(60)
     with pytest.raises(DataError, match=r"groups of shape \[3\] for 60 rows"):

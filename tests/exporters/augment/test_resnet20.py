@@ -10,6 +10,7 @@ import pytest
 
 from edgeexit_exporters.augment.flow import augment, places_of
 from edgeexit_exporters.exporting import open_source
+from edgeexit_exporters.spec import ExportSpec
 from shared_data import cifar10_test, data_dir
 
 WEIGHTS = "resnet20_cifar10/resnet20-12fca82f.th"
@@ -23,12 +24,12 @@ def test_the_published_network_gets_exits(tmp_path: Path) -> None:
     x, y = cifar10_test()
     x = np.asarray(x[:4000], np.float32)
     y = np.asarray(y[:4000], np.int64)
-    source = open_source("edgeexit_models:resnet20", weights=weights, single=True)
+    source = open_source("edgeexit_models:resnet20", ExportSpec(weights=weights), single=True)
     places, total = places_of(source)
     assert 40_000_000 < total < 42_000_000  # 40.6 million in the paper's counting, the head's 640 beside
     assert len(places) == 9 and all(p.kinds == ("picture",) for p in places)
     found = augment(source, {"image": x}, y, tmp_path / "r20.edgeexit", drop=0.02, pool="avgmax", exits=2, anyway=True)
-    assert found.found.full == pytest.approx(0.917, abs=0.02)
+    assert found.choice.full == pytest.approx(0.917, abs=0.02)
     assert found.bundle is not None and found.verdict is not None
     assert found.verdict.cost < 0.9 and found.verdict.drop_low < 0.02
     for artifact in found.bundle.manifest.artifacts:

@@ -15,7 +15,7 @@ from format_cases import FORMS, MADE, NETS, SKIPPED, SOME, exported, marked, net
 
 import edgeexit
 from edgeexit.errors import ModelError
-from edgeexit_exporters.plan import FORMATS, Forms
+from edgeexit_exporters.spec import FORMATS
 
 REFUSED = sorted({(c, f, why) for (c, f), why in SKIPPED.items() if "is not made for" in why and c == SOME[0]})
 
@@ -36,24 +36,28 @@ def test_the_bundles_hold_what_the_table_says(case: str) -> None:
 @pytest.mark.parametrize(("case", "form", "why"), REFUSED, ids=[f.artifact for _, f, _ in REFUSED])
 def test_precisions_that_a_format_has_not(case: str, form: tuple[str, ...], why: str, tmp_path: Path) -> None:
     format, layout, precision = form
-    wanted = Forms(formats=[format], precisions=[precision])
     with pytest.raises(ModelError, match=why):
         edgeexit.export(
-            network(case), tmp_path / "b.edgeexit", layouts=[layout], forms=wanted, data={"x": rows(case, 120, 1)}
+            network(case),
+            tmp_path / "b.edgeexit",
+            layouts=[layout],
+            formats=[format],
+            precisions=[precision],
+            data={"x": rows(case, 120, 1)},
         )
     assert not (tmp_path / "b.edgeexit").exists()
 
 
 def test_a_fused_tflite_graph_refuses_two_heads(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{_reason('two-heads', 'fused')}.*ask for --layouts chain,prefix"):
-        edgeexit.export(network("two-heads"), tmp_path / "b.edgeexit", layouts=["fused"], forms=Forms(["tflite"]))
+        edgeexit.export(network("two-heads"), tmp_path / "b.edgeexit", layouts=["fused"], formats=["tflite"])
     assert not (tmp_path / "b.edgeexit").exists()
 
 
 def test_tflite_alone_of_all_exits_is_refused(tmp_path: Path) -> None:
     """Beside other layouts or another format it is left out, as no file holds all exits."""
     with pytest.raises(ModelError, match="no TFLite file holds all exits; add a layout"):
-        edgeexit.export(network("vectors"), tmp_path / "b.edgeexit", layouts=["all"], forms=Forms(["tflite"]))
+        edgeexit.export(network("vectors"), tmp_path / "b.edgeexit", layouts=["all"], formats=["tflite"])
 
 
 def _reason(case: str, layout: str) -> str:

@@ -19,9 +19,8 @@ from format_cases import ROWS, exported, network
 import edgeexit
 from edgeexit import replay
 from edgeexit.errors import DataError, ExportMismatch, ModelError
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
-from edgeexit_exporters.plan import Forms
 from edgeexit_exporters.refit import Refit, divide_rows, refuse_drop
+from edgeexit_exporters.spec import LEAST_ROWS, ExportSpec
 
 DATA = {"x": np.zeros((96, 6), np.float32)}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -43,18 +42,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_wishes_that_cannot_be(case: str) -> None:
     wish, message = REFUSED[case]
     with pytest.raises(ModelError, match=message):
-        Forms(**wish).check(DATA)
+        ExportSpec(**wish).check_data(DATA)
 
 
 @pytest.mark.parametrize("wish", [{"precisions": ["int8"]}, {"max_drop": 0.1}], ids=["int8", "max-drop"])
 def test_rows_are_asked_for(wish: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=f"needs calibration rows .*at least {3 * LEAST_ROWS}"):
-        Forms(**wish).check(None)
-    Forms(**wish).check(DATA)
+        ExportSpec(**wish).check_data(None)
+    ExportSpec(**wish).check_data(DATA)
 
 
 def test_what_needs_no_rows_asks_for_none() -> None:
-    Forms(["onnx", "tflite"], ["fp32", "int8-dynamic", "weight-only"]).check(None)
+    ExportSpec(formats=["onnx", "tflite"], precisions=["fp32", "int8-dynamic", "weight-only"]).check_data(None)
 
 
 @pytest.mark.parametrize("n", [0, 1, LEAST_ROWS, 3 * LEAST_ROWS - 1])

@@ -16,11 +16,11 @@ from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters import exporting
 from edgeexit_exporters.analysis.tolerance import BY_PRECISION
 from edgeexit_exporters.int8 import kernels
-from edgeexit_exporters.int8.calibration import LEAST_ROWS
 from edgeexit_exporters.int8.quantize import prepared, quantize
 from edgeexit_exporters.onnx import graph as onnx_graph
 from edgeexit_exporters.onnx import measure, pieces, serialize
 from edgeexit_exporters.source.source import Source, from_onnx
+from edgeexit_exporters.spec import LEAST_ROWS, ExportSpec
 
 ROWS = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
 CALIBRATION = {"x": ROWS[:40]}
@@ -94,7 +94,7 @@ def test_cuts_are_quantised_and_costs_are_those_of_the_float_network(
     network: tuple[Source, Source], bundle: edgeexit.Bundle, tmp_path: Path
 ) -> None:
     source, quantised = network
-    manifest = exporting.export_source(source, tmp_path / "f.edgeexit", layouts=["prefix"]).manifest
+    manifest = exporting.export_source(source, tmp_path / "f.edgeexit", ExportSpec(layouts=["prefix"])).manifest
     found = bundle.manifest
     assert [e.macs for e in found.exits] == [e.macs for e in manifest.exits]
     assert [s.macs for s in found.stages] == [s.macs for s in manifest.stages]
@@ -138,7 +138,7 @@ def test_what_has_no_int8_kernel_is_named_and_can_be_kept(tmp_path: Path) -> Non
     ):
         exporting.export_source(quantize(source, CALIBRATION), tmp_path / "b.edgeexit")
     kept = quantize(source, CALIBRATION, exclude=["ConvTranspose"])
-    found = exporting.export_source(kept, tmp_path / "b.edgeexit", layouts=["fused", "chain"]).manifest
+    found = exporting.export_source(kept, tmp_path / "b.edgeexit", ExportSpec(layouts=["fused", "chain"])).manifest
     assert found.provenance["int8_kernels"]["onnx-fused-int8"] == [[2, 2], [2, 2], [1, 2]]
     assert found.provenance["quantization"]["kept_float"] == ["node_c2"]
     with pytest.raises(ModelError, match=r"no node 'nothing' to exclude; nodes that compute: node_c0"):
@@ -163,7 +163,7 @@ def test_heads_that_answer_together_stay_float(tmp_path: Path) -> None:
     source = source_of(conv_net(), tmp_path, ["y0+y1", "y2"])
     quantised = quantize(source, CALIBRATION)
     assert quantised.exits == source.exits
-    found = exporting.export_source(quantised, tmp_path / "b.edgeexit", score="maxprob").manifest
+    found = exporting.export_source(quantised, tmp_path / "b.edgeexit", ExportSpec(score="maxprob")).manifest
     assert max(max(a.check.max_error) for a in found.artifacts if a.check is not None) < 1e-6
     for node in quantised.model.graph:
         if (node.name or "").startswith(onnx_graph.JOIN):
@@ -221,7 +221,9 @@ def test_a_product_that_adds_an_activation_is_split(tmp_path: Path) -> None:
     source = source_of(net.model({"x": ["batch", 4]}, {"y0": ["batch", CLASSES]}), tmp_path, ["y0"])
     assert [n.op_type for n in prepared(source).graph] == ["MatMul", "Add", "MatMul"]
     data = {"x": ROWS.reshape(-1, 4)[:64]}
-    found = exporting.export_source(quantize(source, data), tmp_path / "b.edgeexit", layouts=["chain"]).manifest
+    found = exporting.export_source(
+        quantize(source, data), tmp_path / "b.edgeexit", ExportSpec(layouts=["chain"])
+    ).manifest
     assert found.provenance["int8_kernels"]["onnx-chain-int8"] == [[2, 2]]
 
 

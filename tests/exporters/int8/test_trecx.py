@@ -8,8 +8,8 @@ import pytest
 import edgeexit
 from edgeexit_exporters import exporting
 from edgeexit_exporters.analysis.tolerance import BY_PRECISION
+from edgeexit_exporters.formats import float_answers
 from edgeexit_exporters.int8.quantize import quantize
-from edgeexit_exporters.plan import float_answers
 from edgeexit_exporters.source.torch_source import from_torch
 from shared_data import cifar10_test, gsc12_test_features, trecx_weights
 

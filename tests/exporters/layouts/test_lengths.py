@@ -17,7 +17,6 @@ from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit.policy.scores import ANSWER_SCORES, score
 from edgeexit.records.classification import Records
-from edgeexit_exporters.plan import Forms
 
 BINS, WIDTH, TOKENS, TIME = 6, 8, 5, 16
 
@@ -196,7 +195,7 @@ def test_quantized_files_have_lengths_too(bundle: edgeexit.Bundle, tmp_path: Pat
     many = rows(96, seed=3)
     made = edgeexit.export(
         path, tmp_path / "b.edgeexit", exits=["exit0", "exit1"], lengths=["exit0_lengths"], data=many,
-        forms=Forms(["onnx"], ["fp32", precision]), layouts=["fused", "chain"],
+        precisions=["fp32", precision], layouts=["fused", "chain"],
     )  # fmt: skip
     x = rows()
     found = {}

@@ -13,7 +13,6 @@ from edgeexit.speech import ctc
 from edgeexit.speech.features import log_mel
 from edgeexit.speech.offline import Transcriber
 from edgeexit.speech.tokens import Tokens
-from edgeexit_exporters.plan import Forms
 from edgeexit_models.speech.config import ConformerConfig
 from edgeexit_models.speech.conformer import EarlyExitConformer
 from edgeexit_models.speech.digits import SPEECH
@@ -80,9 +79,7 @@ def test_features_in_the_graph_hear_what_the_hosts_hear(tmp_path: Path) -> None:
     on_sound.load_state_dict(plain.state_dict())
     host = edgeexit.export(plain, tmp_path / "host.edgeexit", layouts=["chain"])
     graph = edgeexit.export(on_sound, tmp_path / "graph.edgeexit", layouts=["fused", "chain"])
-    int8 = edgeexit.export(
-        on_sound, tmp_path / "int8.edgeexit", layouts=["chain"], forms=Forms(precisions=["int8-dynamic"])
-    )
+    int8 = edgeexit.export(on_sound, tmp_path / "int8.edgeexit", layouts=["chain"], precisions=["int8-dynamic"])
     assert graph.manifest.min_sizes["samples"] < 700  # 7 frames of 10 ms, rounded
     assert graph.manifest.speech is not None
     assert graph.manifest.speech.features == SPEECH.features

@@ -35,11 +35,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kind, form = request.param
     if form == "tflite":
         pytest.importorskip("litert_torch", reason="needs the tflite-export extra")
-    from edgeexit_exporters.plan import Forms
 
     module = seeded(KINDS[kind])
     out = tmp_path_factory.mktemp(kind) / f"{form}.edgeexit"
-    edgeexit.export(module, out, forms=Forms((form,)))
+    edgeexit.export(module, out, formats=(form,))
     return module, out, form
 
 
@@ -293,12 +292,10 @@ def test_states_that_cannot_be_carried_are_refused(state: State, message: str) -
 
 def test_int8_is_calibrated_on_a_stream(tmp_path: Path) -> None:
     """Ranges are read off states as they are after many steps, not off zeros."""
-    from edgeexit_exporters.plan import Forms
 
     module = seeded(Windowed)
     data = {"line": np.concatenate(rows_for(module, 160))}
-    forms = Forms(("onnx",), ("fp32", "int8"))
-    bundle = edgeexit.export(module, tmp_path / "w.edgeexit", forms=forms, data=data)
+    bundle = edgeexit.export(module, tmp_path / "w.edgeexit", precisions=("fp32", "int8"), data=data)
     engine = edgeexit.load(bundle.path, artifact="onnx-chain-int8")
     stream = engine.stream()
     rows = rows_for(module, 10)

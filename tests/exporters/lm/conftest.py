@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime")
 
 from lm_nets import built, text_ids
 
-from edgeexit_exporters.lm import LmExport, LmTarget, export_lm
+from edgeexit_exporters.lm import LmExport, LmExportSpec, export_lm
 from once import once
 
 PRECISIONS = ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "int8", "int4", "int4-float", "int8-dynamic")
 @pytest.fixture(scope="session")
 def made() -> LmExport:
     """The tied decoder with exits after each of its layers, maps and a short list."""
-    wish = LmTarget(stages=(1, 2), precisions=PRECISIONS, maps=True, shortlist=40)
+    wish = LmExportSpec(stages=(1, 2), precisions=PRECISIONS, maps=True, shortlist=40)
 
     def export(folder: Path) -> LmExport:
         return export_lm(built(), folder / "small.edgeexit", wish, tokenizer=None, text=text_ids())

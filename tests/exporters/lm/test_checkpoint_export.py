@@ -11,7 +11,7 @@ from lm_nets import CONFIG, built, tokenizer_file
 
 from edgeexit.errors import DataError
 from edgeexit.lm.text.tokenizer import Text
-from edgeexit_exporters.lm import LmTarget, export_lm
+from edgeexit_exporters.lm import LmExportSpec, export_lm
 from edgeexit_models.lm import save_lm
 
 
@@ -23,7 +23,7 @@ def test_settings_of_all_files_are_in_the_bundle(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"bos_token": "<s>", "eos_token": "<e>", "add_bos_token": False})
     )
-    made = export_lm(folder, tmp_path / "chat.edgeexit", LmTarget(stages=(1,)), progress=told.append)
+    made = export_lm(folder, tmp_path / "chat.edgeexit", LmExportSpec(stages=(1,)), progress=told.append)
     spec = made.bundle.manifest.lm
     assert spec is not None and spec.eos == (2, 7, 0) and spec.bos is None
     assert any(t.startswith("note: tokenizer_config.json: '<e>' (token 0) ends an answer, too") for t in told)

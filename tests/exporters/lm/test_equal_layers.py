@@ -13,7 +13,7 @@ from lm_nets import CONFIG, UNTIED, built
 
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
-from edgeexit_exporters.lm import LmTarget, export_lm
+from edgeexit_exporters.lm import LmExportSpec, export_lm
 from edgeexit_exporters.lm import graphs as graphs_of
 from edgeexit_exporters.lm.distinct import distinct_weights, structure
 from edgeexit_models.lm import LlamaLM
@@ -50,7 +50,7 @@ def alike(model: LlamaLM) -> None:
 
 
 def checked(model: LlamaLM, out: Path, stages: tuple[int, ...], precisions: tuple[str, ...]) -> None:
-    made = export_lm(model, out, LmTarget(stages=stages, precisions=precisions), tokenizer=None)
+    made = export_lm(model, out, LmExportSpec(stages=stages, precisions=precisions), tokenizer=None)
     with torch.no_grad():
         want = model(torch.tensor([IDS]))[0].numpy()
         first = model.hidden(torch.tensor([IDS]))[stages[0] - 1]

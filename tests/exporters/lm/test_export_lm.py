@@ -19,7 +19,7 @@ from edgeexit.bundle.lm_spec import DecoderFiles
 from edgeexit.errors import ExportMismatch
 from edgeexit.lm.cache import Cache
 from edgeexit.lm.loading import load_lm
-from edgeexit_exporters.lm import LmExport, LmTarget, check, export_lm
+from edgeexit_exporters.lm import LmExport, LmExportSpec, check, export_lm
 from edgeexit_exporters.lm.source import open_source
 from edgeexit_models.lm import LlamaLM, greedy
 
@@ -90,7 +90,7 @@ def test_files_are_clean_and_the_same_every_time(made: LmExport, tmp_path: Path)
             assert b"/home" not in raw and b".py" not in raw and b"stack_trace" not in raw, file.path
             model = onnx.load(first.file(file), load_external_data=False)
             assert not model.metadata_props and not any(n.metadata_props or n.doc_string for n in model.graph.node)
-    wish = LmTarget(stages=(), keys_values=False)
+    wish = LmExportSpec(stages=(), keys_values=False)
     once, twice = (
         export_lm(built(replace(CONFIG, num_hidden_layers=1)), tmp_path / n, wish, tokenizer=None, name="x")
         for n in ("a", "b")
@@ -121,7 +121,7 @@ def test_heads_of_4_bit_models_keep_8(made: LmExport) -> None:
 
 def test_an_untied_head_has_weights_of_its_own(tmp_path: Path) -> None:
     model = built(UNTIED)
-    found = export_lm(model, tmp_path / "u.edgeexit", LmTarget(stages=(2,), keys_values=False), tokenizer=None)
+    found = export_lm(model, tmp_path / "u.edgeexit", LmExportSpec(stages=(2,), keys_values=False), tokenizer=None)
     assert [len(lm_stage) for lm_stage in map(found.bundle.manifest.lm.layers_of, (0, 1))] == [2, 1]  # type: ignore[union-attr]
     lm = load_lm(found.bundle)
     hidden = torch.randn(1, 3, 64)
@@ -175,7 +175,7 @@ def test_a_part_that_differs_is_refused(made: LmExport, tmp_path: Path) -> None:
         check.compare(lm, other, IDS, maps)
     odd = _Off(replace(CONFIG, num_hidden_layers=1))
     with pytest.raises(ExportMismatch, match="chain of all stages"):
-        export_lm(odd, tmp_path / "odd.edgeexit", LmTarget(keys_values=False), tokenizer=None)
+        export_lm(odd, tmp_path / "odd.edgeexit", LmExportSpec(keys_values=False), tokenizer=None)
     assert not (tmp_path / "odd.edgeexit").exists()
 
 

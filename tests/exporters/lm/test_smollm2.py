@@ -15,7 +15,7 @@ from edgeexit.lm.loading import load_lm
 from edgeexit.lm.model import LanguageModel
 from edgeexit.lm.settings import Decoding
 from edgeexit.lm.text.tokenizer import text_of
-from edgeexit_exporters.lm import LmTarget, export_lm
+from edgeexit_exporters.lm import LmExportSpec, export_lm
 
 MODEL = os.environ.get("EDGEEXIT_SMOLLM2")
 pytestmark = [
@@ -33,7 +33,7 @@ PROMPTS = (
 def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """In float, with exits after a third and two thirds; the proof on the prompts themselves, repeated."""
     out = tmp_path_factory.mktemp("smollm2") / "smollm2.edgeexit"
-    wish = LmTarget((10, 20), keys_values=False, proof_tokens=64)
+    wish = LmExportSpec((10, 20), keys_values=False, proof_tokens=64)
     text = "\n".join(PROMPTS * 30)
     return load_lm(export_lm(Path(MODEL or ""), out, wish, text=text, progress=print).bundle)
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import edgeexit
 from edgeexit import Bundle
-from edgeexit_exporters.plan import Forms
 from edgeexit_exporters.refit import Refit
 from once import once
 
@@ -223,7 +222,7 @@ def _export(case: str, folder: Path) -> Exported:
         bundle = edgeexit.export(
             network(case), folder / f"{'-'.join(formats)}.edgeexit", layouts=layouts[formats[0]],
             data={next(iter(network(case).input_spec)): data}, report=found.append,  # type: ignore[arg-type]
-            forms=Forms(formats=formats, precisions=precisions),
+            formats=formats, precisions=precisions,
         )  # fmt: skip
         bundles |= dict.fromkeys(formats, bundle)
         reports |= dict.fromkeys(formats, found[0])

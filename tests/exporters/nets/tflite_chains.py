@@ -142,6 +142,14 @@ def decided(logits: Sequence[NDArray[np.float32]], score: str, thresholds: NDArr
     return k, found[k]
 
 
+def fuse_bytes(chain: bytes, exits: Sequence[str], score: str = "maxprob", **options: Any) -> bytes:
+    """A chain fused; options as of `fuse.fuse`."""
+    from edgeexit_exporters.tflite import fuse
+    from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
+
+    return fuse.fuse(TfliteFile(chain), exits, score, **options).data
+
+
 def passing_chain(
     axes: Sequence[int], count: int = 2, extra: str | None = None, dtype: str = "float32", chained: bool = False
 ) -> bytes:

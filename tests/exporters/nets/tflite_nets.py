@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from once import once
 
 if TYPE_CHECKING:
+    from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
     from edgeexit_exporters.tflite.from_torch.stages import TorchStages
 
 Arrays = dict[str, NDArray[Any]]
@@ -164,7 +165,7 @@ def made(kind: type[nn.Module]) -> nn.Module:
 
 
 @cache
-def converted(kind: type[nn.Module]) -> tuple[nn.Module, TorchStages, bytes]:
+def converted(kind: type[nn.Module]) -> tuple[nn.Module, TorchStages, TfliteFile]:
     """The network, its stages and its chain; converting takes seconds, so tests share it."""
     from edgeexit_exporters.tflite.convert import convert_chain
     from edgeexit_exporters.tflite.from_torch.stages import divide
@@ -175,7 +176,7 @@ def converted(kind: type[nn.Module]) -> tuple[nn.Module, TorchStages, bytes]:
 
 
 @cache
-def separate(kind: type[nn.Module]) -> tuple[list[bytes], list[bytes]]:
+def separate(kind: type[nn.Module]) -> tuple[list[TfliteFile], list[TfliteFile]]:
     """A file per stage, and a file per exit."""
     from edgeexit_exporters.tflite.convert import convert_prefixes, convert_stage_files
 
@@ -192,13 +193,13 @@ def pictures(count: int, seed: int = 0, shape: tuple[int, ...] = (12, 10, 3)) ->
 class Chain:
     """Files run as a runtime would: stock interpreter, stage after stage; integers are passed on as they are."""
 
-    def __init__(self, *contents: bytes) -> None:
+    def __init__(self, *files: TfliteFile) -> None:
         from edgeexit_exporters.tflite import tools
 
         self.runners = []
         with tools.quiet():
-            for content in contents:
-                interpreter = tools.interpreter().Interpreter(model_content=content, num_threads=1)
+            for file in files:
+                interpreter = tools.interpreter().Interpreter(model_content=file.data, num_threads=1)
                 interpreter.allocate_tensors()
                 names = sorted(interpreter.get_signature_list(), key=lambda n: int(n.rpartition("_")[2]))
                 self.runners += [interpreter.get_signature_runner(n) for n in names]

@@ -20,6 +20,7 @@ from edgeexit.errors import first_line
 from edgeexit_exporters.augment.flow import places_of
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.onnx.foreign import dense
+from edgeexit_exporters.spec import ExportSpec
 
 X = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
 NODES = {"a0": 0, "f0": 1, "y0": 2, "a1": 3, "f1": 4, "y1": 5}
@@ -270,7 +271,7 @@ def test_augment_names_the_map_too(tmp_path: Path) -> None:
     onnx.save(zipped(), tmp_path / "net.onnx")
     with pytest.raises(ModelError, match="name the answer with --output"):
         open_source(tmp_path / "net.onnx", single=True)
-    places, _ = places_of(open_source(tmp_path / "net.onnx", ["y1"], single=True))
+    places, _ = places_of(open_source(tmp_path / "net.onnx", ExportSpec(exits=["y1"]), single=True))
     assert places[0].tensors == ("f0",)
 
 
@@ -411,7 +412,7 @@ def test_damage_anywhere_is_never_a_traceback(tmp_path: Path) -> None:
         (tmp_path / "net.onnx").write_bytes(damaged)
         for single in (False, True):
             try:
-                open_source(tmp_path / "net.onnx", ["y0"] if single else ["y0", "y1"], single=single)
+                open_source(tmp_path / "net.onnx", ExportSpec(exits=["y0"] if single else ["y0", "y1"]), single=single)
             except ModelError as e:
                 assert "\n" not in str(e)
 

@@ -12,7 +12,6 @@ from onnx import helper, numpy_helper
 
 import edgeexit
 from edgeexit import ModelError, fixed_exit
-from edgeexit_exporters.plan import Forms
 
 X = np.random.default_rng(1).standard_normal((128, 8)).astype(np.float32)
 NAMES: dict[str, dict[str, str]] = {
@@ -96,9 +95,7 @@ def test_int8(tmp_path: Path, kind: str, precision: str) -> None:
         folder.mkdir()
         onnx.save(network(which), folder / "net.onnx")
         data = {which.get("x", "x"): X}
-        bundles.append(
-            edgeexit.export(folder / "net.onnx", folder / "b", data=data, forms=Forms(precisions=(precision,)))
-        )
+        bundles.append(edgeexit.export(folder / "net.onnx", folder / "b", data=data, precisions=(precision,)))
     plain, odd = bundles
     assert [e.name for e in odd.manifest.exits] == [names.get(n, n) for n in ("y0", "y1", "y2")]
     assert len(odd.manifest.artifacts) == 4

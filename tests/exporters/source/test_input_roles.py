@@ -14,7 +14,7 @@ from onnx_models import CLASSES, Net, save
 from rounding_nets import LENGTH, WORDS, Encoder
 
 import edgeexit
-from edgeexit_exporters.analysis.analysis import survey
+from edgeexit_exporters.analysis.analysis import analyse
 from edgeexit_exporters.analysis.answers import reference_answers
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.source.input_roles import like_data, with_roles
@@ -137,7 +137,7 @@ def test_numbers_lie_where_the_data_s_do() -> None:
 def test_rows_of_the_data_come_first(tmp_path: Path) -> None:
     source = from_torch(Encoder(0.0, exits=True).eval())
     rows = {"input_ids": np.full((2, LENGTH), 7), "attention_mask": np.ones((2, LENGTH), np.int64)}
-    seen = survey(source, name="a").seen
+    seen = analyse(source, name="a").seen
     answers = reference_answers(source, seen, rows)
     assert all((a.inputs["input_ids"] == 7).all() for a in answers[:2])
     assert all(0 < a.inputs["attention_mask"].mean() < 1 for a in answers[2:])

@@ -18,7 +18,8 @@ from edgeexit.errors import ModelError
 from edgeexit_exporters.exporting import open_source
 from edgeexit_exporters.int8.quantize import quantize
 from edgeexit_exporters.source.output_kind import check_kind, ends_in_softmax, kind_of, sums_to_one
-from edgeexit_exporters.source.torch_source import ExportedParts
+from edgeexit_exporters.source.torch_exits import ExportedParts
+from edgeexit_exporters.spec import ExportSpec
 from edgeexit_exporters.tflite.from_torch.exits import exit_kinds
 
 
@@ -119,12 +120,15 @@ def test_what_is_ambiguous_is_told(kind: str, words: str, tmp_path: Path) -> Non
 
 
 def test_the_user_may_say_which(tmp_path: Path) -> None:
-    assert open_source(save(two_exits("sigmoids"), tmp_path), outputs="probs").joint.kinds == ("probs", "probs")
-    told = open_source(save(two_exits("softmax"), tmp_path), outputs="logits")
+    assert open_source(save(two_exits("sigmoids"), tmp_path), ExportSpec(outputs="probs")).joint.kinds == (
+        "probs",
+        "probs",
+    )
+    told = open_source(save(two_exits("softmax"), tmp_path), ExportSpec(outputs="logits"))
     assert told.joint.kinds == ("logits", "logits") and "sum to 1 on all example inputs" in told.joint.notes[0]
     for kind in ("logits", "log", "percents"):
         with pytest.raises(ModelError, match=r"--outputs probs: exit 'y0' gives no probabilities, but numbers from"):
-            open_source(save(two_exits(kind), tmp_path), outputs="probs")
+            open_source(save(two_exits(kind), tmp_path), ExportSpec(outputs="probs"))
 
 
 class Parted(torch.nn.Module):
@@ -156,9 +160,8 @@ def test_torch_modules_are_looked_at_alike() -> None:
 
 def test_tflite_files_get_the_kind_too(tmp_path: Path) -> None:
     pytest.importorskip("litert_torch")
-    from edgeexit_exporters.plan import Forms
 
-    bundle = edgeexit.export(Parted(), tmp_path / "b", layouts=("fused", "chain"), forms=Forms(formats=("tflite",)))
+    bundle = edgeexit.export(Parted(), tmp_path / "b", layouts=("fused", "chain"), formats=("tflite",))
     assert [e.kind for e in bundle.manifest.exits] == ["probs", "probs"]
     engine = edgeexit.load(bundle, artifact="fused", warmup=0)
     engine.policy = edgeexit.fixed_exit(0, 2)

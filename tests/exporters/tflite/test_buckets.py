@@ -16,9 +16,9 @@ from edgeexit.bench.verify import verify
 from edgeexit.bundle.codec import from_json, to_json
 from edgeexit.errors import BundleError, DataError, ModelError
 from edgeexit_exporters.exporting import export_source
-from edgeexit_exporters.plan import Forms
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.source.torch_source import from_torch
+from edgeexit_exporters.spec import ExportSpec
 
 pytest.importorskip("litert_torch", reason="the TFLite converter is not installed")
 
@@ -70,9 +70,11 @@ def source() -> Source:
 
 @pytest.fixture(scope="module")
 def bundle(source: Source, tmp_path_factory: pytest.TempPathFactory) -> edgeexit.Bundle:
-    forms = Forms(["onnx", "tflite"], ["fp32", "int8-dynamic"], buckets=SIZES)
+    spec = ExportSpec(
+        layouts=["chain", "prefix"], formats=["onnx", "tflite"], precisions=["fp32", "int8-dynamic"], buckets=SIZES
+    )
     out = tmp_path_factory.mktemp("buckets") / "b.edgeexit"
-    return export_source(source, out, layouts=["chain", "prefix"], forms=forms)
+    return export_source(source, out, spec)
 
 
 def inputs(time: int, valid: int | None = None) -> Mapping[str, NDArray[np.generic]]:
@@ -155,8 +157,8 @@ def test_dynamic_int8_takes_every_length_too(bundle: edgeexit.Bundle, artifact: 
 def test_wishes_that_cannot_be_met(
     source: Source, tmp_path: Path, wish: dict[str, object], layouts: list[str], words: str
 ) -> None:
-    forms = Forms(**{"formats": ["tflite"], **wish})  # type: ignore[arg-type]
     data = {"x": np.ones((96, 41, BINS), np.float32).cumsum(0), "x_lens": np.full(96, 41)}
     with pytest.raises(ModelError, match=words):
-        forms.check(data)
-        export_source(source, tmp_path / "b.edgeexit", layouts=layouts, forms=forms, data=data)
+        spec = ExportSpec(**{"formats": ["tflite"], "layouts": layouts, **wish})  # type: ignore[arg-type]
+        spec.check_data(data)
+        export_source(source, tmp_path / "b.edgeexit", spec, data=data)

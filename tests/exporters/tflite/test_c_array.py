@@ -13,13 +13,13 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the extra tflite-export")
 
-from tflite_chains import CLASSES, EXITS, chain
+from tflite_chains import CLASSES, EXITS, chain, fuse_bytes
 
 from edgeexit import Bundle, OperatingPoint, Threshold, load
 from edgeexit.errors import ModelError
-from edgeexit_exporters.tflite import fuse
 from edgeexit_exporters.tflite.c_array import CSource, c_source, c_source_of
 from edgeexit_exporters.tflite.file import arena, flatbuffer, signatures
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 
 THRESHOLDS = (math.inf, 0.1)
 PRINTS = r"""
@@ -38,9 +38,9 @@ int main(void) {
 
 
 def _made(name: str = "cifar") -> tuple[bytes, CSource]:
-    fused = fuse.fuse(chain("int8"), EXITS)
-    needs = arena.memory(fused)
-    return fused, c_source(fused, name, len(EXITS), "maxprob", THRESHOLDS, needs.arena + needs.tables)
+    fused = fuse_bytes(chain("int8"), EXITS)
+    needs = arena.memory(TfliteFile(fused))
+    return fused, c_source(TfliteFile(fused), name, len(EXITS), "maxprob", THRESHOLDS, needs.arena + needs.tables)
 
 
 @pytest.mark.parametrize("compiler", ["gcc -std=c99", "g++ -std=c++11 -x c++", "g++ -std=c++17 -x c++"])
@@ -60,7 +60,7 @@ def test_it_compiles_and_reads_back(compiler: str, tmp_path: Path) -> None:
     printed = subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout
     first, second, model = printed.split(b"\n", 2)
     image = signatures.signatures(flatbuffer.read(fused))["fused"].inputs["image"]
-    needs = arena.memory(fused)
+    needs = arena.memory(TfliteFile(fused))
     aligned, exits, height, size, scale, zero = first.split()
     assert (int(aligned), int(exits), int(height), int(size)) == (1, 3, image.shape[1], needs.arena + needs.tables)
     assert (np.float32(scale), int(zero)) == (np.float32(image.scale), image.zero_point)
@@ -91,7 +91,7 @@ def test_the_header_registers_the_operators_that_the_file_uses() -> None:
         if signatures.op_name(code) == "MEAN":
             model.operatorCodes[i] = flatbuffer.schema.OperatorCodeT(32, "Mine", 1, 32)
     with pytest.raises(ModelError, match="'Mine', which is no builtin"):
-        c_source(flatbuffer.write(model), "kws", 3, "maxprob", [0, 0], 9000)
+        c_source(TfliteFile(flatbuffer.write(model)), "kws", 3, "maxprob", [0, 0], 9000)
 
 
 def test_the_same_file_gives_the_same_texts() -> None:
@@ -99,7 +99,7 @@ def test_the_same_file_gives_the_same_texts() -> None:
 
 
 def test_one_stage_alone_has_no_thresholds() -> None:
-    one = signatures.split(chain("int8"), "stage_0")
+    one = TfliteFile(chain("int8")).part("stage_0")
     made = c_source(one, "s0", 1, "maxprob", [], 5000)
     assert "thresholds" not in made.header + made.source
     assert '#define S0_OUTPUT_0_NAME "logits_0"' in made.header
@@ -121,18 +121,18 @@ def test_one_stage_alone_has_no_thresholds() -> None:
 def test_what_cannot_be_written_is_refused(changes: dict[str, object], message: str) -> None:
     good = {"name": "kws", "exits": 3, "score": "maxprob", "thresholds": THRESHOLDS, "arena_bytes": 9000}
     with pytest.raises(ModelError, match=message):
-        c_source(fuse.fuse(chain("int8"), EXITS), **{**good, **changes})  # type: ignore[arg-type]
+        c_source(TfliteFile(fuse_bytes(chain("int8"), EXITS)), **{**good, **changes})  # type: ignore[arg-type]
 
 
 def test_a_chain_is_refused() -> None:
     with pytest.raises(ModelError, match="split the signatures"):
-        c_source(chain("int8"), "kws", 1, "maxprob", [], 9000)
+        c_source(TfliteFile(chain("int8")), "kws", 1, "maxprob", [], 9000)
 
 
 def test_names_from_the_file_cannot_leave_their_quotes() -> None:
-    model = flatbuffer.read(signatures.split(chain("int8"), "stage_0"))
+    model = flatbuffer.read(TfliteFile(chain("int8")).part("stage_0").data)
     model.signatureDefs[0].inputs[0].name = 'x" */\n#error "\\'
-    header = c_source(flatbuffer.write(model), "kws", 1, "maxprob", [], 9000).header
+    header = c_source(TfliteFile(flatbuffer.write(model)), "kws", 1, "maxprob", [], 9000).header
     assert '#define KWS_INPUT_0_NAME "x_ _/__error __"' in header
 
 

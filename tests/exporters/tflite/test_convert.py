@@ -27,17 +27,16 @@ from edgeexit_exporters.source.torch_source import own_inputs
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.calibration import linked
 from edgeexit_exporters.tflite.convert import convert_chain, convert_stage_files
-from edgeexit_exporters.tflite.counts import operation_names
-from edgeexit_exporters.tflite.file.flatbuffer import read
+from edgeexit_exporters.tflite.file.signatures import op_counts
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages, divide
 
 
-def operations(content: bytes) -> list[Counter[str]]:
-    model = read(content)
-    return [Counter(operation_names(model, s)) for s in linked([model])]
+def operations(file: TfliteFile) -> list[Counter[str]]:
+    return [Counter(op_counts(file.model, s.subgraph)) for s in linked([file])]
 
 
-def agrees(found: TorchStages, net: nn.Module, *contents: bytes, count: int = 4) -> None:
+def agrees(found: TorchStages, net: nn.Module, *files: TfliteFile, count: int = 4) -> None:
     """Every exit's tensors, to 1e-5 of the largest."""
     rows: dict[str, list[np.ndarray]] = {e.name: [] for e in found.inputs}
     expected = []
@@ -47,7 +46,7 @@ def agrees(found: TorchStages, net: nn.Module, *contents: bytes, count: int = 4)
             expected.append([t.numpy() for t in found.whole(*(torch.from_numpy(a) for a in arrays.values()))])
         for edge, array in zip(found.inputs, arrays.values(), strict=True):
             rows[edge.name].append((array.transpose(0, 2, 3, 1) if edge.nhwc else array).astype(edge.dtype))
-    given = nets.Chain(*contents)({n: np.concatenate(parts) for n, parts in rows.items()})
+    given = nets.Chain(*files)({n: np.concatenate(parts) for n, parts in rows.items()})
     names = [n for e in found.exits for n in e.outputs]
     for name, column in zip(names, zip(*expected, strict=True), strict=True):
         wanted = np.concatenate(column)
@@ -63,24 +62,23 @@ def test_our_networks_in_every_form_without_transposes(name: str) -> None:
     found = divide(net)
     chain = convert_chain(found)
     agrees(found, net, chain)
-    assert [s.name for s in linked([read(chain)])] == [p.name for p in found.stages]
+    assert [s.name for s in linked([chain])] == [p.name for p in found.stages]
     every = sum(operations(chain), Counter())
     assert every["TRANSPOSE"] == 0 and every["PAD"] == 0, every
     assert every["CONV_2D"] + every["DEPTHWISE_CONV_2D"] == sum(isinstance(m, nn.Conv2d) for m in net.modules())
     weights = 4 * sum(p.numel() for p in net.parameters())
-    assert len(chain) < weights + 45_000, "weights are stored once"
+    assert len(chain.data) < weights + 45_000, "weights are stored once"
 
 
 def test_heads_that_answer_together_and_a_skip_across_cuts() -> None:
     net, found, chain = nets.converted(nets.TwoHeads)
     agrees(found, net, chain)
     assert all(not c["TRANSPOSE"] for c in operations(chain))
-    model = read(chain)
-    found_names = [(set(s.inputs), set(s.outputs)) for s in linked([model])]
+    found_names = [(set(s.inputs), set(s.outputs)) for s in linked([chain])]
     assert found_names[2] == ({"cut_relu", "cut_tanh"}, {"exit2", "exit2_uncertainty", "exit2_score"})
-    names = [t.name for graph in model.subgraphs for t in graph.tensors]
+    names = [t.name for graph in chain.model.subgraphs for t in graph.tensors]
     assert max(map(len, names)) < 60, "long names are a fifth of a small file"
-    assert b"site-packages" not in chain and b".py" not in chain
+    assert b"site-packages" not in chain.data and b".py" not in chain.data
 
 
 def test_files_per_stage_and_per_exit() -> None:
@@ -88,7 +86,7 @@ def test_files_per_stage_and_per_exit() -> None:
     files, prefixes = nets.separate(nets.Pools)
     agrees(found, net, *files)
     agrees(found, net, *prefixes)
-    assert [[s.name for s in linked([read(c)])] for c in (*files, *prefixes)] == [
+    assert [[s.name for s in linked([c])] for c in (*files, *prefixes)] == [
         ["stage_0"], ["stage_1"], ["exit_0"], ["exit_1"]
     ]  # fmt: skip
     assert sum(operations(chain), Counter()) == sum((operations(f)[0] for f in files), Counter())
@@ -134,11 +132,11 @@ def test_the_same_bytes_in_another_process() -> None:
     code = (
         "import hashlib, tflite_nets as n; from edgeexit_exporters.tflite import convert;"
         "from edgeexit_exporters.tflite.from_torch import stages as t;"
-        "print(hashlib.sha256(convert.convert_chain(t.divide(n.made(n.Plain)))).hexdigest())"
+        "print(hashlib.sha256(convert.convert_chain(t.divide(n.made(n.Plain))).data).hexdigest())"
     )
     ran = subprocess.run([sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
                          capture_output=True, text=True, check=True)  # fmt: skip
-    here = hashlib.sha256(convert_chain(divide(nets.made(nets.Plain)))).hexdigest()
+    here = hashlib.sha256(convert_chain(divide(nets.made(nets.Plain))).data).hexdigest()
     assert ran.stdout.strip() == here
 
 

@@ -15,11 +15,12 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="holds the .tflite schema; in the extra tflite-export")
 
 from ai_edge_litert.interpreter import Interpreter
-from tflite_chains import EXITS, READS, STAGES, chain, fed, images, passing_chain, run_chain
+from tflite_chains import EXITS, READS, STAGES, chain, fed, fuse_bytes, images, passing_chain, run_chain
 
 from edgeexit.errors import BundleError, EdgeExitError, ModelError
 from edgeexit_exporters.tflite import fuse
 from edgeexit_exporters.tflite.file import arena, flatbuffer, signatures
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 
 PRECISIONS = ("float", "int8")
 
@@ -67,7 +68,7 @@ def test_a_signature_split_out_answers_alike_and_carries_only_its_own(precision:
     known = {"image": image, **{n: a for s in expected for n, a in s.items()}}
     total = 0
     for k in range(STAGES):
-        one = signatures.split(tmp_path / "chain.tflite", f"stage_{k}")
+        one = TfliteFile.open(tmp_path / "chain.tflite").part(f"stage_{k}").data
         total += len(one)
         before = signatures.signatures(flatbuffer.read(whole))[f"stage_{k}"].outputs
         after = signatures.signatures(flatbuffer.read(one))[f"stage_{k}"].outputs
@@ -82,13 +83,6 @@ def test_a_signature_split_out_answers_alike_and_carries_only_its_own(precision:
     assert total < 1.2 * len(whole)
 
 
-def test_names_can_be_left_out() -> None:
-    fused = fuse.fuse(chain("int8"), EXITS)
-    bare = signatures.without_names(fused, keep=fuse.TEMPERATURE)
-    assert len(bare) < 0.9 * len(fused)
-    assert len(fuse.with_temperatures(bare, [2, 3, 4])) == len(bare)
-
-
 # --- files that lie
 
 
@@ -98,9 +92,9 @@ def _use(data: bytes) -> None:
     flatbuffer.write(model)
     for i in range(len(model.subgraphs)):
         signatures.op_counts(model, i)
-    for step in (arena.stage_memory, arena.memory, lambda d: fuse.fuse(d, EXITS)):
+    for step in (arena.stage_memory, arena.memory, lambda file: fuse.fuse(file, EXITS)):
         with contextlib.suppress(EdgeExitError):
-            step(data)
+            step(TfliteFile(data))
 
 
 def test_truncated_files_are_refused() -> None:
@@ -112,7 +106,7 @@ def test_truncated_files_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["chain", "fused"])
 def test_flipped_bytes_end_in_one_line_and_soon(kind: str) -> None:
-    data = chain("int8") if kind == "chain" else fuse.fuse(chain("int8"), EXITS)
+    data = chain("int8") if kind == "chain" else fuse_bytes(chain("int8"), EXITS)
     dice = random.Random(5)
     refused = 0
     began = time.monotonic()
@@ -150,7 +144,7 @@ def test_not_a_tflite(data: bytes, message: str) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gone\.tflite"):
-        flatbuffer.read(tmp_path / "gone.tflite")
+        TfliteFile.open(tmp_path / "gone.tflite")
 
 
 def _changed(change: Any) -> bytes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 pytest.importorskip("ai_edge_litert", reason="runs .tflite; in the extra tflite-export")
 
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from tflite_chains import EXITS, STAGES, answers, chain, decided, fed, images, passing_chain
+from tflite_chains import EXITS, STAGES, answers, chain, decided, fed, fuse_bytes, images, passing_chain
 
 from edgeexit.errors import ModelError, PolicyError
 from edgeexit.policy import scores
@@ -72,7 +72,7 @@ def forced(k: int) -> NDArray[np.float32]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("score", list(BUILDERS))
 def test_every_exit_is_bit_equal_to_the_chain(precision: str, score: str) -> None:
-    run = litert(fuse.fuse(chain(precision), EXITS, score))
+    run = litert(fuse_bytes(chain(precision), EXITS, score))
     for image in images(6):
         image = fed(chain(precision), image)
         logits = answers(chain(precision), image)
@@ -86,7 +86,7 @@ def test_every_exit_is_bit_equal_to_the_chain(precision: str, score: str) -> Non
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("score", list(BUILDERS))
 def test_random_thresholds_leave_where_the_rule_says(precision: str, score: str) -> None:
-    run = litert(fuse.fuse(chain(precision), EXITS, score))
+    run = litert(fuse_bytes(chain(precision), EXITS, score))
     dice = np.random.default_rng(3)
     taken = [0] * STAGES
     for image in images(40, seed=4):
@@ -102,7 +102,7 @@ def test_random_thresholds_leave_where_the_rule_says(precision: str, score: str)
 
 def test_int8_in_tflite_micro_takes_the_same_exits_within_one_step() -> None:
     whole = chain("int8")
-    fused = fuse.fuse(whole, EXITS)
+    fused = fuse_bytes(whole, EXITS)
     here, there = litert(fused), micro(fused)
     known = signatures.signatures(flatbuffer.read(whole))
     steps = [known[f"stage_{k}"].outputs[EXITS[k]].scale or 0 for k in range(STAGES)]
@@ -149,7 +149,7 @@ def _rows(axes: tuple[int, ...], kind: scores.Kind) -> list[NDArray[np.float32]]
 def test_scores_are_those_of_the_library_on_every_kernel_set_and_nan_goes_on(
     engine: str, score: str, kind: scores.Kind, axes: tuple[int, ...]
 ) -> None:
-    run = ENGINES[engine](fuse.fuse(passing_chain(axes), ["y0", "y1"], score, kinds=[kind] * 2, temperatures=[2, 0.5]))
+    run = ENGINES[engine](fuse_bytes(passing_chain(axes), ["y0", "y1"], score, kinds=[kind] * 2, temperatures=[2, 0.5]))
     for row in _rows(axes, kind):
         expected = [float(scores.score(row, score, kind=kind, temperature=t)[0]) for t in (2, 0.5)]
         output, exit_, sure = run(np.array([-np.inf], np.float32), x0=row, x1=row)
@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_library_on_every_kernel_set_and_nan_goes_on(
 
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_one_exit_has_no_thresholds_and_says_0(engine: str) -> None:
-    fused = fuse.fuse(passing_chain((1, 4), count=1), ["y0"])
+    fused = fuse_bytes(passing_chain((1, 4), count=1), ["y0"])
     assert list(signatures.signatures(flatbuffer.read(fused))["fused"].inputs) == ["x0"]
     row = np.array([[1, 2, 3, 4]], np.float32)
     output, exit_, sure = ENGINES[engine](fused)(np.zeros(0, np.float32), x0=row)
@@ -177,7 +177,7 @@ def test_one_exit_has_no_thresholds_and_says_0(engine: str) -> None:
 @pytest.mark.parametrize("kind", ["logits", "probs"])
 def test_integer_answers_are_dequantized(engine: str, dtype: str, kind: scores.Kind) -> None:
     for score in BUILDERS:
-        run = ENGINES[engine](fuse.fuse(passing_chain((1, 4), dtype=dtype), ["y0", "y1"], score, kinds=[kind] * 2))
+        run = ENGINES[engine](fuse_bytes(passing_chain((1, 4), dtype=dtype), ["y0", "y1"], score, kinds=[kind] * 2))
         row = np.array([[3, 9, 4, 7]], dtype)
         real = (row.astype(np.float32) - (0 if dtype == "int16" else 3)) * np.float32(0.25)
         output, exit_, sure = run(np.array([-np.inf], np.float32), x0=row, x1=row)
@@ -187,7 +187,7 @@ def test_integer_answers_are_dequantized(engine: str, dtype: str, kind: scores.K
 
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_an_answer_that_the_next_stage_reads_is_exit_and_cut(engine: str) -> None:
-    run = ENGINES[engine](fuse.fuse(passing_chain((1, 4), count=3, chained=True), ["y0", "y1", "y2"]))
+    run = ENGINES[engine](fuse_bytes(passing_chain((1, 4), count=3, chained=True), ["y0", "y1", "y2"]))
     row = np.array([[1, 2, 3, 4]], np.float32)
     for k in range(3):
         output, exit_, _ = run(forced(k), x0=row)
@@ -197,13 +197,13 @@ def test_an_answer_that_the_next_stage_reads_is_exit_and_cut(engine: str) -> Non
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_temperatures_are_rewritten_in_place(precision: str) -> None:
-    fused = fuse.fuse(chain(precision), EXITS)
+    fused = fuse_bytes(chain(precision), EXITS)
     hot = [0.5, 3.0, 1.7]
     changed = fuse.with_temperatures(fused, hot)
     assert len(changed) == len(fused) and changed != fused
     assert sum(a != b for a, b in zip(changed, fused, strict=True)) <= 4 * STAGES
     assert fuse.with_temperatures(changed, [1, 1, 1]) == fused
-    assert changed == fuse.fuse(chain(precision), EXITS, temperatures=hot)
+    assert changed == fuse_bytes(chain(precision), EXITS, temperatures=hot)
     run, image = litert(changed), fed(chain(precision), images(1)[0])
     for k, logits in enumerate(answers(chain(precision), image)):
         output, _, sure = run(forced(k), image=image)
@@ -212,11 +212,11 @@ def test_temperatures_are_rewritten_in_place(precision: str) -> None:
 
 
 def test_the_same_chain_gives_the_same_bytes() -> None:
-    assert fuse.fuse(chain("int8"), EXITS, "margin") == fuse.fuse(chain("int8"), EXITS, "margin")
+    assert fuse_bytes(chain("int8"), EXITS, "margin") == fuse_bytes(chain("int8"), EXITS, "margin")
 
 
 def test_int8_stays_int8_across_the_decisions() -> None:
-    model = flatbuffer.read(fuse.fuse(chain("int8"), EXITS))
+    model = flatbuffer.read(fuse_bytes(chain("int8"), EXITS))
     counts = [signatures.op_counts(model, i) for i in range(len(model.subgraphs))]
     assert sum(c.get("DEQUANTIZE", 0) for c in counts) == STAGES  # one per exit's answer and none at the cuts
     assert sum(c.get("QUANTIZE", 0) for c in counts) == 0
@@ -236,7 +236,7 @@ def _with_scale(k: int) -> bytes:
 
 def test_cuts_of_two_scales_are_refused() -> None:
     with pytest.raises(ModelError, match=r"stage_1 reads 'cut_0' as int8 .* scale .*made as int8 .* scale"):
-        fuse.fuse(_with_scale(1), EXITS)
+        fuse_bytes(_with_scale(1), EXITS)
 
 
 @pytest.mark.parametrize(
@@ -254,35 +254,35 @@ def test_cuts_of_two_scales_are_refused() -> None:
 )
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        fuse.fuse(passing_chain((1, 4)), **arguments)
+        fuse_bytes(passing_chain((1, 4)), **arguments)
 
 
 def test_exits_with_more_than_an_answer_are_refused() -> None:
     with pytest.raises(ModelError, match=r"exit 0 gives 'uncertainty' besides its answer 'y0'.*chain"):
-        fuse.fuse(passing_chain((1, 4), extra="uncertainty"), ["y0", "y1"])
+        fuse_bytes(passing_chain((1, 4), extra="uncertainty"), ["y0", "y1"])
 
 
 def test_an_unknown_score_and_one_class_are_refused() -> None:
     with pytest.raises(PolicyError, match="unknown score 'best'"):
-        fuse.fuse(passing_chain((1, 4)), ["y0", "y1"], "best")
+        fuse_bytes(passing_chain((1, 4)), ["y0", "y1"], "best")
     with pytest.raises(ModelError, match="at least 2 classes"):
-        fuse.fuse(passing_chain((1, 1)), ["y0", "y1"])
+        fuse_bytes(passing_chain((1, 1)), ["y0", "y1"])
     with pytest.raises(ModelError, match="one input a call"):
-        fuse.fuse(passing_chain((2, 4)), ["y0", "y1"])
+        fuse_bytes(passing_chain((2, 4)), ["y0", "y1"])
 
 
 def test_many_exits_nest_up_to_the_limit_of_the_reader() -> None:
     names = [f"y{k}" for k in range(65)]
-    run = litert(fuse.fuse(passing_chain((1, 3), count=64), names[:64]))
+    run = litert(fuse_bytes(passing_chain((1, 3), count=64), names[:64]))
     row = np.array([[0, 1, 2]], np.float32)
     thresholds = np.array([np.inf] * 40 + [-np.inf] * 23, np.float32)
     assert run(thresholds, **{f"x{k}": row for k in range(64)})[1] == 40
     with pytest.raises(ModelError, match="65 exits"):
-        fuse.fuse(passing_chain((1, 3), count=65), names)
+        fuse_bytes(passing_chain((1, 3), count=65), names)
 
 
 def test_temperatures_of_another_file_are_refused() -> None:
-    fused = fuse.fuse(chain("int8"), EXITS)
+    fused = fuse_bytes(chain("int8"), EXITS)
     with pytest.raises(ModelError, match="'temperature_2', but 2 temperatures"):
         fuse.with_temperatures(fused, [1, 1])
     with pytest.raises(ModelError, match="lacks 'temperature_3'"):

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("ai_edge_litert", reason="runs .tflite; in the extra tflite-export")
 
-from tflite_chains import EXITS, STAGES, chain, fed, images
+from tflite_chains import EXITS, STAGES, chain, fed, fuse_bytes, images
 
-from edgeexit_exporters.tflite import fuse
 from edgeexit_runtimes import litert
 
 KEPT = "experimental_preserve_all_tensors"
@@ -25,7 +24,7 @@ def test_a_fused_file_keeps_its_tensors_and_answers_alike(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "fused.tflite"
-    path.write_bytes(fuse.fuse(chain(precision), EXITS))
+    path.write_bytes(fuse_bytes(chain(precision), EXITS))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (planned,) = litert.LitertBackend().load(path, 1)

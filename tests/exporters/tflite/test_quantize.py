@@ -20,21 +20,26 @@ from edgeexit.errors import DataError, ModelError
 from edgeexit_exporters.tflite import quantize
 from edgeexit_exporters.tflite.calibration import FloatChain, linked
 from edgeexit_exporters.tflite.convert import convert_chain
-from edgeexit_exporters.tflite.file.flatbuffer import read
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.from_torch.stages import divide
-from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes, scales
+from edgeexit_exporters.tflite.quantize import quantize_chain, quantize_prefixes
 from edgeexit_exporters.tflite.ranges import estimate
 
 ROWS = {"image": nets.pictures(64)}
 SMALL = {"x": np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)}
 
 
-def joined(content: bytes) -> list[tuple[str, str]]:
+def scales(file: TfliteFile) -> dict[str, dict[str, quantize.Scale | None]]:
+    """Per signature, name of an input or output -> its scale; None = it is not quantized."""
+    return {s.name: quantize._scales({**s.inputs, **s.outputs}) for s in file.signatures.values()}
+
+
+def joined(file: TfliteFile) -> list[tuple[str, str]]:
     """Cut tensors and the signatures that read them; asserts that both sides have one scale."""
-    found = scales(content)
+    found = scales(file)
     made: dict[str, object] = {}
     readers = []
-    for s in linked([read(content)]):
+    for s in linked([file]):
         for name in s.inputs:
             if name in made:
                 assert made[name] is not None and found[s.name][name] == made[name], (s.name, name)
@@ -50,10 +55,10 @@ def test_integers_from_end_to_end(precision: str, error: float) -> None:
     assert [(c.name, c.quantized == c.total > 10, c.floats) for c in made.counts] == [
         (f"stage_{k}", True, ()) for k in range(3)
     ]
-    assert joined(made.content) == [("stage_1", "cut_relu"), ("stage_2", "cut_relu"), ("stage_2", "cut_tanh")]
-    assert all(s is not None for own in scales(made.content).values() for s in own.values())
+    assert joined(made.file) == [("stage_1", "cut_relu"), ("stage_2", "cut_relu"), ("stage_2", "cut_tanh")]
+    assert all(s is not None for own in scales(made.file).values() for s in own.values())
     x = {"image": nets.pictures(16, seed=1)}
-    whole, found = nets.Chain(chain)(x), nets.Chain(made.content)(x)
+    whole, found = nets.Chain(chain)(x), nets.Chain(made.file)(x)
     for name, array in found.items():
         assert np.abs(array - whole[name]).max() < (error if name.startswith("exit") else 8 * error), name
     (again,) = quantize_chain([chain], ROWS, precision)
@@ -64,8 +69,8 @@ def test_a_tanh_whose_scale_is_fixed_is_pinned_in_its_readers() -> None:
     """The quantizer alone would read `cut_tanh` with the range seen, and write it with 1/128."""
     _, _, chain = nets.converted(nets.TwoHeads)
     (made,) = quantize_chain([chain], ROWS)
-    assert scales(made.content)["stage_1"]["cut_tanh"] == scales(made.content)["stage_2"]["cut_tanh"]
-    found = scales(made.content)["stage_2"]["cut_tanh"]
+    assert scales(made.file)["stage_1"]["cut_tanh"] == scales(made.file)["stage_2"]["cut_tanh"]
+    found = scales(made.file)["stage_2"]["cut_tanh"]
     assert found is not None and (found.scale, found.zero_point) == (1 / 128, 0)
     seen = np.abs(FloatChain([chain]).outputs(ROWS)["cut_tanh"]).max()
     assert seen < 0.9, "the test says nothing when the range seen is the fixed one"
@@ -76,13 +81,13 @@ def test_chain_files_and_prefixes_give_the_same_integers() -> None:
     separate, alone = nets.separate(nets.Pools)
     rows, x = {"image": nets.pictures(40, shape=(8, 8, 3))}, {"image": nets.pictures(24, 5, (8, 8, 3))}
     (made,) = quantize_chain([chain], rows)
-    assert joined(made.content) == [("stage_1", "cut_max_pool2d")]
+    assert joined(made.file) == [("stage_1", "cut_max_pool2d")]
     files = quantize_chain(separate, rows)
     prefixes = quantize_prefixes(alone, rows)
-    expected = nets.Chain(made.content)(x, raw=True)
+    expected = nets.Chain(made.file)(x, raw=True)
     assert expected["exit1"].dtype == np.int8
     for contents in (files, prefixes):
-        given = nets.Chain(*(q.content for q in contents))(x, raw=True)
+        given = nets.Chain(*(q.file for q in contents))(x, raw=True)
         for name in ("exit0", "exit1"):
             np.testing.assert_array_equal(given[name], expected[name])
     assert [c.total for q in files for c in q.counts] == [c.total for c in made.counts]
@@ -92,12 +97,12 @@ def test_one_number_of_a_file_is_written_in_place() -> None:
     """What `quantize` does where two scales differ by rounding only."""
     _, _, chain = nets.converted(nets.Pools)
     (made,) = quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
-    (reader,) = [s for s in linked([read(made.content)]) if s.name == "stage_1"]
-    changed = quantize._write_scale(made.content, reader, "cut_max_pool2d", 0.25)
-    before, after = scales(made.content), scales(changed)
+    (reader,) = [s for s in linked([made.file]) if s.name == "stage_1"]
+    changed = quantize._write_scale(made.file, reader, "cut_max_pool2d", 0.25)
+    before, after = scales(made.file), scales(changed)
     assert after["stage_1"].pop("cut_max_pool2d").scale == 0.25  # type: ignore[union-attr]
     before["stage_1"].pop("cut_max_pool2d")
-    assert after == before and len(changed) == len(made.content)
+    assert after == before and len(changed.data) == len(made.file.data)
 
 
 def test_scales_that_stay_unequal_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +117,9 @@ def test_weights_only(precision: str) -> None:
     _, _, chain = nets.converted(nets.Pools)
     (made,) = quantize_chain([chain], None, precision)
     assert [(c.quantized, c.total) for c in made.counts] == [(2, 4), (2, 5)]
-    assert not any(s for own in scales(made.content).values() for s in own.values())
+    assert not any(s for own in scales(made.file).values() for s in own.values())
     x = {"image": nets.pictures(8, shape=(8, 8, 3))}
-    whole, found = nets.Chain(chain)(x), nets.Chain(made.content)(x)
+    whole, found = nets.Chain(chain)(x), nets.Chain(made.file)(x)
     assert 0 < np.abs(found["exit1"] - whole["exit1"]).max() < 0.05
 
 
@@ -133,15 +138,15 @@ def test_ranges_that_clip(ranges: str, outliers: int) -> None:
     rows = nets.pictures(200, shape=(8, 8, 3))
     rows[:outliers, 0, 0, 0] = 40.0
     wide, narrow = (quantize_chain([chain], {"image": rows}, ranges=r)[0] for r in ("minmax", ranges))
-    steps = [scales(q.content)["stage_0"]["image"].scale for q in (wide, narrow)]  # type: ignore[union-attr]
+    steps = [scales(q.file)["stage_0"]["image"].scale for q in (wide, narrow)]  # type: ignore[union-attr]
     if outliers:
         assert steps[0] > 40 / 256 and steps[1] < 12 / 256
     else:
         assert 0.5 * steps[0] < steps[1] < 0.95 * steps[0]
-    joined(narrow.content)
+    joined(narrow.file)
     x = {"image": nets.pictures(32, 9, (8, 8, 3))}
     whole = nets.Chain(chain)(x)["exit0"]
-    errors = [np.abs(nets.Chain(q.content)(x)["exit0"] - whole).mean() for q in (wide, narrow)]
+    errors = [np.abs(nets.Chain(q.file)(x)["exit0"] - whole).mean() for q in (wide, narrow)]
     assert not outliers or errors[1] < 0.7 * errors[0]
 
 
@@ -211,14 +216,14 @@ def test_trecx_resnet8_in_int8_keeps_its_accuracy() -> None:
     chain = convert_chain(found)
     (made,) = quantize_chain([chain], {"image": x[9000:9200]})
     assert [(c.quantized, c.total) for c in made.counts] == [(7, 7), (7, 7), (6, 6)]
-    assert len(joined(made.content)) == 2
+    assert len(joined(made.file)) == 2
     rows = {"image": x[:600]}
-    whole, small = nets.Chain(chain)(rows), nets.Chain(made.content)(rows)
+    whole, small = nets.Chain(chain)(rows), nets.Chain(made.file)(rows)
     for k in range(3):
         a, b = whole[f"exit{k}"].argmax(1), small[f"exit{k}"].argmax(1)
         assert (a == b).mean() > 0.93
         assert abs((a == labels[:600]).mean() - (b == labels[:600]).mean()) < 0.02
-    assert len(made.content) < len(chain) / 3
+    assert len(made.file.data) < len(chain.data) / 3
 
 
 def test_weights_that_the_quantizer_puts_behind_the_file_stand_in_it() -> None:
@@ -239,9 +244,9 @@ def test_weights_that_the_quantizer_puts_behind_the_file_stand_in_it() -> None:
 
     chain = convert_chain(divide(Wide()))
     (made,) = quantize_chain([chain], None, "int8-dynamic")
-    assert 300_000 < len(made.content) < len(chain) / 3
-    assert all(b.offset <= 1 for b in read(made.content).buffers)
+    assert 300_000 < len(made.file.data) < len(chain.data) / 3
+    assert all(b.offset <= 1 for b in made.file.model.buffers)
     x = {"x": SMALL["x"][:1]}
-    whole, found = nets.Chain(chain)(x), nets.Chain(made.content)(x)
+    whole, found = nets.Chain(chain)(x), nets.Chain(made.file)(x)
     for name, array in found.items():
         np.testing.assert_allclose(array, whole[name], atol=0.02)

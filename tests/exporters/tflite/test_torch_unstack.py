@@ -68,10 +68,9 @@ class Named(nn.Module):  # type: ignore[name-defined,misc]
 )
 def test_files_answer_under_any_names(tmp_path, early: str, late: str) -> None:  # type: ignore[no-untyped-def]
     import edgeexit
-    from edgeexit_exporters.plan import Forms
 
     net = Named(early, late).eval()
-    bundle = edgeexit.export(net, tmp_path / "b", exits=[early, late], forms=Forms(formats=("tflite",)))
+    bundle = edgeexit.export(net, tmp_path / "b", exits=[early, late], formats=("tflite",))
     assert [a.layout for a in bundle.manifest.artifacts] == ["fused", "chain", "prefix"]
     x = torch.randn(1, 8)
     for artifact in bundle.manifest.artifacts:

@@ -20,7 +20,6 @@ SIZES = {"resnet8": 120_000, "dscnn": 70_000}
 
 @pytest.fixture(scope="module", params=list(PUBLISHED))
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from edgeexit_exporters.plan import Forms
     from recipes.trecx import load_trecx
 
     name = request.param
@@ -29,9 +28,11 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     x = np.ascontiguousarray(x, np.float32)
     order = np.random.default_rng(0).permutation(len(x))
     calibration, evaluated = np.sort(order[:1024]), np.sort(order[len(x) // 2 :])
-    forms = Forms(("tflite",), ("fp32", "int8"), y[calibration].astype(np.int64), max_drop=0.05)
     out = tmp_path_factory.mktemp(name) / "b.edgeexit"
-    bundle = edgeexit.export(module, out, layouts=("fused", "chain"), data={"x": x[calibration]}, forms=forms)
+    bundle = edgeexit.export(
+        module, out, layouts=("fused", "chain"), formats=("tflite",), precisions=("fp32", "int8"), max_drop=0.05,
+        data={"x": x[calibration]}, classes=y[calibration].astype(np.int64),
+    )  # fmt: skip
     return name, bundle, x, y, evaluated
 
 

@@ -13,13 +13,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite.file.checked import byte_size, called, indices, shape
-from edgeexit_exporters.tflite.file.flatbuffer import Model, read, schema, write
-from edgeexit_exporters.tflite.file.signatures import op_name, part, reached, signatures
+from edgeexit_exporters.tflite.file.flatbuffer import Model, schema
+from edgeexit_exporters.tflite.file.signatures import op_name, reached
+from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 
 _ALIGNMENT = 16
 _MAX_VISITS = 10_000
@@ -66,7 +66,7 @@ class _Use:
     last: int = -1
 
 
-def memory(data: bytes | Path) -> Memory:
+def memory(file: TfliteFile) -> Memory:
     """Flash and arena of a file that is run as a whole: one subgraph, or several joined by control flow.
 
     Raises:
@@ -74,20 +74,7 @@ def memory(data: bytes | Path) -> Memory:
         ModelError: a subgraph that nothing calls (a chain file: see `stage_memory`), a tensor of unknown size, or
             control flow that the planner does not know.
     """
-    return _memory(read(data), data.stat().st_size if isinstance(data, Path) else len(data))
-
-
-def stage_memory(chain: bytes | Path) -> dict[str, Memory]:
-    """`memory` of every signature as the file of its own that `signatures.split` makes."""
-    model = read(chain)
-    found = {}
-    for name in signatures(model):
-        alone = part(model, name)
-        found[name] = _memory(alone, len(write(alone)))
-    return found
-
-
-def _memory(model: Model, flash: int) -> Memory:
+    model = file.model
     run = len(reached(model, 0))
     if run != len(model.subgraphs):
         raise ModelError(
@@ -96,7 +83,12 @@ def _memory(model: Model, flash: int) -> Memory:
         )
     uses = _Lifetimes(model).uses()
     planning = _round(_PLAN + _PER_BUFFER * len(uses))
-    return Memory(flash, _planned(uses), _busiest(uses), _tables(model), planning)
+    return Memory(len(file.data), _planned(uses), _busiest(uses), _tables(model), planning)
+
+
+def stage_memory(chain: TfliteFile) -> dict[str, Memory]:
+    """`memory` of every signature as a file of its own."""
+    return {name: memory(chain.part(name)) for name in chain.signatures}
 
 
 def _tables(model: Model) -> int:
@@ -167,17 +159,17 @@ class _Lifetimes:
         if name not in _REDUCTIONS or len(reads) < 2 or min(reads) < 0 or not makes:
             return []
         tensor = graph.tensors[reads[0]]
-        found = [_INT * len(shape(tensor)), _INT * math.prod(shape(graph.tensors[reads[1]]))]
+        sizes = [_INT * len(shape(tensor)), _INT * math.prod(shape(graph.tensors[reads[1]]))]
         if name != "REDUCE_MAX" and tensor.type in _SUMMED_WIDER:
-            found.append(_INT * math.prod(shape(graph.tensors[makes[0]])))
-        return found
+            sizes.append(_INT * math.prod(shape(graph.tensors[makes[0]])))
+        return sizes
 
     def _callees(self, operator: Any) -> list[int]:
-        found = called(operator)
+        callees = called(operator)
         name = op_name(self.model.operatorCodes[operator.opcodeIndex])
-        if found and name not in _PLANNED:
+        if callees and name not in _PLANNED:
             raise ModelError(f"operator {name} runs a subgraph; only {', '.join(sorted(_PLANNED))} can be planned")
-        return found
+        return callees
 
 
 def _use(tensor: Any, i: int, j: int) -> _Use:

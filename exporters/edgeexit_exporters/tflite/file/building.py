@@ -1,4 +1,4 @@
-"""Adds tensors, constants and operators to a subgraph of a .tflite object tree."""
+"""Tensors, constants and operators added to a subgraph of a .tflite object tree."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Scope:
 
     def tensor(self, name: str, axes: Sequence[int], kind: int = FLOAT) -> int:
         """A new activation; its number."""
-        made = schema.TensorT(shape=list(axes), type=kind, buffer=0, name=name, hasRank=True)
-        self.graph.tensors.append(made)
+        tensor = schema.TensorT(shape=list(axes), type=kind, buffer=0, name=name, hasRank=True)
+        self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
     def like(self, tensor: Any) -> int:
         """A new activation described as one of another subgraph, scale and all."""
-        made = copy.deepcopy(tensor)
-        made.buffer, made.isVariable = 0, False
-        self.graph.tensors.append(made)
+        copied = copy.deepcopy(tensor)
+        copied.buffer, copied.isVariable = 0, False
+        self.graph.tensors.append(copied)
         return len(self.graph.tensors) - 1
 
     def constant(self, name: str, values: Any, dtype: Any = np.float32, own: bool = False) -> int:
@@ -54,11 +54,11 @@ class Scope:
         key = (array.tobytes(), array.shape, array.dtype.str)
         if not own and key in self._constants:
             return self._constants[key]
-        made = self.tensor(name, array.shape, _TYPES[array.dtype])
-        self.graph.tensors[made].buffer = self._buffer(key[0], own)
+        number = self.tensor(name, array.shape, _TYPES[array.dtype])
+        self.graph.tensors[number].buffer = self._buffer(key[0], own)
         if not own:
-            self._constants[key] = made
-        return made
+            self._constants[key] = number
+        return number
 
     def _buffer(self, data: bytes, own: bool) -> int:
         if own or data not in self._shared:
@@ -71,20 +71,20 @@ class Scope:
     def op(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any) -> None:
         """Append an operator: `kind` as in the schema's `BuiltinOperator`, `options` as the fields of its table."""
         table = _MAY_LACK_OPTIONS.get(kind, kind.title().replace("_", "") + "Options")
-        made = schema.OperatorT(
+        operator = schema.OperatorT(
             opcodeIndex=self._code(kind, version),
             inputs=list(inputs),
             outputs=list(outputs),
             builtinOptionsType=getattr(schema.BuiltinOptions, table),
             builtinOptions=None if table == "NONE" else getattr(schema, table + "T")(**options),
         )
-        self.graph.operators.append(made)
+        self.graph.operators.append(operator)
 
     def add(self, kind: str, inputs: Sequence[int], axes: Sequence[int], dtype: int = FLOAT, **more: Any) -> int:
         """Append an operator with one output of this shape; the output's number."""
-        made = self.tensor(kind.lower(), axes, dtype)
-        self.op(kind, inputs, [made], **more)
-        return made
+        number = self.tensor(kind.lower(), axes, dtype)
+        self.op(kind, inputs, [number], **more)
+        return number
 
     def copied(self, tensor: int) -> int:
         """The same values in a tensor that an operator of this subgraph makes, as outputs of a branch have to be."""

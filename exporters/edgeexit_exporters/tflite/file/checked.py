@@ -1,4 +1,4 @@
-"""Proves what the rest relies on: every index of a parsed .tflite names something, and every weight has its size."""
+"""Checks of a parsed .tflite: every index names something, and every weight has its size."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def _length(values: Any) -> int:
     return 0 if values is None else len(values)
 
 
-def _inside(found: Iterable[int], count: int, what: str, lowest: int = 0) -> None:
-    for index in found:
+def _inside(numbers: Iterable[int], count: int, what: str, lowest: int = 0) -> None:
+    for index in numbers:
         if not lowest <= index < count:
             raise _damaged(f"{what} is number {index} of {count}")
 
@@ -144,9 +144,9 @@ def _operators(model: Any, graph: Any, i: int) -> None:
     _inside(indices(graph.inputs), count, f"an input of subgraph {i}")
     _inside(indices(graph.outputs), count, f"an output of subgraph {i}")
     text(graph.name)
-    made = set(indices(graph.inputs))
-    made |= {j for j, t in enumerate(graph.tensors) if t.isVariable or _length(model.buffers[t.buffer].data)}
-    made |= {j for j, t in enumerate(graph.tensors) if 0 in shape(t)}
+    ready = set(indices(graph.inputs))
+    ready |= {j for j, t in enumerate(graph.tensors) if t.isVariable or _length(model.buffers[t.buffer].data)}
+    ready |= {j for j, t in enumerate(graph.tensors) if 0 in shape(t)}
     for j, operator in enumerate(graph.operators):
         where = f"operator {j} of subgraph {i}"
         _inside([operator.opcodeIndex], len(model.operatorCodes), f"the code of {where}")
@@ -159,10 +159,10 @@ def _operators(model: Any, graph: Any, i: int) -> None:
         ):
             if kind and options is None:
                 raise _damaged(f"{where} has options of type {kind}, which this schema does not know or does not find")
-        early = [t for t in indices(operator.inputs) if t >= 0 and t not in made]
+        early = [t for t in indices(operator.inputs) if t >= 0 and t not in ready]
         if early:
             raise _damaged(f"{where} reads tensor {early[0]} before anything makes it")
-        made.update(indices(operator.outputs))
+        ready.update(indices(operator.outputs))
     for code in model.operatorCodes:
         text(code.customCode)
 
@@ -170,8 +170,8 @@ def _operators(model: Any, graph: Any, i: int) -> None:
 def _nesting(model: Any) -> None:
     """Control flow names subgraphs that exist, never one it is inside of, and is not too deep."""
     calls = [sorted({c for o in g.operators for c in called(o)}) for g in model.subgraphs]
-    for i, found in enumerate(calls):
-        _inside(found, len(calls), f"a subgraph called from subgraph {i}")
+    for i, callees in enumerate(calls):
+        _inside(callees, len(calls), f"a subgraph called from subgraph {i}")
     depth: dict[int, int] = {}
 
     def measure(i: int, above: int) -> int:

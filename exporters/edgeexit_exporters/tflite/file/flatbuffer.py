@@ -1,4 +1,4 @@
-"""Read and write .tflite files through the public schema, bounded: a file may be damaged or hostile.
+"""Reading and writing of .tflite files through the public schema; files may be damaged or hostile.
 
 `read` gives the schema's object tree (`ModelT`) after `checked.check` has proven its indices; `write` gives the same
 bytes for the same tree, with every weight 16-byte aligned, which the schema asks for and its Python writer does not do.
@@ -6,7 +6,6 @@ bytes for the same tree, with every weight 16-byte aligned, which the schema ask
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,11 +35,11 @@ MAX_TABLES = 200_000
 _ALIGNMENT = 16
 
 
-def read(data: bytes | Path) -> Model:
+def read(data: bytes) -> Model:
     """Parse a .tflite file.
 
     Args:
-        data: its bytes, or where it is.
+        data: its bytes.
 
     Returns:
         the schema's `ModelT`; arrays in it are views of `data` and read-only.
@@ -49,7 +48,6 @@ def read(data: bytes | Path) -> Model:
         BundleError: not a .tflite file, or one that is truncated, contradicts itself, counts more than its size can
             hold, or keeps weights outside the flatbuffer.
     """
-    data = _bytes(data)
     if len(data) < 16 or data[4:8] != IDENTIFIER:
         raise BundleError(
             f"not a .tflite file: {len(data)} bytes, {bytes(data[4:8])!r} where {IDENTIFIER!r} is expected"
@@ -82,15 +80,6 @@ def inlined(data: bytes) -> bytes:
     return write(model) if behind else data
 
 
-def _bytes(data: bytes | Path) -> bytes:
-    if not isinstance(data, Path):
-        return data
-    try:
-        return data.read_bytes()
-    except OSError as e:
-        raise BundleError(f"cannot read {data}: {e.strerror}") from e
-
-
 def write(model: Model) -> bytes:
     """The bytes of a .tflite file: the same for the same tree. `model` is left as it is."""
     kept = model.buffers
@@ -114,9 +103,9 @@ class _Guarded(bytes):
     _left: int
 
     def __new__(cls, data: bytes) -> _Guarded:
-        made = super().__new__(cls, data)
-        made._left = 4 * len(data)
-        return made
+        guarded = super().__new__(cls, data)
+        guarded._left = 4 * len(data)
+        return guarded
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):

@@ -1,16 +1,15 @@
-"""What a .tflite file offers by name: its signatures and their tensors; and one signature as a file of its own."""
+"""Signatures of a .tflite file and their tensors, read from its object tree; and one signature as a tree of its own."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite.file.checked import SUBGRAPHS, called, indices, shape, text
-from edgeexit_exporters.tflite.file.flatbuffer import Model, read, schema, write
+from edgeexit_exporters.tflite.file.flatbuffer import Model, schema
 
 DTYPES = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8", 10: "float64",
@@ -49,27 +48,27 @@ class Signature:
 
 def tensor(graph: Any, index: int, name: str) -> Tensor:
     """Describe one tensor of a subgraph."""
-    found = graph.tensors[index]
-    q = found.quantization
+    entry = graph.tensors[index]
+    q = entry.quantization
     scales = [] if q is None or q.scale is None else list(q.scale)
     one = len(scales) == 1
     zero = 0 if not one or q.zeroPoint is None or len(q.zeroPoint) == 0 else int(q.zeroPoint[0])
-    axes = tuple(indices(found.shapeSignature)) or shape(found)
-    dtype = DTYPES.get(found.type, f"type {found.type}")
+    axes = tuple(indices(entry.shapeSignature)) or shape(entry)
+    dtype = DTYPES.get(entry.type, f"type {entry.type}")
     return Tensor(name, index, dtype, axes, float(scales[0]) if one else None, zero if one else None)
 
 
 def signatures(model: Model) -> dict[str, Signature]:
     """The signatures of a file by name, in the file's order."""
-    found = {}
+    by_name = {}
     for s in model.signatureDefs:
         graph = model.subgraphs[s.subgraphIndex]
         sides = [
             {text(e.name): tensor(graph, e.tensorIndex, text(e.name)) for e in entries or []}
             for entries in (s.inputs, s.outputs)
         ]
-        found[text(s.signatureKey)] = Signature(text(s.signatureKey), s.subgraphIndex, *sides)
-    return found
+        by_name[text(s.signatureKey)] = Signature(text(s.signatureKey), s.subgraphIndex, *sides)
+    return by_name
 
 
 def signature(model: Model, name: str) -> Signature:
@@ -78,10 +77,10 @@ def signature(model: Model, name: str) -> Signature:
     Raises:
         ModelError: there is none of that name.
     """
-    found = signatures(model)
-    if name not in found:
-        raise ModelError(f"the .tflite file has no signature {name!r}; it has {', '.join(found) or 'none'}")
-    return found[name]
+    by_name = signatures(model)
+    if name not in by_name:
+        raise ModelError(f"the .tflite file has no signature {name!r}; it has {', '.join(by_name) or 'none'}")
+    return by_name[name]
 
 
 def op_name(code: Any) -> str:
@@ -99,63 +98,38 @@ def op_counts(model: Model, subgraph: int) -> dict[str, int]:
 
 def reached(model: Model, subgraph: int) -> list[int]:
     """The subgraph and those its control flow runs, in the file's order."""
-    found, todo = set(), [subgraph]
+    reached, todo = set(), [subgraph]
     while todo:
         i = todo.pop()
-        if i not in found:
-            found.add(i)
+        if i not in reached:
+            reached.add(i)
             todo.extend(c for o in model.subgraphs[i].operators for c in called(o))
-    return sorted(found)
-
-
-def split(data: bytes | Path, name: str) -> bytes:
-    """One signature as a file of its own, with the weights, scales and operator codes that it uses and no others.
-
-    TFLite Micro cannot open a file with a subgraph that nothing calls; a device that never runs the last stage need
-    not carry it.
-
-    Raises:
-        BundleError: a damaged file.
-        ModelError: it has no such signature.
-    """
-    model = read(data)
-    return write(part(model, name))
-
-
-def without_names(data: bytes | Path, keep: str = "") -> bytes:
-    """The same file without its tensors' names, which no engine needs and which cost flash; signatures keep theirs.
-
-    Args:
-        data: the file.
-        keep: names that begin so stay.
-    """
-    model = read(data)
-    for graph in model.subgraphs:
-        for t in graph.tensors:
-            if not (keep and text(t.name).startswith(keep)):
-                t.name = None
-    return write(model)
+    return sorted(reached)
 
 
 def part(model: Model, name: str) -> Model:
-    """`split` between object trees; weights are shared with `model`, everything else is a copy."""
+    """One signature with what it uses; weights are shared with `model`, everything else is a copy.
+
+    Raises:
+        ModelError: it has no such signature.
+    """
     wanted = signature(model, name)
     kept = reached(model, wanted.subgraph)
     kept.remove(wanted.subgraph)
     kept.insert(0, wanted.subgraph)  # engines without signatures run subgraph 0
     places = {old: new for new, old in enumerate(kept)}
-    found = schema.ModelT(version=model.version, description=model.description, operatorCodes=[], buffers=[])
-    found.subgraphs = [copy.deepcopy(model.subgraphs[i]) for i in kept]
-    found.signatureDefs = [copy.deepcopy(s) for s in model.signatureDefs if text(s.signatureKey) == name]
-    found.signatureDefs[0].subgraphIndex = 0
-    found.metadata = [copy.copy(m) for m in model.metadata or [] if text(m.name) == KEPT_METADATA] or None
-    for graph in found.subgraphs:
+    own = schema.ModelT(version=model.version, description=model.description, operatorCodes=[], buffers=[])
+    own.subgraphs = [copy.deepcopy(model.subgraphs[i]) for i in kept]
+    own.signatureDefs = [copy.deepcopy(s) for s in model.signatureDefs if text(s.signatureKey) == name]
+    own.signatureDefs[0].subgraphIndex = 0
+    own.metadata = [copy.copy(m) for m in model.metadata or [] if text(m.name) == KEPT_METADATA] or None
+    for graph in own.subgraphs:
         for operator in graph.operators:
             for field in SUBGRAPHS:
                 if hasattr(operator.builtinOptions, field):
                     setattr(operator.builtinOptions, field, places[getattr(operator.builtinOptions, field)])
-    compact(found, model.operatorCodes, model.buffers)
-    return found
+    compact(own, model.operatorCodes, model.buffers)
+    return own
 
 
 def compact(model: Model, codes: list[Any], buffers: list[Any]) -> None:

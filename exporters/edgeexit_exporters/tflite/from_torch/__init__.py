@@ -1,1 +1,1 @@
-"""torch modules to stages that litert-torch converts."""
+"""Torch modules as stages that litert-torch converts."""

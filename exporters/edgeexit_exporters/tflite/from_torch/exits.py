@@ -1,4 +1,4 @@
-"""What the exits of a torch module give, and the module's graph."""
+"""Exits of a torch module, traced, and the module's graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from edgeexit.errors import ModelError, first_line
 from edgeexit_exporters.source.join import JoinedExit, valid_of
 from edgeexit_exporters.source.output_kind import kind_of
-from edgeexit_exporters.source.torch_source import Exits, ExportedParts, quiet
+from edgeexit_exporters.source.torch_exits import Exits, ExportedParts
+from edgeexit_exporters.source.torch_source import quiet
 
 ExitOutput = Sequence[ExportedParts]
 """What every exit gives."""
@@ -37,13 +38,13 @@ def evaluate(source: Exits, example: tuple[Tensor, ...]) -> ExitOutput:
 
 def exit_names(given: ExitOutput) -> tuple[JoinedExit, ...]:
     """exit0, exit1, ..., with `_uncertainty`, `_score` and `_lengths` behind what they give besides."""
-    found = []
+    joined = []
     for k, (heads, learned, lengths) in enumerate(given):
         name = f"exit{k}"
         uncertainty = f"{name}_uncertainty" if len(heads) > 1 else None
         score, counts = f"{name}_score" if learned else None, f"{name}_lengths" if lengths else None
-        found.append(JoinedExit(name, name, len(heads), uncertainty, score, counts))
-    return tuple(found)
+        joined.append(JoinedExit(name, name, len(heads), uncertainty, score, counts))
+    return tuple(joined)
 
 
 def check_exits(given: ExitOutput, names: Sequence[JoinedExit], module: str) -> None:
@@ -93,7 +94,7 @@ def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.Gr
         try:
             program = torch.export.export(module, example, strict=False).run_decompositions({})
             changed = sorted(set(program.graph_signature.buffers_to_mutate.values()))
-            found = program.module()
+            traced = program.module()
         except Exception as e:
             raise ModelError(f"torch cannot export {name}: {first_line(e)}") from e
     if changed:
@@ -101,5 +102,5 @@ def to_graph(module: nn.Module, example: tuple[Tensor, ...], name: str) -> fx.Gr
             f"{name}: forward changes {changed[0].removeprefix('exits.module.')!r}; TFLite files carry no memory: make "
             "it an input, name it in `states` and return its next value beside the exits"
         )
-    assert isinstance(found, fx.GraphModule)
-    return found
+    assert isinstance(traced, fx.GraphModule)
+    return traced

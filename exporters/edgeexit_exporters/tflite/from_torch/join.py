@@ -1,4 +1,4 @@
-"""Heads that answer together, as a torch module: the same formulas as `join.py` writes into ONNX graphs."""
+"""Join of heads that answer together as a torch module, by the formulas of `source.join`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeexit_exporters.source.torch_source import Exits
+from edgeexit_exporters.source.torch_exits import Exits
 
 
 class Joined(nn.Module):
@@ -24,16 +24,16 @@ class Joined(nn.Module):
         self.exits, self.kinds = exits, tuple(kinds)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         exits, states = self.exits.given(*inputs)
         for (heads, learned, lengths), kind in zip(exits, self.kinds, strict=True):
             valid = lengths[0] if lengths else None
-            found += together(heads, kind, valid) if len(heads) > 1 else heads
-            found += [_per_input(score, valid) for score in learned]
-            found += [
+            outputs += together(heads, kind, valid) if len(heads) > 1 else heads
+            outputs += [_per_input(score, valid) for score in learned]
+            outputs += [
                 counts + 0 for counts in lengths
             ]  # exits often share theirs, and every exit has tensors of its own
-        return (*found, *states)
+        return (*outputs, *states)
 
 
 def together(heads: Sequence[Tensor], kind: str, lengths: Tensor | None = None) -> list[Tensor]:
@@ -56,7 +56,7 @@ def _per_input(value: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:
-    found = terms[0]
+    total = terms[0]
     for term in terms[1:]:
-        found = found + term
-    return found
+        total = total + term
+    return total

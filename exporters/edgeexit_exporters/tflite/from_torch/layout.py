@@ -1,4 +1,4 @@
-"""Which 4-D tensors are pictures (channels first in torch, channels last in TFLite), found from the operations."""
+"""Channel order of 4-D tensors (first in torch, last in TFLite), derived from the operations."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def op_name(node: fx.Node) -> str:
 
 def value(node: fx.Node) -> torch.Tensor | None:
     """The example of the tensor that a node gives (shape and type only); None = it gives none, or several."""
-    found = node.meta.get("val")
-    return found if isinstance(found, torch.Tensor) else None
+    value = node.meta.get("val")
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def permute(graph: fx.Graph, node: fx.Node, axes: tuple[int, ...]) -> fx.Node:
@@ -75,8 +75,8 @@ def pictures(graph: fx.Graph) -> set[fx.Node]:
             parent[root(source)] = root(node)
         if name in _PICTURE_OPS:
             seeds.append(node)
-    found = {root(node) for node in seeds}
-    return {node for node in parent if root(node) in found and _four(node)}
+    roots = {root(node) for node in seeds}
+    return {node for node in parent if root(node) in roots and _four(node)}
 
 
 def flat_for_linear(node: fx.Node, spatial: set[fx.Node]) -> tuple[int, int, int] | None:
@@ -146,7 +146,7 @@ def rows_last_channels(weight: torch.Tensor, shape: tuple[int, int, int]) -> tor
 
 
 def _four(node: fx.Node) -> bool:
-    found = node.meta.get("val")
-    if isinstance(found, list | tuple) and found:
-        found = found[0]
-    return isinstance(found, torch.Tensor) and found.ndim == 4
+    value = node.meta.get("val")
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, torch.Tensor) and value.ndim == 4

@@ -1,4 +1,4 @@
-"""A part of an exported torch graph, rebuilt as a module whose edges are as TFLite files have them."""
+"""Part of an exported torch graph as a module whose edges are as TFLite files have them."""
 
 from __future__ import annotations
 
@@ -91,47 +91,47 @@ class Builder:
             ModelError: it is of a type that TFLite networks are not made of.
         """
         node = self.nodes[name]
-        found = value(node)
+        tensor = value(node)
         edge = self.inputs.get(name) or self.answers.get(name) or f"cut_{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
-        if found is None or found.dtype not in _DTYPES:
-            kind = "no tensor" if found is None else str(found.dtype).removeprefix("torch.")
+        if tensor is None or tensor.dtype not in _DTYPES:
+            kind = "no tensor" if tensor is None else str(tensor.dtype).removeprefix("torch.")
             raise ModelError(
                 f"{edge!r} is {kind}, and TFLite files are made of float32 networks: convert it with .float()"
             )
         if self._given.setdefault(edge, name) != name:
             raise ModelError(f"two tensors would be called {edge!r}: name inputs and exits differently")
-        shape = tuple(int(n) for n in found.shape)
+        shape = tuple(int(n) for n in tensor.shape)
         nhwc = node in self.pictures and name not in self.answers
-        return Edge(edge, _DTYPES[found.dtype], tuple(shape[a] for a in NHWC) if nhwc else shape, nhwc)
+        return Edge(edge, _DTYPES[tensor.dtype], tuple(shape[a] for a in NHWC) if nhwc else shape, nhwc)
 
     def piece(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> Piece:
         """The module that computes `outputs` from those of `inputs` that they need."""
         needed = self._needed(outputs, set(inputs))
         inputs = [n for n in inputs if self.nodes[n] in needed]
         ins, outs = [self.edge(n) for n in inputs], [self.edge(n) for n in outputs]
-        made = _Copy(self.module, self.pictures)
+        copied = _Copy(self.module, self.pictures)
         example = {}
         for source, edge in zip(inputs, ins, strict=True):
             tensor = value(self.nodes[source])
             assert tensor is not None
-            made.enter(self.nodes[source], edge)
+            copied.enter(self.nodes[source], edge)
             example[edge.name] = torch.zeros(edge.shape, dtype=tensor.dtype)
         body = [n for n in self.module.graph.nodes if n in needed and n.op == "call_function"]
         for node in body:
-            made.add(node)
-        module = made.finish({e.name: made.leave(self.nodes[n], e) for n, e in zip(outputs, outs, strict=True)})
+            copied.add(node)
+        module = copied.finish({e.name: copied.leave(self.nodes[n], e) for n, e in zip(outputs, outs, strict=True)})
         lines = ((op_name(n), source_line(str(n.meta.get("stack_trace") or ""))) for n in body)
         return Piece(name, module, tuple(ins), tuple(outs), example, tuple((op, at) for op, at in lines if at))
 
     def _needed(self, outputs: Sequence[str], stop: set[str]) -> set[fx.Node]:
-        found: set[fx.Node] = set()
+        nodes: set[fx.Node] = set()
         todo = [self.nodes[n] for n in outputs]
         while todo:
             node = todo.pop()
-            if node not in found:
-                found.add(node)
+            if node not in nodes:
+                nodes.add(node)
                 todo += [] if node.name in stop else node.all_input_nodes
-        return found
+        return nodes
 
 
 class _Copy:
@@ -162,8 +162,8 @@ class _Copy:
             self.last[node] = _named(moved, node)
             self.new[node] = permute(self.graph, moved, NCHW)
         else:
-            made = self._pooled(node) or self._flattened(node) or self._linear(node)
-            self.new[node] = _named(made or self.graph.node_copy(node, self._get), node)
+            replaced = self._pooled(node) or self._flattened(node) or self._linear(node)
+            self.new[node] = _named(replaced or self.graph.node_copy(node, self._get), node)
 
     def _at_hand(self, node: fx.Node) -> Mapping[fx.Node, fx.Node]:
         """What is there channels last: every picture that pictures are made of."""
@@ -219,11 +219,11 @@ class _Copy:
         return self.graph.call_function(node.target, (self._get(source), self.graph.get_attr(path), *rest))  # type: ignore[arg-type]
 
     def _weight(self, node: fx.Node) -> Tensor:
-        found: object = self.module
+        attribute: object = self.module
         for part in str(node.target).split("."):
-            found = getattr(found, part)
-        assert isinstance(found, Tensor), node.target
-        return found
+            attribute = getattr(attribute, part)
+        assert isinstance(attribute, Tensor), node.target
+        return attribute
 
     def _put(self, path: str, tensor: Tensor) -> None:
         *folders, name = path.split(".")

@@ -1,4 +1,4 @@
-"""torch modules -> stages: torch.export's graph, divided by `stages.stages`, each stage a module of its own.
+"""Stages of a torch module: torch.export's graph divided by `stages.stages`, each a module of its own.
 
 The edges of stages are as TFLite files have them: batch 1, fixed sizes, pictures channels last.
 """
@@ -17,7 +17,8 @@ from torch import fx, nn
 from edgeexit.errors import ModelError
 from edgeexit_exporters.source.inputs import InputSpec, batch_kind, make_inputs, one_at_a_time
 from edgeexit_exporters.source.join import JoinedExit
-from edgeexit_exporters.source.torch_source import Exits, next_name, own_inputs
+from edgeexit_exporters.source.torch_exits import Exits, next_name
+from edgeexit_exporters.source.torch_source import own_inputs
 from edgeexit_exporters.stages import GraphView, State, ViewNode, stages
 from edgeexit_exporters.tflite.from_torch.exits import check_exits, evaluate, exit_kinds, exit_names, to_graph
 from edgeexit_exporters.tflite.from_torch.join import Joined
@@ -92,13 +93,13 @@ def divide(
     groups = [[by_name[n] for n in e.outputs] for e in names]
     states = [State(by_name[n], by_name[next_name(n)]) for n in source.states]
     check_heavy([builder.nodes[g[0]] for g in groups], [e.name for e in names], type(module).__name__)
-    found = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups], states)
-    carried = [[n for s in found[: k + 1] for n in s.carried] for k in range(len(found))]
+    parts = stages(view(graph.graph), [g[0] for g in groups], [g[1:] for g in groups], states)
+    carried = [[n for s in parts[: k + 1] for n in s.carried] for k in range(len(parts))]
     return TorchStages(
         type(module).__name__,
         names,
         tuple(builder.edge(n) for n in places),
-        tuple(builder.piece(f"stage_{k}", s.inputs, s.outputs) for k, s in enumerate(found)),
+        tuple(builder.piece(f"stage_{k}", s.inputs, s.outputs) for k, s in enumerate(parts)),
         tuple(builder.piece(f"exit_{k}", places, [*g, *carried[k]]) for k, g in enumerate(groups)),
         whole,
         tuple(f"{name} ({kind}) over {steps} steps" for name, (kind, steps) in unrolled.items()),
@@ -139,12 +140,12 @@ def _check_inputs(specs: Sequence[InputSpec]) -> None:
 
 
 def _answers(graph: fx.GraphModule, names: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     for node, name in zip(graph_outputs(graph.graph), names, strict=True):
-        if node.name in found:
-            raise ModelError(f"{name!r} is the same tensor as {found[node.name]!r}; they must differ")
-        found[node.name] = name
-    return found
+        if node.name in answers:
+            raise ModelError(f"{name!r} is the same tensor as {answers[node.name]!r}; they must differ")
+        answers[node.name] = name
+    return answers
 
 
 def view(graph: fx.Graph) -> GraphView:

@@ -1,4 +1,4 @@
-"""Stacked exits in torch graphs: reads each exit from its own tensor, as `unstack` does in ONNX graphs."""
+"""Stacked exits in torch graphs: each is read from its own tensor, as `source.unstack` does in ONNX."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def check_heavy(answers: Sequence[fx.Node], exits: Sequence[str], name: str) -> 
 
 
 def _above(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
+    above: set[fx.Node] = set()
     todo = list(nodes)
     while todo:
         node = todo.pop()
-        if node not in found:
-            found.add(node)
+        if node not in above:
+            above.add(node)
             todo += node.all_input_nodes
-    return found
+    return above
 
 
 class _Parts:
@@ -131,31 +131,31 @@ class _Parts:
         if not isinstance(first, fx.Node):
             return None
         if name in _ALONG:
-            found = self.part(first, dim, start, stop, drop)
-            return None if found is None else self.again(node, found, *node.args[1:])
+            result = self.part(first, dim, start, stop, drop)
+            return None if result is None else self.again(node, result, *node.args[1:])
         if name in ("softmax", "_softmax", "log_softmax", "_log_softmax"):
             over = int(node.args[1]) % whole.ndim  # type: ignore[arg-type]
             if over == dim:
                 return None
-            found = self.part(first, dim, start, stop, drop)
-            return None if found is None else self.again(node, found, over - (drop and over > dim), *node.args[2:])
+            result = self.part(first, dim, start, stop, drop)
+            return None if result is None else self.again(node, result, over - (drop and over > dim), *node.args[2:])
         if name in _PAIRS:
-            found = self.part(first, dim, start, stop, drop)
+            result = self.part(first, dim, start, stop, drop)
             other: Any = node.args[1]
-            if found is not None and isinstance(other, fx.Node):
+            if result is not None and isinstance(other, fx.Node):
                 other = self._cut(other, dim, start, stop, drop, whole.ndim)
-            return None if found is None else self.again(node, found, other, *node.args[2:])
+            return None if result is None else self.again(node, result, other, *node.args[2:])
         if name == "linear" and dim < whole.ndim - 1:
-            found = self.part(first, dim, start, stop, drop)
-            return None if found is None else self.again(node, found, *node.args[1:])
+            result = self.part(first, dim, start, stop, drop)
+            return None if result is None else self.again(node, result, *node.args[1:])
         if name == "permute":
             order: Any = node.args[1]
             axes = [int(a) % whole.ndim for a in order]
-            found = self.part(first, axes[dim], start, stop, drop)
-            if found is None:
+            result = self.part(first, axes[dim], start, stop, drop)
+            if result is None:
                 return None
             left = [a - (drop and a > axes[dim]) for a in axes if not drop or a != axes[dim]]
-            return self.again(node, found, left)
+            return self.again(node, result, left)
         if name in ("view", "reshape"):
             return self._viewed(first, whole, dim, start, stop, drop)
         return None
@@ -184,8 +184,8 @@ class _Parts:
         if a[:dim] != b[:dim] or a[dim + 1 :] != b[dim + 2 :] or a[dim] != b[dim] * b[dim + 1]:
             return None
         c = int(b[dim + 1])
-        found = self.part(source, dim, start * c, stop * c, False)
-        return None if found is None else self._unsqueezed(found, dim, drop)
+        part = self.part(source, dim, start * c, stop * c, False)
+        return None if part is None else self._unsqueezed(part, dim, drop)
 
     def again(self, node: fx.Node, *args: Any) -> fx.Node:
         return self.call(node.target, node, *args, **node.kwargs)
@@ -200,8 +200,8 @@ class _Parts:
 
 
 def _dim(node: fx.Node, place: int, ndim: int) -> int:
-    found: Any = node.args[place] if len(node.args) > place else 0
-    return int(found) % ndim
+    dim: Any = node.args[place] if len(node.args) > place else 0
+    return int(dim) % ndim
 
 
 def _part_of(node: fx.Node) -> tuple[fx.Node, int, int, int, bool] | None:
