@@ -171,7 +171,8 @@ class ObjectOf(Kind):
                     values[field.name] = None
                 continue
             try:
-                values[field.name] = raw if is_checked else field.kind.read(raw)
+                # what a checked record reads itself is not read twice
+                values[field.name] = raw if is_checked and self.narrow is None else field.kind.read(raw)
             except Misfit as e:
                 raise e.within(f".{field.name}") from None
         try:
