@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(p.parent for p in (ROOT / "examples").glob("*/README.md"))
+TRAIN = {"attach_exits", "augment_onnx"}
+"""Those that train a network or exits."""
 
 
 def test_every_example_has_its_readme() -> None:
@@ -20,7 +22,11 @@ def test_every_example_has_its_readme() -> None:
     assert len(EXAMPLES) >= 3
 
 
-@pytest.mark.parametrize("folder", EXAMPLES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(p, marks=pytest.mark.slow) if p.name in TRAIN else p for p in EXAMPLES],
+    ids=[p.name for p in EXAMPLES],
+)
 def test_example(folder: Path, tmp_path: Path) -> None:
     script = folder / f"{folder.name}.py"
     if folder.name == "attach_exits":

@@ -171,6 +171,7 @@ def test_a_bare_onnx_does_not_become_tflite(export: Callable[..., Any]) -> None:
     assert Path(chain).exists()  # what was there is still there
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("litert_torch") is None, reason="the TFLite export tools are not installed")
 def test_one_command_makes_both_and_says_what_it_cost(export: Callable[..., Any]) -> None:
     labels = X.argmax(1) % 3

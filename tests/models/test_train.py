@@ -224,6 +224,7 @@ def test_crops_keep_the_picture_and_stay_within_the_pad() -> None:
     assert {int(picture[0].sum(0).argmax()) for picture in still} == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_digits_reach_the_promised_accuracy() -> None:
     x_train, y_train, x_test, y_test = optdigits()
     torch.manual_seed(0)

@@ -75,7 +75,15 @@ def made_heads(places: Sequence[Any], pool: str, mlp: bool) -> list[Head]:
     return [MlpHead(*layer(w, 7), *layer(7, 10)) if mlp else LinearHead(*layer(w, 10)) for w in widths]
 
 
-@pytest.mark.parametrize(("pool", "mlp"), [("average", False), ("avgmax", True), ("grid", True), ("first", False)])
+@pytest.mark.parametrize(
+    ("pool", "mlp"),
+    [
+        ("average", False),
+        ("avgmax", True),
+        pytest.param("grid", True, marks=pytest.mark.slow),
+        pytest.param("first", False, marks=pytest.mark.slow),
+    ],
+)
 def test_it_answers_in_torch_as_in_the_graph_and_comes_back_unchanged(pool: str, mlp: bool) -> None:
     torch.manual_seed(1)
     source = open_source(Small(probabilities=mlp), single=True)
@@ -118,6 +126,7 @@ def test_training_on_leaves_the_given_network_alone_and_learns(network: Small) -
     assert right[0] > 0.4 and right[2] > 0.9  # random heads would have 0.1
 
 
+@pytest.mark.slow
 def test_both_results_side_by_side(network: Small, tmp_path: Path) -> None:
     data = load_optdigits()
 
@@ -141,6 +150,7 @@ def test_both_results_side_by_side(network: Small, tmp_path: Path) -> None:
     assert np.mean(np.array(labels) == data.y_test[:300]) == pytest.approx(tested.tuned.verdict.accuracy)
 
 
+@pytest.mark.slow
 def test_without_labels_the_network_s_own_answers_are_learned(network: Small, tmp_path: Path) -> None:
     x = load_optdigits().x_train
     seen: list[NDArray[np.int64]] = []

@@ -30,7 +30,14 @@ def rows_for(module: nn.Module, n: int) -> list[np.ndarray]:
     return [rng.standard_normal(shape).astype(np.float32) for _ in range(n)]
 
 
-@pytest.fixture(scope="module", params=[(k, f) for k in KINDS for f in ("onnx", "tflite")], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((k, f), marks=pytest.mark.slow if (k, f) == ("windows", "tflite") else (), id=f"{k}-{f}")
+        for k in KINDS
+        for f in ("onnx", "tflite")
+    ],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, str]:
     kind, form = request.param
     if form == "tflite":
