@@ -386,7 +386,7 @@ def test_batches_reach_the_latency_loop_and_the_log(engine: Engine, ladder: Ladd
         assert list(governor.latencies) == [batch.seconds / 100] * 64
         engine.run_batch(x[:3])
         assert list(governor.latencies)[-4:-3] == [batch.seconds / 100] and len(set(governor.latencies)) == 2
-        assert governor.step().because == "nothing"
+        assert governor.step().limiting_signal == "nothing"
         governor.stop()
         engine.run_batch(x)
         assert len(set(governor.latencies)) == 2, "it no longer listens"
