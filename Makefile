@@ -8,7 +8,7 @@ TFLITE_MICRO := tflite-micro==0.dev20261023182759
 # A file's tests share what they export, so they stay in one process
 TEST := -n auto --dist loadfile
 
-.PHONY: setup demo test test-all test-pi check wheel tflite-runtime docs clean
+.PHONY: setup demo test test-slow test-all test-pi check wheel tflite-runtime docs clean
 
 setup: $(VENV)/.ready
 
@@ -26,8 +26,10 @@ demo: setup  ## train, export, calibrate and sweep a three-exit network on real 
 test: setup  ## the quick tests, on all cores
 	$(BIN)/python -m pytest -q $(TEST)
 
-test-all: setup  ## all tests, the slow ones too
-	$(BIN)/python -m pytest -q $(TEST) -m ''
+test-slow: setup  ## the tests that `make test` leaves out
+	$(BIN)/python -m pytest -q $(TEST) -m slow
+
+test-all: test test-slow  ## all tests
 
 test-pi: setup  ## a shipped bundle in an arm64 user space under emulation, as on Pi 3, 4 and 5; skips without the tools
 	$(BIN)/python scripts/test_pi.py $(PI)

@@ -29,7 +29,7 @@ def test_a_profile_of_this_artifact_is_used(engine: Engine, tmp_path: Path) -> N
     profile_of(engine).write(tmp_path / "p.json")
     times = use_profile(engine, tmp_path / "p.json")
     assert engine.seconds == times.seconds == (1e-3,) * 3
-    assert [engine.driver.times.ahead(k, 1) for k in range(3)] == list(times.ahead)
+    assert [engine.driver.times.predicted(k) for k in range(3)] == list(times.ahead)
 
 
 def test_a_profile_of_another_content_is_refused(engine: Engine, tmp_path: Path) -> None:
