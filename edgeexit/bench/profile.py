@@ -24,7 +24,7 @@ _AGAIN = "run `edgeexit bench --save` again"
 
 
 @dataclass(frozen=True)
-class StageTimes:
+class ArtifactTimes:
     """Times of one artifact, and what they were measured with."""
 
     seconds: tuple[float, ...]
@@ -45,7 +45,7 @@ class Profile:
 
     bundle: str
     environment: Mapping[str, Any]
-    artifacts: Mapping[str, StageTimes]
+    artifacts: Mapping[str, ArtifactTimes]
 
     @classmethod
     def of(cls, timings: Sequence[Timing], bundle: Bundle, threads: int) -> Profile:
@@ -62,7 +62,7 @@ class Profile:
             ahead = tuple(max(a, b) for a, b in zip(p50, p90, strict=True))
             artifact = bundle.manifest.artifact(name)
             version = backends.get(artifact.format).version()
-            artifacts[name] = StageTimes(tuple(p50), ahead, own[0].n, version, model_hashes(artifact))
+            artifacts[name] = ArtifactTimes(tuple(p50), ahead, own[0].n, version, model_hashes(artifact))
         return cls(bundle.manifest.name, environment(threads=threads), artifacts)
 
     def write(self, path: Path | str) -> None:
@@ -75,7 +75,7 @@ def model_hashes(artifact: Artifact) -> dict[str, str]:
     return {f.path: f.sha256 for f in (*artifact.models, *artifact.data)}
 
 
-def use_profile(engine: Engine, path: Path | str) -> StageTimes:
+def use_profile(engine: Engine, path: Path | str) -> ArtifactTimes:
     """Use stage times from a file for deadlines, in place of those measured at load.
 
     Raises:
@@ -106,7 +106,7 @@ def use_profile(engine: Engine, path: Path | str) -> StageTimes:
     return times
 
 
-def _times(artifacts: Any, name: str, path: Path | str) -> StageTimes:
+def _times(artifacts: Any, name: str, path: Path | str) -> ArtifactTimes:
     """The entry of one artifact."""
     entry = artifacts.get(name) if isinstance(artifacts, dict) else None
     if not isinstance(entry, dict) or not all(_numbers(entry.get(k)) for k in ("seconds", "ahead")):
@@ -118,10 +118,10 @@ def _times(artifacts: Any, name: str, path: Path | str) -> StageTimes:
             f"{path}: the times of {name} lack n, engine or files (sha256 by path), which say what they were measured "
             f"with: {_AGAIN}"
         )
-    return StageTimes(tuple(entry["seconds"]), tuple(entry["ahead"]), n, version, files)
+    return ArtifactTimes(tuple(entry["seconds"]), tuple(entry["ahead"]), n, version, files)
 
 
-def _check_content(times: StageTimes, engine: Engine, path: Path | str) -> None:
+def _check_content(times: ArtifactTimes, engine: Engine, path: Path | str) -> None:
     """Refuse times of other files, or of another version of the engine library."""
     name, expected = engine.artifact.name, model_hashes(engine.artifact)
     for file in dict.fromkeys((*expected, *times.files)):

@@ -12,7 +12,7 @@ from edgeexit.calibrate.rejection.qute import QUTE
 from edgeexit.calibrate.rejection.window import WINDOW
 from edgeexit.calibrate.search.baselines import FIXED, RANDOM
 from edgeexit.calibrate.search.eero import EERO
-from edgeexit.calibrate.search.family import CandidateFamily, Curve, PolicyFamily
+from edgeexit.calibrate.search.family import CandidateFamily, PolicyFamily, SweepCurve
 from edgeexit.calibrate.search.pareto import SHARED, THRESHOLD
 from edgeexit.calibrate.search.patience import PATIENCE
 from edgeexit.calibrate.search.qexit import QEXIT
@@ -99,7 +99,7 @@ def candidate_family(
 
 def curves_of(
     scores: tuple[str, ...], default: str, families: tuple[PolicyFamily, ...]
-) -> dict[str, tuple[Curve, PolicyFamily]]:
+) -> dict[str, tuple[SweepCurve, PolicyFamily]]:
     """Lines of a sweep by name: common scores, the rows' own scores, then baselines.
 
     Args:
@@ -109,7 +109,7 @@ def curves_of(
     """
     common = tuple(s for s in ANSWER_SCORES if s in scores)
     own = tuple(s for s in scores if s not in ANSWER_SCORES)
-    curves: dict[str, tuple[Curve, PolicyFamily]] = {}
+    curves: dict[str, tuple[SweepCurve, PolicyFamily]] = {}
     for baseline in (False, True):
         for names in (common, own):
             for family in families:
@@ -119,7 +119,7 @@ def curves_of(
     return curves
 
 
-def swept(rows: Rows) -> dict[str, tuple[Curve, PolicyFamily]]:
+def swept(rows: Rows) -> dict[str, tuple[SweepCurve, PolicyFamily]]:
     """Lines of a sweep that these rows allow, by name."""
     return curves_of(rows.score_names, rows.default_score, all_families())
 

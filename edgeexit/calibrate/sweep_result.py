@@ -9,7 +9,7 @@ from typing import Any
 from edgeexit.calibrate.guarantees.promises import Promise
 from edgeexit.calibrate.metrics.reliability import Reliability
 from edgeexit.calibrate.rejection.comparison import Rejection
-from edgeexit.calibrate.search.family import Curve
+from edgeexit.calibrate.search.family import SweepCurve
 from edgeexit.calibrate.verdict import Verdict
 
 
@@ -106,7 +106,7 @@ class Sweep:
     """Guarantee by guarantee, alphas growing; empty where none were asked for."""
     rejections: tuple[Rejection, ...] = ()
     """Risk by risk; empty without labels or where none were asked for."""
-    curves: tuple[Curve, ...] = field(default=(), compare=False)
+    curves: tuple[SweepCurve, ...] = field(default=(), compare=False)
     """How each policy's line is drawn."""
 
     @property

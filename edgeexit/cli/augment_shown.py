@@ -166,11 +166,13 @@ def document(augmented: Augmented) -> dict[str, Any]:
 
 def plot(augmented: Augmented, tested: Tested | None) -> bytes:
     """The front on the rows to choose on, and what came of it, as a PNG."""
-    from edgeexit.report.plots.curve import Curve, curve_png
+    from edgeexit.report.plots.curve import PlottedCurve, curve_png
 
     n = augmented.rows["choose"]
     curves = [
-        Curve(f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in augmented.choice.front])
+        PlottedCurve(
+            f"front of all places, {n:,} rows to choose on", [(s.cost, s.accuracy) for s in augmented.choice.front]
+        )
     ]
     results: list[tuple[str, Tested | None, AugmentVerdict | None]] = [("", tested, augmented.verdict)]
     if augmented.tuned is not None:
@@ -181,10 +183,10 @@ def plot(augmented: Augmented, tested: Tested | None) -> bytes:
             continue
         rows = f"{v.n:,} {'held-out' if test is None else 'test'} rows"
         if test is not None:
-            curves.append(Curve(f"thresholds in hindsight{name}, {rows}", test.curve, dashed=True))
-        curves.append(Curve(f"adaptive{name}, {rows}", [(v.cost, v.accuracy)], "o"))
-        curves.append(Curve(f"exits alone{name}, {rows}", [(s.cost, s.accuracy) for s in v.statics], "s"))
+            curves.append(PlottedCurve(f"thresholds in hindsight{name}, {rows}", test.curve, dashed=True))
+        curves.append(PlottedCurve(f"adaptive{name}, {rows}", [(v.cost, v.accuracy)], "o"))
+        curves.append(PlottedCurve(f"exits alone{name}, {rows}", [(s.cost, s.accuracy) for s in v.statics], "s"))
         if not name:
-            curves.append(Curve(f"untouched, {rows}", [(1.0, v.untouched)], "*"))
+            curves.append(PlottedCurve(f"untouched, {rows}", [(1.0, v.untouched)], "*"))
     title = augmented.text if tested is None else f"Test: {tested.verdict.text}"
     return curve_png(curves, title, environment_line(_where()), augmented.measure)

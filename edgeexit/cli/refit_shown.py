@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgeexit.cli.common import count, percent, table
 
 if TYPE_CHECKING:
-    from edgeexit_exporters.refit import Outcome, Refit
+    from edgeexit_exporters.refit import Refit, RefitOutcome
 
 
 def refit_text(report: Refit) -> str:
@@ -57,7 +57,7 @@ def _form(artifact: str) -> str:
     return f"{format_} {precision}"
 
 
-def _outcome(result: Outcome | None) -> list[str]:
+def _outcome(result: RefitOutcome | None) -> list[str]:
     if result is None:
         return ["-", "-", "-"]
     rates = " ".join(percent(r, 0) for r in result.rates)

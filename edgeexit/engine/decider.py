@@ -1,4 +1,4 @@
-"""What decides in an engine: its policy with prediction sets and drift monitor, replaced between two inputs."""
+"""Decider of an engine: policy, prediction sets and drift monitor, replaced between two inputs."""
 
 from __future__ import annotations
 

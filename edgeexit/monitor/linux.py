@@ -17,7 +17,7 @@ from edgeexit.monitor.reading import Reading
 from edgeexit.monitor.supplies import find_supplies
 from edgeexit.monitor.system import (
     Clock,
-    Memory,
+    MemoryReader,
     Share,
     find_clock,
     find_cpus,
@@ -88,7 +88,7 @@ class LinuxReader:
         for resource in ("cpu", "memory"):
             fast += keep(find_pressure(self.root, resource, groups), f"{resource}_pressure_avg10")
         if self.root == "/" or os.path.isfile(os.path.join(self.root, "proc/meminfo")):
-            fast += keep(Memory(self.root, groups))
+            fast += keep(MemoryReader(self.root, groups))
         highest = clock.highest if isinstance(clock, Clock) else None
         firmware, mute = find_firmware(self.root, self._ask, sources, highest)
         slow = keep(firmware)

@@ -231,7 +231,7 @@ def _cpu_list(listing: str) -> set[int]:
     return numbers
 
 
-class Memory:
+class MemoryReader:
     """Available memory: the system's, at most what is left below the control group's limit."""
 
     fields = ("available_bytes",)

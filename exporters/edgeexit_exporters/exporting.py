@@ -209,10 +209,10 @@ def open_source(source: nn.Module | str | Path, spec: ExportSpec | None = None, 
         provenance["source"] = source
         source = load_module(source, spec.weights)
     if single and exits:
-        from edgeexit_exporters.source.torch_answer import Answer
+        from edgeexit_exporters.source.torch_answer import AnswerModule
 
         provenance.setdefault("source", type(source).__name__)
-        source = Answer(source, exits[0])
+        source = AnswerModule(source, exits[0])
         exits = [f"output{name}" if name.isdigit() else name for name in exits]
     if spec.weights is not None:
         provenance["weights_sha256"] = sha256(Path(spec.weights))

@@ -59,7 +59,7 @@ class FormExit:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RefitOutcome:
     """A policy on the held-out rows."""
 
     rates: tuple[float, ...]
@@ -79,9 +79,9 @@ class Form:
     precision: str
     bytes: int
     exits: tuple[FormExit, ...]
-    before: Outcome | None
+    before: RefitOutcome | None
     """The float network's thresholds on this artifact; None = they do not fit its score."""
-    after: Outcome | None
+    after: RefitOutcome | None
     """Its own thresholds; None = none keeps the allowed drop."""
     point: str | None
     """Name of the operating point that was stored."""
@@ -245,9 +245,9 @@ def _chosen(
         return None
 
 
-def _outcome(policy: Policy, rows: Records) -> Outcome:
+def _outcome(policy: Policy, rows: Records) -> RefitOutcome:
     result = outcome(replay(policy, rows), rows)
-    return Outcome(tuple(result.exit_rates), float(result.cost), float(result.accuracy))
+    return RefitOutcome(tuple(result.exit_rates), float(result.cost), float(result.accuracy))
 
 
 def _exits(bundle: Bundle, artifact: Artifact, rows: Records, exact: Records) -> tuple[FormExit, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import edgeexit
-from edgeexit.bench.profile import SCHEMA, Profile, StageTimes, model_hashes, use_profile
+from edgeexit.bench.profile import SCHEMA, ArtifactTimes, Profile, model_hashes, use_profile
 from edgeexit.common.environment import environment
 from edgeexit.engine.engine import Engine
 from edgeexit.errors import DataError, PolicyError
@@ -21,7 +21,7 @@ def engine(tiny: Path) -> Engine:
 
 def profile_of(engine: Engine, /, **changes: object) -> Profile:
     times = {"seconds": (1e-3,) * 3, "ahead": (2e-3,) * 3, "n": 5, "engine": engine.backend.version()}
-    entry = StageTimes(**({**times, "files": model_hashes(engine.artifact)} | changes))  # type: ignore[arg-type]
+    entry = ArtifactTimes(**({**times, "files": model_hashes(engine.artifact)} | changes))  # type: ignore[arg-type]
     return Profile(engine.bundle.manifest.name, environment(threads=1), {engine.artifact.name: entry})
 
 

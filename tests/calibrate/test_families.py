@@ -12,7 +12,7 @@ from calibrate.made_rows import graded
 from edgeexit.calibrate import CalibrationSpec, PolicyFamily, Target, calibrate, candidate_family
 from edgeexit.calibrate.budget import Budget
 from edgeexit.calibrate.families import ADAPTIVE, BASELINES, BUILT_IN, family_names, family_of, registered
-from edgeexit.calibrate.search.family import Curve
+from edgeexit.calibrate.search.family import SweepCurve
 from edgeexit.calibrate.search.pareto import THRESHOLD
 from edgeexit.calibrate.sweep import sweep
 from edgeexit.errors import PolicyError
@@ -23,7 +23,7 @@ MINE = replace(
     THRESHOLD,
     name="mine",
     summary="as threshold",
-    curves=lambda *_: [Curve("mine", "margin", colour="#123456", dashed=True)],
+    curves=lambda *_: [SweepCurve("mine", "margin", colour="#123456", dashed=True)],
 )
 BROKEN = 3
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.family import Choice, Chooser, Curve, PolicyFamily
+from edgeexit.calibrate.search.family import Choice, Chooser, PolicyFamily, SweepCurve
 from edgeexit.calibrate.search.pareto import pareto
 from edgeexit.errors import Infeasible
 from edgeexit.policy.policies import fixed_exit
@@ -61,7 +61,7 @@ FIXED = PolicyFamily(
     example=lambda exits, score: fixed_exit(exits - 1, exits, score),
     compares_scores=False,
     least_exits=1,
-    curves=lambda scores, default: [Curve("fixed", None, role="single exits")],
+    curves=lambda scores, default: [SweepCurve("fixed", None, role="single exits")],
     baseline=_single_exit,
 )
 RANDOM = PolicyFamily(
@@ -69,6 +69,6 @@ RANDOM = PolicyFamily(
     "random exits",
     "random exits at the rates of the default score",
     compares_scores=False,
-    curves=lambda scores, default: [Curve("random", None, colour="#8A8A8A", dashed=True, role="control")],
+    curves=lambda scores, default: [SweepCurve("random", None, colour="#8A8A8A", dashed=True, role="control")],
     baseline=_random_exits,
 )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeexit.calibrate.search.exit_rates import BETA, ExitRates, Prior, Spend, exit_rates
-from edgeexit.calibrate.search.family import CandidateFamily, Curve, PolicyFamily, Solution, option
+from edgeexit.calibrate.search.family import CandidateFamily, PolicyFamily, Solution, SweepCurve, option
 from edgeexit.calibrate.search.front import check_budget
 from edgeexit.calibrate.search.thresholds import cut_at
 from edgeexit.errors import DataError, PolicyError
@@ -187,11 +187,11 @@ def _along_budgets(rows: Rows, asked: CandidateFamily) -> Sequence[Threshold]:
     ]  # fmt: skip
 
 
-def _curves(scores: Sequence[str], default: str) -> list[Curve]:
+def _curves(scores: Sequence[str], default: str) -> list[SweepCurve]:
     score = EERO_SCORE if EERO_SCORE in scores else default
     return [
-        Curve("eero", score, EeroOptions(mode="paper"), colour="#E69F00"),
-        Curve("eero-survivors", score, EeroOptions(mode="survivors"), colour="#E69F00", dashed=True),
+        SweepCurve("eero", score, EeroOptions(mode="paper"), colour="#E69F00"),
+        SweepCurve("eero-survivors", score, EeroOptions(mode="survivors"), colour="#E69F00", dashed=True),
     ]
 
 

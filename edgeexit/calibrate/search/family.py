@@ -59,7 +59,7 @@ Chooser = Callable[[float], Choice]
 
 
 @dataclass(frozen=True)
-class Curve:
+class SweepCurve:
     """One line of a sweep: a family on one score, with options."""
 
     name: str
@@ -104,7 +104,7 @@ class PolicyFamily:
     """Rows, options -> the rows at the family's own costs; None = the recorded ones, or a device's seconds."""
     unit: str = "macs"
     """Unit of the costs, of `edgeexit.calibrate.budget`."""
-    curves: Callable[[Sequence[str], str], Sequence[Curve]] = lambda scores, default: ()
+    curves: Callable[[Sequence[str], str], Sequence[SweepCurve]] = lambda scores, default: ()
     """Scores of the rows, their default -> lines in a sweep."""
     baseline: Callable[[Rows, Rows, int], Chooser] | None = None
     """Design rows, held-out rows, seed -> what a sweep reports instead of a chosen policy; None = a policy."""

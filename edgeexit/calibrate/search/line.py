@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.family import CandidateFamily, Choice, Curve, PolicyFamily
+from edgeexit.calibrate.search.family import CandidateFamily, Choice, PolicyFamily, SweepCurve
 from edgeexit.calibrate.search.front import ParetoFront, Point, measured
 from edgeexit.policy.policies import Policy
 from edgeexit.records.base import Outcome, Rows, outcome, replay
@@ -25,7 +25,7 @@ class Line:
         PolicyError: the family cannot be searched on these rows.
     """
 
-    def __init__(self, curve: Curve, family: PolicyFamily, design: Rows, held_out: Rows, seed: int) -> None:
+    def __init__(self, curve: SweepCurve, family: PolicyFamily, design: Rows, held_out: Rows, seed: int) -> None:
         self.curve, self._family, self._design, self._held_out = curve, family, design, held_out
         self._asked = CandidateFamily(family, curve.score or design.default_score, options=curve.options)
         self._measured: dict[Policy, Outcome] = {}  # neighbouring budgets often share a policy

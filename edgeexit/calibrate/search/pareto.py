@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeexit.calibrate.search.family import CandidateFamily, Curve, PolicyFamily
+from edgeexit.calibrate.search.family import CandidateFamily, PolicyFamily, SweepCurve
 from edgeexit.calibrate.search.front import ParetoFront, measured
 from edgeexit.calibrate.search.lagrange import per_exit_thresholds
 from edgeexit.calibrate.search.thresholds import place_cuts, reached
@@ -96,7 +96,7 @@ THRESHOLD = PolicyFamily(
     "{score} thresholds",
     "thresholds per exit by search",
     front=_per_exit,
-    curves=lambda scores, default: [Curve(s, s) for s in scores],
+    curves=lambda scores, default: [SweepCurve(s, s) for s in scores],
 )
 SHARED = PolicyFamily(
     "shared",
@@ -104,5 +104,5 @@ SHARED = PolicyFamily(
     "one threshold for all exits",
     candidates=_shared_cuts,
     front=_shared,
-    curves=lambda scores, default: [Curve(f"shared-{s}", s, dashed=True) for s in scores],
+    curves=lambda scores, default: [SweepCurve(f"shared-{s}", s, dashed=True) for s in scores],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeexit.calibrate.search.family import Curve, PolicyFamily
+from edgeexit.calibrate.search.family import PolicyFamily, SweepCurve
 from edgeexit.calibrate.search.front import ParetoFront, measured
 from edgeexit.policy.policies import Patience
 from edgeexit.records.base import Rows
@@ -21,5 +21,5 @@ PATIENCE = PolicyFamily(
     front=lambda rows, asked: patience_front(rows),
     example=lambda exits, score: Patience(1),
     compares_scores=False,
-    curves=lambda scores, default: [Curve("patience", None, colour="#CC79A7")],
+    curves=lambda scores, default: [SweepCurve("patience", None, colour="#CC79A7")],
 )

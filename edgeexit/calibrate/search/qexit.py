@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeexit.calibrate.search.family import Curve, PolicyFamily
+from edgeexit.calibrate.search.family import PolicyFamily, SweepCurve
 from edgeexit.calibrate.search.front import ParetoFront, measured
 from edgeexit.policy.policies import QExit
 from edgeexit.records.base import Rows
@@ -23,5 +23,5 @@ QEXIT = PolicyFamily(
     "probability of having stopped",
     front=lambda rows, asked: qexit_front(rows, asked.score, temperatures=asked.temperatures),
     example=lambda exits, score: QExit(0.5, score),
-    curves=lambda scores, default: [Curve("qexit", default, colour="#7F5FBF")],
+    curves=lambda scores, default: [SweepCurve("qexit", default, colour="#7F5FBF")],
 )

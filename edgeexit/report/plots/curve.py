@@ -13,7 +13,7 @@ _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
 @dataclass(frozen=True)
-class Curve:
+class PlottedCurve:
     """A line, or with `marker` single points."""
 
     label: str
@@ -25,7 +25,13 @@ class Curve:
 
 
 def curve_png(
-    curves: Sequence[Curve], title: str, foot: str, measure: str = "accuracy", *, width: int = 1200, height: int = 750
+    curves: Sequence[PlottedCurve],
+    title: str,
+    foot: str,
+    measure: str = "accuracy",
+    *,
+    width: int = 1200,
+    height: int = 750,
 ) -> bytes:
     """A PNG; equal curves give equal bytes with one version of matplotlib.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeexit.calibrate.search.family import Curve
+from edgeexit.calibrate.search.family import SweepCurve
 from edgeexit.calibrate.sweep import Row, Static, Sweep
 from edgeexit.common.measures import ERROR_RATES, shown, shown_range
 
@@ -127,7 +127,7 @@ def lines(sweep: Sweep, *, controls: bool = True) -> list[str]:
     return [policy for policy, curve in curves.items() if curve is None or curve.role not in left_out]
 
 
-def _curve(sweep: Sweep, policy: str) -> Curve | None:
+def _curve(sweep: Sweep, policy: str) -> SweepCurve | None:
     return next((curve for curve in sweep.curves if curve.name == policy), None)
 
 

@@ -16,7 +16,7 @@ from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import ModelError
 from edgeexit.version import __version__
 from edgeexit_exporters.analysis import describe
-from edgeexit_exporters.analysis.answers import Answer, reference_answers, valid_answer
+from edgeexit_exporters.analysis.answers import SourceAnswer, reference_answers, valid_answer
 from edgeexit_exporters.analysis.exit_order import check_order
 from edgeexit_exporters.analysis.probe import Probe, probe
 from edgeexit_exporters.analysis.sizes import check_padding, try_sizes
@@ -38,7 +38,7 @@ class Analysis:
     seen: Probe
     manifest: Manifest
     """Without artifacts."""
-    answers: list[Answer]
+    answers: list[SourceAnswer]
     """What every artifact is compared with."""
     rounding: tuple[float, ...] = ()
     """`(exits,)` how far the network's answers move under another order of summation, relative; empty where it is

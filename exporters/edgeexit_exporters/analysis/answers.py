@@ -30,7 +30,7 @@ _ROUGH = 1e-5
 
 
 @dataclass(frozen=True)
-class Answer:
+class SourceAnswer:
     """Some inputs and what the source model gives at every exit."""
 
     inputs: Arrays
@@ -41,7 +41,7 @@ class Answer:
 
 def reference_answers(
     source: Source, seen: Probe, data: Arrays | None, sizes: Sequence[Mapping[str, int]] = ()
-) -> list[Answer]:
+) -> list[SourceAnswer]:
     """Ask the source model: the user's rows, then random inputs: single, a batch where it can, and at other free sizes.
 
     Args:
@@ -88,7 +88,7 @@ def reference_answers(
         runs = [*(({n: a[i : i + 1] for n, a in rows.items()}, 1) for i in range(count)), *runs]
     if source.states:  # one input per call, so that runs can follow one another
         runs = [(x, 1) for x in source.stream([x for x, _ in runs])]
-    answers = [Answer(x, source.reference(x), batch) for x, batch in runs]
+    answers = [SourceAnswer(x, source.reference(x), batch) for x, batch in runs]
     for k, answer in enumerate(answers):
         if unsure := [e for e in source.exits if not sound(valid_answer(answer.outputs, e), "logits")]:
             what = named(valid_answer(answer.outputs, unsure[0])).partition(" ")[0]

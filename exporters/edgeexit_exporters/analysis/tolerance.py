@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeexit.engine.inputs import LEAST_SCALE, largest_difference
 from edgeexit.errors import ModelError
-from edgeexit_exporters.analysis.answers import Answer, valid_answer
+from edgeexit_exporters.analysis.answers import SourceAnswer, valid_answer
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.source.join import JoinedExit
 
@@ -103,7 +103,9 @@ def relative_errors(differences: Sequence[tuple[float, float]]) -> list[float]:
     return [difference / max(scale, usual, LEAST_SCALE) for difference, scale in differences]
 
 
-def own_rounding(proto: onnx.ModelProto, exits: Sequence[JoinedExit], answers: Sequence[Answer]) -> tuple[float, ...]:
+def own_rounding(
+    proto: onnx.ModelProto, exits: Sequence[JoinedExit], answers: Sequence[SourceAnswer]
+) -> tuple[float, ...]:
     """Measure how far a network's answers move when the engine computes them in another order.
 
     Args:
@@ -129,7 +131,7 @@ def own_rounding(proto: onnx.ModelProto, exits: Sequence[JoinedExit], answers: S
 
 
 def _run(
-    raw: bytes, level: str, threads: int, exits: Sequence[JoinedExit], answers: Sequence[Answer]
+    raw: bytes, level: str, threads: int, exits: Sequence[JoinedExit], answers: Sequence[SourceAnswer]
 ) -> list[list[NDArray[Any]]]:
     """Per input, every exit's answer, in its valid positions."""
     session = measure.session(raw, threads=threads, level=level, quiet=True)

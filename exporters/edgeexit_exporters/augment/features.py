@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeexit.errors import DataError, ModelError
-from edgeexit_exporters.augment.nodes import POOLS, PREFIX, Place, add_head, add_pooled, pooled_width
+from edgeexit_exporters.augment.nodes import POOLS, PREFIX, FeaturePlace, add_head, add_pooled, pooled_width
 from edgeexit_exporters.onnx import measure
 from edgeexit_exporters.onnx.nodes import Nodes
 from edgeexit_exporters.onnx.serialize import to_bytes
@@ -27,7 +27,7 @@ def feature_name(k: int) -> str:
     return f"{PREFIX}_features_{k}"
 
 
-def pooled_graph(model: ir.Model, places: Sequence[Place], pool: str = "average") -> ir.Model:
+def pooled_graph(model: ir.Model, places: Sequence[FeaturePlace], pool: str = "average") -> ir.Model:
     """The network with one more output per place: its pooled features, float32 `(batch, width)`.
 
     Args:
@@ -49,7 +49,7 @@ def pooled_graph(model: ir.Model, places: Sequence[Place], pool: str = "average"
 
 def features(
     model: ir.Model,
-    places: Sequence[Place],
+    places: Sequence[FeaturePlace],
     inputs: Arrays,
     folder: Path,
     *,

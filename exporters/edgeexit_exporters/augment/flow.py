@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeexit.engine.inputs import InputCheck, largest_difference
 from edgeexit.errors import DataError, ExportMismatch, ModelError
-from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.answers import SourceAnswer
 from edgeexit_exporters.analysis.describe import graph_precision
 from edgeexit_exporters.analysis.tolerance import MOST, own_rounding, relative_errors, tolerance_for
 from edgeexit_exporters.augment.choose import ERRORS, ExitChoice, ExitSetting, Scored, choose
@@ -216,7 +216,7 @@ def _same_as_source(source: Source, inputs: Mapping[str, NDArray[Any]], asked: f
     error = max(relative_errors([largest_difference(a, b) for a, b in pairs]), default=0.0)
     allowed = max(tolerance_for("fp32").here, asked or 0.0)  # a strict one is meant for layouts: this is another engine
     if error > allowed:
-        own = own_rounding(proto, source.exits, [Answer(x, {}, size) for x in few])
+        own = own_rounding(proto, source.exits, [SourceAnswer(x, {}, size) for x in few])
         allowed = max(tolerance_for("fp32", own).here, allowed)
     if not error <= allowed:
         raise ExportMismatch(

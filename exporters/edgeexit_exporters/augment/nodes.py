@@ -23,7 +23,7 @@ PREFIX = "edgeexit_augment"
 """How the names of all added nodes begin."""
 
 
-class Place(Protocol):
+class FeaturePlace(Protocol):
     """Where a head may stand: tensors that are read together."""
 
     @property
@@ -69,7 +69,7 @@ GRID = 4
 """Windows along an axis, at most."""
 
 
-def pooled_width(place: Place, pool: str) -> int:
+def pooled_width(place: FeaturePlace, pool: str) -> int:
     """How many numbers `add_pooled` makes of the place for one input.
 
     Raises:
@@ -83,7 +83,7 @@ def pooled_width(place: Place, pool: str) -> int:
     return width
 
 
-def _window(place: Place, size: tuple[int, ...]) -> list[int]:
+def _window(place: FeaturePlace, size: tuple[int, ...]) -> list[int]:
     """Sides of the windows that leave at most `GRID` along every axis."""
     if not size:
         raise ModelError(f"pool grid needs positions of fixed size; those of {place.name!r} are free: choose avgmax")
@@ -92,7 +92,7 @@ def _window(place: Place, size: tuple[int, ...]) -> list[int]:
     return [-(-s // GRID) for s in size]
 
 
-def add_pooled(add: Nodes, place: Place, pool: str) -> ir.Value:
+def add_pooled(add: Nodes, place: FeaturePlace, pool: str) -> ir.Value:
     """Add the nodes that make one float32 vector `(batch, width)` of a place's tensors.
 
     A place that is one float32 vector already gets no node: its own value comes back.

@@ -27,7 +27,7 @@ class Ratio(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Static:
+class SingleExit:
     """One exit for every input, as a network of its own."""
 
     exit: int
@@ -55,7 +55,7 @@ class AugmentVerdict:
     drop_low: float
     drop_high: float
     exit_rates: tuple[float, ...]
-    statics: tuple[Static, ...]
+    statics: tuple[SingleExit, ...]
     time: Ratio | None = None
     """Mean time per input over the untouched model's, measured interleaved; None = not measured."""
 
@@ -90,7 +90,7 @@ def judge(
     mean, half = paired(full, there)
     alone = rows.cost if rows.static_cost is None else rows.static_cost
     right = rows.correct.mean(1, dtype=np.float64)
-    statics = tuple(Static(k, float(alone[k] / total), float(right[k])) for k in range(rows.exits - 1))
+    statics = tuple(SingleExit(k, float(alone[k] / total), float(right[k])) for k in range(rows.exits - 1))
     cost = result.cost * float(rows.cost[-1]) / total
     rates = result.exit_rates
     time = None if time_ratios is None else Ratio(*(float(r) for r in np.array(rates) @ np.array(time_ratios)))
@@ -105,7 +105,7 @@ def judge(
 
 def _words(
     measure: str, cost: float, lost: float, half: float, drop: float | None, certified: bool, time: Ratio | None,
-    statics: Sequence[Static], accuracy: float, untouched: float, n: int,
+    statics: Sequence[SingleExit], accuracy: float, untouched: float, n: int,
 ) -> tuple[str, bool | None]:  # fmt: skip
     saving = 1 - cost
     allowed = "" if drop is None else f", {100 * drop:g} allowed"

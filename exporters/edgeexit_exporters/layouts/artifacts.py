@@ -61,7 +61,7 @@ def onnx_artifacts(
         name = f"onnx-{row.name}-{precision}"
         progress(f"writing and checking {name}")
         with failures.attempt(row.name, name):
-            comparison = check.Comparison(name, exits, allowed, spec.score, exact, analysis.manifest.states)
+            comparison = check.ArtifactComparison(name, exits, allowed, spec.score, exact, analysis.manifest.states)
             own = contract if row.self_contained else None
             files, comparison = _built(row, analysis, comparison, own)
             if source.quantized is not None:
@@ -105,15 +105,15 @@ def _contract(analysis: Analysis, progress: Callable[[str], None]) -> Contract |
 
 
 def _built(
-    row: Layout, analysis: Analysis, comparison: check.Comparison, contract: Contract | None
-) -> tuple[dict[str, bytes], check.Comparison]:
+    row: Layout, analysis: Analysis, comparison: check.ArtifactComparison, contract: Contract | None
+) -> tuple[dict[str, bytes], check.ArtifactComparison]:
     """A layout's files and how they compare: bit for bit at the exits that are `exact`, where there is a way.
 
     Raises:
         ExportMismatch: see `check.compare`.
     """
 
-    def built(of: Source, stages: Sequence[Stage]) -> tuple[dict[str, bytes], check.Comparison]:
+    def built(of: Source, stages: Sequence[Stage]) -> tuple[dict[str, bytes], check.ArtifactComparison]:
         files = build(row.name, of, stages, comparison.exits, comparison.score or "maxprob", contract)
         own = replace(comparison)
         ports = () if contract is None else contract.ports(comparison.exits)

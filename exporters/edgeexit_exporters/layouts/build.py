@@ -17,7 +17,7 @@ from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import ExitSpec
 from edgeexit.common.plugins import Table
 from edgeexit.errors import ExportMismatch, ModelError
-from edgeexit_exporters.analysis.answers import Answer, Arrays
+from edgeexit_exporters.analysis.answers import Arrays, SourceAnswer
 from edgeexit_exporters.layouts import fuse, sherpa
 from edgeexit_exporters.layouts.sherpa import Contract
 from edgeexit_exporters.onnx import measure
@@ -33,7 +33,7 @@ Sessions = Sequence[InferenceSession]
 Exits = Sequence[ExitSpec]
 Outputs = Iterator[tuple[int, Arrays]]
 """Exit, and its tensors by name."""
-Run = Callable[[Sessions, Exits, Answer], Outputs]
+Run = Callable[[Sessions, Exits, SourceAnswer], Outputs]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _all(source: Source, stages: Sequence[Stage], exits: Sequence[ExitSpec], sco
     return {"model.onnx": all_exits(source.model, source.tensors)}
 
 
-def _run_fused(sessions: Sessions, exits: Exits, answer: Answer) -> Outputs:
+def _run_fused(sessions: Sessions, exits: Exits, answer: SourceAnswer) -> Outputs:
     """The fused graph forced to every exit. It names its outputs its own way and gives the uncertainty as a scalar."""
     if answer.batch != 1:  # one input per call is the contract
         return
@@ -82,7 +82,7 @@ def _run_fused(sessions: Sessions, exits: Exits, answer: Answer) -> Outputs:
         yield k, tensors
 
 
-def _run_chain(sessions: Sessions, exits: Exits, answer: Answer) -> Outputs:
+def _run_chain(sessions: Sessions, exits: Exits, answer: SourceAnswer) -> Outputs:
     """Stage after stage, each on what those before it gave."""
     tensors = dict(answer.inputs)
     for k, session in enumerate(sessions):
@@ -90,13 +90,13 @@ def _run_chain(sessions: Sessions, exits: Exits, answer: Answer) -> Outputs:
         yield k, tensors
 
 
-def _run_prefixes(sessions: Sessions, exits: Exits, answer: Answer) -> Outputs:
+def _run_prefixes(sessions: Sessions, exits: Exits, answer: SourceAnswer) -> Outputs:
     """Each exit's own file."""
     for k, session in enumerate(sessions):
         yield k, measure.run(session, answer.inputs)
 
 
-def _run_all(sessions: Sessions, exits: Exits, answer: Answer) -> Outputs:
+def _run_all(sessions: Sessions, exits: Exits, answer: SourceAnswer) -> Outputs:
     """One file that gives every exit."""
     tensors = measure.run(sessions[0], answer.inputs)
     yield from ((k, tensors) for k in range(len(exits)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeexit.bundle.manifest import ExitSpec, Port, StateSpec
 from edgeexit.engine.inputs import largest_difference
 from edgeexit.errors import ExportMismatch
-from edgeexit_exporters.analysis.answers import Answer, Arrays, exit_scores
+from edgeexit_exporters.analysis.answers import Arrays, SourceAnswer, exit_scores
 from edgeexit_exporters.analysis.tolerance import Tolerance, relative_errors
 from edgeexit_exporters.layouts.build import FUSED_SCORE, Run
 from edgeexit_exporters.layouts.sherpa import called
@@ -37,7 +37,7 @@ class _Difference(NamedTuple):
 
 
 @dataclass
-class Comparison:
+class ArtifactComparison:
     """Collects the differences of every exit over many inputs, and refuses a breach."""
 
     artifact: str
@@ -68,7 +68,7 @@ class Comparison:
         """Whether the exits that should be exact were so far, bit for bit."""
         return not any(self.errors[k] for k in self.exact)
 
-    def add(self, k: int, outputs: Arrays, answer: Answer) -> None:
+    def add(self, k: int, outputs: Arrays, answer: SourceAnswer) -> None:
         """Take in what exit `k` gave on some inputs, by tensor name; the source model's answer must be there."""
         self.inputs += answer.batch if k == 0 else 0
         spec = self.exits[k]
@@ -130,8 +130,8 @@ class Comparison:
 def compare(
     run: Run,
     files: Mapping[str, bytes],
-    answers: Sequence[Answer],
-    comparison: Comparison,
+    answers: Sequence[SourceAnswer],
+    comparison: ArtifactComparison,
     ports: Sequence[Port] = (),
 ) -> None:
     """Run a layout's files and compare every exit with the source model's answers.

@@ -18,7 +18,7 @@ from edgeexit.bundle.manifest import ExitSpec, Port
 from edgeexit.bundle.speech_spec import SpeechSpec
 from edgeexit.errors import DataError
 from edgeexit.speech.tokens import BLANKS, Tokens
-from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.answers import SourceAnswer
 from edgeexit_exporters.onnx import graph
 from edgeexit_exporters.source.inputs import InputSpec, length_inputs
 from edgeexit_exporters.source.join import valid_of
@@ -73,7 +73,11 @@ class Contract:
 
 
 def contract(
-    name: str, speech: SpeechSpec, inputs: Sequence[InputSpec], exits: Sequence[ExitSpec], answers: Sequence[Answer]
+    name: str,
+    speech: SpeechSpec,
+    inputs: Sequence[InputSpec],
+    exits: Sequence[ExitSpec],
+    answers: Sequence[SourceAnswer],
 ) -> Contract | str:
     """The contract, or why this network cannot keep it.
 

@@ -29,7 +29,7 @@ READERS = {
 }
 
 
-class Sizes(Protocol):
+class DecoderSizes(Protocol):
     """What `Decoder.config` says; `edgeexit_models.lm.config.LMConfig` is one."""
 
     vocab_size: int
@@ -49,7 +49,7 @@ class Sizes(Protocol):
 class Decoder(Protocol):
     """A decoder that runs in parts; `edgeexit_models.lm.llama.LlamaLM` is one, and says what each part takes."""
 
-    config: Sizes
+    config: DecoderSizes
     layers: nn.ModuleList
 
     def embed(self, ids: Tensor) -> Tensor: ...

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgeexit.errors import ModelError
 
 
-class Answer(nn.Module):
+class AnswerModule(nn.Module):
     """A module that returns one of the tensors that another one does.
 
     Args:

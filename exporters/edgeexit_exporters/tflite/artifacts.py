@@ -17,14 +17,14 @@ from edgeexit.engine import backends
 from edgeexit.engine.layouts import Driver, drive
 from edgeexit.errors import ModelError
 from edgeexit_exporters.analysis.analysis import Analysis
-from edgeexit_exporters.analysis.answers import Answer, vectors
+from edgeexit_exporters.analysis.answers import SourceAnswer, vectors
 from edgeexit_exporters.analysis.tolerance import Tolerance, tolerance_for
 from edgeexit_exporters.artifact_set import ArtifactSet
 from edgeexit_exporters.layouts import check
 from edgeexit_exporters.layouts.failures import LayoutFailures
 from edgeexit_exporters.spec import FORMATS, ExportSpec, in_order
 from edgeexit_exporters.tflite.buckets import CHAIN_ONLY, bucket_answers, bucket_axis
-from edgeexit_exporters.tflite.file.arena import Memory, memory, stage_memory
+from edgeexit_exporters.tflite.file.arena import MemoryPlan, memory, stage_memory
 from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
 from edgeexit_exporters.tflite.layouts import REFERENCE, TFLITE_LAYOUTS
 from edgeexit_exporters.tflite.stage_files import StageFiles, convert
@@ -123,7 +123,7 @@ class _Checked:
     precision: str
     files: StageFiles
     engine: backends.Backend
-    answers: list[Answer]
+    answers: list[SourceAnswer]
     """Of the source model, single inputs."""
     sizes: Mapping[str, tuple[int, ...]]
 
@@ -160,12 +160,12 @@ class _Checked:
         if row.name == REFERENCE:
             quantized = None if self.precision == "fp32" else run
             if quantized is not None:
-                self.answers = [Answer(a.inputs, quantized(a.inputs), 1) for a in self.answers]
+                self.answers = [SourceAnswer(a.inputs, quantized(a.inputs), 1) for a in self.answers]
             artifact_set.contents[vectors_path] = vectors(source, manifest, self.spec.score, quantized)
         if not keep:
             return
         allowed = _tolerance(self.precision, row, self.analysis.rounding, self.spec.tolerance)
-        errors = check.Comparison(name, manifest.exits, allowed, states=manifest.states)
+        errors = check.ArtifactComparison(name, manifest.exits, allowed, states=manifest.states)
         for answer in self.answers:
             outputs = run(answer.inputs)
             for k in range(len(manifest.exits)):
@@ -220,12 +220,12 @@ def _write_files(folder: Path, files: Sequence[TfliteFile], row: Layout) -> list
     return paths
 
 
-def _memories(row: Layout, files: Sequence[TfliteFile]) -> list[Memory]:
+def _memories(row: Layout, files: Sequence[TfliteFile]) -> list[MemoryPlan]:
     """Per file; per signature of one that several networks share."""
     if row.one_file and len(files) == 1:
         return list(stage_memory(files[0]).values())
     return [memory(file) for file in files]
 
 
-def _numbers(m: Memory) -> dict[str, int]:
+def _numbers(m: MemoryPlan) -> dict[str, int]:
     return {"flash": m.flash, "arena": m.arena, "tables": m.total - m.arena}

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.errors import ModelError
-from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.answers import SourceAnswer
 from edgeexit_exporters.source.inputs import InputSpec, length_inputs, make_inputs
 from edgeexit_exporters.source.source import Source
 from edgeexit_exporters.tflite.convert import convert_pieces
@@ -76,8 +76,8 @@ def convert_buckets(by_size: Sequence[TorchStages], axis: str, sizes: Sequence[i
 
 
 def bucket_answers(
-    source: Source, manifest: Manifest, answers: Sequence[Answer], axis: str, sizes: Sequence[int]
-) -> list[Answer]:
+    source: Source, manifest: Manifest, answers: Sequence[SourceAnswer], axis: str, sizes: Sequence[int]
+) -> list[SourceAnswer]:
     """What the files are compared with: single inputs that fit; at every size, one shorter, and half of it padding."""
     places = [(s.tensor.name, s.tensor.shape.index(axis)) for s in source.inputs if axis in s.tensor.shape]
     fitting = [a for a in answers if a.batch == 1 and all(a.inputs[n].shape[k] <= max(sizes) for n, k in places)]
@@ -86,7 +86,7 @@ def bucket_answers(
         whole = make_inputs(source.inputs, 1, seed=size, free={axis: size})
         half = {n: np.full_like(whole[n], max(least, size // 2)) for n in length_inputs(source.inputs)}
         shorter = make_inputs(source.inputs, 1, seed=size, free={axis: max(size - 1, least)})
-        fitting += [Answer(x, source.reference(x), 1) for x in (whole, {**whole, **half}, shorter)]
+        fitting += [SourceAnswer(x, source.reference(x), 1) for x in (whole, {**whole, **half}, shorter)]
     return fitting
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edgeexit.errors import ModelError
 from edgeexit_exporters.tflite import tools
 from edgeexit_exporters.tflite.file.tflite_file import TfliteFile
-from edgeexit_exporters.tflite.from_torch.pieces import Piece, source_line
+from edgeexit_exporters.tflite.from_torch.pieces import TorchPiece, source_line
 from edgeexit_exporters.tflite.from_torch.stages import TorchStages
 
 _OP = re.compile(r"Lowering not found: (?:\w+\.)?(\w+)|call_function\[target=torch\.ops\.\w+\.(\w+)")
@@ -34,7 +34,7 @@ def convert_stage_files(stages: TorchStages) -> list[TfliteFile]:
     return [convert_pieces([p], stages.name) for p in stages.stages]
 
 
-def convert_pieces(pieces: Sequence[Piece], name: str) -> TfliteFile:
+def convert_pieces(pieces: Sequence[TorchPiece], name: str) -> TfliteFile:
     """One file with a signature per piece. Raises as `convert_chain`."""
     litert = tools.converter()
     printed = None
@@ -49,7 +49,7 @@ def convert_pieces(pieces: Sequence[Piece], name: str) -> TfliteFile:
         raise ModelError(_reason(e, text, pieces, name)) from e
 
 
-def _reason(error: Exception, printed: str, pieces: Sequence[Piece], name: str) -> str:
+def _reason(error: Exception, printed: str, pieces: Sequence[TorchPiece], name: str) -> str:
     if len(pieces) > 1:  # which of them is it?
         for piece in pieces:
             try:

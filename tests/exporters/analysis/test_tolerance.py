@@ -17,10 +17,10 @@ from edgeexit.bench.verify import verify
 from edgeexit.bundle.manifest import ExitSpec, TensorSpec
 from edgeexit.errors import ExportMismatch, ModelError
 from edgeexit_exporters.analysis.analysis import analyse
-from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.answers import SourceAnswer
 from edgeexit_exporters.analysis.tolerance import EXACT, MARGIN, MOST, Tolerance, relative_errors, tolerance_for
 from edgeexit_exporters.exporting import export_source, open_source
-from edgeexit_exporters.layouts.check import Comparison
+from edgeexit_exporters.layouts.check import ArtifactComparison
 from edgeexit_exporters.source.inputs import make_inputs
 from edgeexit_exporters.source.torch_source import from_torch
 from edgeexit_exporters.spec import ExportSpec
@@ -88,12 +88,12 @@ def test_one_input_of_tiny_outputs_refuses_nothing(tmp_path: Path) -> None:
     assert max(errors) < 1e-4 < max(errors) * 0.5 / max(tiny)
 
 
-def comparison(*expected: list[float], found: list[list[float]], tolerance: float = 1e-4) -> Comparison:
+def comparison(*expected: list[float], found: list[list[float]], tolerance: float = 1e-4) -> ArtifactComparison:
     """Of one exit, over inputs of one row each."""
     spec = ExitSpec("y", (TensorSpec("y", "float32", ("batch", 2)),), "logits", None, None)
-    result = Comparison("artifact", (spec,), Tolerance(tolerance, tolerance))
+    result = ArtifactComparison("artifact", (spec,), Tolerance(tolerance, tolerance))
     for want, got in zip(expected, found, strict=True):
-        answer = Answer({"x": np.zeros((1, 2), np.float32)}, {"y": np.array([want], np.float32)}, 1)
+        answer = SourceAnswer({"x": np.zeros((1, 2), np.float32)}, {"y": np.array([want], np.float32)}, 1)
         result.add(0, {"y": np.array([got], np.float32)}, answer)
     return result
 

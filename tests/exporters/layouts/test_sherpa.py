@@ -21,7 +21,7 @@ from edgeexit.errors import ModelError
 from edgeexit.speech import ctc
 from edgeexit.speech.features import log_mel
 from edgeexit.speech.tokens import Tokens
-from edgeexit_exporters.analysis.answers import Answer
+from edgeexit_exporters.analysis.answers import SourceAnswer
 from edgeexit_exporters.layouts.sherpa import Contract, contract
 from edgeexit_exporters.source.inputs import make_spec
 
@@ -129,7 +129,9 @@ def test_networks_that_cannot_keep_the_contract_are_told(bundle: edgeexit.Bundle
     inputs = [make_spec(t) for t in bundle.manifest.inputs]
     exits = bundle.manifest.exits
     z = np.log(np.full((1, 4, 6), 1 / 6, np.float32))
-    answer = Answer({}, {n: a for e in exits for n, a in ((e.answer.name, z), (e.lengths or "", np.array([3])))}, 1)
+    answer = SourceAnswer(
+        {}, {n: a for e in exits for n, a in ((e.answer.name, z), (e.lengths or "", np.array([3])))}, 1
+    )
     assert isinstance(contract("b", SPEECH, inputs, exits, [answer]), Contract)
     logits = replace(answer, outputs={**answer.outputs, "exit1": z + 1})
     for given, words in (

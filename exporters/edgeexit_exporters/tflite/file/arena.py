@@ -36,7 +36,7 @@ _PLANNED = {"IF", "WHILE", "CALL_ONCE"}
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryPlan:
     """What one file needs on a microcontroller, in bytes."""
 
     flash: int
@@ -66,7 +66,7 @@ class _Use:
     last: int = -1
 
 
-def memory(file: TfliteFile) -> Memory:
+def memory(file: TfliteFile) -> MemoryPlan:
     """Flash and arena of a file that is run as a whole: one subgraph, or several joined by control flow.
 
     Raises:
@@ -83,10 +83,10 @@ def memory(file: TfliteFile) -> Memory:
         )
     uses = _Lifetimes(model).uses()
     planning = _round(_PLAN + _PER_BUFFER * len(uses))
-    return Memory(len(file.data), _planned(uses), _busiest(uses), _tables(model), planning)
+    return MemoryPlan(len(file.data), _planned(uses), _busiest(uses), _tables(model), planning)
 
 
-def stage_memory(chain: TfliteFile) -> dict[str, Memory]:
+def stage_memory(chain: TfliteFile) -> dict[str, MemoryPlan]:
     """`memory` of every signature as a file of its own."""
     return {name: memory(chain.part(name)) for name in chain.signatures}
 

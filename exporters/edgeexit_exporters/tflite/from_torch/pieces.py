@@ -53,7 +53,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TorchPiece:
     """A part of the network that is converted to one signature."""
 
     name: str
@@ -104,7 +104,7 @@ class Builder:
         nhwc = node in self.pictures and name not in self.answers
         return Edge(edge, _DTYPES[tensor.dtype], tuple(shape[a] for a in NHWC) if nhwc else shape, nhwc)
 
-    def piece(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> Piece:
+    def piece(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> TorchPiece:
         """The module that computes `outputs` from those of `inputs` that they need."""
         needed = self._needed(outputs, set(inputs))
         inputs = [n for n in inputs if self.nodes[n] in needed]
@@ -121,7 +121,7 @@ class Builder:
             copied.add(node)
         module = copied.finish({e.name: copied.leave(self.nodes[n], e) for n, e in zip(outputs, outs, strict=True)})
         lines = ((op_name(n), source_line(str(n.meta.get("stack_trace") or ""))) for n in body)
-        return Piece(name, module, tuple(ins), tuple(outs), example, tuple((op, at) for op, at in lines if at))
+        return TorchPiece(name, module, tuple(ins), tuple(outs), example, tuple((op, at) for op, at in lines if at))
 
     def _needed(self, outputs: Sequence[str], stop: set[str]) -> set[fx.Node]:
         nodes: set[fx.Node] = set()

@@ -23,7 +23,7 @@ from edgeexit_exporters.stages import GraphView, State, ViewNode, stages
 from edgeexit_exporters.tflite.from_torch.exits import check_exits, evaluate, exit_kinds, exit_names, to_graph
 from edgeexit_exporters.tflite.from_torch.join import Joined
 from edgeexit_exporters.tflite.from_torch.layout import graph_outputs, op_name
-from edgeexit_exporters.tflite.from_torch.pieces import Builder, Edge, Piece, check_name, source_line
+from edgeexit_exporters.tflite.from_torch.pieces import Builder, Edge, TorchPiece, check_name, source_line
 from edgeexit_exporters.tflite.from_torch.unstack import check_heavy, unstack
 
 
@@ -36,8 +36,8 @@ class TorchStages:
     exits: tuple[JoinedExit, ...]
     inputs: tuple[Edge, ...]
     """All model inputs, in the order of `forward`."""
-    stages: tuple[Piece, ...]
-    prefixes: tuple[Piece, ...]
+    stages: tuple[TorchPiece, ...]
+    prefixes: tuple[TorchPiece, ...]
     """Per exit, everything that it needs, from the model inputs."""
     whole: nn.Module = field(repr=False)
     """The joined source: positional inputs as the module takes them; all exits' tensors in order."""
