@@ -15,7 +15,8 @@ from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.engine import backends
 from edgeexit.engine.engine import Engine
 from edgeexit.engine.inputs import InputCheck
-from edgeexit.engine.layouts import Chain, Fused
+from edgeexit.engine.layouts.chain import Chain
+from edgeexit.engine.layouts.fused import Fused
 from edgeexit.errors import BackendMissing, BundleError, DataError, PolicyError
 from edgeexit.testing import FakeClock, PacedBackend
 
