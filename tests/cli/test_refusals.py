@@ -394,7 +394,7 @@ import os, signal, sys
 which, after, *arguments = sys.argv[1:]
 left = int(after)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
-from edgeexit.engine.layouts import Fused
+from edgeexit.engine.layouts.fused import Fused
 real = Fused.all_exits
 def all_exits(self, inputs):
     global left
