@@ -16,6 +16,7 @@ from edgeexit.calibrate.search.family import CandidateFamily, PolicyFamily, Swee
 from edgeexit.calibrate.search.pareto import SHARED, THRESHOLD
 from edgeexit.calibrate.search.patience import PATIENCE
 from edgeexit.calibrate.search.qexit import QEXIT
+from edgeexit.common.plugins import plugin, plugin_names
 from edgeexit.errors import PolicyError
 from edgeexit.policy.scores import ANSWER_SCORES
 from edgeexit.records.base import Rows
@@ -50,20 +51,17 @@ def registered() -> tuple[PolicyFamily, ...]:
     Raises:
         PolicyError: a package cannot be loaded, registers something else, or a name that is taken.
     """
-    from importlib.metadata import entry_points
-
-    families: dict[str, PolicyFamily] = {}
-    for entry in entry_points(group=GROUP):
-        try:
-            family = entry.load()
-        except (ImportError, AttributeError) as e:
-            raise PolicyError(f"policy family {entry.name!r} ({entry.value}) cannot be loaded: {e}") from e
-        if not isinstance(family, PolicyFamily) or family.name != entry.name:
-            raise PolicyError(f"policy family {entry.name!r}: {entry.value} is not a PolicyFamily of that name")
-        if entry.name in (*families, *(f.name for f in BUILT_IN)):
-            raise PolicyError(f"policy family {entry.name!r} of {entry.value}: the name is taken")
-        families[entry.name] = family
-    return tuple(families[name] for name in sorted(families))
+    families = []
+    for name in plugin_names(GROUP):
+        family = plugin(GROUP, name, PolicyError)
+        if not isinstance(family, PolicyFamily) or family.name != name:
+            raise PolicyError(
+                f"entry point {name!r} of group {GROUP} is {family!r:.120}; expected a PolicyFamily of that name"
+            )
+        if name in (f.name for f in BUILT_IN):
+            raise PolicyError(f"entry point {name!r} of group {GROUP}: edgeexit has a family of that name")
+        families.append(family)
+    return tuple(families)
 
 
 def all_families() -> tuple[PolicyFamily, ...]:

@@ -15,15 +15,20 @@ from edgeexit.calibrate.guarantees.risk import METHODS, Guarantee
 from edgeexit.calibrate.search.family import PolicyFamily
 from edgeexit.calibrate.spec import CalibrationSpec, Split, Target
 from edgeexit.errors import PolicyError
-from edgeexit.policy.scores import NAMES
+from edgeexit.policy.scores import NAMES, score_named
 from edgeexit.policy.sets import SET_MODES
 
 Command = Callable[..., None]
 
+
+def _score(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    return None if name is None else score_named(name).name
+
+
 _OPTIONS = (
     click.option(
         "--score",
-        type=click.Choice(list(NAMES)),
+        callback=_score,
         metavar="NAME",
         help=f"Score that thresholds compare: {', '.join(NAMES)}. "
         "[default: the artifact's; qute: what ranks errors best]",

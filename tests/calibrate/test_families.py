@@ -15,6 +15,7 @@ from edgeexit.calibrate.families import ADAPTIVE, BASELINES, BUILT_IN, family_na
 from edgeexit.calibrate.search.family import SweepCurve
 from edgeexit.calibrate.search.pareto import THRESHOLD
 from edgeexit.calibrate.sweep import sweep
+from edgeexit.common import plugins
 from edgeexit.errors import PolicyError
 from edgeexit.report.text.words import colour, dashed
 
@@ -34,12 +35,15 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
     def one(name: str, value: str) -> None:
         entry = importlib.metadata.EntryPoint(name, value, "edgeexit.policy_families")
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
+        monkeypatch.setattr(
+            plugins, "entry_points", lambda group, name=entry.name: [entry] if name == entry.name else []
+        )
         registered.cache_clear()
-        monkeypatch.setattr("edgeexit.calibrate.families.registered", registered)
+        plugins._entries.cache_clear()
 
     yield one  # type: ignore[misc]
     registered.cache_clear()
+    plugins._entries.cache_clear()
 
 
 def test_every_family_that_calibrates_has_candidates_or_selects() -> None:
@@ -64,9 +68,9 @@ def test_a_family_of_another_package_is_chosen_swept_and_drawn(register: Callabl
     ("name", "value", "message"),
     [
         ("mine", "no_such_module:MINE", "cannot be loaded"),
-        ("mine", f"{__name__}:BROKEN", "is not a PolicyFamily of that name"),
-        ("other", f"{__name__}:MINE", "is not a PolicyFamily of that name"),
-        ("eero", "edgeexit.calibrate.search.eero:EERO", "the name is taken"),
+        ("mine", f"{__name__}:BROKEN", "expected a PolicyFamily of that name"),
+        ("other", f"{__name__}:MINE", "expected a PolicyFamily of that name"),
+        ("eero", "edgeexit.calibrate.search.eero:EERO", "edgeexit has a family of that name"),
     ],
 )
 def test_what_cannot_be_registered_is_named(
