@@ -23,7 +23,10 @@ PATH = re.compile(
 BENCHMARK = re.compile(r"python -m (benchmarks\.\w+)")
 FILE_ENDS = {"edgeexit", "service", "json", "npz", "whl"}
 """Last parts of names that are files."""
-GROUPS = {f"edgeexit.{g}" for g in ("scores", "policies", "policy_families", "backends", "layouts", "tasks")}
+GROUPS = {
+    f"edgeexit.{g}"
+    for g in ("scores", "policies", "policy_families", "backends", "layouts", "layouts.onnx", "layouts.tflite", "tasks")
+}
 """Entry-point groups."""
 
 
