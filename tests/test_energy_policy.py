@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from example_packages import run_with, write_metadata
 from test_examples import shape
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "extending" / "energy_policy"
@@ -17,32 +16,14 @@ ENERGIES = ("--policy", "energy", "--joules", "0.0031,0.0042,0.0098")
 
 
 def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(FOLDER), str(folder / "site"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
+    return run_with(FOLDER, folder, *arguments)
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package's metadata, as pip would write it, where the example has run."""
-    tomllib = pytest.importorskip("tomllib")
-    project = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]
     folder = tmp_path_factory.mktemp("energy")
-    site = folder / "site" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    site.mkdir(parents=True)
-    site.joinpath("METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    site.joinpath("entry_points.txt").write_text("\n".join(lines))
+    write_metadata(FOLDER, folder / "site")
     done = run(folder, FOLDER / "energy_policy.py")
     assert done.returncode == 0, done.stderr
     folder.joinpath("printed.txt").write_text(done.stdout)
