@@ -25,7 +25,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 # A shell's background jobs ignore Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_OPTIONAL = {"ai_edge_litert", "hypothesis", "onnx", "onnx_ir", "onnxscript", "scipy", "tokenizers", "torch"}
+_OPTIONAL = {"ai_edge_litert", "hypothesis", "ncnn", "onnx", "onnx_ir", "onnxscript", "scipy", "tokenizers", "torch"}
 """Packages that are not on every platform; the wheel test has none of them."""
 
 
