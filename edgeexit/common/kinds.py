@@ -237,7 +237,7 @@ class ListOf(Kind):
 
     @property
     def expected(self) -> str:
-        return f"a list of {self.least}" + (f" to {self.most}" if self.most != self.least else "")
+        return f"a list of {_span(self.least, self.most)}"
 
     def read(self, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or not self.least <= len(value) <= self.most:
@@ -276,7 +276,7 @@ class MapOf(Kind):
         if not isinstance(value, Mapping):
             raise Misfit(f"expected an object, found {type(value).__name__}")
         if not self.least <= len(value) <= self.most:
-            raise Misfit(f"expected {self.least} to {self.most} names, found {len(value)}")
+            raise Misfit(f"expected {_span(self.least, self.most)} names, found {len(value)}")
         items = {}
         for key, v in value.items():
             name = self.key.read(key)
@@ -296,3 +296,7 @@ Text = Annotated[str, _TEXT]
 Name = Annotated[str, Matching(NAME_PATTERN, "a name of letters, digits, '.', '_' and '-'")]
 Count = Annotated[int, Whole(0, 1 << 62)]
 Axis = Annotated[int | str, AxisSize(Whole(0, 1 << 40), _TEXT)]
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least} to {most}" if most != least else f"{least}"

@@ -132,12 +132,12 @@ SCORES: Mapping[str, Score] = {
         Score("entropy", "answer", _entropy, "1 + (sum of p ln p) / ln C, with 0 ln 0 = 0", True, "frame_entropy"),
         Score("margin", "answer", _margin, "largest p - second largest p", True),
         Score(
-            "learned", "learned", _learned, "the exit's output `learned`, which a head of its own computes", True
+            "learned", "learned", _learned, "the exit's output `learned`, computed by a separate head", True
         ),
         Score("ensemble", "uncertainty", uncertainty_score, "1 - the exit's output `uncertainty`", True),
         Score(
             "agreement", "transcript", f"{_WRITTEN}agreement",
-            "1 - edit distance / longer length, of what this exit wrote and what the exit before wrote; 0 at exit 0",
+            "1 - edit distance / longer length, of this exit's and the previous exit's transcript; 0 at exit 0",
         ),
         Score(
             "ctc_sequence_logprob", "frames", f"{_WRITTEN}ctc_sequence_logprob",

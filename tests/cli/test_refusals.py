@@ -191,7 +191,7 @@ TARGETS: list[tuple[tuple[Any, ...], str]] = [
     (("--accuracy", 1.5), "a fraction in (0, 1]"),
     (("--accuracy-drop", -0.1), "a fraction in [0, 1)"),
     (("--accuracy-drop", 1), "a fraction in [0, 1)"),
-    (("--budget", 0.5, "--policy", "luck"), "unknown score 'luck'"),
+    (("--budget", 0.5, "--policy", "luck"), "'luck' is not one of"),
     (("--budget", 0.5, "--score", "luck"), "unknown score 'luck'"),
     (("--budget", 0.5, "--design", 0), "cannot be split"),
     (("--budget", 0.5, "--design", 1), "cannot be split"),

@@ -124,7 +124,11 @@ def test_one_file_holds_the_weights_once(bundle: edgeexit.Bundle) -> None:
     assert all(v.passed for v in verify(bundle)), verify(bundle)
     assert from_json(to_json(bundle.manifest)) == bundle.manifest
     at = bundle.manifest.artifacts.index(artifact)
-    for sizes, words in (({"time": [41, 20]}, "rising sizes"), ({"width": [20]}, "no free axis"), ({}, "expected one")):
+    for sizes, words in (
+        ({"time": [41, 20]}, "rising numbers"),
+        ({"width": [20]}, "no free axis"),
+        ({}, "expected one"),
+    ):
         data = to_json(bundle.manifest)
         data["artifacts"][at]["sizes"] = sizes
         with pytest.raises(BundleError, match=words):
