@@ -276,7 +276,7 @@ class MapOf(Kind):
         if not isinstance(value, Mapping):
             raise Misfit(f"expected an object, found {type(value).__name__}")
         if not self.least <= len(value) <= self.most:
-            raise Misfit(f"expected {_span(self.least, self.most)} names, found {len(value)}")
+            raise Misfit(f"expected {_span(self.least, self.most)} name{'s' * (self.most > 1)}, found {len(value)}")
         items = {}
         for key, v in value.items():
             name = self.key.read(key)

@@ -127,7 +127,7 @@ def test_one_file_holds_the_weights_once(bundle: edgeexit.Bundle) -> None:
     for sizes, words in (
         ({"time": [41, 20]}, "rising numbers"),
         ({"width": [20]}, "no free axis"),
-        ({}, "expected one"),
+        ({}, "expected 1 name, found 0"),
     ):
         data = to_json(bundle.manifest)
         data["artifacts"][at]["sizes"] = sizes
