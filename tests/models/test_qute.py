@@ -232,6 +232,7 @@ def pictures(folder: Path) -> Path:
     return folder / "cifar.npz"
 
 
+@pytest.mark.slow
 def test_the_recipe_writes_figures_of_all_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     recipe = the_recipe(monkeypatch)

@@ -33,6 +33,7 @@ def as_onnx(net: torch.nn.Module, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rounding_is_measured_on_the_network_itself(tmp_path: Path) -> None:
     """More gain, more rounding: the same network is summed in another order at other optimisation levels."""
     found = []
@@ -73,6 +74,7 @@ def test_a_network_that_rounds_much_is_exported_and_the_bundle_says_so(tmp_path:
     assert all(v.passed for v in verify(bundle))
 
 
+@pytest.mark.slow
 def test_one_input_of_tiny_outputs_refuses_nothing(tmp_path: Path) -> None:
     """Its error is that of the others, whatever fraction of its own outputs that is."""
     net = Encoder(100.0, exits=True).eval()
@@ -120,6 +122,7 @@ def test_another_shape_never_passes() -> None:
         comparison([1, 1], found=[[1, 1, 1]]).check()
 
 
+@pytest.mark.slow
 def test_a_wrong_graph_is_refused_however_it_rounds(tmp_path: Path) -> None:
     """An export that answers otherwise is no rounding: torch and onnxruntime are not compared to measure that."""
     net = Encoder(100.0, exits=True).eval()

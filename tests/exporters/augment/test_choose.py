@@ -42,7 +42,7 @@ def test_records_pay_for_every_head_on_the_way() -> None:
     assert scored().records(()).cost.tolist() == [100]
 
 
-@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("labels", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_every_subset_is_tried_and_the_cheapest_taken(labels: bool) -> None:
     rows = scored(labels=labels)
     found = choose(rows, 0.02, most=3)

@@ -262,6 +262,7 @@ def test_torch_transformer_blocks_end_in_places(norm_first: bool) -> None:
     assert len(found) == 5 and kinds[1:] == (["Add"] if norm_first else ["LayerNormalization"]) * 4
 
 
+@pytest.mark.slow
 def test_a_mask_bypasses_all_blocks_unless_it_is_set_aside() -> None:
     specs = ("x:int64[batch,time=7]", "mask:float32[batch,time=7]")
     _, late = torch_places(Encoder(False, text=True), *specs, widest=1)

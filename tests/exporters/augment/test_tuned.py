@@ -79,7 +79,7 @@ def made_heads(places: Sequence[Any], pool: str, mlp: bool) -> list[Head]:
     ("pool", "mlp"),
     [
         ("average", False),
-        ("avgmax", True),
+        pytest.param("avgmax", True, marks=pytest.mark.slow),
         pytest.param("grid", True, marks=pytest.mark.slow),
         pytest.param("first", False, marks=pytest.mark.slow),
     ],

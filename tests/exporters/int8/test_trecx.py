@@ -18,7 +18,7 @@ POINT = 0.01
 CASES = {"resnet8": (3, [[4, 4]] * 3), "dscnn": (4, [[4, 4], [3, 3], [3, 3], [3, 3]])}
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(scope="module", params=["resnet8", pytest.param("dscnn", marks=pytest.mark.slow)])
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     from recipes.trecx import load_trecx
 

@@ -25,7 +25,7 @@ CONFIG = ConformerConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [EarlyExitConformer, Splitformer])
+@pytest.mark.parametrize("kind", [EarlyExitConformer, pytest.param(Splitformer, marks=pytest.mark.slow)])
 def test_every_layout_answers_as_torch(kind: type[EarlyExitConformer], tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = kind(CONFIG, SPEECH).eval()
@@ -69,6 +69,7 @@ def _sherpa(bundle: edgeexit.Bundle) -> None:
     assert stream.result.text.strip() == ours != ""
 
 
+@pytest.mark.slow
 def test_features_in_the_graph_hear_what_the_hosts_hear(tmp_path: Path) -> None:
     torch.manual_seed(1)
     plain, on_sound = EarlyExitConformer(CONFIG, SPEECH).eval(), SoundConformer(CONFIG, SPEECH).eval()

@@ -33,7 +33,7 @@ def rows_for(module: nn.Module, n: int) -> list[np.ndarray]:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((k, f), marks=pytest.mark.slow if (k, f) == ("windows", "tflite") else (), id=f"{k}-{f}")
+        pytest.param((k, f), marks=pytest.mark.slow if f == "tflite" else (), id=f"{k}-{f}")
         for k in KINDS
         for f in ("onnx", "tflite")
     ],

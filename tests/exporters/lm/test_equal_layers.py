@@ -76,10 +76,10 @@ def checked(model: LlamaLM, out: Path, stages: tuple[int, ...], precisions: tupl
     ("change", "stages"),
     [
         (equal, (4,)),
-        (zero, (4,)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                (zero, (4,)),
                 (equal, (1, 2, 3, 4)),
                 (zero, (1, 2, 3, 4)),
                 (shared, (1, 4)),

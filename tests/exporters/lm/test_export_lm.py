@@ -82,6 +82,7 @@ def test_greedy_text_is_the_modules(made: LmExport) -> None:
     assert text == greedy(built(), torch.tensor(IDS[:4]), 20).tolist()
 
 
+@pytest.mark.slow
 def test_files_are_clean_and_the_same_every_time(made: LmExport, tmp_path: Path) -> None:
     first = made.bundle
     for artifact in first.manifest.artifacts:
@@ -119,6 +120,7 @@ def test_heads_of_4_bit_models_keep_8(made: LmExport) -> None:
     assert (bits("stage_0.onnx"), bits("kv_1.onnx"), bits("head.onnx"), bits("exit_0.onnx")) == ({4}, {4}, {8}, {8})
 
 
+@pytest.mark.slow
 def test_an_untied_head_has_weights_of_its_own(tmp_path: Path) -> None:
     model = built(UNTIED)
     found = export_lm(model, tmp_path / "u.edgeexit", LmExportSpec(stages=(2,), keys_values=False), tokenizer=None)
@@ -165,6 +167,7 @@ class _Off(LlamaLM):
         return [h + 0.1 for h in super().hidden(ids, keep)]
 
 
+@pytest.mark.slow
 def test_a_part_that_differs_is_refused(made: LmExport, tmp_path: Path) -> None:
     lm = load_lm(made.bundle)
     other = built()

@@ -155,7 +155,7 @@ SKIPPED = {(c, f): why for c, f in product(NETS, FORMS) if (why := _left_out(c, 
 MADE = [(c, f) for c, f in product(NETS, FORMS) if (c, f) not in SKIPPED]
 
 
-QUICK = ("vectors", "residual")
+QUICK = ("vectors",)
 """Networks of the quick tests; exporting all five takes a minute."""
 
 

@@ -82,6 +82,7 @@ def inputs(time: int, valid: int | None = None) -> Mapping[str, NDArray[np.gener
     return {"x": x, "x_lens": np.array([valid or time])}
 
 
+@pytest.mark.slow
 def test_every_length_is_answered_as_in_torch(bundle: edgeexit.Bundle) -> None:
     engine = edgeexit.load(bundle, artifact="tflite-chain-fp32", warmup=0)
     for time, valid in ((7, 7), (13, 13), (19, 19), (20, 20), (21, 21), (40, 31), (41, 41), (41, 7)):
@@ -95,6 +96,7 @@ def test_every_length_is_answered_as_in_torch(bundle: edgeexit.Bundle) -> None:
             np.testing.assert_allclose(found.output, want[k]["output"][0].numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_records_and_deadlines_work_as_elsewhere(bundle: edgeexit.Bundle) -> None:
     x = np.concatenate([inputs(30 + i % 2)["x"][:, :30] for i in range(4)])
     rows = {"x": x, "x_lens": np.array([30, 25, 12, 7])}
@@ -108,6 +110,7 @@ def test_batches_records_and_deadlines_work_as_elsewhere(bundle: edgeexit.Bundle
     np.testing.assert_allclose(*found.values(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_too_long_and_too_short_inputs_are_told(bundle: edgeexit.Bundle) -> None:
     engine = edgeexit.load(bundle, artifact="tflite-chain-fp32", policy=edgeexit.fixed_exit(1, 2), warmup=0)
     with pytest.raises(DataError, match="has 42 along axis 'time', and the largest size in these files is 41"):
@@ -116,6 +119,7 @@ def test_too_long_and_too_short_inputs_are_told(bundle: edgeexit.Bundle) -> None
         engine.run(inputs(6))
 
 
+@pytest.mark.slow
 def test_one_file_holds_the_weights_once(bundle: edgeexit.Bundle) -> None:
     artifact = bundle.manifest.artifact("tflite-chain-fp32")
     assert artifact.sizes == {"time": SIZES} and len(artifact.models) == 1
@@ -135,6 +139,7 @@ def test_one_file_holds_the_weights_once(bundle: edgeexit.Bundle) -> None:
             from_json(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("artifact", ["tflite-chain-int8-dynamic", "onnx-chain-int8-dynamic"])
 def test_dynamic_int8_takes_every_length_too(bundle: edgeexit.Bundle, artifact: str) -> None:
     exact, small = (

@@ -92,6 +92,7 @@ def test_files_per_stage_and_per_exit() -> None:
     assert sum(operations(chain), Counter()) == sum((operations(f)[0] for f in files), Counter())
 
 
+@pytest.mark.slow
 def test_no_transpose_at_a_padding_beside_a_shortcut() -> None:
     net, found, chain = nets.converted(nets.Shortcut)
     _, prefixes = nets.separate(nets.Shortcut)

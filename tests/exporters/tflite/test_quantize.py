@@ -76,6 +76,7 @@ def test_a_tanh_whose_scale_is_fixed_is_pinned_in_its_readers() -> None:
     assert seen < 0.9, "the test says nothing when the range seen is the fixed one"
 
 
+@pytest.mark.slow
 def test_chain_files_and_prefixes_give_the_same_integers() -> None:
     _, _, chain = nets.converted(nets.Pools)
     separate, alone = nets.separate(nets.Pools)

@@ -166,7 +166,8 @@ class Flat(nn.Module):
         return (*(e["output"] for e in exits), exits[-1]["lengths"])
 
 
-@pytest.mark.parametrize("name", ["chunked", pytest.param("splitformer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chunked", "splitformer"])
 def test_an_exported_graph_answers_at_lengths_it_never_saw(name: str) -> None:
     """Export alone proves nothing: a frozen parity or batch of one shows only when the file runs elsewhere."""
     runtime = pytest.importorskip("onnxruntime", reason="runs the exported file")
