@@ -74,12 +74,7 @@ def of_layers(found: tuple[Place, ...]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "batch_first", "bidirectional"),
-    [
-        ("LSTM", True, False),
-        pytest.param("LSTM", False, True, marks=pytest.mark.slow),
-        pytest.param("GRU", True, True, marks=pytest.mark.slow),
-    ],
+    ("kind", "batch_first", "bidirectional"), [("LSTM", True, False), ("LSTM", False, True), ("GRU", True, True)]
 )
 def test_every_layer_but_the_last_is_a_place(kind: str, batch_first: bool, bidirectional: bool) -> None:
     found, total = places_of(from_torch(Stacked(kind, batch_first, bidirectional), single=True))
