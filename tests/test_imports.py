@@ -71,6 +71,12 @@ def test_import_loads_no_engine() -> None:
     assert not new & {"onnxruntime", "click", "torch", "onnx", "edgeexit_exporters", "edgeexit_runtimes"}
 
 
+def test_import_scans_no_installed_packages() -> None:
+    """The library that scans takes longer to load than the rest of a small program."""
+    code = f"import sys; import {EVERY_NAME}; print([m for m in sys.modules if m.startswith('importlib.metadata')])"
+    assert python(code).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("package", [edgeexit, edgeexit.lm], ids=lambda p: p.__name__)
 def test_public_names(package: ModuleType) -> None:
     assert len(package.__all__) > 10 and len(set(package.__all__)) == len(package.__all__)

@@ -1,7 +1,8 @@
 """Objects named "module:object", in this package's tables or in entry points of other distributions.
 
 A table of this package names its own rows; a name that it lacks is looked up in an entry-point group. Scanning
-installed distributions is slow on a small device, so it happens for unknown names only.
+installed distributions is slow on a small device, and so is the library that scans, so both happen for unknown names
+only.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgeexit.errors import EdgeExitError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Row = TypeVar("Row")
 
@@ -90,11 +93,15 @@ def plugin(group: str, name: str, error: type[EdgeExitError]) -> Any | None:
 
 def plugin_names(group: str) -> tuple[str, ...]:
     """Every name that other distributions register in a group, sorted."""
+    from importlib.metadata import entry_points
+
     return tuple(sorted({e.name for e in entry_points(group=group)}))
 
 
 @lru_cache(maxsize=256)
 def _entries(group: str, name: str) -> tuple[EntryPoint, ...]:
+    from importlib.metadata import entry_points
+
     return tuple({e.value: e for e in entry_points(group=group, name=name)}.values())
 
 

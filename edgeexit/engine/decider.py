@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.engine.layouts.base import Driver
 from edgeexit.errors import PolicyError
@@ -28,7 +29,8 @@ class Decider:
         """What `follow` took over; None = a policy that was assigned, with which no promise comes."""
         self.policy_source = f"a policy {policy.kind!r} of the caller"
         """What decides and why, in words: which operating point it is, or why there is none."""
-        if artifact.layout != "all":  # that one records, whatever the policy, and refuses when run
+        self.layout = LAYOUTS[artifact.layout]
+        if self.layout.answers:  # the one that does not records, whatever the policy, and refuses when run
             driver.fits(policy)
 
     @property

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from edgeexit.bundle.bundle import Bundle
 from edgeexit.bundle.checks import check_declared
 from edgeexit.bundle.input_range import InputRange, UsualInputs, measure_all
-from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact
 from edgeexit.bundle.tasks import task_of
 from edgeexit.engine import layouts
@@ -54,7 +53,6 @@ class Engine(Decider):
         drift: DriftMonitor | None = None,
     ) -> None:
         self.bundle, self.backend, self.threads = bundle, backend, threads
-        self.layout = LAYOUTS[artifact.layout]
         driver = layouts.make(bundle, artifact, backend, threads, clock)
         super().__init__(artifact, driver, len(bundle.manifest.exits), policy)
         self.task = task_of(bundle.manifest)

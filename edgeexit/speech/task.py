@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeexit.bundle.layouts import LAYOUTS
 from edgeexit.bundle.manifest import Artifact, Manifest
 from edgeexit.bundle.tasks import RunScorer, Uncalibrated, last_exit
 from edgeexit.errors import BundleError
@@ -22,7 +23,7 @@ def check(manifest: Manifest, at: str) -> None:
 
 def first_agreement(manifest: Manifest, artifact: Artifact) -> Uncalibrated:
     """In a chain, answer at the first exit that writes what the one before it wrote; elsewhere at the last exit."""
-    if artifact.layout != "chain":
+    if not LAYOUTS[artifact.layout].stepwise:
         return last_exit(manifest, artifact)
     policy = Threshold((1.0,) * (len(manifest.exits) - 1), "agreement")
     return Uncalibrated(policy, "the first exit that agrees with the one before answers")

@@ -1,4 +1,4 @@
-"""What one threshold can reach on risk-coverage curves, for tests to compare policies with."""
+"""Curves of risk against coverage: the best that one threshold reaches."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     def one(name: str, value: str) -> None:
         entry = importlib.metadata.EntryPoint(name, value, "edgeexit.policy_families")
         monkeypatch.setattr(
-            plugins, "entry_points", lambda group, name=entry.name: [entry] if name == entry.name else []
+            importlib.metadata, "entry_points", lambda group, name=entry.name: [entry] if name == entry.name else []
         )
         registered.cache_clear()
         plugins._entries.cache_clear()

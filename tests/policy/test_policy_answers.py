@@ -1,4 +1,4 @@
-"""What policies say of themselves: why they stop, what they accept, what they forbid, whether a graph can follow."""
+"""Policies: reasons to stop, accepted answers, forbidden exits, thresholds of a fused graph."""
 
 from __future__ import annotations
 

@@ -37,40 +37,40 @@ def scales(file: TfliteFile) -> dict[str, dict[str, quantize.Scale | None]]:
 def joined(file: TfliteFile) -> list[tuple[str, str]]:
     """Cut tensors and the signatures that read them; asserts that both sides have one scale."""
     found = scales(file)
-    made: dict[str, object] = {}
+    earlier: dict[str, object] = {}
     readers = []
     for s in linked([file]):
         for name in s.inputs:
-            if name in made:
-                assert made[name] is not None and found[s.name][name] == made[name], (s.name, name)
+            if name in earlier:
+                assert earlier[name] is not None and found[s.name][name] == earlier[name], (s.name, name)
                 readers.append((s.name, name))
-        made.update({n: found[s.name][n] for n in s.outputs})
+        earlier.update({n: found[s.name][n] for n in s.outputs})
     return readers
 
 
 @pytest.mark.parametrize(("precision", "error"), [("int8", 0.01), ("int16x8", 0.004)])
 def test_integers_from_end_to_end(precision: str, error: float) -> None:
     _, _, chain = nets.converted(nets.TwoHeads)
-    (made,) = quantize_chain([chain], ROWS, precision)
-    assert [(c.name, c.quantized == c.total > 10, c.floats) for c in made.counts] == [
+    (quantized,) = quantize_chain([chain], ROWS, precision)
+    assert [(c.name, c.quantized == c.total > 10, c.floats) for c in quantized.counts] == [
         (f"stage_{k}", True, ()) for k in range(3)
     ]
-    assert joined(made.file) == [("stage_1", "cut_relu"), ("stage_2", "cut_relu"), ("stage_2", "cut_tanh")]
-    assert all(s is not None for own in scales(made.file).values() for s in own.values())
+    assert joined(quantized.file) == [("stage_1", "cut_relu"), ("stage_2", "cut_relu"), ("stage_2", "cut_tanh")]
+    assert all(s is not None for own in scales(quantized.file).values() for s in own.values())
     x = {"image": nets.pictures(16, seed=1)}
-    whole, found = nets.Chain(chain)(x), nets.Chain(made.file)(x)
-    for name, array in found.items():
+    whole, chained = nets.Chain(chain)(x), nets.Chain(quantized.file)(x)
+    for name, array in chained.items():
         assert np.abs(array - whole[name]).max() < (error if name.startswith("exit") else 8 * error), name
     (again,) = quantize_chain([chain], ROWS, precision)
-    assert again == made, "the same bytes"
+    assert again == quantized, "the same bytes"
 
 
 def test_a_tanh_whose_scale_is_fixed_is_pinned_in_its_readers() -> None:
     """The quantizer alone would read `cut_tanh` with the range seen, and write it with 1/128."""
     _, _, chain = nets.converted(nets.TwoHeads)
-    (made,) = quantize_chain([chain], ROWS)
-    assert scales(made.file)["stage_1"]["cut_tanh"] == scales(made.file)["stage_2"]["cut_tanh"]
-    found = scales(made.file)["stage_2"]["cut_tanh"]
+    (quantized,) = quantize_chain([chain], ROWS)
+    assert scales(quantized.file)["stage_1"]["cut_tanh"] == scales(quantized.file)["stage_2"]["cut_tanh"]
+    found = scales(quantized.file)["stage_2"]["cut_tanh"]
     assert found is not None and (found.scale, found.zero_point) == (1 / 128, 0)
     seen = np.abs(FloatChain([chain]).outputs(ROWS)["cut_tanh"]).max()
     assert seen < 0.9, "the test says nothing when the range seen is the fixed one"
@@ -81,29 +81,29 @@ def test_chain_files_and_prefixes_give_the_same_integers() -> None:
     _, _, chain = nets.converted(nets.Pools)
     separate, alone = nets.separate(nets.Pools)
     rows, x = {"image": nets.pictures(40, shape=(8, 8, 3))}, {"image": nets.pictures(24, 5, (8, 8, 3))}
-    (made,) = quantize_chain([chain], rows)
-    assert joined(made.file) == [("stage_1", "cut_max_pool2d")]
+    (quantized,) = quantize_chain([chain], rows)
+    assert joined(quantized.file) == [("stage_1", "cut_max_pool2d")]
     files = quantize_chain(separate, rows)
     prefixes = quantize_prefixes(alone, rows)
-    expected = nets.Chain(made.file)(x, raw=True)
+    expected = nets.Chain(quantized.file)(x, raw=True)
     assert expected["exit1"].dtype == np.int8
     for contents in (files, prefixes):
-        given = nets.Chain(*(q.file for q in contents))(x, raw=True)
+        separate = nets.Chain(*(q.file for q in contents))(x, raw=True)
         for name in ("exit0", "exit1"):
-            np.testing.assert_array_equal(given[name], expected[name])
-    assert [c.total for q in files for c in q.counts] == [c.total for c in made.counts]
+            np.testing.assert_array_equal(separate[name], expected[name])
+    assert [c.total for q in files for c in q.counts] == [c.total for c in quantized.counts]
 
 
 def test_one_number_of_a_file_is_written_in_place() -> None:
     """What `quantize` does where two scales differ by rounding only."""
     _, _, chain = nets.converted(nets.Pools)
-    (made,) = quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
-    (reader,) = [s for s in linked([made.file]) if s.name == "stage_1"]
-    changed = quantize._write_scale(made.file, reader, "cut_max_pool2d", 0.25)
-    before, after = scales(made.file), scales(changed)
+    (quantized,) = quantize_chain([chain], {"image": nets.pictures(40, shape=(8, 8, 3))})
+    (reader,) = [s for s in linked([quantized.file]) if s.name == "stage_1"]
+    changed = quantize._write_scale(quantized.file, reader, "cut_max_pool2d", 0.25)
+    before, after = scales(quantized.file), scales(changed)
     assert after["stage_1"].pop("cut_max_pool2d").scale == 0.25  # type: ignore[union-attr]
     before["stage_1"].pop("cut_max_pool2d")
-    assert after == before and len(changed.data) == len(made.file.data)
+    assert after == before and len(changed.data) == len(quantized.file.data)
 
 
 def test_scales_that_stay_unequal_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,21 +116,21 @@ def test_scales_that_stay_unequal_are_an_error(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("precision", ["int8-dynamic", "weight-only"])
 def test_weights_only(precision: str) -> None:
     _, _, chain = nets.converted(nets.Pools)
-    (made,) = quantize_chain([chain], None, precision)
-    assert [(c.quantized, c.total) for c in made.counts] == [(2, 4), (2, 5)]
-    assert not any(s for own in scales(made.file).values() for s in own.values())
+    (quantized,) = quantize_chain([chain], None, precision)
+    assert [(c.quantized, c.total) for c in quantized.counts] == [(2, 4), (2, 5)]
+    assert not any(s for own in scales(quantized.file).values() for s in own.values())
     x = {"image": nets.pictures(8, shape=(8, 8, 3))}
-    whole, found = nets.Chain(chain)(x), nets.Chain(made.file)(x)
-    assert 0 < np.abs(found["exit1"] - whole["exit1"]).max() < 0.05
+    whole, chained = nets.Chain(chain)(x), nets.Chain(quantized.file)(x)
+    assert 0 < np.abs(chained["exit1"] - whole["exit1"]).max() < 0.05
 
 
 def test_an_operation_left_in_float_is_an_error_that_names_it() -> None:
     _, _, chain = nets.converted(nets.Absolute)
     with pytest.raises(ModelError, match=r"stage_1: 1 of 2 operations would stay in float \(ABS.*--keep-float ABS\)"):
         quantize_chain([chain], SMALL)
-    (made,) = quantize_chain([chain], SMALL, allow_float=["ABS"])
-    assert [(c.quantized, c.total) for c in made.counts] == [(3, 3), (1, 2)]
-    assert [op for op, _ in made.counts[1].floats] == ["ABS"]
+    (quantized,) = quantize_chain([chain], SMALL, allow_float=["ABS"])
+    assert [(c.quantized, c.total) for c in quantized.counts] == [(3, 3), (1, 2)]
+    assert [op for op, _ in quantized.counts[1].floats] == ["ABS"]
 
 
 @pytest.mark.parametrize(("ranges", "outliers"), [("percentile", 1), ("mse", 0)])
@@ -215,16 +215,16 @@ def test_trecx_resnet8_in_int8_keeps_its_accuracy() -> None:
     x = np.ascontiguousarray(pictures.astype(np.float32).transpose(0, 2, 3, 1))
     found = divide(load_trecx(trecx_weights("resnet8")))
     chain = convert_chain(found)
-    (made,) = quantize_chain([chain], {"image": x[9000:9200]})
-    assert [(c.quantized, c.total) for c in made.counts] == [(7, 7), (7, 7), (6, 6)]
-    assert len(joined(made.file)) == 2
+    (quantized,) = quantize_chain([chain], {"image": x[9000:9200]})
+    assert [(c.quantized, c.total) for c in quantized.counts] == [(7, 7), (7, 7), (6, 6)]
+    assert len(joined(quantized.file)) == 2
     rows = {"image": x[:600]}
-    whole, small = nets.Chain(chain)(rows), nets.Chain(made.file)(rows)
+    whole, small = nets.Chain(chain)(rows), nets.Chain(quantized.file)(rows)
     for k in range(3):
         a, b = whole[f"exit{k}"].argmax(1), small[f"exit{k}"].argmax(1)
         assert (a == b).mean() > 0.93
         assert abs((a == labels[:600]).mean() - (b == labels[:600]).mean()) < 0.02
-    assert len(made.file.data) < len(chain.data) / 3
+    assert len(quantized.file.data) < len(chain.data) / 3
 
 
 def test_weights_that_the_quantizer_puts_behind_the_file_stand_in_it() -> None:
@@ -244,10 +244,10 @@ def test_weights_that_the_quantizer_puts_behind_the_file_stand_in_it() -> None:
             return [self.early(h), self.late(torch.relu(self.second(h)))]
 
     chain = convert_chain(divide(Wide()))
-    (made,) = quantize_chain([chain], None, "int8-dynamic")
-    assert 300_000 < len(made.file.data) < len(chain.data) / 3
-    assert all(b.offset <= 1 for b in made.file.model.buffers)
+    (quantized,) = quantize_chain([chain], None, "int8-dynamic")
+    assert 300_000 < len(quantized.file.data) < len(chain.data) / 3
+    assert all(b.offset <= 1 for b in quantized.file.model.buffers)
     x = {"x": SMALL["x"][:1]}
-    whole, found = nets.Chain(chain)(x), nets.Chain(made.file)(x)
-    for name, array in found.items():
+    whole, chained = nets.Chain(chain)(x), nets.Chain(quantized.file)(x)
+    for name, array in chained.items():
         np.testing.assert_allclose(array, whole[name], atol=0.02)
